@@ -55,8 +55,8 @@ MetergateError
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
-+-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
++-- ExportNotFound                 billing.exports.worker
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
 +-- SettlementLost                 billing.holds.model
@@ -88,22 +88,23 @@ MetergateError
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.secrets
-+-- UsageQueryError                billing.ledger.used
++-- UsageQueryError                billing.ledger.sums
 +-- BadAddress                     billing.mail
 +-- BadMeasure                     billing.metering.charges
++-- Busy                           billing.metering.charges
++-- EventConflict                  billing.metering.charges
++-- EventRefused                   billing.metering.charges
 +-- MeterNotPriced                 billing.metering.charges
-+-- Busy                           billing.metering.claims
-+-- EventConflict                  billing.metering.claims
-+-- EventRefused                   billing.metering.claims
-+-- NotAdmitted                    billing.metering.claims
-+-- UnknownAccount                 billing.metering.claims
-+-- UnknownHold                    billing.metering.service_holds
++-- NotAdmitted                    billing.metering.charges
++-- UnknownAccount                 billing.metering.charges
++-- UnknownHold                    billing.metering.metering
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.delivery
 +-- WebhookError                   billing.notices.endpoints
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- RechargeRefused                billing.payments.auto_recharge
 +-- CouponError                    billing.payments.coupons
 |   +-- CouponNotFound             billing.payments.coupons
 |   +-- CouponRefused              billing.payments.coupons
@@ -120,13 +121,12 @@ MetergateError
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client
-+-- RechargeRefused                billing.payments.recharges
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- PriceError                     billing.pricing.scales
-+-- TrialRefused                   billing.pricing.trials
-|   +-- NoSuchPrice                billing.pricing.trials
++-- TrialRefused                   billing.pricing.table
+|   +-- NoSuchPrice                billing.pricing.table
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines
@@ -195,6 +195,11 @@ class MetergateError(Exception):
     field: str | None = None
     retry_after_s: int | None = None
     required_scope: str | None = None
+
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        if field is not None:
+            self.field = field
 
 
 class StoreError(MetergateError):

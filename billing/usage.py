@@ -9,7 +9,7 @@ that several models made has one `ModelUsage` for each of the others beside the 
 import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -187,7 +187,6 @@ def text_usage(prompt: int, output: int, cached: int, reasoning: int) -> TextUsa
 _NOT_COUNTS: Final = ("named", "reported_cost_usd", "unit_thousandths")
 COUNT_NAMES: Final = tuple(name for name in Usage.__struct_fields__ if name not in _NOT_COUNTS)
 INPUT_PARTS: Final = tuple(name for name in COUNT_NAMES if "input_" in name or name.startswith("cache"))[1:]
-OUTPUT_PARTS: Final = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens", "video_output_tokens")
 _values_of: Final = msgspec.structs.astuple
 _COUNTS: Final = len(COUNT_NAMES)
 _USUAL: Final = 1 + COUNT_NAMES.index("requests")
@@ -208,24 +207,6 @@ class ModelUsage(msgspec.Struct, frozen=True, gc=False):
 
     model: str
     usage: Usage
-
-
-class UsageLine(NamedTuple):
-    """So much of one class of one model. Tokens, units, milliseconds of the class `second`, thousandths of `unit`."""
-
-    provider: str
-    model: str
-    price_class: str
-    quantity: int
-
-
-def usage_lines(provider: str, model: str, usage: Usage, others: Iterable[ModelUsage] = ()) -> list[UsageLine]:
-    """Return the lines of an answer: those of the model that was asked, then those of each other model."""
-    return [
-        UsageLine(provider, name, price_class, quantity)
-        for name, used in ((model, usage), *((other.model, other.usage) for other in others))
-        for price_class, quantity in used.by_class().items()
-    ]
 
 
 def total(usages: Iterable[Usage]) -> Usage:

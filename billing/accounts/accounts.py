@@ -30,7 +30,7 @@ from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
-from billing.zones import zone_of
+from billing.times import zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from billing.api.requests import encode_cursor
-from billing.ledger.used import DIMENSIONS, Group, Span, Used, total
+from billing.ledger.sums import DIMENSIONS, Group, Span, Used, total
 from billing.pages import BadCursor, place_of
 from billing.schemas.reports import ordered
-from billing.zones import Period, periods
+from billing.times import Period, periods
 
 if TYPE_CHECKING:
     from billing.api.usage_reports import UsageReports

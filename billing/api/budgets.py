@@ -13,7 +13,7 @@ from billing.api.route import Call, serves
 from billing.budgets.budgets import DEFAULT_THRESHOLDS, Budget, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.pages import Page
 from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
-from billing.zones import DEFAULT_ZONE, zone_of
+from billing.times import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,8 +10,8 @@ from billing.api.payments import may_pay
 from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Call, serves
 from billing.money import NANO_PER_CENT, format_usd
+from billing.payments.auto_recharge import Wish
 from billing.payments.coupons import NewCoupon
-from billing.payments.recharges import Wish
 from billing.schemas.credit import (
     AlertBody,
     AlertShape,

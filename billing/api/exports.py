@@ -19,7 +19,7 @@ async def list_exports(call: Call) -> Listing[ExportShape]:
 @serves(ExportOperations.parked_exports)
 async def list_parked_exports(call: Call, query: ParkedExportsQuery) -> Listing[ParkedExportShape]:
     """List what the other sides do not take, newest first, with the reason."""
-    page = await call.services.exports.parked(*page_asked(query), export=query.export)
+    page = await call.services.exports.dead_letters(*page_asked(query), export=query.export)
     return listing(page, ParkedExportShape.of)
 
 

@@ -13,7 +13,7 @@ from billing.api.operations import MarginOperations
 from billing.api.requests import encode_cursor, page_asked
 from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
-from billing.ledger.margins import MarginBy, Margins
+from billing.ledger.reports import MarginBy, Margins
 from billing.pages import place_of
 from billing.schemas.margin import (
     MARGIN_FIELDS,

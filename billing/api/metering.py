@@ -21,8 +21,7 @@ from billing.api.requests import decoded, moment, money, positive_money, read_bo
 from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.api.usage import balance_of
 from billing.errors import MetergateError
-from billing.metering.charges import Measure, parse_quantity
-from billing.metering.claims import NotAdmitted, Payer
+from billing.metering.charges import Measure, NotAdmitted, Payer, parse_quantity
 from billing.money import format_usd
 from billing.schemas.mismatch import mismatch
 from billing.schemas.service import (
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.api.services import Meters
-    from billing.metering.claims import Recorded
+    from billing.metering.charges import Recorded
     from billing.schemas.usage import BalanceShape
 
 logger = logging.getLogger(__name__)

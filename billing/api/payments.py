@@ -162,7 +162,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     if rest:
         raise BadRequest("amount_usd must be whole cents.", "amount_usd")
     given = (call.id("order_id"), cents, body.idempotency_key)
-    refund = await payments_of(call).desk.refund(*given, actor=call.actor)
+    refund = await payments_of(call).admin.refund(*given, actor=call.actor)
     amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
@@ -179,7 +179,7 @@ async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
 @serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
-    page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
+    page = await payments_of(call).orders.dead_letters(*page_asked(query), state=query.state)
     return listing(page, ParkedShape.of_parked)
 
 
@@ -187,14 +187,14 @@ async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
 async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
     """Give parked money to its account, or to this one where it has none."""
     given = (call.id("parked_id"), body.account_id, body.note or "")
-    return ParkedShape.of_parked(await payments_of(call).desk.credit(*given, actor=call.actor))
+    return ParkedShape.of_parked(await payments_of(call).admin.credit(*given, actor=call.actor))
 
 
 @serves(PaymentOperations.dismiss_parked)
 async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     """Decide that parked money is not credited."""
     return ParkedShape.of_parked(
-        await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor)
+        await payments_of(call).admin.dismiss(call.id("parked_id"), body.note, actor=call.actor)
     )
 
 

@@ -12,7 +12,7 @@ from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.money import format_usd
-from billing.payments.outlook import outlook
+from billing.payments.in_force import outlook
 from billing.quotas import parse_limit
 from billing.schemas.subscriptions import (
     FeatureShape,

@@ -22,8 +22,7 @@ from billing.pages import Page
 from billing.schemas.base import Listing, PageQuery
 from billing.schemas.decoding import decode_shape
 from billing.schemas.mismatch import mismatch, unreadable, values_of
-from billing.times import TimeError, parse_rfc3339
-from billing.zones import zone_of
+from billing.times import TimeError, parse_rfc3339, zone_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 # The end of a page of transactions. The numbers of those that are under way stand at its end.

@@ -17,7 +17,7 @@ from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.change_notifier import ChangeNotifier, LiveBalance
 from billing.collect.collector import Collector
-from billing.exports.cursor import Exports
+from billing.exports.worker import Exports
 from billing.identity.browsers import Browsers
 from billing.identity.credentials import Credentials
 from billing.identity.members import Invitations, Members
@@ -30,13 +30,12 @@ from billing.identity.sign_in import SignIn
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys
 from billing.ledger.reports import Reports
-from billing.metering.claims import NotAdmitted
+from billing.metering.charges import NotAdmitted
 from billing.metering.features import Features
-from billing.metering.metering import Metering
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, ServiceHolds
 from billing.notices.endpoints import Endpoints
 from billing.payments.assembly import Payments
-from billing.payments.auto_recharge import Alerts
+from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.payments.events import PaymentEvents
 from billing.payments.reconcile import PaymentComparisons

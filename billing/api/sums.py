@@ -22,7 +22,7 @@ from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.api.usage_reports import UsageReports
 from billing.budgets.budgets import BudgetPeriod, forecast, spent_within, times_of
-from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
+from billing.ledger.sums import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
 from billing.schemas.reports import (
@@ -41,8 +41,7 @@ from billing.schemas.reports import (
     used_fields,
 )
 from billing.schemas.usage import TotalsQuery, TotalsShape
-from billing.times import rfc3339
-from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
+from billing.times import DEFAULT_ZONE, Period, day_begins, period_of, periods, rfc3339, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from billing.collect.charging import ENDPOINT, KEY, METER
-from billing.collect.traffic import TRAFFIC_NAMES, read_traffic
-from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used
+from billing.collect.debits import ENDPOINT, KEY, METER
+from billing.collect.facts import TRAFFIC_NAMES, read_traffic
+from billing.ledger.sums import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used
 from billing.pricing.table import METER_PROVIDER
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from billing.collect.traffic import Counted
+    from billing.collect.facts import Counted
     from billing.ledger.sums import UsageSums
 
 OF_LEDGER: Final = Grouping(("provider", "model"))

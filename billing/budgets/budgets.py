@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from billing import audit
 from billing.database.connection import Connection, Database, DatabaseError, Row, from_row, queries
 from billing.errors import MetergateError
-from billing.ledger.used import BEGINNING, END, OTHERS, TAG, Grouping, UsageQueryError, UsedBy, total
+from billing.ledger.sums import BEGINNING, END, OTHERS, TAG, Grouping, UsageQueryError, UsedBy, total
 from billing.money import MAX_NANO, ceil_div, format_usd
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.times import rfc3339
-from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
+from billing.times import DEFAULT_ZONE, Period, day_begins, period_of, periods, rfc3339, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,10 +68,6 @@ class BudgetRefused(BudgetError):
     """A budget can't be as asked; `field` names what of it is wrong."""
 
     kind = "invalid"
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class Subject(Enum):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLD_BATCH: Final = 1_000
-TELL_BATCH: Final = 100
+PUBLISH_BATCH: Final = 100
 # The wait after an hour's end before it is sent, so that nearly all of it is sent at once.
 SETTLED: Final = timedelta(minutes=5)
 # How old an hour may be that Stripe still takes, with an hour to spare.
@@ -129,13 +129,13 @@ class StripeMeters(PlainSink):
         if now - self._tidied_at >= TIDY_EVERY:
             await self._database.execute(_query("hours_forget"), self.name, now - KEPT, FORGET_ROWS)
             self._tidied_at = now
-        await self._hear()
-        due = await self._database.rows(_query("hours_due"), self.name, now, SETTLED + HOUR, TELL_BATCH)
+        await self._read_reports()
+        due = await self._database.rows(_query("hours_due"), self.name, now, SETTLED + HOUR, PUBLISH_BATCH)
         for row in sorted(due, key=lambda each: each["hour"]):
-            await self._tell(row, now)
-        return len(due) == TELL_BATCH
+            await self._publish(row, now)
+        return len(due) == PUBLISH_BATCH
 
-    async def _tell(self, row: Row, now: datetime) -> None:
+    async def _publish(self, row: Row, now: datetime) -> None:
         hour, end = (row["account_id"], row["meter"], row["hour"]), row["hour"] + HOUR
         prefix = identifier_prefix(*hour)
         identifier = f"{prefix}{row['n']}"
@@ -181,7 +181,7 @@ class StripeMeters(PlainSink):
             return str(error)
         return None
 
-    async def _hear(self) -> None:
+    async def _read_reports(self) -> None:
         """Park what Stripe has taken and then found wrong."""
         for row in await self._database.rows(_query("reports_waiting"), "stripe", self._calls.livemode):
             try:

@@ -17,7 +17,7 @@ from billing.holds.model import as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit
-from billing.ledger.refused_debits import set_aside
+from billing.ledger.writer import keep_dead_letter
 
 if TYPE_CHECKING:
     from billing.holds.epochs import Partitions
@@ -80,7 +80,7 @@ class Reading:
         epoch = self._partition.epoch
         for field, raw, error in bad:
             name = field.decode("utf-8", "backslashreplace")
-            await set_aside(self._database, name, "entry", raw, f"it can't be read: {error}")
+            await keep_dead_letter(self._database, name, "entry", raw, f"it can't be read: {error}")
             if epoch is not None:
                 keys = [self._partition.meta, self._partition.journal]
                 await self._redis.client.call(self._discard, keys, [epoch, field, raw])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_cents
-from billing.payments.objects import OrderKind, OrderStatus
+from billing.payments.port import OrderKind, OrderStatus
 from billing.quotas import quota_json
 from billing.schemas.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
 

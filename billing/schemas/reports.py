@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
-    from billing.ledger.used import Group, Span, Used
+    from billing.ledger.sums import Group, Span, Used
 
 GROUP_BY: Final = (
     "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "

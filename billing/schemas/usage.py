@@ -14,7 +14,7 @@ from billing.principals import Status
 from billing.schemas.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
 
 if TYPE_CHECKING:
-    from billing.pricing.variants import PriceLine
+    from billing.pricing.rows import PriceLine
     from billing.usage import Usage
 
 UNITS: Final = ("images", "characters", "searches", "pages")

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
-from billing.ledger.used import Grouping, UsageQueryError
-from billing.payments.return_urls import origin_of
+from billing.ledger.sums import Grouping, UsageQueryError
+from billing.payments.port import origin_of
 from billing.quotas import Metric, Window, names_model
-from billing.times import rfc3339
-from billing.zones import Period, period_of
+from billing.times import Period, period_of, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -197,16 +197,16 @@ async def credit(visit: Visit) -> web.Response:
     """Credit parked money: to its own account, or to the one that the form names."""
     parked_id = visit.request.match_info.get("parked_id") or visit.field("parked_id") or ""
     body = visit.body(CreditParked, account_id=visit.field("account_id"), note=visit.field("note"))
-    desk = payments_of(visit.call).desk
-    await desk.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
+    admin = payments_of(visit.call).admin
+    await admin.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
 
 async def dismiss(visit: Visit) -> web.Response:
     """Decide that parked money is not credited."""
     body = visit.body(DismissParked, note=visit.field("note"))
-    desk = payments_of(visit.call).desk
-    await desk.dismiss(visit.field("parked_id") or "", body.note, actor=visit.call.actor)
+    admin = payments_of(visit.call).admin
+    await admin.dismiss(visit.field("parked_id") or "", body.note, actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
 

@@ -10,7 +10,7 @@ from billing.api.plans import get_billing_status
 from billing.api.sums import get_billing_summary
 from billing.api.usage import balance_of, list_events
 from billing.identity.permissions import BILLING_READ
-from billing.ledger.used import total
+from billing.ledger.sums import total
 from billing.money import parse_usd
 from billing.schemas.usage import EventQuery
 from billing.web.pages import Page, View, Visit, Who, key_names

@@ -26,8 +26,7 @@ from billing.api.tables import CSV, wants_csv
 from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.users import OwnOrganization
-from billing.times import TimeError
-from billing.zones import DEFAULT_ZONE, zone_of
+from billing.times import DEFAULT_ZONE, TimeError, zone_of
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo

@@ -135,7 +135,7 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.pricing.trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
+    from billing.pricing.table import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.schemas.usage import LineShape
 
     now_s = time.time()

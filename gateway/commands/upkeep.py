@@ -251,8 +251,8 @@ async def _write(
 ) -> tuple[int, int, list[Path]]:
     """Write the events of one snapshot, in the order of their admission, so that one file is open at a time."""
     from billing.database.connection import queries
-    from billing.exports.cursor import event_of
     from billing.exports.folder import HourFile, file_name
+    from billing.exports.worker import event_of
 
     events, charged_nano, files = 0, 0, []
     open_file: tuple[datetime, HourFile] | None = None

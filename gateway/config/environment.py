@@ -23,7 +23,7 @@ from msgspec import Meta, Struct, structs
 from billing.addresses import Network, parse_networks
 from billing.database.urls import split_url
 from billing.money import MAX_NANO, parse_usd
-from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
+from billing.payments.stripe.objects import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.pricing.scales import FACTOR_SCALE
 from gateway.config.problems import Problems
 from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, SIGNING_BYTES, Secret, long_enough

@@ -20,11 +20,20 @@ from msgspec import Meta, Struct, structs
 
 from billing.errors import MetergateError
 from billing.money import MoneyError, parse_usd
-from billing.pricing.classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
-from billing.pricing.rows import ANY_TOOL, PART_KINDS, PriceRow
+from billing.pricing.rows import (
+    ANY_TOOL,
+    CONDITIONS,
+    MULTIPLIERS,
+    NAMED_UNITS,
+    PART_KINDS,
+    TOKEN_CLASSES,
+    UNIT_CLASSES,
+    PriceRow,
+    Tier,
+    Variant,
+)
 from billing.pricing.scales import FACTOR_SCALE, PriceError, parse_factor
 from billing.pricing.table import PriceTable
-from billing.pricing.variants import Tier, Variant
 from gateway.config.problems import ConfigError, Problems
 from gateway.config.source import FileMarks, Value, file_marks, read_by, read_file, read_section
 

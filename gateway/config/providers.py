@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct, structs
 
 from billing.money import parse_usd
-from billing.provider_bills.answers import BASE_URLS, SOURCES, SourceName
-from billing.provider_bills.lines import Tolerance
+from billing.provider_bills.lines import BASE_URLS, SOURCES, SourceName, Tolerance
 from gateway.config.environment import is_url
 from gateway.config.problems import Unset
 from gateway.config.secret import Secret

@@ -20,7 +20,7 @@ import msgspec
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.model import SettlementLost
-from billing.ledger.usage_columns import other_counts, total_usage
+from billing.ledger.debits import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
 from billing.usage import Usage
 from gateway.dialects.base import Match

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.pricing.rows import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.scales import COST_SCALE, MILLION, round_up
 from gateway.proxy.headers import Fixed
 from gateway.server.ids import served_lines

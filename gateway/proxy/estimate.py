@@ -16,7 +16,7 @@ import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.model import Need, NeedTooLarge
-from billing.ledger.usage_columns import encode_shares, share_of
+from billing.ledger.debits import encode_shares, share_of
 from billing.money import MAX_NANO
 from billing.pricing.scales import COST_SCALE, round_up
 from billing.usage import MAX_COUNT, ModelUsage, TextUsage, Usage

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never, cast
 
-from billing.exports.cloudevents import DEFAULT_TYPE, CloudEvents, CloudEventsRules
 from billing.exports.folder import Folder
 from billing.exports.lago import DEFAULT_CODE, DEFAULT_PLAN, Lago, LagoMeter, LagoRules
 from billing.exports.meters import StripeMeter, StripeMeters
-from billing.exports.sinks import Peer
+from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.notices.delivery import Poster
 from gateway.config.exports import ExportConfig

@@ -24,11 +24,10 @@ from billing.identity.permissions import BILLING_SETUP
 from billing.identity.providers import CONSOLE
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
-from billing.payments.expiry import Expiry
+from billing.payments.balances import Expiry
 from billing.payments.flows import FlowRules, Wanted
-from billing.payments.local.html import HEADERS, framed
-from billing.payments.local.web import PAY, pay_routes
-from billing.payments.return_urls import origins_of
+from billing.payments.local.web import HEADERS, PAY, framed, pay_routes
+from billing.payments.port import origins_of
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 from billing.schemas.subscriptions import preview_sentences
@@ -87,11 +86,11 @@ def start_bills(runtime: Runtime, metrics: Metrics) -> None:
 
     async def compare() -> None:
         await bills.round()
-        await bills.look()
+        await bills.refresh()
 
     runtime.start(
         Periodic(name=BILLS, every_s=BILLS_EVERY_S, round=compare, lease=lease),
-        Periodic(name=f"{BILLS}_look", every_s=BILLS_LOOK_S, round=bills.look),
+        Periodic(name=f"{BILLS}_look", every_s=BILLS_LOOK_S, round=bills.refresh),
     )
 
 

@@ -23,7 +23,7 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
-from billing.exports.cursor import Exports
+from billing.exports.worker import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
 from billing.identity.passwords import SignInLimit
@@ -35,7 +35,7 @@ from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
 from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
-from billing.payments.auto_recharge import Alerts
+from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
 from gateway.config.models import unknown_models

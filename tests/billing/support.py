@@ -19,9 +19,8 @@ from billing.change_notifier import LiveBalance
 from billing.database.connection import Database
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
-from billing.ledger.debits import Debit
+from billing.ledger.debits import Debit, other_counts
 from billing.ledger.reports import Reports
-from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from billing.plans import Plan

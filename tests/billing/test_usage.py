@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger.usage_columns import other_counts
-from billing.usage import COUNT_NAMES, INPUT_PARTS, MAX_COUNT, OUTPUT_PARTS, Usage, UsageError, text_usage
-from tests.billing.usages import UNITS, usages
+from billing.ledger.debits import other_counts
+from billing.usage import COUNT_NAMES, INPUT_PARTS, MAX_COUNT, Usage, UsageError, text_usage
+from tests.billing.usages import OUTPUT_PARTS, UNITS, usages
 
 
 @given(usages())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.ledger.usage_columns import total_usage
+from billing.ledger.debits import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import charged_by_search
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.model import Hold, Settled, SettlementLost
-from billing.ledger.usage_columns import total_usage
+from billing.ledger.debits import total_usage
 from billing.logs import log_about, subject
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import NO_WORK, Reported

@@ -15,11 +15,11 @@ from billing.api.requests import page_asked
 from billing.api.usage_reports import UsageReports
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
-from billing.ledger.used import Span
+from billing.ledger.sums import Span
 from billing.pages import BadCursor
 from billing.schemas.base import PageQuery
+from billing.times import Period, zone_of
 from billing.usage import Usage
-from billing.zones import Period, zone_of
 from tests.billing.api.support import Api
 from tests.billing.support import PRICES, Billing
 

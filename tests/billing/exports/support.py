@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from billing.exports.cloudevents import CloudEvents, CloudEventsRules
 from billing.exports.folder import Folder
 from billing.exports.lago import Lago, LagoMeter, LagoRules
-from billing.exports.sinks import Peer, Sink
+from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer, Sink
 from billing.exports.worker import Export, ExportRules, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits

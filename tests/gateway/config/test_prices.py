@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing.rows import PriceRow, Tier, Variant
 from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.variants import Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 from tests.support.tables import Tables

@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from billing.holds.model import NeedTooLarge
-from billing.ledger.usage_columns import decode_shares
+from billing.ledger.debits import decode_shares
+from billing.pricing.rows import Tier, Variant
 from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.variants import Tier, Variant
 from billing.usage import MAX_COUNT, Usage, text_usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates

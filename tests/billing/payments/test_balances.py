@@ -9,8 +9,8 @@ import pytest
 from billing.accounts.lots import Lots, Terms
 from billing.change_notifier import LiveBalance
 from billing.ledger.verify import verify
-from billing.payments import expiry as expiries
-from billing.payments.expiry import Expiry
+from billing.payments import balances
+from billing.payments.balances import Expiry
 from tests.billing.support import Billing, changes_told
 
 START: Final = datetime(2027, 1, 31, 12, tzinfo=UTC)
@@ -96,7 +96,7 @@ async def test_credit_in_use_waits_but_not_for_ever(
 async def test_a_round_is_bounded_and_goes_on(
     billing: Billing, clock: Clock, expiry: Expiry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiries, "MOST", 2)
+    monkeypatch.setattr(balances, "MOST", 2)
     busy, idle = [(await billing.accounts.create(name)).id for name in ("Busy", "Idle")]
     for n, account in enumerate((busy, busy, idle)):
         await billing.grants.grant(account, 10, f"g{n}", terms=Terms(expires_at=START))

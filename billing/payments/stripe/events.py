@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.payments.objects import Event, ObjectKind, ObjectRef
-from billing.payments.port import PaymentEventRefused
+from billing.payments.port import Event, ObjectKind, ObjectRef, PaymentEventRefused
 from billing.times import parse_rfc3339
 
 if TYPE_CHECKING:
@@ -28,24 +27,23 @@ MOST_SIGNATURES: Final = 16
 _THIN: Final = "v2.core.event"
 # What types of objects of the first API begin with in thin events.
 _THIN_PREFIX: Final = "v1."
-_KINDS: Final[Mapping[str, ObjectKind]] = {
-    "checkout.session": "checkout",
-    "payment_intent": "payment",
-    "refund": "refund",
-    "dispute": "dispute",
-    "invoice": "invoice",
-    "subscription": "subscription",
-    "customer": "customer",
-}
-# Objects that are looked at as parts of others, and the field that names the other.
-_OWNERS: Final[Mapping[str, tuple[str, ObjectKind]]] = {
-    "charge": ("payment_intent", "payment"),
+# Objects by their names at Stripe: the kind that is fetched, and the field with its id. Some are parts of another
+# object, which is fetched in their place.
+OBJECTS: Final[Mapping[str, tuple[ObjectKind, str]]] = {
+    "checkout.session": ("checkout", "id"),
+    "payment_intent": ("payment", "id"),
+    "refund": ("refund", "id"),
+    "dispute": ("dispute", "id"),
+    "invoice": ("invoice", "id"),
+    "subscription": ("subscription", "id"),
+    "customer": ("customer", "id"),
+    "charge": ("payment", "payment_intent"),
     "invoice_payment": ("invoice", "invoice"),
     "subscription_schedule": ("subscription", "subscription"),
     "payment_method": ("customer", "customer"),
     "setup_intent": ("customer", "customer"),
 }
-# What our endpoint is told of. Others do no harm: they are acknowledged.
+# What our endpoint subscribes to. Others do no harm: they are acknowledged.
 ENDPOINT_EVENTS: Final = (
     "charge.dispute.closed",
     "charge.dispute.created",
@@ -140,9 +138,11 @@ def _text(value: object) -> str:
 
 def _ref(about: dict[str, Any], thin: bool) -> ObjectRef | None:
     """Return the object that an event is about, or the one that it is a part of; None where that isn't ours to know."""
-    kind = about["type" if thin else "object"]
-    if kind in _KINDS:
-        return ObjectRef(_KINDS[kind], _text(about["id"]))
-    field, owner = _OWNERS.get(kind, ("", "customer"))
-    owner_id = about.get(field)
-    return ObjectRef(owner, _text(owner_id)) if isinstance(owner_id, str) and owner_id else None
+    name = about["type" if thin else "object"]
+    if name not in OBJECTS:
+        return None
+    kind, field = OBJECTS[name]
+    object_id = about["id"] if field == "id" else about.get(field)
+    if field != "id" and not (isinstance(object_id, str) and object_id):
+        return None
+    return ObjectRef(kind, _text(object_id))

@@ -2,27 +2,28 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import NANO_PER_CENT
-from billing.payments.decisions import (
+from billing.payments.orders import Order
+from billing.payments.port import Dispute, Movement, Payment, Refund
+from billing.payments.purchases import (
     Move,
     Moved,
-    Standing,
     is_lost,
     next_move,
-    parking_reason,
+    refusal_reason,
     share_nano,
     status_of,
     suspensions,
 )
-from billing.payments.objects import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-ORDER = Standing("ord_1", "credit", 2000, "open", None, credited=False, parked=False)
-CREDITED = replace(ORDER, status="credited", payment_id="pi_1", credited=True)
+ORDER = Order(**dict.fromkeys(Order.__slots__) | {"kind": "credit", "amount_cents": 2000, "status": "open"})
+CREDITED = replace(ORDER, status="credited", payment_id="pi_1", credited_at=NOW)
 CREDIT_NANO = 2000 * NANO_PER_CENT
 PAID = Payment("pi_1", "paid", 2000, 2400, "usd", "cus_1", "ord_1", "here", False, NOW)
 
@@ -48,28 +49,29 @@ def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -
 
 
 def test_only_what_was_asked_for_is_credited() -> None:
-    assert parking_reason(ORDER, PAID) is None
-    assert parking_reason(None, PAID) == "no order of ours has this id"
-    assert parking_reason(ORDER, replace(PAID, currency="eur")) == "it was paid in eur, not in usd"
+    assert refusal_reason(ORDER, PAID) is None
+    assert refusal_reason(None, PAID) == "no order of ours has this id"
+    assert refusal_reason(ORDER, replace(PAID, currency="eur")) == "it was paid in eur, not in usd"
     cut = replace(PAID, amount_cents=1500, total_cents=2000)
-    assert parking_reason(ORDER, cut) == "1500 cents were paid of an order of 2000"
-    twice = parking_reason(CREDITED, replace(PAID, id="pi_2"))
+    assert refusal_reason(ORDER, cut) == "1500 cents were paid of an order of 2000"
+    twice = refusal_reason(CREDITED, replace(PAID, id="pi_2"))
     assert twice == "the order was paid before, by another payment"
 
 
 def test_an_order_is_called_what_its_payment_is() -> None:
+    called = partial(status_of, parked=False)
     failed = replace(PAID, status="failed")
-    assert status_of(ORDER, replace(PAID, status="processing")) == "open"
-    assert status_of(ORDER, failed) == "failed"
-    assert status_of(replace(ORDER, status="expired"), failed) == "expired"
-    assert status_of(replace(CREDITED, kind="plan", credited=False, status="open"), PAID) == "paid"
-    assert status_of(CREDITED, PAID) == "credited"
-    assert status_of(replace(ORDER, parked=True), PAID) == "parked"
-    assert status_of(CREDITED, replace(PAID, refunds=(refund(1, 1200),))) == "credited"
-    assert status_of(CREDITED, replace(PAID, refunds=(refund(1, 1200), refund(2, 1200)))) == "refunded"
-    assert status_of(CREDITED, replace(PAID, refunds=(refund(1, 2400, "failed"),))) == "credited"
-    assert status_of(CREDITED, replace(PAID, disputes=(dispute("lost"),))) == "disputed"
-    assert status_of(CREDITED, replace(PAID, disputes=(dispute("warning"),))) == "credited"
+    assert called(ORDER, replace(PAID, status="processing")) == "open"
+    assert called(ORDER, failed) == "failed"
+    assert called(replace(ORDER, status="expired"), failed) == "expired"
+    assert called(replace(CREDITED, kind="plan", credited_at=None, status="open"), PAID) == "paid"
+    assert called(CREDITED, PAID) == "credited"
+    assert status_of(ORDER, PAID, parked=True) == "parked"
+    assert called(CREDITED, replace(PAID, refunds=(refund(1, 1200),))) == "credited"
+    assert called(CREDITED, replace(PAID, refunds=(refund(1, 1200), refund(2, 1200)))) == "refunded"
+    assert called(CREDITED, replace(PAID, refunds=(refund(1, 2400, "failed"),))) == "credited"
+    assert called(CREDITED, replace(PAID, disputes=(dispute("lost"),))) == "disputed"
+    assert called(CREDITED, replace(PAID, disputes=(dispute("warning"),))) == "credited"
 
 
 def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back() -> None:

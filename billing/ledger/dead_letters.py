@@ -1,4 +1,4 @@
-"""Debits that were set aside, and writing them once the cause is mended.
+"""Dead letters: debits that Postgres refused, and writing them once the cause is mended.
 
 A debit that Postgres refused, or an entry of the journal that could not be read, is kept in `debits_set_aside`.
 Replaying writes it by the batch that writes every debit, where its request id decides: done twice, or by two people, it
@@ -13,8 +13,7 @@ from typing import Final, Literal
 from billing import audit
 from billing.database.connection import Database, DatabaseRefused, Row, queries
 from billing.ledger.debits import Debit, Unreadable, decode_debit
-from billing.ledger.refused_debits import why_refused
-from billing.ledger.writer import write_or_refuse
+from billing.ledger.writer import why_refused, write_or_refuse
 
 _sql = queries("billing.ledger")
 PAGE: Final = _sql("set_aside_page")
@@ -32,7 +31,7 @@ ReadEntry = Callable[[str, bytes], Debit]
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class DeadLetter:
     """A row of `debits_set_aside`. `debit` is None where this release can't read it; `reason` says why it was not
     written."""
 
@@ -57,7 +56,7 @@ class Replayed:
         return self.result in ("written", "known")
 
 
-async def list_set_aside(database: Database, read_entry: ReadEntry, limit: int) -> list[SetAside]:
+async def list_dead_letters(database: Database, read_entry: ReadEntry, limit: int) -> list[DeadLetter]:
     """Return at most `limit` of them, by request id, which is by age. Raises `DatabaseError`."""
     found = []
     for row in await database.rows(PAGE, "", None, limit):
@@ -65,11 +64,11 @@ async def list_set_aside(database: Database, read_entry: ReadEntry, limit: int) 
             debit = _debit_of(row, read_entry)
         except Unreadable:
             debit = None
-        found.append(SetAside(row["request_id"], row["kind"], debit, row["reason"], row["created_at"]))
+        found.append(DeadLetter(row["request_id"], row["kind"], debit, row["reason"], row["created_at"]))
     return found
 
 
-async def count_set_aside(database: Database) -> int:
+async def count_dead_letters(database: Database) -> int:
     """Return how many there are. Raises `DatabaseError`."""
     return int(await database.value(COUNT))
 
@@ -77,7 +76,7 @@ async def count_set_aside(database: Database) -> int:
 async def replay(
     database: Database, read_entry: ReadEntry, request_ids: Sequence[str] | None = None
 ) -> AsyncIterator[Replayed]:
-    """Write all that were set aside, or those named, one by one. Raises `DatabaseUnavailable`: begin again then."""
+    """Write all of them, or those named, one by one. Raises `DatabaseUnavailable`: begin again then."""
     after = ""
     while rows := await database.rows(PAGE, after, request_ids, PAGE_ROWS):
         for row in rows:

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stripe.params import _webhook_endpoint_create_params
 
-from billing.payments.objects import ObjectRef
-from billing.payments.port import PaymentEventRefused
-from billing.payments.stripe.signatures import ENDPOINT_EVENTS, SIGNATURE_HEADER, read, verify
+from billing.payments.port import ObjectRef, PaymentEventRefused
+from billing.payments.stripe.events import ENDPOINT_EVENTS, OBJECTS, SIGNATURE_HEADER, read, verify
 from tests.support.stripe_fake import signed, thin
 from tests.support.stripe_fake.state import START, State
 
@@ -97,6 +96,16 @@ def test_what_is_no_event_is_refused() -> None:
         with pytest.raises(PaymentEventRefused):
             read(body)
     assert read(json.dumps(thin(good) | {"related_object": None}).encode()).ref is None
+
+
+@pytest.mark.parametrize("kind", ENDPOINT_EVENTS)
+def test_each_event_that_is_subscribed_to_names_an_object(kind: str) -> None:
+    """CONTRIBUTING's recipe for a payment event: its type, and its object where that is new, in one module."""
+    of = kind.rpartition(".")[0]  # such as `charge.dispute`, whose object is a `dispute`
+    name = of if of in OBJECTS else of.rpartition(".")[2]
+    object_kind, field = OBJECTS[name]
+    event = read(json.dumps(event_of(kind, object=name, **{field: "obj_1"})).encode())
+    assert (event.type, event.ref) == (kind, ObjectRef(object_kind, "obj_1"))
 
 
 def test_endpoint_is_told_of_types_that_the_library_knows() -> None:
