@@ -44,10 +44,11 @@ from billing.schemas.accounts import (
     NewCredit,
     NewGrant,
     NewQuotas,
+    NewRepricing,
+    RepricingShape,
     UserQuotasShape,
 )
 from billing.schemas.organizations import Closing, OrganizationShape
-from billing.schemas.repricing import NewRepricing, RepricingShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from billing.api.errors import Unauthorized
 from billing.api.operations import BrowserOperations
 from billing.api.route import Call, serves
-from billing.schemas.tokens import LoginLinkShape
+from billing.schemas.people import LoginLinkShape
 
 if TYPE_CHECKING:
     from aiohttp import web

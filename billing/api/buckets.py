@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from billing.api.requests import encode_cursor
 from billing.ledger.used import DIMENSIONS, Group, Span, Used, total
 from billing.pages import BadCursor, place_of
-from billing.schemas.reports import ordered
+from billing.schemas.usage import ordered
 from billing.zones import Period, periods
 
 if TYPE_CHECKING:

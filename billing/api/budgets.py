@@ -12,7 +12,7 @@ from billing.api.requests import listing, page_asked, positive_money
 from billing.api.route import Call, serves
 from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.pages import Page
-from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
+from billing.schemas.credit import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:

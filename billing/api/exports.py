@@ -6,7 +6,7 @@ from billing.api.operations import ExportOperations
 from billing.api.requests import listing, page_asked
 from billing.api.route import Call, serves
 from billing.schemas.base import Listing
-from billing.schemas.exports import ExportShape, ParkedExportShape, ParkedExportsQuery, RetriedShape, RetryExport
+from billing.schemas.system import ExportShape, ParkedExportShape, ParkedExportsQuery, RetriedShape, RetryExport
 
 
 @serves(ExportOperations.exports)

@@ -24,7 +24,7 @@ from billing.errors import MetergateError
 from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
 from billing.money import format_usd
-from billing.schemas.mismatch import mismatch
+from billing.schemas.decoding import mismatch
 from billing.schemas.service import (
     Asked,
     AskedOfKey,

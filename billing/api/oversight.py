@@ -22,16 +22,18 @@ from billing.errors import StoreError
 from billing.identity.users import NEEDS_FACTOR
 from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
-from billing.schemas.admin_users import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
-from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery
 from billing.schemas.base import Listing, PageQuery
 from billing.schemas.organizations import MemberShape
+from billing.schemas.people import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
 from billing.schemas.system import (
     AssignBody,
     AssignedShape,
+    AuditQuery,
+    AuditShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
+    OwnAuditQuery,
     OwnRefusedQuery,
     ProviderShape,
     RefusedQuery,

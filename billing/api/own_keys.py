@@ -28,8 +28,8 @@ from billing.schemas.keys import (
     OwnKeysQuery,
     RotatedKeyShape,
     Rotation,
+    ScopeWithheld,
 )
-from billing.schemas.rules import ScopeWithheld
 from billing.schemas.usage import TotalsShape
 
 if TYPE_CHECKING:

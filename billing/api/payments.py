@@ -17,22 +17,17 @@ from billing.api.route import Call, serves
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import NANO_PER_CENT, format_cents
 from billing.payments.flows import Wanted
-from billing.schemas.payment_events import (
-    ComparisonShape,
-    NewComparison,
-    PaymentEventShape,
-    PaymentEventsQuery,
-    ReceivedShape,
-)
 from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
     ChargeShape,
     ChargesQuery,
+    ComparisonShape,
     CreditParked,
     DismissParked,
     InvoiceShape,
     NewCheckout,
+    NewComparison,
     NewOrderRefund,
     NewPortal,
     NewSetup,
@@ -42,8 +37,11 @@ from billing.schemas.payments import (
     PageShape,
     ParkedQuery,
     ParkedShape,
+    PaymentEventShape,
+    PaymentEventsQuery,
     PlanShape,
     PlansShape,
+    ReceivedShape,
 )
 
 if TYPE_CHECKING:

@@ -35,12 +35,12 @@ from billing.schemas.people import (
     ProfileShape,
     RecoveryCodes,
     Registration,
+    TokenPairShape,
     TotpConfirmation,
     TotpEnrolment,
     TotpRemoval,
     Verification,
 )
-from billing.schemas.tokens import TokenPairShape
 
 if TYPE_CHECKING:
     from billing.identity.sessions import TokenPair

@@ -14,7 +14,7 @@ from billing.errors import StoreError
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
-from billing.schemas.subscriptions import (
+from billing.schemas.payments import (
     FeatureShape,
     FeaturesShape,
     NewFeatureUse,

@@ -20,8 +20,7 @@ from billing.codings import BadCoding, decoder_of
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.schemas.base import Listing, PageQuery
-from billing.schemas.decoding import decode_shape
-from billing.schemas.mismatch import mismatch, unreadable, values_of
+from billing.schemas.decoding import decode_shape, mismatch, unreadable, values_of
 from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
 

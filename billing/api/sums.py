@@ -25,7 +25,7 @@ from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
-from billing.schemas.reports import (
+from billing.schemas.usage import (
     BillingSummaryShape,
     BucketShape,
     BucketsQuery,
@@ -35,12 +35,13 @@ from billing.schemas.reports import (
     Month,
     SummaryQuery,
     SummaryShape,
+    TotalsQuery,
+    TotalsShape,
     UsedShape,
     ordered,
     sums_of,
     used_fields,
 )
-from billing.schemas.usage import TotalsQuery, TotalsShape
 from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
 

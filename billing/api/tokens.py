@@ -27,7 +27,7 @@ from billing.api.route import Call, answer, serves
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
-from billing.schemas.tokens import (
+from billing.schemas.people import (
     MAX_REASON,
     AccessTokenShape,
     BeginQuery,

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.client.calls import BillingCalls
-    from billing.schemas.people import MailSent, ProfileShape
-    from billing.schemas.tokens import TokenPairShape
+    from billing.schemas.people import MailSent, ProfileShape, TokenPairShape
 
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")

@@ -17,10 +17,16 @@ from billing.cli.session import FindSession
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.credit import AlertShape
-    from billing.schemas.payments import InvoiceShape, PageShape
+    from billing.schemas.payments import (
+        FeatureShape,
+        InvoiceShape,
+        PageShape,
+        PlanPreviewShape,
+        StatusShape,
+        SubscriptionShape,
+    )
     from billing.schemas.quotas import WindowShape
-    from billing.schemas.reports import BillingSummaryShape
-    from billing.schemas.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
+    from billing.schemas.usage import BillingSummaryShape
 
 ReturnUrl = Annotated[
     str | None,
@@ -124,7 +130,7 @@ async def checkout(
 ) -> Shown:
     """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
     plan."""
-    from billing.schemas.subscriptions import preview_sentences
+    from billing.schemas.payments import preview_sentences
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
@@ -142,7 +148,7 @@ async def checkout(
 async def change_plan(client: "BillingCalls", plan: PlanId, yes: Yes = False) -> Shown:
     """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
     Shows what is charged and by which means, and asks."""
-    from billing.schemas.subscriptions import preview_sentences
+    from billing.schemas.payments import preview_sentences
 
     preview = await client.preview_plan(plan)
     if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing

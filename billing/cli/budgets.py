@@ -11,7 +11,7 @@ from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.budgets import OwnBudgetShape
+    from billing.schemas.credit import OwnBudgetShape
 
 BudgetId = Annotated[str, typer.Argument(help="The budget's id, bdg_...", show_default=False)]
 Period = Annotated[str | None, typer.Option(metavar="PERIOD", help="day, week, month or total.")]

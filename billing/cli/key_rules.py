@@ -12,8 +12,7 @@ from billing.cli.operator import quotas_of, quotas_text
 from billing.cli.options import changes_of, given
 from billing.cli.output import Shown, Table, listed
 from billing.schemas.base import Listing
-from billing.schemas.keys import RULES, KeyShape, NewKeyShape
-from billing.schemas.rules import Option
+from billing.schemas.keys import RULES, KeyShape, NewKeyShape, Option
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

@@ -12,7 +12,7 @@ from billing.cli.output import Shown, details, listed
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.admin_users import UserDetailShape
+    from billing.schemas.people import UserDetailShape
 
 UserId = Annotated[str, typer.Argument(help="The user's id, usr_...", show_default=False)]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="From then on: a time, or a day such as 2027-01-31.")]

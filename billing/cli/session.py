@@ -26,7 +26,7 @@ from billing.cli.output import USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.tokens import TokenPairShape
+    from billing.schemas.people import TokenPairShape
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700

@@ -19,7 +19,7 @@ from billing.cli.session import FILE_MODE, FindSession
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.reports import UsedShape
+    from billing.schemas.usage import UsedShape
 
 KINDS: Final = ("summary", "buckets", "events", "totals")
 _PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}

@@ -24,8 +24,7 @@ from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.notices.letters import TYPES
 from billing.pages import MAX_LIMIT
 from billing.schemas.base import PageQuery
-from billing.schemas.budgets import BudgetPatch, NewBudget
-from billing.schemas.credit import AlertBody
+from billing.schemas.credit import AlertBody, BudgetPatch, NewBudget
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.web.forms import count_typed, texts
 from billing.web.visits import NOTICES, Page, View, Visit, key_names, member_names

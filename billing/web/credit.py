@@ -22,8 +22,7 @@ from billing.pages import MAX_LIMIT
 from billing.payments.outlook import Outlook, outlook
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
-from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
-from billing.schemas.subscriptions import PlanChange
+from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange
 from billing.web.forms import may_return, to_order
 from billing.web.visits import NOTICES, Page, View, Visit
 

@@ -16,9 +16,8 @@ from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy
 from billing.money import NANO_PER_CENT, format_cents
-from billing.schemas.admin_users import UserPatch, UsersQuery
-from billing.schemas.audit import AuditQuery
-from billing.schemas.system import RefusedShape
+from billing.schemas.people import UserPatch, UsersQuery
+from billing.schemas.system import AuditQuery, RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import Page, View, Visit, Who
 

@@ -19,7 +19,6 @@ from billing.api.payments import (
 from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.schemas.margin import MarginQuery
-from billing.schemas.payment_events import PaymentEventsQuery
 from billing.schemas.payments import (
     AdminOrdersQuery,
     ChargesQuery,
@@ -27,6 +26,7 @@ from billing.schemas.payments import (
     DismissParked,
     NewOrderRefund,
     ParkedQuery,
+    PaymentEventsQuery,
 )
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who

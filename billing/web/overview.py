@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.schemas.base import Listing
     from billing.schemas.credit import RechargeShape
-    from billing.schemas.reports import BillingSummaryShape
-    from billing.schemas.subscriptions import StatusShape
-    from billing.schemas.usage import BalanceShape, EventShape
+    from billing.schemas.payments import StatusShape
+    from billing.schemas.usage import BalanceShape, BillingSummaryShape, EventShape
 
 # Requests that the first page has.
 LAST: Final = 10

@@ -22,7 +22,6 @@ from billing.api.people import (
 )
 from billing.api.tokens import end_session, list_sessions, revoke_all_tokens
 from billing.identity.permissions import AUDIT_READ
-from billing.schemas.audit import OwnAuditQuery
 from billing.schemas.base import PageQuery
 from billing.schemas.people import (
     FactorBody,
@@ -31,10 +30,11 @@ from billing.schemas.people import (
     PasswordChange,
     PasswordShown,
     ProfilePatch,
+    RevokeAllBody,
     TotpConfirmation,
     TotpRemoval,
 )
-from billing.schemas.tokens import RevokeAllBody
+from billing.schemas.system import OwnAuditQuery
 from billing.web.forms import factor_typed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 

@@ -22,7 +22,7 @@ from billing.web.forms import factor_typed
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
-    from billing.schemas.tokens import AccessTokenShape
+    from billing.schemas.people import AccessTokenShape
 
 _GONE: Final = "This link is wrong, used or too old: `metergate operator login-link` makes another one."
 

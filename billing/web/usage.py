@@ -18,7 +18,7 @@ from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
-from billing.schemas.reports import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
+from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.render import usd_text

@@ -17,7 +17,7 @@ from billing.pricing.table import PriceTable
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.repricing import NewRepricing, RepricedShape
+    from billing.schemas.accounts import NewRepricing, RepricedShape
 
 # Requests that a repricing names.
 MOST_SHOWN: Final = 1000
@@ -181,7 +181,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        from billing.schemas.repricing import NewRepricing
+        from billing.schemas.accounts import NewRepricing
 
         provider, slash, name = model.partition("/")
         if not (provider and slash and name):

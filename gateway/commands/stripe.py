@@ -16,7 +16,7 @@ from billing.cli.output import listed
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
-    from billing.schemas.payment_events import ComparisonShape
+    from billing.schemas.payments import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600

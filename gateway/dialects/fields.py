@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from billing.schemas.mismatch import unreadable
+from billing.schemas.decoding import unreadable
 from gateway.dialects.decoding import FIELDS, UNREADABLE
 from gateway.dialects.exceptions import BadRequest
 

@@ -26,7 +26,7 @@ from billing.payments.flows import FlowRules, Wanted
 from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
-from billing.schemas.subscriptions import preview_sentences
+from billing.schemas.payments import preview_sentences
 from billing.work import Lease, Periodic
 from gateway.config.settings import public_url
 from gateway.runtime.bills import start_bills
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
-    from billing.schemas.subscriptions import PlanPreviewShape
+    from billing.schemas.payments import PlanPreviewShape
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
