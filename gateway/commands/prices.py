@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.confirmation import Yes, confirm
+from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
@@ -204,7 +204,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 async def _reprice(output: Output, connect: Connect, asked: "NewRepricing", *, apply: bool, yes: bool) -> None:
     from msgspec.structs import replace
 
-    from billing.cli.operator import explained_answers
+    from billing.cli.calls import explained_answers
 
     with explained_answers():
         async with connect(output) as client:

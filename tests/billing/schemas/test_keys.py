@@ -34,7 +34,7 @@ OF_PLANS = {
     "holds/decision.py",
     "keys/principals.py",
     "schemas/payments.py",
-    "cli/plans.py",
+    "cli/accounts.py",
 }
 
 
