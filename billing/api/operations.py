@@ -834,25 +834,28 @@ class Operations(
     """Those that a client has as they are; those of services it repeats (`billing.client.service`)."""
 
 
-_GROUPS: Final = (
-    AccountOperations,
-    KeyOperations,
-    OrganizationOperations,
-    OwnKeyOperations,
-    CreditOperations,
-    BudgetOperations,
-    UsageOperations,
-    ReportOperations,
-    ExportOperations,
-    OversightOperations,
-    MarginOperations,
-    ServiceOperations,
-    PeopleOperations,
-    TokenOperations,
-    BrowserOperations,
-    PaymentOperations,
-    WebhookOperations,
-    PlanOperations,
-)
-# All of them, in the order of the document.
-OPERATIONS: Final = tuple(each for group in _GROUPS for each in vars(group).values() if isinstance(each, Operation))
+# By what the document calls a group.
+_GROUPS: Final = {
+    "accounts": AccountOperations,
+    "keys": KeyOperations,
+    "organizations": OrganizationOperations,
+    "own_keys": OwnKeyOperations,
+    "credit": CreditOperations,
+    "budgets": BudgetOperations,
+    "usage": UsageOperations,
+    "sums": ReportOperations,
+    "exports": ExportOperations,
+    "oversight": OversightOperations,
+    "margin": MarginOperations,
+    "metering": ServiceOperations,
+    "people": PeopleOperations,
+    "tokens": TokenOperations,
+    "browsers": BrowserOperations,
+    "payments": PaymentOperations,
+    "webhooks_out": WebhookOperations,
+    "plans": PlanOperations,
+}
+# All of them, in the order of the document, each with its group.
+OPERATIONS: Final = {
+    each: tag for tag, group in _GROUPS.items() for each in vars(group).values() if isinstance(each, Operation)
+}

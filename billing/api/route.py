@@ -55,10 +55,12 @@ F = TypeVar("F", bound=Handler)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What serves an operation. The document names it by its handler, and has the handler's docstring and module."""
+    """What serves an operation. The document names it by its handler, and has the handler's docstring; `group` is what
+    it stands with others in, else the handler's module."""
 
     operation: Operation[..., Any]
     handler: Handler
+    group: str = ""
 
     @property
     def name(self) -> str:
@@ -74,8 +76,8 @@ class Route:
 
     @property
     def tag(self) -> str:
-        """Return what groups it with others: its module."""
-        return self.handler.__module__.rpartition(".")[2]
+        """Return what groups it with others."""
+        return self.group or self.handler.__module__.rpartition(".")[2]
 
 
 def serves(*operations: Operation[..., Any]) -> Callable[[F], F]:
@@ -88,12 +90,12 @@ def serves(*operations: Operation[..., Any]) -> Callable[[F], F]:
     return mark
 
 
-def routes_of(operations: Iterable[Operation[..., Any]], modules: Iterable[ModuleType]) -> tuple[Route, ...]:
-    """Return what serves operations, by the functions of modules that say so. Raises `KeyError` for one that nothing
-    serves."""
+def routes_of(operations: Mapping[Operation[..., Any], str], modules: Iterable[ModuleType]) -> tuple[Route, ...]:
+    """Return what serves operations, each of a group, by the functions of modules that say so. Raises `KeyError` for
+    one that nothing serves."""
     functions = [each for module in modules for each in vars(module).values()]
     handlers = {operation: each for each in functions for operation in getattr(each, "serves", ())}
-    return tuple(Route(operation, handlers[operation]) for operation in operations)
+    return tuple(Route(operation, handlers[operation], group) for operation, group in operations.items())
 
 
 ACCOUNT_IN_PATH: Final = "account_id"
