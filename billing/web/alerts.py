@@ -6,8 +6,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.api.budgets import create_budget, delete_budget, get_budget, list_budgets, update_budget
-from billing.api.credit import get_alert, put_alert
+from billing.api.credit import (
+    create_budget,
+    delete_budget,
+    get_alert,
+    get_budget,
+    list_budgets,
+    put_alert,
+    update_budget,
+)
 from billing.api.errors import BadRequest
 from billing.api.webhooks_out import (
     create_webhook,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.api.errors import BadRequest
-from billing.api.own_keys import (
+from billing.api.keys import (
     create_own_key,
     get_own_key,
     list_own_keys,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from msgspec import UNSET, json, structs
 
-from billing.api.exports import list_exports
-from billing.api.oversight import get_user, list_audit, list_providers, list_users, update_user
+from billing.api.oversight import get_user, list_audit, list_exports, list_providers, list_users, update_user
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy

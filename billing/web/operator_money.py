@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.margin import get_margin
+from billing.api.oversight import get_margin
 from billing.api.payments import (
     get_any_order,
     list_all_orders,
     list_charges,
     list_parked,
     list_payment_events,
+    list_plans_in_force,
     payment_differences,
     payments_of,
     refund_order,
     replay_payment_event,
 )
-from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.schemas.margin import MarginQuery
 from billing.schemas.payments import (

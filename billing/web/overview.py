@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
 from billing.api.credit import get_auto_recharge
-from billing.api.plans import get_billing_status
-from billing.api.sums import get_billing_summary
-from billing.api.usage import balance_of, list_events
+from billing.api.payments import get_billing_status
+from billing.api.usage import balance_of, get_billing_summary, list_events
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import total
 from billing.money import parse_usd

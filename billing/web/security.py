@@ -14,13 +14,15 @@ from billing.api.people import (
     change_password,
     confirm_email,
     confirm_totp,
+    end_session,
     enrol_totp,
+    list_sessions,
     remove_totp,
     renew_recovery_codes,
+    revoke_all_tokens,
     update_me,
     who_am_i,
 )
-from billing.api.tokens import end_session, list_sessions, revoke_all_tokens
 from billing.identity.permissions import AUDIT_READ
 from billing.schemas.base import PageQuery
 from billing.schemas.people import (

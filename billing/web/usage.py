@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
-from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
+from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import NOTHING, OTHERS, total

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
-from billing.api.plans import preview_of
+from billing.api.payments import preview_of
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
