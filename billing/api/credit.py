@@ -11,7 +11,6 @@ from msgspec import UNSET
 
 from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import BudgetOperations, CreditOperations
-from billing.api.payments import may_pay
 from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Call, serves
 from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
@@ -94,7 +93,7 @@ async def get_auto_recharge(call: Call) -> RechargeShape:
     """Return what the account has asked of auto-recharge, and what has become of it."""
     payments = call.services.payments
     found = None if payments is None else await payments.recharges.get(call.account_id)
-    return RechargeShape.of_recharge(found, may_pay=may_pay(call))
+    return RechargeShape.of_recharge(found, may_pay=call.may_pay)
 
 
 @serves(CreditOperations.set_auto_recharge)

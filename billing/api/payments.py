@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
+from billing.api.accounts import balance_of
 from billing.api.errors import BadRequest, NotFound, QuotaExceeded
 from billing.api.operations import PaymentOperations, PlanOperations
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
 from billing.api.route import REPLAYED_HEADER, Call, serves
-from billing.api.usage import balance_of
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_SETUP
 from billing.money import NANO_PER_CENT, format_cents, format_usd
 from billing.payments.flows import Wanted
 from billing.payments.outlook import outlook
@@ -83,11 +82,6 @@ def payments_of(call: Call) -> Payments:
     return found
 
 
-def may_pay(call: Call) -> bool:
-    """Return whether the caller may have the addresses of pages at which the account pays: they need no other key."""
-    return BILLING_SETUP in call.caller.scopes
-
-
 @serves(PaymentOperations.setup_billing)
 async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
@@ -135,14 +129,14 @@ async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
-    return listing(page, lambda order: OrderShape.of_order(order, may_pay=may_pay(call)))
+    return listing(page, lambda order: OrderShape.of_order(order, may_pay=call.may_pay))
 
 
 @serves(PaymentOperations.own_order)
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
     order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
-    return OrderShape.of_order(order, may_pay=may_pay(call))
+    return OrderShape.of_order(order, may_pay=call.may_pay)
 
 
 @serves(PaymentOperations.invoices)

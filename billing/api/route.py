@@ -37,6 +37,7 @@ from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
+from billing.identity.permissions import BILLING_SETUP
 from billing.logs import log_about
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ class Call:
         """Return whether the caller sees what providers charge, and by which price rows: operators and their programs
         do, customers where `customers_see` says so."""
         return self.services.customers_see == "cost" or self.caller.is_operator
+
+    @property
+    def may_pay(self) -> bool:
+        """Return whether the caller may have the addresses of pages at which the account pays: they need no other
+        key."""
+        return BILLING_SETUP in self.caller.scopes
 
     @property
     def principal(self) -> Principal:

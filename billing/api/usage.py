@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from billing.api.accounts import balance_of
 from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import ReportOperations, UsageOperations
 from billing.api.requests import encode_cursor, listing, moment, page_asked, zone
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
     from zoneinfo import ZoneInfo
 
-    from billing.api.services import Services
     from billing.schemas.base import Listing, PageQuery
 
 
@@ -77,13 +77,6 @@ ROWS_A_PART: Final = 200
 async def get_balance(call: Call) -> BalanceShape:
     """Return the account's balance, live; as the ledger has it where Redis does not know."""
     return await balance_of(call.services, call.account_id)
-
-
-async def balance_of(services: Services, account_id: str) -> BalanceShape:
-    """Return the balance of an account. Raises `AccountNotFound`."""
-    account = await services.accounts.get(account_id)
-    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
-    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
 
 
 @serves(UsageOperations.transactions)
