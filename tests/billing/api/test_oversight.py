@@ -200,27 +200,6 @@ async def test_events_are_filtered_and_paged(api: Api) -> None:
     assert await found(limit="3", cursor=page["next_cursor"]) == [made[1], made[0]]
 
 
-@pytest.mark.parametrize(
-    ("param", "value"),
-    [
-        ("since", "yesterday"),
-        ("since", ""),
-        ("until", "2025-01-01T00:00:00"),
-        ("until", "2025-02-30"),
-        ("since", "0000-01-01T00:00:00+10:00"),
-        ("key_id", ""),
-        ("model", "m" * 256),
-        ("model", "\0"),
-        ("limit", "0"),
-        ("cursor", "YWJj"),
-    ],
-)
-async def test_a_wrong_filter_is_named(api: Api, param: str, value: str) -> None:
-    _, key = await api.customer()
-    answer = await api.get(key["key"], "/account/usage/events", **{param: value})
-    answer.refused(400, "invalid_request_error", param)
-
-
 async def test_totals_by_key_and_user(api: Api) -> None:
     account, key = await api.customer(user_id="ann")
     body = {"account_id": account["id"], "name": "second", "user_id": "bob"}

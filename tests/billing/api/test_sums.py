@@ -171,31 +171,6 @@ async def test_without_a_time_the_last_buckets_are_given(api: Api, customer: tup
         assert found[-2]["events"] + found[-1]["events"] == 1 or granularity == "month"
 
 
-@pytest.mark.parametrize(
-    ("path", "params", "param"),
-    [
-        (SUMMARY, {"group_by": "colour"}, "group_by"),
-        (SUMMARY, {"group_by": "model,key,user"}, "group_by"),
-        (SUMMARY, {"group_by": "tag:a,tag:b"}, "group_by"),
-        (SUMMARY, {"tz": "Mars/Olympus"}, "tz"),
-        (SUMMARY, {"since": "2026-03-02", "until": "2026-03-01"}, "since"),
-        (SUMMARY, {"since": "yesterday"}, "since"),
-        (BUCKETS, {"granularity": "year"}, "granularity"),
-        (BUCKETS, {"until": "2026-02-31"}, "until"),
-        (BUCKETS, {"cursor": "MTIz"}, "cursor"),
-        (BUCKETS, {"limit": "0"}, "limit"),
-        ("/billing/usage", {"since": "x"}, "since"),
-        ("/account/usage/events", {"status": "abc"}, "status"),
-        ("/account/usage/events", {"estimated": "maybe"}, "estimated"),
-    ],
-)
-async def test_what_can_not_be_asked(
-    api: Api, customer: tuple[str, str], path: str, params: dict[str, str], param: str
-) -> None:
-    _, secret = customer
-    (await api.get(secret, path, **params)).refused(400, "invalid_request_error", param)
-
-
 async def test_a_table_of_too_many_buckets_is_refused(api: Api, customer: tuple[str, str]) -> None:
     _, secret = customer
     headers = {"Authorization": f"Bearer {secret}", "Accept": "text/csv"}
