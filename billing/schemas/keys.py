@@ -141,7 +141,7 @@ class Option:
     of a key without the rule, `called` what the rule is called in `--clear` and in tables."""
 
     flag: str
-    kind: Literal["texts", "quotas", "pairs", "number", "time"]
+    kind: Literal["text", "texts", "quotas", "pairs", "number", "time"]
     metavar: str
     help: str
     called: str
