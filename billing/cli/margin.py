@@ -51,6 +51,7 @@ def add_margin(app: typer.Typer, connect: Connect) -> None:
 
 async def margin(
     client: "BillingCalls",
+    *,
     since: Since = None,
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
