@@ -54,7 +54,6 @@ from billing.schemas.service import (
     structured,
     usage_of,
 )
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,6 +171,8 @@ MOST_EVENTS: Final = 1_000
 # So many are begun in one turn of the event loop: two milliseconds or so.
 EVENTS_A_TURN: Final = 25
 OK: Final = 200
+_TOKENS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")
+_MEASURED: Final = ("meter", "provider", "model", "feature", "user_id", "tags")
 CREATED: Final = 201
 
 
@@ -266,17 +267,12 @@ async def check_key(call: Call, body: KeyAsked) -> KeyCheckShape:
     if found is None or not found.usable_key(services.clock()):
         return KeyCheckShape(active=False, holder=None)
     expires = found.expires_at_s
-    holder = KeyHolder(
-        key_id=found.key_id,
-        key_name=found.key_name,
-        account_id=found.account_id,
+    holder = KeyHolder.of(
+        found,
         account_status=found.status,
         plan=found.plan.id,
-        user_id=found.user_id,
         scopes=sorted(found.scopes),
-        models=None if found.models is None else list(found.models),
-        tags=dict(found.tags),
-        expires_at=None if expires is None else rfc3339(datetime.fromtimestamp(expires, UTC)),
+        expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
     )
     return KeyCheckShape(active=True, holder=holder)
 
@@ -338,10 +334,7 @@ def _counted(body: Counted, *, positive: bool = False) -> dict[str, Any]:
     return {
         "amount_nano": None if body.amount_usd is UNSET else parse("amount_usd", body.amount_usd),
         "thousandths": None if body.quantity is UNSET else parse_quantity(body.quantity),
-        "input_tokens": body.input_tokens,
-        "cached_input_tokens": body.cached_input_tokens,
-        "cache_write_tokens": body.cache_write_tokens,
-        "output_tokens": body.output_tokens,
+        **{name: getattr(body, name) for name in _TOKENS},
     }
 
 
@@ -351,15 +344,7 @@ def _settled(body: Settlement) -> dict[str, Any]:
 
 
 def _measure(body: Asked, *, positive: bool = False) -> Measure:
-    return Measure(
-        **_counted(body, positive=positive),
-        meter=body.meter,
-        provider=body.provider,
-        model=body.model,
-        feature=body.feature,
-        user_id=body.user_id,
-        tags=body.tags,
-    )
+    return Measure(**_counted(body, positive=positive), **{name: getattr(body, name) for name in _MEASURED})
 
 
 def _recorded(done: Recorded, status: int) -> web.Response:

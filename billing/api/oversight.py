@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
@@ -173,15 +173,13 @@ def image_identity(image: str) -> ImageShape:
 @serves(OversightOperations.audit)
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
     """List changes, newest first."""
-    only = AuditFilter(
-        account_id=query.account_id,
-        user_id=query.user_id,
-        actor=query.actor,
-        action=query.action,
-        since=moment("since", query.since),
-        until=moment("until", query.until),
-    )
+    only = _audit_filter(query, account_id=query.account_id, user_id=query.user_id)
     return listing(await call.services.audit.page(only, *page_asked(query)), AuditShape.of_entry)
+
+
+def _audit_filter(query: OwnAuditQuery, **more: Any) -> AuditFilter:
+    since, until = moment("since", query.since), moment("until", query.until)
+    return AuditFilter(actor=query.actor, action=query.action, since=since, until=until, **more)
 
 
 @serves(OversightOperations.own_audit)
@@ -189,15 +187,8 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
     """List what was done to the account, newest first, and for a person what was about them: their sign-ins, failed
     ones too. Operators' addresses are left out."""
     caller = call.caller
-    only = AuditFilter(
-        account_id=call.account_id,
-        actor=query.actor,
-        action=query.action,
-        since=moment("since", query.since),
-        until=moment("until", query.until),
-        own=True,
-        about=caller.id if caller.kind == "person" else None,
-    )
+    about = caller.id if caller.kind == "person" else None
+    only = _audit_filter(query, account_id=call.account_id, own=True, about=about)
     page = await call.services.audit.page(only, *page_asked(query))
     return listing(page, lambda entry: AuditShape.of_entry(entry, with_cost=call.sees_cost))
 

@@ -180,27 +180,11 @@ class JobShape(Answer, frozen=True, kw_only=True):
     revision: str | UnsetType = UNSET
 
 
-_OF_RUN: Final = (
-    "job",
-    "status",
-    "error",
-    "processed_samples",
-    "written_minutes",
-    "replayed_minutes",
-    "conflicts",
-    "set_aside",
-    "debits",
-    "sources",
-    "failed_sources",
-    "revision",
-)
-
-
 def with_run(shape: JobShape, run: Any) -> JobShape:
     """Return the answer of a job together with the counts of its collection."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
-    fields = {name: getattr(run, name) for name in _OF_RUN}
-    return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **fields)
+    fields = {name: getattr(run, name) for name in JobShape.__struct_fields__ if name in RunShape.__struct_fields__}
+    return structs.replace(shape, **{**fields, "started_at": started_at, "finished_at": rfc3339(run.finished_at)})
 
 
 class RunShape(Answer, frozen=True, kw_only=True):

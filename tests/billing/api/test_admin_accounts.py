@@ -97,12 +97,6 @@ async def test_a_refund_and_the_same_again(api: Api) -> None:
     (await api.admin("POST", f"{path}/grants", body)).refused(409, "idempotency_conflict", "idempotency_key")
 
 
-async def test_an_account_shows_the_quotas_of_its_plan(api: Api) -> None:
-    account, _ = await api.customer()
-    assert account["quotas"] == []
-    assert account["plan_quotas"] == [quota_json(quota) for quota in PLANS["free"].quotas]
-
-
 async def test_grants_at_once_get_one_answer(api: Api) -> None:
     account, _ = await api.customer()
     body = {"amount_usd": "5", "idempotency_key": "welcome"}

@@ -45,7 +45,19 @@ WRONG_CALLERS: Final[tuple[dict[str, str], ...]] = ({}, {"Authorization": "Beare
 LIMITS: Final = ("0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999")
 CURSORS: Final = ("", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600)
 # What can be no body of any operation; an empty one is none where a body may be left out.
-NO_BODIES: Final = (b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"a": NaN}')
+NO_BODIES: Final = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"\xff",
+    b'{"a": NaN}',
+    b'{"a": "b"} x',
+    b'{"a": "\xff"}',
+    b'{"a": "\\ud800"}',
+    b'{"a": ' + b"[" * 9000,
+)
 NO_IDS: Final = ("%00", "a%20b", "x" * 300)
 
 
