@@ -79,6 +79,16 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         if len(counts) != _USUAL:
             self._check_rare()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and _values_of(self) == _values_of(other)
+
+    def __hash__(self) -> int:
+        return hash(_values_of(self))
+
+    def with_counts(self, **changes: int) -> "Usage":
+        """Return the same usage with other counts. Raises `UsageError`."""
+        return Usage(**{**msgspec.structs.asdict(self), **changes})
+
     def _check_rare(self) -> None:
         if self.input_parts > self.input_tokens:
             raise UsageError("the parts of input_tokens add up to more than it")
@@ -155,6 +165,23 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
             **(self.named or {}),
         }
         return {name: quantity for name, quantity in quantities.items() if quantity}
+
+
+class TextUsage(Usage, frozen=True, gc=False):
+    """A usage of text alone whose counts a decoder has checked already: what nearly every request has. To be made by
+    `text_usage`; nothing is checked here, so that it must not be made of another one by `msgspec.structs.replace`."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    is_usual = True
+
+
+def text_usage(prompt: int, output: int, cached: int, reasoning: int) -> TextUsage | None:
+    """Return the usage of these counts, integers from 0 to `MAX_COUNT`; None where parts are above their whole."""
+    if cached > prompt or reasoning > output:
+        return None
+    return TextUsage(prompt, output, cached, 0, reasoning)  # by position: msgspec looks for every name among all
 
 
 _NOT_COUNTS: Final = ("named", "reported_cost_usd", "unit_thousandths")

@@ -133,7 +133,7 @@ async def serving(
     settings, engine = runtime.settings, runtime.engine
     metrics = metrics or Metrics()
     tokenizer = Tokenizer()
-    await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
+    await asyncio.get_running_loop().run_in_executor(None, tokenizer.verify)
     await sync_prices(runtime.database, settings.prices)
     if shared_work:
         await runtime.follower.begin()

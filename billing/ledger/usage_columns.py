@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from billing.usage import COUNT_NAMES, ModelUsage, Usage, total
+from billing.usage import COUNT_NAMES, ModelUsage, TextUsage, Usage, total
 
 OWN_COLUMNS: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 OTHER_COUNTS: Final = tuple(name for name in COUNT_NAMES if name not in OWN_COLUMNS and name != "requests")
@@ -74,7 +74,7 @@ def _not_counts(usage: Usage) -> dict[str, int | str | dict[str, int]]:
 
 def other_counts(usage: Usage) -> str | None:
     """Return the counts of a usage that have no column of their own, as JSON; None where all are zero."""
-    if not any(_other_counts_of(usage)):
+    if type(usage) is TextUsage or not any(_other_counts_of(usage)):
         return None
     counts = {name: count for name in OTHER_COUNTS if (count := getattr(usage, name))}
     return msgspec.json.encode({**counts, **_not_counts(usage)}).decode()

@@ -24,6 +24,9 @@ EVENT_END_BYTES: Final = 3
 # The text after a field's name, where the field is empty.
 _NULLS: Final = (b":null", b": null")
 _NEWLINE: Final = ord("\n")
+_END: Final = b"\n\n"
+_BRACE_END: Final = b"}\n\n"
+_DATA_BYTES: Final = len(b"data: ")
 # What a usage object says of the charge; the first is the name until the next release.
 CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
 EVENT_STREAM: Final = b"text/event-stream"
@@ -73,11 +76,24 @@ def split_events(block: bytes, start: int = 0) -> Iterator[bytes]:
         yield block[start:]
 
 
+def first_event(block: bytes, start: int) -> bytes:
+    """Return the first event from `start` on, with the empty line that ends it: as `split_events` would, by searches
+    for one byte."""
+    newline = block.find(b"\n", start)
+    while newline >= 0:
+        if block.startswith(ENDS, newline):
+            return block[start : newline + (2 if block[newline + 1] == _NEWLINE else 3)]
+        newline = block.find(b"\n", newline + 1)
+    return block[start:]
+
+
 def event_data(event: bytes) -> bytes:
     """Return the `data` of one event, its lines joined by newlines; empty for comments alone.
 
     A byte order mark before it is passed over, as clients do; a line that is JSON by itself is read as data, too.
     """
+    if event.startswith(b"data: {") and event.find(b"\n") == len(event) - len(_END) and event.endswith(_BRACE_END):
+        return event[_DATA_BYTES : -len(_END)]  # as nearly all are: one line
     lines = []
     for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
         if line.startswith(b"{"):

@@ -12,12 +12,15 @@ removed or changed, an event cut by the end of a chunk is passed on at once. A c
 costs a few byte searches; of one that has a marker only the events that have one are decoded.
 
 What passed is kept for what is asked in the end: whether the model wrote, what, and after its usage. Nothing of it is
-looked at before that. `MAX_KEPT_BYTES` of it are kept, of the rest its length alone.
+looked at before that, or before it is packed: the last `MAX_PLAIN_BYTES` are kept as they are, what came before them is
+compressed, which makes a tenth of it. `MAX_KEPT_BYTES` of it are kept, of the rest its length alone.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,6 +32,7 @@ from gateway.dialects.events import (
     after_last,
     change_first,
     event_data,
+    first_event,
     first_marked,
     last_end,
     split_events,
@@ -43,6 +47,10 @@ if TYPE_CHECKING:
 
 # Of what passed, for `output_text`; beyond it only the length is counted.
 MAX_KEPT_BYTES: Final = 4 << 20
+# Of that, as it is; the events of a long stream are much alike, so that what is packed is small.
+MAX_PLAIN_BYTES: Final = 24 << 10
+_PACK_LEVEL: Final = 3
+_BLOCKS: Final = msgspec.msgpack.Decoder(list[bytes])
 
 
 class Passed:
@@ -55,15 +63,20 @@ class Passed:
         "_kept",
         "_kept_bytes",
         "_not_kept_bytes",
+        "_packed",
+        "_packed_bytes",
         "_reported_at",
         "_searched_for_output",
         "_unfinished",
+        "_wrote_on",
     )
 
     def __init__(self, keep_bytes: int) -> None:
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
-        self._kept_bytes = self._not_kept_bytes = 0
+        self._packed: list[bytes] = []
+        self._kept_bytes = self._packed_bytes = self._not_kept_bytes = 0  # what is packed counts as it was kept
+        self._wrote_on = False  # the model did in what is packed, after the last usage
         self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._began = False
         self._searched_for_output = 0  # how many of what is kept were searched for output
@@ -72,6 +85,28 @@ class Passed:
     def _pieces(self, block: bytes) -> Iterable[tuple[int, Piece]]:
         """Return the output in one block."""
         raise NotImplementedError
+
+    def _search_kept(self) -> None:
+        """Look in what is kept for all that is asked of it but for the output, and forget where that was found."""
+        raise NotImplementedError
+
+    def _pack(self) -> None:
+        """Compress what is kept as it is, before more is kept."""
+        self._search_kept()
+        self._wrote_on = self._wrote_after_usage()
+        self._began = self.began_output
+        self._packed.append(zlib.compress(msgspec.msgpack.encode(self._kept), _PACK_LEVEL))
+        self._kept = []
+        self._packed_bytes = self._kept_bytes
+        self._searched_for_output, self._reported_at = 0, (0, self._reported_at[1])
+
+    def _note_reported(self, kept: int, unkept_bytes: int) -> None:
+        """Note that usage was seen when so much was kept, and not kept."""
+        self._reported_at, self._wrote_on = (kept, unkept_bytes), False
+
+    def _wrote_after_usage(self) -> bool:
+        """Return whether the model wrote after the last usage in what was kept."""
+        return self._wrote_on or any(any(self._pieces(block)) for block in self._kept[self._reported_at[0] :])
 
     @property
     def _unkept_bytes(self) -> int:
@@ -94,14 +129,13 @@ class Passed:
     @property
     def stale(self) -> bool:
         """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
-        kept, unkept_bytes = self._reported_at
-        if unkept_bytes != self._unkept_bytes or self._unfinished:
-            return True
-        return any(any(self._pieces(block)) for block in self._kept[kept:])
+        _, unkept_bytes = self._reported_at
+        return unkept_bytes != self._unkept_bytes or bool(self._unfinished) or self._wrote_after_usage()
 
     def output(self) -> Output:
         """Return what the model wrote in the whole blocks within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        output = joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
+        blocks = chain(*(_BLOCKS.decode(zlib.decompress(packed)) for packed in self._packed), self._kept)
+        output = joined([*(pair for block in blocks for pair in self._pieces(block)), *self._unfinished])
         calls = self.tool_calls
         return msgspec.structs.replace(output, tool_calls=calls) if calls else output
 
@@ -243,13 +277,15 @@ class SseTap(Passed):
         self._end.clear()
         return rest
 
-    @property
-    def stale(self) -> bool:
-        """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
+    def _wrote_after_usage(self) -> bool:
         kept, _ = self._reported_at
         if self._read_on and kept and any(self._pieces(after_last(self._kept[kept - 1], self._reader.usage_pattern))):
             return True
-        return super().stale
+        return super()._wrote_after_usage()
+
+    def _search_kept(self) -> None:
+        self._done, self._tool_calls = self.done, self.tool_calls
+        self._searched_for_end = self._calls_counted = 0
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """Pass a block of whole events, of which `sent_bytes` are out: mostly as it is, for nothing in it matters."""
@@ -257,13 +293,15 @@ class SseTap(Passed):
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
             start = last_end(block, 0, usage)
-            rest = block[start:]
+            rest = block[start:] if start else block
             if (shorter := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
-                block = block[:start] + shorter
+                block = block[:start] + shorter if start else shorter
                 find = block.find
                 usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
+            if kept_bytes - self._packed_bytes > MAX_PLAIN_BYTES and self._kept:
+                self._pack()
             self._kept.append(block)
             self._kept_bytes = kept_bytes
         else:
@@ -337,7 +375,7 @@ class SseTap(Passed):
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
         while start < len(block):
-            event = next(split_events(block, start))
+            event = first_event(block, start)
             data = event_data(event)
             unsent = event[max(0, sent_bytes - start) :]
             end = start + len(event)
@@ -380,7 +418,7 @@ class SseTap(Passed):
             self.error_seen = self.error_seen or facts.is_error
             if facts.reported is not None and (self.reported is None or not facts.reported.counts_nothing):
                 self.reported, self._read_on = facts.reported, False
-                self._reported_at = (len(self._kept), self._unkept_bytes)
+                self._note_reported(len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:
                 if blank := unsent[: len(unsent) - len(unsent.lstrip(b"\r\n"))]:
                     out.append(blank)

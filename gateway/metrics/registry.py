@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,6 +38,9 @@ from gateway.metrics.folder import (
     Outcome,
     Snapshot,
 )
+
+if TYPE_CHECKING:
+    from billing.ledger.debits import Debit
 
 Combine = Literal["sum", "max"]
 FLUSH_INTERVAL_S: Final = 1.0
@@ -113,36 +116,27 @@ class Metrics:
         `unreachable` or `busy`."""
         self._failed_attempts[provider, reason][0] += 1
 
-    def usage(
-        self,
-        provider: str,
-        input_tokens: int,
-        cached_input_tokens: int,
-        output_tokens: int,
-        reasoning_tokens: int,
-        cost_nano: int,
-        charged_nano: int,
-    ) -> None:
-        """Count of one request its tokens, what it costs at the provider, and what its account is charged. As in usage
-        events, `input_tokens` includes the cached, `output_tokens` reasoning."""
+    def charged(self, debit: "Debit", outcome: Outcome, seconds: float) -> None:
+        """Count a debit that is outside the process, `seconds` after its answer's end: its tokens, what it costs at the
+        provider, what its account is charged, and how its hold ended. As in usage events, input tokens include the
+        cached, output tokens reasoning."""
+        provider, settle = debit.provider, self._settle
         cell = self._tokens[provider]
-        cell[0] += input_tokens
-        cell[1] += cached_input_tokens
-        cell[2] += output_tokens
-        cell[3] += reasoning_tokens
+        cell[0] += debit.input_tokens
+        cell[1] += debit.cached_input_tokens
+        cell[2] += debit.output_tokens
+        cell[3] += debit.reasoning_tokens
         money = self._money[provider]
-        money[0] += cost_nano
-        money[1] += charged_nano
+        money[0] += debit.cost_nano
+        money[1] += debit.charged_nano
+        settle[bisect_left(STEP_BOUNDS, seconds)] += 1
+        settle[-1] += seconds
+        self._settlements[outcome, debit.estimated][0] += 1
 
     def hold_latency(self, seconds: float) -> None:
         """Observe the time that taking one hold took."""
         self._hold[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._hold[-1] += seconds
-
-    def settle_latency(self, seconds: float) -> None:
-        """Observe the time from an answer's end to its debit being outside the process, or its hold being void."""
-        self._settle[bisect_left(STEP_BOUNDS, seconds)] += 1
-        self._settle[-1] += seconds
 
     def upstream_latency(self, provider: str, seconds: float) -> None:
         """Observe the time from forwarding one request to the head of its answer."""

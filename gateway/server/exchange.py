@@ -332,3 +332,22 @@ class Exchange:
         if self.version < HttpVersion11 and connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         transport.abort()
+
+
+class Written(web.StreamResponse):
+    """Stands, where aiohttp wants a response, for an answer that an exchange has written."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Return whether the connection serves another request."""
+        return self._exchange.keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send nothing: all of it is sent."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send nothing: all of it is sent."""

@@ -152,6 +152,7 @@ _ENVELOPE: Final = frozenset(
 )
 _NOTHING_SAID: Final = (NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
+_USAGE: Final = b'"usage"'
 _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
 # Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at the
 # top level stands there.
@@ -190,6 +191,16 @@ def _says_no_more(data: bytes) -> bool:
     verdict and Azure's filter results come in chunks without choices, too."""
     fields = decoded(FIELDS, data) or {}
     return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
+
+
+def _has_null_usage(block: bytes) -> bool:
+    """Return whether usage that is null stands in a block: a byte search finds it in a fraction of a pattern's time."""
+    at = block.find(_USAGE)
+    while at >= 0:
+        if _NULL_USAGE.match(block, at) is not None:
+            return True
+        at = block.find(_USAGE, at + 1)
+    return False
 
 
 def _without_null_usage(line: re.Match[bytes]) -> bytes:
@@ -248,7 +259,7 @@ class OpenAIEvents(EventReader):
         """Return whole events without the `"usage": null` at their top level that is there because the gateway
         asked."""
         block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
-        if _NULL_USAGE.search(block) is None:
+        if not _has_null_usage(block):
             return block
         block = _NULL_USAGE_PADDED.sub(b"", block)
-        return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
+        return _DATA_LINE.sub(_without_null_usage, block) if _has_null_usage(block) else block

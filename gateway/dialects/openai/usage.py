@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 from msgspec import Raw
 
-from billing.usage import MAX_COUNT, Usage
+from billing.usage import MAX_COUNT, Usage, text_usage
 from gateway.dialects.decoding import NULL, OBJECT, TEXT, decoded
 from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.shares import MAX_ANOMALIES, MORE_IN_TOTAL, cut_down, shared_out, unknown_counts
@@ -514,4 +514,4 @@ def plain_usage(counts: PlainUsage | PlainResponseUsage) -> Usage | None:
             audio_input_tokens=audio_input,
             audio_output_tokens=audio_output,
         )
-    return Usage(prompt, output, cached, 0, reasoning)  # by position: msgspec looks for every name among all of them
+    return text_usage(prompt, output, cached, reasoning)

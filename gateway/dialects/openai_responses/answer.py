@@ -122,7 +122,7 @@ def usage_of(response: bytes) -> Reported | None:
     searches = min(_searches(response), MAX_COUNT)
     if not searches:
         return reported
-    return msgspec.structs.replace(reported, usage=msgspec.structs.replace(reported.usage, searches=searches))
+    return msgspec.structs.replace(reported, usage=reported.usage.with_counts(searches=searches))
 
 
 def _may_have_searched(data: bytes) -> bool:

@@ -117,7 +117,7 @@ def _say(tokenizer: Tokenizer, vocabulary: str, text: str, max_tokens: int | Non
 
 
 class Generator:
-    """Makes answers, and counts tokens by the vocabulary of a model. `tokenizer` is loaded."""
+    """Makes answers, and counts tokens by the vocabulary of a model."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
