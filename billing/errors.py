@@ -132,11 +132,11 @@ MetergateError
 |   +-- BillRefused                billing.provider_bills.lines
 |   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
-+-- ApiKeyError                    billing.schemas.rules
-|   +-- KeyConflict                billing.schemas.rules
-|   +-- KeyNotFound                billing.schemas.rules
-|   +-- KeyRefused                 billing.schemas.rules
-|   +-- ScopeWithheld              billing.schemas.rules
++-- ApiKeyError                    billing.schemas.keys
+|   +-- KeyConflict                billing.schemas.keys
+|   +-- KeyNotFound                billing.schemas.keys
+|   +-- KeyRefused                 billing.schemas.keys
+|   +-- ScopeWithheld              billing.schemas.keys
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.data_folder

@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from ulid import ULID
 
-from billing.accounts.accounts import Account, Accounts, MemberLimits
-from billing.accounts.grants import Grants
-from billing.accounts.lots import Lots
-from billing.accounts.repricing import Repricing
-from billing.api.attempts import Attempts
-from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
-from billing.change_notifier import ChangeNotifier, LiveBalance
-from billing.collect.collector import Collector
-from billing.exports.worker import Exports
-from billing.identity.browsers import Browsers
-from billing.identity.credentials import Credentials
-from billing.identity.members import Invitations, Members
-from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Organizations
+from billing.change_notifier import LiveBalance
 from billing.identity.passwords import SignInLimit
-from billing.identity.permissions import Caller, CustomersSee
-from billing.identity.sessions import Sessions
-from billing.identity.sign_in import SignIn
-from billing.identity.users import Users
-from billing.keys.keys import ApiKeys
-from billing.ledger.reports import Reports
-from billing.metering.charges import NotAdmitted
-from billing.metering.features import Features
-from billing.metering.metering import Metering, ServiceHolds
-from billing.notices.endpoints import Endpoints
-from billing.payments.assembly import Payments
-from billing.payments.balances import Alerts
-from billing.payments.coupons import Coupons
-from billing.payments.events import PaymentEvents
-from billing.payments.reconcile import PaymentComparisons
-from billing.plans import Plan, Plans
-from billing.principals import Principal
-from billing.provider_bills.bills import Bills
-from billing.refused_requests import RefusedRequests
-from billing.schemas.quotas import WindowShape
-from billing.schemas.system import JobShape, ModelShape, ProviderShape
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from billing.accounts.accounts import Account, Accounts, MemberLimits
+    from billing.accounts.grants import Grants
+    from billing.accounts.lots import Lots
+    from billing.accounts.repricing import Repricing
+    from billing.api.attempts import Attempts
+    from billing.audit import AuditLog
+    from billing.budgets.budgets import Budgets
+    from billing.change_notifier import ChangeNotifier
+    from billing.collect.collector import Collector
+    from billing.exports.worker import Exports
+    from billing.identity.browsers import Browsers
+    from billing.identity.credentials import Credentials
+    from billing.identity.members import Invitations, Members
+    from billing.identity.oidc import OidcSignIn
+    from billing.identity.organizations import Organizations
+    from billing.identity.permissions import Caller, CustomersSee
+    from billing.identity.sessions import Sessions
+    from billing.identity.sign_in import SignIn
+    from billing.identity.users import Users
+    from billing.keys.keys import ApiKeys
+    from billing.ledger.reports import Reports
+    from billing.metering.charges import NotAdmitted
+    from billing.metering.features import Features
+    from billing.metering.metering import Metering, ServiceHolds
+    from billing.notices.endpoints import Endpoints
+    from billing.payments.assembly import Payments
+    from billing.payments.balances import Alerts
+    from billing.payments.coupons import Coupons
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
+    from billing.plans import Plan, Plans
+    from billing.principals import Principal
+    from billing.provider_bills.bills import Bills
+    from billing.refused_requests import RefusedRequests
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:

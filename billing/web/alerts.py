@@ -6,8 +6,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from billing.api.budgets import create_budget, delete_budget, get_budget, list_budgets, update_budget
-from billing.api.credit import get_alert, put_alert
+from billing.api.credit import (
+    create_budget,
+    delete_budget,
+    get_alert,
+    get_budget,
+    list_budgets,
+    put_alert,
+    update_budget,
+)
 from billing.api.errors import BadRequest
 from billing.api.webhooks_out import (
     create_webhook,
@@ -24,8 +31,7 @@ from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.notices.mail_templates import TYPES
 from billing.pages import MAX_LIMIT
 from billing.schemas.base import PageQuery
-from billing.schemas.budgets import BudgetPatch, NewBudget
-from billing.schemas.credit import AlertBody
+from billing.schemas.credit import AlertBody, BudgetPatch, NewBudget
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.web.forms import count_typed, texts
 from billing.web.pages import NOTICES, Page, View, Visit, does, key_names, member_names, page

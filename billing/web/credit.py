@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.errors import NotFound
-from billing.api.payments import checkout, get_order, list_invoices, list_orders, list_plans, open_portal, setup_billing
-from billing.api.plans import change_subscription, get_billing_status
+from billing.api.payments import (
+    change_subscription,
+    checkout,
+    get_billing_status,
+    get_order,
+    list_invoices,
+    list_orders,
+    list_plans,
+    open_portal,
+    setup_billing,
+)
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
@@ -21,8 +30,7 @@ from billing.pages import MAX_LIMIT
 from billing.payments.in_force import Outlook, outlook
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
-from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
-from billing.schemas.subscriptions import PlanChange
+from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange
 from billing.web.forms import may_return, to_order
 from billing.web.pages import NOTICES, Page, View, Visit, does, filled, page
 

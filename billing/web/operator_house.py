@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from msgspec import UNSET, json, structs
 
-from billing.api.exports import list_exports
-from billing.api.oversight import get_user, list_audit, list_providers, list_users, update_user
+from billing.api.oversight import get_user, list_audit, list_exports, list_providers, list_users, update_user
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, format_cents
-from billing.schemas.admin_users import UserPatch, UsersQuery
-from billing.schemas.audit import AuditQuery
-from billing.schemas.system import RefusedShape
+from billing.schemas.people import UserPatch, UsersQuery
+from billing.schemas.system import AuditQuery, RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import Page, View, Visit, Who
 

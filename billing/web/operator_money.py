@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.margin import get_margin
+from billing.api.oversight import get_margin
 from billing.api.payments import (
     get_any_order,
     list_all_orders,
     list_charges,
     list_parked,
     list_payment_events,
+    list_plans_in_force,
     payment_differences,
     payments_of,
     refund_order,
     replay_payment_event,
 )
-from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.schemas.margin import MarginQuery
-from billing.schemas.payment_events import PaymentEventsQuery
 from billing.schemas.payments import (
     AdminOrdersQuery,
     ChargesQuery,
@@ -27,6 +26,7 @@ from billing.schemas.payments import (
     DismissParked,
     NewOrderRefund,
     ParkedQuery,
+    PaymentEventsQuery,
 )
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who

@@ -14,15 +14,16 @@ from billing.api.people import (
     change_password,
     confirm_email,
     confirm_totp,
+    end_session,
     enrol_totp,
+    list_sessions,
     remove_totp,
     renew_recovery_codes,
+    revoke_all_tokens,
     update_me,
     who_am_i,
 )
-from billing.api.tokens import end_session, list_sessions, revoke_all_tokens
 from billing.identity.permissions import AUDIT_READ
-from billing.schemas.audit import OwnAuditQuery
 from billing.schemas.base import PageQuery
 from billing.schemas.people import (
     FactorBody,
@@ -31,10 +32,11 @@ from billing.schemas.people import (
     PasswordChange,
     PasswordShown,
     ProfilePatch,
+    RevokeAllBody,
     TotpConfirmation,
     TotpRemoval,
 )
-from billing.schemas.tokens import RevokeAllBody
+from billing.schemas.system import OwnAuditQuery
 from billing.web.forms import factor_typed
 from billing.web.pages import NOTICES, Handler, Page, View, Visit, Who, does, filled, page, shows
 

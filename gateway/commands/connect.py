@@ -54,12 +54,12 @@ def _of_people(adder: str) -> Callable[[typer.Typer], None]:
 
 
 add_auth = _of_people("billing.cli.auth:add_auth")
-add_keys = _of_people("billing.cli.own_keys:add_own_keys")
+add_keys = _of_people("billing.cli.keys:add_own_keys")
 add_orgs = _of_people("billing.cli.orgs:add_orgs")
-add_requests = _of_people("billing.cli.requests:add_requests")
+add_requests = _of_people("billing.cli.usage:add_requests")
 add_usage = _of_people("billing.cli.usage:add_usage")
 add_billing = _of_people("billing.cli.billing:add_billing")
-add_webhooks = _of_people("billing.cli.webhooks:add_webhooks")
+add_webhooks = _of_people("billing.cli.billing:add_webhooks")
 
 
 def finder(environ: Mapping[str, str]) -> "FindSession":

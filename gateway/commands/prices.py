@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.confirmation import Yes, confirm
+from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.repricing import NewRepricing, RepricedShape
+    from billing.schemas.accounts import NewRepricing, RepricedShape
 
 # Requests that a repricing names.
 MOST_SHOWN: Final = 1000
@@ -188,7 +188,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        from billing.schemas.repricing import NewRepricing
+        from billing.schemas.accounts import NewRepricing
 
         provider, slash, name = period.model.partition("/")
         if not (provider and slash and name):
@@ -211,7 +211,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 async def _reprice(output: Output, connect: Connect, asked: "NewRepricing", *, apply: bool, yes: bool) -> None:
     from msgspec.structs import replace
 
-    from billing.cli.operator import explained_answers
+    from billing.cli.calls import explained_answers
 
     with explained_answers():
         async with connect(output) as client:

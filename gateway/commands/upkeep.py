@@ -87,8 +87,8 @@ async def explain(
     """
     session = _session(output)
     if session is not None:
-        from billing.cli.people import explained_to_people
-        from billing.cli.requests import explained
+        from billing.cli.calls import explained_to_people
+        from billing.cli.usage import explained
 
         with explained_to_people(session):
             shown = await explained(await session.open_signed_in(), request_id)
@@ -117,7 +117,7 @@ def _session(output: Output) -> "Session | None":
 
 
 async def _explained_by_stores(output: Output, request_id: str) -> Shown:
-    from billing.cli.requests import shown_refusal
+    from billing.cli.usage import shown_refusal
     from billing.ledger.explanations import explain as explain_event
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Raw, structs
 
-from billing.schemas.mismatch import unreadable
+from billing.schemas.decoding import unreadable
 from billing.settings import DERIVED, within
 from gateway.dialects.decoding import FIELDS, ITEMS, NULL, TEXT, UNREADABLE, BadRequest
 from gateway.dialects.facts import NO_METADATA

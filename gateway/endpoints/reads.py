@@ -17,13 +17,13 @@ from billing.holds.journal import settled_debit
 from billing.ledger.explanations import explain
 from billing.pricing.scales import marked_up_usd
 from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.people import JwksShape
 from billing.schemas.system import (
     HealthShape,
     ModelShape,
     ModelsShape,
     PricingShape,
 )
-from billing.schemas.tokens import JwksShape
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
 from gateway.dialects.decoding import BadRequest

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from multidict import istr
 
-from billing.schemas.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from billing.schemas.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
 from gateway.dialects.decoding import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes

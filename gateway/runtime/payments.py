@@ -17,7 +17,7 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
-from billing.api.plans import preview_of
+from billing.api.payments import preview_of
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
@@ -30,7 +30,7 @@ from billing.payments.local.web import HEADERS, PAY, framed, pay_routes
 from billing.payments.port import origins_of
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
-from billing.schemas.subscriptions import preview_sentences
+from billing.schemas.payments import preview_sentences
 from billing.work import Lease, Periodic
 from gateway.config.settings import public_url
 from gateway.server.limit_refusals import Links
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
-    from billing.schemas.subscriptions import PlanPreviewShape
+    from billing.schemas.payments import PlanPreviewShape
     from gateway.config.settings import ProviderConfig, Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime

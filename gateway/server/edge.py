@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.api.expect_continue import AWAITS_CONTINUE
+from billing.api.requests import AWAITS_CONTINUE
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 
-from billing.api.expect_continue import CONTINUE
+from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
 from gateway.server.ids import date_now

@@ -24,6 +24,7 @@ fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it
 command_tree       every command, as it is called
+command_calls      what commands do with a client, without a command line
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process

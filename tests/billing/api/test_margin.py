@@ -154,8 +154,8 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
             asked.refused(404, "not_found")
         file.write_text(invoice)
         async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
-            shown = await reconcile(client, "azure", "2026-11-15", file=file, column=["day=When"])
-            again = await reconcile(client, "azure", "2026-11-15", file=file, kept=True)
+            shown = await reconcile(client, provider="azure", since="2026-11-15", file=file, column=["day=When"])
+            again = await reconcile(client, provider="azure", since="2026-11-15", file=file, kept=True)
         assert (shown.data, again.parts) == (bill, shown.parts)
         differing = shown.parts[2]
         assert isinstance(differing, Table)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.schemas.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from billing.schemas.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
 from gateway.dialects.body import MAX_METADATA
 from gateway.dialects.decoding import BadRequest
 from gateway.dialects.openai.dialect import CHAT, parse

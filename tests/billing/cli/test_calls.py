@@ -1,12 +1,15 @@
-"""Quotas as text, both ways."""
+"""Quotas as text, both ways; and calls of which nobody knows whether they were made."""
+
+from typing import Any
 
 import msgspec
 import pytest
 import typer
 
-from billing.cli import orders
-from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
-from billing.cli.output import UNREACHABLE, CommandFailed
+from billing.api.operations import PaymentOperations
+from billing.cli.calls import command_of, option
+from billing.cli.options import parse_quota_text, quota_text, quotas_of, quotas_text
+from billing.cli.output import UNREACHABLE, CommandFailed, says
 from billing.client.errors import Refused, Unreachable
 from billing.quotas import QuotaError
 from billing.schemas.quotas import QuotaShape
@@ -70,18 +73,29 @@ class Away:
     def __init__(self, error: Exception) -> None:
         self.error, self.keys = error, list[str]()
 
-    async def refund_order(self, order_id: str, *, idempotency_key: str) -> None:
+    async def call(self, operation: object, order_id: str, *, idempotency_key: str) -> None:
         self.keys.append(idempotency_key)
         raise self.error
+
+
+REFUND = command_of(
+    PaymentOperations.refund_order,
+    "Give money back.",
+    says("{refund_id}"),
+    {"idempotency_key": option("KEY", "Once.")},
+    confirmed="It goes back.",
+    repeated="refund",
+)
+GIVEN: dict[str, Any] = {"order_id": "ord_1", "idempotency_key": None, "yes": True}
 
 
 async def test_a_refund_of_which_nothing_is_known_names_its_key() -> None:
     for error in (Unreachable("http://gw", "no answer"), Refused(503, "unavailable", "Stripe failed.", {})):
         client = Away(error)
         with pytest.raises(CommandFailed) as failed:
-            await orders.refund(client, "ord_1", yes=True)  # type: ignore[arg-type]
+            await REFUND(client, **GIVEN)
         assert f"--idempotency-key {client.keys[0]}" in str(failed.value)
         assert failed.value.code == UNREACHABLE
     refused = Refused(409, "idempotency_conflict", "It is disputed.", {})
     with pytest.raises(Refused):
-        await orders.refund(Away(refused), "ord_1", yes=True)  # type: ignore[arg-type]
+        await REFUND(Away(refused), **GIVEN)
