@@ -27,8 +27,7 @@ from billing.usage import Usage
 
 if TYPE_CHECKING:
     from billing.errors import MetergateError
-    from billing.holds.admission import Opening
-    from billing.holds.api import Holds
+    from billing.holds.api import Holds, Opening
     from billing.holds.model import Decision
     from billing.ledger.debits import Debit
     from billing.metering.events import EventWriter

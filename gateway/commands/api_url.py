@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.commands.first_start import FILE_MODE, find_admin_key
 from gateway.config.secret import Secret
-from gateway.embedded.lock import holder
+from gateway.embedded.folders import holder
 
 LIMIT_BYTES: Final = 4096
 # What tells one boot of one machine, and one network of it, from others (proc(5), network_namespaces(7)).

@@ -34,7 +34,7 @@ from gateway.commands.redis_checks import STORE_TIMEOUT_S, check_redis
 from gateway.commands.stores import NoData, Stores, open_stores
 from gateway.config.plan_follower import plans_finding
 from gateway.config.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 from gateway.tokens import VocabularyError, verify_vocabularies
 
 OLDEST_POSTGRES: Final = 14

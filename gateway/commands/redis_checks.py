@@ -8,9 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from billing.holds.redis.client import NO_EVICTION, RedisClient, Shard
+from billing.holds.redis.client import NO_EVICTION, SLOTS, RedisClient, Server, Shard
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
-from billing.holds.redis.server import SLOTS, Server
 from gateway.commands.checks import Check, Status
 from gateway.commands.failures import shown_url
 

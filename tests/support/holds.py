@@ -14,6 +14,7 @@ from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineSettings
+from billing.holds.epochs import NotReady, Partition
 from billing.holds.model import (
     Decision,
     Hold,
@@ -22,7 +23,6 @@ from billing.holds.model import (
     Need,
     Settled,
 )
-from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, Keyspace, KeyState
 from billing.keys.keys import ApiKeys

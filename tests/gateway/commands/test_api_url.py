@@ -13,7 +13,7 @@ import pytest
 from gateway.commands import api_url
 from gateway.commands.api_url import api_url_file, find_own_gateway, publish_api_url, withdraw_api_url
 from gateway.commands.first_start import ensure_admin_key
-from gateway.embedded.lock import locked
+from gateway.embedded.folders import locked
 from tests.support.commands import CHECKOUT, Shell
 
 URL = "http://127.0.0.1:8080"
@@ -21,7 +21,7 @@ PUBLISHES = """
 import sys
 from pathlib import Path
 from gateway.commands.api_url import publish_api_url
-from gateway.embedded.lock import locked
+from gateway.embedded.folders import locked
 with locked(Path(sys.argv[1])):
     publish_api_url(Path(sys.argv[1]), sys.argv[2])
     print("published", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from billing.holds.upkeep import WELL_AFTER_S
+from billing.holds.engine import WELL_AFTER_S
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
 from billing.pricing.rows import PriceRow

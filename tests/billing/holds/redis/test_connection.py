@@ -14,7 +14,7 @@ from typing import Any, Final
 import hiredis
 import pytest
 
-from billing.holds.partition import NotReady
+from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import (
     RedisAway,
     RedisConnection,
