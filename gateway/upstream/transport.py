@@ -1,9 +1,10 @@
-"""The transport to real providers, behind the port of `gateway.upstream.base`: kept-alive connections, or the proxy
-that the environment names (`gateway.upstream.http_proxy`).
+"""The transport to real providers, behind the port of `gateway.upstream.base`: kept-alive connections, directly or
+by the proxy that the environment names.
 
-Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, looked up once per origin; `.netrc` is not read. Redirects
-are not followed: they would carry the provider's key to another host. Messages name the host and the kind of failure,
-never a path, a query or a header; the libraries' own errors hold the whole URL and are not chained.
+Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, looked up once per origin. A provider with TLS is reached by
+a tunnel (CONNECT), another one by asking the proxy for its whole URL. `.netrc` is not read. Redirects are not followed:
+they would carry the provider's key to another host. Messages name the host and the kind of failure, never a path, a
+query or a header.
 
 Providers close idle connections: one that has idled for a while is checked before it is used, so that nothing is
 written to one that is closed already. What remains is a request that crosses the close on the wire. That can't be told
@@ -25,7 +26,8 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, cast
 from urllib.request import getproxies, proxy_bypass
 
@@ -44,7 +46,6 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-from gateway.upstream.http_proxy import ProxiedResponse, ProxiedTransport
 
 
 class Response:
@@ -408,6 +409,12 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             self.transport = None
 
+    def detach(self) -> None:
+        """Leave the transport to the protocol that goes on with it."""
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+
     # What the parser calls.
 
     def on_message_begin(self) -> None:
@@ -498,7 +505,6 @@ class Connection(asyncio.Protocol):
 
 
 KEEPALIVE_S: Final = 75.0  # how long a connection may idle in the pool
-URLS_MAX: Final = 1_024  # addresses whose proxy is cached
 ACCOUNT_SHARE: Final = 0.5
 WAITING: Final = 1_000
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
@@ -506,17 +512,19 @@ IDEMPOTENCY_KEY: Final = b"idempotency-key: "
 # A connection that has idled for longer is checked before it is used.
 CHECKED_AFTER_S: Final = 0.5
 TARGETS_MAX: Final = 1_024  # addresses whose parts are cached
+TUNNEL_OPEN: Final = 200
 
 
 class Origin:
-    """Where connections go, and the idle ones."""
+    """Where connections go, by which proxy, and the idle ones."""
 
-    __slots__ = ("host", "idle", "port", "tls")
+    __slots__ = ("host", "idle", "port", "proxy", "tls")
 
     def __init__(self, url: URL) -> None:
         self.host = url.host or "no host"
         self.port = url.port or 443
         self.tls = url.scheme == "https"
+        self.proxy = _environment_proxy(url)
         self.idle: list[tuple[Connection, float]] = []
 
     def forget(self, connection: Connection) -> None:
@@ -529,22 +537,38 @@ class Target:
 
     __slots__ = ("begins", "origin")
 
-    def __init__(self, origin: Origin, begins: bytes) -> None:
+    def __init__(self, method: str, url: URL, origin: Origin) -> None:
         self.origin = origin
-        self.begins = begins
+        place, host, proxy = url.raw_path_qs, url.host_port_subcomponent, origin.proxy
+        authorization = ""
+        if proxy is not None and not origin.tls:
+            place, authorization = f"http://{host}{place}", _authorization(proxy)
+        self.begins = f"{method} {place} HTTP/1.1\r\nHost: {host}\r\n{authorization}".encode()
 
 
-class ConnectionPool:
-    """Connections of one process to one provider, in use by `slots`. Made inside a running event loop."""
+class HttpTransport:
+    """The connections of one process to one provider. Made inside a running event loop; `close` it at the end."""
 
     def __init__(
-        self, slots: ConnectionSlots, *, connect_timeout_s: float, timeout_s: float, keepalive_s: float
+        self,
+        *,
+        connections: int,
+        connect_timeout_s: float,
+        timeout_s: float,
+        account_share: float = ACCOUNT_SHARE,
+        waiting: int = WAITING,
     ) -> None:
+        """At most `connections` at once, of them `account_share` (of 1) for one account, at least one; `waiting`
+        requests wait for one, as long as for connecting.
+
+        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless they are above zero.
+        """
+        if connections < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
+            raise ValueError("connections, connect_timeout_s and timeout_s must be above zero")
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
-        self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._slots = slots
+        self._slots = ConnectionSlots(connections, max(1, int(connections * account_share)), waiting)
         self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
         self._targets: dict[tuple[str, str], Target] = {}
         self._used: dict[Connection, tuple[Origin, str]] = {}
@@ -592,40 +616,28 @@ class ConnectionPool:
         if len(self._targets) >= TARGETS_MAX:
             self._targets.clear()
         url = URL(request.url)
-        begins = f"{request.method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
-        target = self._targets[request.method, request.url] = Target(self._origin(url), begins.encode())
-        return target
-
-    def _origin(self, url: URL) -> Origin:
         name = (url.scheme, url.host, url.port)
         origin = self._origins.get(name)
         if origin is None:
             origin = self._origins[name] = Origin(url)
-        return origin
+        target = self._targets[request.method, request.url] = Target(request.method, url, origin)
+        return target
 
     def _idle(self, origin: Origin) -> Connection | None:
         """Return the connection that idled least, if it can still be used."""
         while origin.idle:
             connection, since = origin.idle.pop()
             idled_s = self._loop.time() - since
-            fresh = connection.usable and idled_s < self._keepalive_s
+            fresh = connection.usable and idled_s < KEEPALIVE_S
             if fresh and (idled_s < CHECKED_AFTER_S or not connection.hung_up()):
                 return connection
             connection.close()
         return None
 
     async def _connect(self, origin: Origin) -> Connection:
-        if origin.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(origin.host, self._timeout_s, self._loop),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls if origin.tls else None,
-                    server_hostname=origin.host if origin.tls else None,
-                )
+                connection = await self._open(origin)
         except TimeoutError:
             raise UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s") from None
         except OSError as error:
@@ -635,6 +647,41 @@ class ConnectionPool:
         connection.on_lost = origin.forget
         return connection
 
+    async def _open(self, origin: Origin) -> Connection:
+        def make() -> Connection:
+            return Connection(origin.host, self._timeout_s, self._loop)
+
+        proxy = origin.proxy
+        if proxy is None:
+            place = origin.host, origin.port, origin.tls
+        else:
+            place = proxy.host or "", proxy.port or 80, proxy.scheme == "https"
+        host, port, tls = place
+        _, connection = await self._loop.create_connection(make, host, port, ssl=self._context() if tls else None)
+        if proxy is None or not origin.tls:
+            return connection
+        name = f"{origin.host}:{origin.port}"
+        request = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{_authorization(proxy)}\r\n"
+        try:
+            answer = await connection.send(request.encode(), b"", 0.0)
+            if answer.status != TUNNEL_OPEN:
+                raise UpstreamUnreachable(f"{origin.host}: no connection (its proxy answers {answer.status})")
+            within = make()
+            transport = await self._loop.start_tls(
+                connection.transport, within, self._context(), server_hostname=origin.host
+            )
+        except BaseException:
+            connection.close()
+            raise
+        connection.detach()
+        within.connection_made(transport)
+        return within
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
     def _give_back(self, connection: Connection, free: bool) -> None:
         origin, account = self._used.pop(connection)
         self._slots.release(account)
@@ -643,7 +690,7 @@ class ConnectionPool:
         else:
             connection.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close every connection; answers that are being read are cut."""
         self._closed = True
         for connection, (origin, _) in self._used.items():
@@ -654,55 +701,17 @@ class ConnectionPool:
             origin.idle = []
 
 
-class HttpTransport:
-    """One pool of connections for one provider. Made inside a running event loop; `close` it at the end."""
-
-    def __init__(
-        self,
-        *,
-        connections: int,
-        connect_timeout_s: float,
-        timeout_s: float,
-        account_share: float = ACCOUNT_SHARE,
-        waiting: int = WAITING,
-    ) -> None:
-        """At most `connections` at once, of them `account_share` (of 1) for one account, at least one; `waiting`
-        requests wait for one, as long as for connecting.
-
-        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless they are above zero.
-        """
-        if connections < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
-            raise ValueError("connections, connect_timeout_s and timeout_s must be above zero")
-        slots = ConnectionSlots(connections, max(1, int(connections * account_share)), waiting)
-        self._pool = ConnectionPool(
-            slots, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
-        )
-        self._proxied = ProxiedTransport(
-            slots, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
-        )
-        self._proxies: dict[str, URL | None] = {}
-
-    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, Response | ProxiedResponse]:
-        """Return the answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`."""
-        url = request.url
-        if url not in self._proxies:
-            if len(self._proxies) >= URLS_MAX:
-                self._proxies.clear()
-            self._proxies[url] = _environment_proxy(URL(url))
-        proxy = self._proxies[url]
-        if proxy is None:
-            return self._pool.send(request)
-        return self._proxied.send(request, proxy)
-
-    async def close(self) -> None:
-        """Close every connection; answers that are still being read are cut."""
-        self._pool.close()
-        await self._proxied.close()
-
-
 def _environment_proxy(url: URL) -> URL | None:
     """Return the proxy that the environment names for a URL, with the credentials that stand in its address."""
     named = getproxies().get(url.scheme)
     if not named or proxy_bypass(f"{url.host}:{url.port}"):
         return None
     return URL(named if "://" in named else f"http://{named}")
+
+
+def _authorization(proxy: URL) -> str:
+    """Return the header line with a proxy's credentials, nothing where it has none."""
+    if proxy.user is None:
+        return ""
+    credentials = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return f"Proxy-Authorization: Basic {credentials}\r\n"
