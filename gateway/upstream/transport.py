@@ -664,12 +664,12 @@ class HttpTransport:
         request = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{_authorization(proxy)}\r\n"
         try:
             answer = await connection.send(request.encode(), b"", 0.0)
-            if answer.status != TUNNEL_OPEN:
+            carrier, within = connection.transport, make()
+            if answer.status != TUNNEL_OPEN or carrier is None:
                 raise UpstreamUnreachable(f"{origin.host}: no connection (its proxy answers {answer.status})")
-            within = make()
-            transport = await self._loop.start_tls(
-                connection.transport, within, self._context(), server_hostname=origin.host
-            )
+            transport = await self._loop.start_tls(carrier, within, self._context(), server_hostname=origin.host)
+            if transport is None:
+                raise ConnectionResetError("the tunnel was closed")
         except BaseException:
             connection.close()
             raise
