@@ -57,12 +57,12 @@ MetergateError
 |   +-- NewerLayout                billing.errors
 +-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
++-- LostWrites                     billing.holds.epochs
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
 +-- SettlementLost                 billing.holds.model
 +-- AccountsLocked                 billing.holds.outbox
 +-- LeftToOthers                   billing.holds.outbox
-+-- LostWrites                     billing.holds.epochs
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials

@@ -88,7 +88,11 @@ async def test_a_provider_with_tls_is_reached_by_a_tunnel(
         assert len(asked) == 1
         assert asked[0].startswith(b"CONNECT localhost:444 HTTP/1.1\r\nHost: localhost:444\r\n")
         assert b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n" in asked[0]
-        for host, why in (("other.invalid", "certificate"), ("localhost", "its proxy answers 407"), ("localhost", "no answer")):
+        for host, why in (
+            ("other.invalid", "certificate"),
+            ("localhost", "its proxy answers 407"),
+            ("localhost", "no answer"),
+        ):
             with pytest.raises(UpstreamUnreachable, match=why):
                 await outcome(transport, post(f"https://{host}/v1/x"))
         assert replies == []
