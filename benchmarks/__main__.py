@@ -24,7 +24,7 @@ from benchmarks.seed import Size
 from benchmarks.stage import open_stage
 from benchmarks.subjects import Report, Results, Sample, Unsound
 from benchmarks.suite import CORES, Suite
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 
 RESULTS: Final = Path(__file__).parent / "results"
 

@@ -12,7 +12,7 @@ MetergateError
 |   |   |   +-- DatabaseHindered   billing.database.connection
 |   |   |       +-- DatabaseLocked billing.database.connection
 |   |   +-- MigrationError         billing.database.migrate
-|   +-- NotReady                   billing.holds.partition
+|   +-- NotReady                   billing.holds.epochs
 |   +-- RedisError                 billing.holds.redis.connection
 |       +-- StaleEpoch             billing.holds.batch
 |       +-- RedisAway              billing.holds.redis.connection
@@ -57,12 +57,12 @@ MetergateError
 |   +-- NewerLayout                billing.errors
 +-- SinkFailed                     billing.exports.sinks
 +-- ExportNotFound                 billing.exports.worker
++-- LostWrites                     billing.holds.epochs
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
 +-- SettlementLost                 billing.holds.model
 +-- AccountsLocked                 billing.holds.outbox
 +-- LeftToOthers                   billing.holds.outbox
-+-- LostWrites                     billing.holds.partition
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials
@@ -148,9 +148,9 @@ MetergateError
 +-- Unset                          gateway.config.problems
 +-- BadRequest                     gateway.dialects.decoding
 +-- GarbageAnswer                  gateway.dialects.decoding
-+-- EmbeddedServersError           gateway.embedded.lock
-|   +-- AlreadyRunning             gateway.embedded.lock
-|   +-- ServerFailed               gateway.embedded.lock
++-- EmbeddedServersError           gateway.embedded.folders
+|   +-- AlreadyRunning             gateway.embedded.folders
+|   +-- ServerFailed               gateway.embedded.folders
 +-- MetricsAddressTaken            gateway.endpoints.metrics_access
 +-- NotPriced                      gateway.proxy.estimate
 +-- UnknownAiohttp                 gateway.server.aiohttp_private
@@ -170,8 +170,8 @@ MetergateError
 |   +-- UpstreamTimeout            gateway.upstream.base
 |   +-- UpstreamTooLarge           gateway.upstream.base
 |   +-- UpstreamUnreachable        gateway.upstream.base
-|       +-- StaleConnection        gateway.upstream.connection
-+-- RequestError                   gateway.upstream.local.request
+|       +-- StaleConnection        gateway.upstream.transport
++-- RequestError                   gateway.upstream.local.generator
 """
 
 from typing import ClassVar, Final, Literal

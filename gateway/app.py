@@ -64,8 +64,8 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.plain import PlainRunner
 from gateway.tokens import Tokenizer
+from gateway.upstream.local.openai import SharedObjects
 from gateway.upstream.local.provider import LocalTransport
-from gateway.upstream.local.responses import SharedObjects
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
-    from gateway.upstream.local.responses import ObjectStore
+    from gateway.upstream.local.openai import ObjectStore
 
 logger = logging.getLogger(__name__)
 

@@ -52,8 +52,7 @@ from billing.times import rfc3339
 from billing.usage import Usage
 
 if TYPE_CHECKING:
-    from billing.holds.admission import Opening
-    from billing.holds.api import Holds
+    from billing.holds.api import Holds, Opening
     from billing.holds.lasting import LastingHolds
     from billing.holds.model import Decision
     from billing.ledger.debits import Debit

@@ -24,7 +24,7 @@ from billing.cli.output import USAGE, CommandFailed
 from billing.errors import MetergateError
 from gateway.config.problems import ConfigError
 from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
-from gateway.embedded.lock import holder
+from gateway.embedded.folders import holder
 
 PREFIX: Final = "mga_"
 # Of this form and length, such a key is known to be none that could be guessed (`billing.keys.secrets.made_at_random`).

@@ -31,10 +31,9 @@ from billing.cli.output import CommandFailed, Output
 from billing.database.connection import Database, DatabaseError, queries
 from billing.database.migrate import pending
 from billing.errors import StoreError
-from billing.holds.redis.client import NO_EVICTION, RedisClient, Shard
+from billing.holds.redis.client import NO_EVICTION, SLOTS, RedisClient, Server, Shard
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
 from billing.holds.redis.layout import AHEAD_S
-from billing.holds.redis.server import SLOTS, Server
 from billing.plans import Plan
 from gateway.commands.failures import shown_url
 from gateway.commands.stores import NoData, Stores, open_stores
@@ -50,7 +49,7 @@ from gateway.config.settings import (
     unpriced_models,
     warnings,
 )
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 from gateway.tokens import VocabularyError, verify_vocabularies
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ async def list_debits(
 ) -> None:
     """Show what was set aside, the oldest first, and why."""
     refuse_api_url(output)
-    from billing.holds.journal import debit_of_entry
+    from billing.holds.recovery import debit_of_entry
     from billing.ledger.dead_letters import count_dead_letters, list_dead_letters
 
     async with open_database(output, output.common.timeout_s) as database:
@@ -71,7 +71,7 @@ async def replay_debits(
     refuse_api_url(output)
     if bool(request_ids) == all_:
         raise CommandFailed("Name the requests to replay, or give --all.", USAGE)
-    from billing.holds.journal import debit_of_entry
+    from billing.holds.recovery import debit_of_entry
     from billing.ledger.dead_letters import replay
 
     async with open_database(output, output.common.timeout_s) as database:

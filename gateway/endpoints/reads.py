@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from billing.api.auth import BILLING_READ
 from billing.api.live_windows import live_windows
-from billing.holds.journal import settled_debit
+from billing.holds.recovery import settled_debit
 from billing.ledger.explanations import explain
 from billing.pricing.scales import marked_up_usd
 from billing.schemas.keys import KeyLimitsShape

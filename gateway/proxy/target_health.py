@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.holds.redis.connection import RedisError
-from billing.holds.upkeep import asked_to_end
 from billing.schemas.system import ProviderShape, TargetShape
 from billing.times import rfc3339
+from billing.work import asked_to_end
 from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 
 if TYPE_CHECKING:

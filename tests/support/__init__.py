@@ -8,6 +8,7 @@ redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
 tables             tables of cases in YAML, next to the tests that read them
+tls                certificates for servers of tests
 holds              an engine on the real stores, requests for holds, and what both stores say of them
 refusals           one of everything that the proxy refuses
 gateways           requests to a gateway, and what must hold once one is over

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from ulid import ULID
 
-from billing.holds import journal, recovery
-from billing.holds.journal import debit_of_entry
+from billing.holds import recovery
+from billing.holds.recovery import debit_of_entry
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, HELD, OF_USER, SETTLED, VERSION, Entry, HoldTags, pack_hold, pack_text
 from billing.ledger.dead_letters import discard, list_dead_letters, replay
@@ -180,7 +180,7 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
     assert await debits(world) == {spent: 500}
     assert await world.journal(principal.account_id) == newer
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 0
-    monkeypatch.setattr(journal, "LEFT_TO_OTHERS_MS", -1)
+    monkeypatch.setattr(recovery, "LEFT_TO_OTHERS_MS", -1)
     await world.engine.recovery.sweep(partition_of(world))
     assert await world.journal(principal.account_id) == {}
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 2

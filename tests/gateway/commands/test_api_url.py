@@ -18,7 +18,7 @@ from gateway.commands.data_folder import (
     publish_api_url,
     withdraw_api_url,
 )
-from gateway.embedded.lock import locked
+from gateway.embedded.folders import locked
 from tests.support.commands import CHECKOUT, Shell
 
 URL = "http://127.0.0.1:8080"
@@ -26,7 +26,7 @@ PUBLISHES = """
 import sys
 from pathlib import Path
 from gateway.commands.data_folder import publish_api_url
-from gateway.embedded.lock import locked
+from gateway.embedded.folders import locked
 with locked(Path(sys.argv[1])):
     publish_api_url(Path(sys.argv[1]), sys.argv[2])
     print("published", flush=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from billing.holds.upkeep import WELL_AFTER_S
 from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
+from billing.work import WELL_AFTER_S
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
