@@ -111,6 +111,7 @@ def spawn(
     address: Address,
     folder: Path,
     core: int,
+    *,
     fds: Sequence[int] = (),
     environment: dict[str, str] | None = None,
 ) -> Process:

@@ -21,7 +21,6 @@ from billing.api.route import Call, serves
 from billing.identity.members import grantable_scopes
 from billing.identity.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
 from billing.keys.secrets import well_formed
-from billing.schemas.base import Listing
 from billing.schemas.keys import (
     KeyPatch,
     KeyShape,

@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from billing.plans import Plan
     from billing.quotas import Quota
     from billing.schemas.base import Listing, PageQuery
-    from billing.schemas.payments import PlansShape
     from billing.schemas.quotas import WindowShape
     from billing.schemas.usage import BalanceShape
 

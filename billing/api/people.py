@@ -69,15 +69,12 @@ from billing.schemas.people import (
 )
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from billing.identity.browsers import BrowserRules
     from billing.identity.oidc import OidcSignIn
     from billing.identity.permissions import Caller
     from billing.identity.sessions import TokenPair
     from billing.identity.users import User
     from billing.schemas.base import Listing, PageQuery
-    from billing.schemas.people import PasswordShown
 
 
 _AGENT: Final = "User-Agent"

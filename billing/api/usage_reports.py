@@ -29,8 +29,6 @@ from billing.schemas.usage import ordered
 from billing.times import Period, periods
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from billing.collect.facts import Counted
     from billing.ledger.sums import UsageSums
 

@@ -108,6 +108,10 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
         quotas=quotas,
     )
     app.add_typer(account, name="account")
+    _add_changes(app, connect)
+
+
+def _add_changes(app: typer.Typer, connect: Connect) -> None:
     add_calls(
         app,
         connect,
@@ -144,9 +148,7 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
                 AccountOperations.update_account,
                 summary,
                 shown_account,
-                {
-                    "reason": option("TEXT", _REASON, required=True),
-                },
+                {"reason": option("TEXT", _REASON, required=True)},
                 fixed={"status": status},
             )
             for name, status, summary in (
@@ -256,9 +258,7 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
         CreditOperations.account_lots,
         "List the grants and purchases of an account, newest first, with what is left of each.",
         columns("id", "kind", "state", "amount_usd", "left_usd", "priority", "promotional", "expires_at"),
-        {
-            "open": switch("--open", "Those alone of which something is left.", "true"),
-        },
+        {"open": switch("--open", "Those alone of which something is left.", "true")},
     )
     add_calls(app, connect, lots=lots)
     coupon = group("Codes that are credit, once for each account.")
@@ -340,9 +340,7 @@ def add_plans(app: typer.Typer, connect: Connect) -> None:
             AccountOperations.update_account,
             "Give an account a plan that nobody pays for. It stays until a subscription of the account changes it.",
             shown_account,
-            {
-                "plan": _PLAN,
-            },
+            {"plan": _PLAN},
         ),
     )
     app.add_typer(plan, name="plan")

@@ -96,9 +96,7 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
             PaymentOperations.billing_portal,
             "Open a page where payment methods, invoices and the subscription are managed, and print its address.",
             _shown_page,
-            {
-                "return_url": option(*_RETURN),
-            },
+            {"return_url": option(*_RETURN)},
         ),
         plans=command_of(
             PaymentOperations.plans,
@@ -124,9 +122,7 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
                 "status",
                 "created_at",
             ),
-            {
-                "status": option("STATUS", "open, paid, credited, failed, expired, refunded, disputed or parked."),
-            },
+            {"status": option("STATUS", "open, paid, credited, failed, expired, refunded, disputed or parked.")},
         ),
         invoices=command_of(
             PaymentOperations.invoices,
@@ -450,6 +446,18 @@ def _of_subject(asked: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
+_DELIVERIES = columns(
+    "id",
+    "type",
+    "state",
+    ("tries", "attempts"),
+    "status",
+    "created_at",
+    ("next try", "next_attempt_at"),
+    ("why", "error"),
+)
+
+
 def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     """Add the group `webhooks`."""
     webhooks = group("Where notices of the account are sent to, such as balance.low.")
@@ -492,24 +500,13 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
         deliveries=command_of(
             WebhookOperations.webhook_deliveries,
             "List what was sent to an endpoint, newest first, and what became of it.",
-            columns(
-                "id",
-                "type",
-                "state",
-                ("tries", "attempts"),
-                "status",
-                "created_at",
-                ("next try", "next_attempt_at"),
-                ("why", "error"),
-            ),
+            _DELIVERIES,
         ),
         redeliver=command_of(
             WebhookOperations.redeliver,
             "Send a delivery again, whatever became of it.",
             sent,
-            {
-                "delivery_id": argument("As `webhooks deliveries` lists it."),
-            },
+            {"delivery_id": argument("As `webhooks deliveries` lists it.")},
         ),
     )
     app.add_typer(webhooks, name="webhooks")

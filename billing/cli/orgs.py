@@ -45,7 +45,6 @@ def _shown_new(organization: "OrganizationShape", given: Mapping[str, Any]) -> S
 def add_orgs(app: typer.Typer, find: FindSession) -> None:
     """Add the group `org`."""
     org = group("Organizations, their members, invitations.")
-    invitation_id = argument("inv_...", "INVITATION_ID")
     add_person_calls(
         org,
         find,
@@ -59,9 +58,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             OrganizationOperations.create_organization,
             "Create an organization with an account of its own. You are its owner.",
             _shown_new,
-            {
-                "name": argument("What to call it."),
-            },
+            {"name": argument("What to call it.")},
         ),
         rename=rename,
         members=command_of(
@@ -69,6 +66,17 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             "List the members of an organization.",
             columns("user_id", ("address", "email"), "name", "role", ("since", "created_at")),
         ),
+    )
+    _add_invitations(org, find)
+    _add_memberships(org, find)
+    app.add_typer(org, name="org")
+
+
+def _add_invitations(org: typer.Typer, find: FindSession) -> None:
+    invitation_id = argument("inv_...", "INVITATION_ID")
+    add_person_calls(
+        org,
+        find,
         invite=command_of(
             OrganizationOperations.invite,
             "Send an invitation to an address; its mail has what `org accept` takes.",
@@ -87,20 +95,19 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             OrganizationOperations.resend_invitation,
             "Send an invitation again. The mail before is of no use any more.",
             _INVITED,
-            {
-                "invitation_id": invitation_id,
-            },
+            {"invitation_id": invitation_id},
         ),
         revoke_invitation=command_of(
             OrganizationOperations.revoke_invitation,
             "Revoke an open invitation.",
             revoked,
-            {
-                "invitation_id": invitation_id,
-            },
+            {"invitation_id": invitation_id},
         ),
     )
     add_session_calls(org, find, accept=accept)
+
+
+def _add_memberships(org: typer.Typer, find: FindSession) -> None:
     add_person_calls(
         org,
         find,
@@ -117,9 +124,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             OrganizationOperations.remove_member,
             "Remove a member, or leave. Their API keys of this organization are revoked.",
             ended("removed", "is no member any more.", "user_id"),
-            {
-                "user_id": _MEMBER,
-            },
+            {"user_id": _MEMBER},
         ),
         transfer=command_of(
             OrganizationOperations.transfer_ownership,
@@ -131,7 +136,6 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             },
         ),
     )
-    app.add_typer(org, name="org")
 
 
 async def rename(

@@ -39,7 +39,7 @@ from billing.client.errors import BadAnswer, ClientError, Refused
 from billing.wal_segment import begin_segment, is_torn, record_of, records_in, segments_in, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable
 
     from billing.schemas.service import EventError, UsageResults
 

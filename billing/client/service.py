@@ -56,7 +56,6 @@ from billing.schemas.service import (
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
 
-    from billing.schemas.service import HoldShape
     from billing.schemas.usage import BalanceShape
 
 

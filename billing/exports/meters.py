@@ -83,9 +83,16 @@ class MeterCalls(Protocol):
         """Return the errors in a report, by the key of a call: why an event was refused after it was accepted."""
 
 
+@dataclass(frozen=True, slots=True)
+class MeterCustomers:
+    """Accounts' customers at Stripe: `of` gives that of an account, `gone` notes that there is none any more."""
+
+    of: Callable[[str], Awaitable[str]]
+    gone: Callable[[str], Awaitable[None]]
+
+
 class StripeMeters(PlainSink):
-    """Sums by hour at Stripe. `customer` gives an account's customer there, `gone` notes that there is none any
-    more."""
+    """Sums by hour at Stripe."""
 
     kind: Final = "stripe_meters"
     batch = FOLD_BATCH
@@ -95,16 +102,15 @@ class StripeMeters(PlainSink):
         name: str,
         meters: Sequence[StripeMeter],
         calls: MeterCalls,
+        customers: MeterCustomers,
         *,
-        customer: Callable[[str], Awaitable[str]],
-        gone: Callable[[str], Awaitable[None]],
         database: Database,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
         self.name, self._new_id = name, new_id
         self._meters = {meter.event_name: meter for meter in meters}
-        self._calls, self._customer, self._gone = calls, customer, gone
+        self._calls, self._customers = calls, customers
         self._database, self._now, self._tidied_at = database, now, datetime.min.replace(tzinfo=UTC)
 
     async def send(self, events: Sequence[ExportEvent]) -> Refusals:
@@ -161,7 +167,7 @@ class StripeMeters(PlainSink):
         at = row["hour"] + HOUR - timedelta(seconds=1)  # a subscription of the same hour counts it
         key = f"{identifier}:{self._new_id()}"
         try:
-            customer = await self._customer(row["account_id"])
+            customer = await self._customers.of(row["account_id"])
         except PaymentProviderUnavailable as error:
             raise SinkFailed(str(error)) from error
         except PaymentRefused as error:
@@ -171,7 +177,7 @@ class StripeMeters(PlainSink):
         try:
             await self._calls.meter(row["meter"], customer, row["amount"], identifier, at, key)
         except CustomerGone as error:
-            await self._gone(customer)
+            await self._customers.gone(customer)
             raise SinkFailed(str(error)) from error
         except PaymentProviderUnavailable as error:
             raise SinkFailed(str(error)) from error

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from billing.holds.loading import Loader
     from billing.holds.model import Decision, HoldRequest, HoldSettings
     from billing.holds.outbox import Outbox
-    from billing.holds.wait_queue import Waiter, WaitQueues
+    from billing.holds.wait_queue import Waiter
     from billing.ledger.debits import Debit
     from billing.principals import Principal
 

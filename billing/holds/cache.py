@@ -30,7 +30,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.work import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from billing.holds.epochs import Partition, Partitions
     from billing.holds.loading import Corrections, Loader

@@ -44,15 +44,11 @@ from billing.plans import DEFAULT_PLAN, Plan
 from billing.work import Loops, asked_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Mapping
     from types import TracebackType
 
     from billing.holds.api import Backlog
-    from billing.holds.cache import PrincipalCache, RedisChangeNotifier
-    from billing.holds.epoch_start import EpochStart
-    from billing.holds.epochs import Partition, Partitions
-    from billing.holds.outbox import Replay
-    from billing.holds.recovery import Recovery
+    from billing.holds.epochs import Partition
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.layout import Keyspace
     from billing.principals import Principal

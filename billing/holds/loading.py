@@ -53,8 +53,7 @@ from billing.quotas import GRANULARITY, Metric, Quota, parse_quotas, window_boun
 from billing.work import SingleFlight
 
 if TYPE_CHECKING:
-    from billing.database.connection import Database
-    from billing.holds.epochs import Partition, Partitions
+    from billing.holds.epochs import Partitions
     from billing.holds.redis.state import RedisState
     from billing.plans import Plan
 

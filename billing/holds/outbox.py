@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.holds.epochs import Partition
     from billing.holds.loading import Corrections
-    from billing.ledger.debits import Debit
     from billing.ledger.writer import Stored
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from billing.quotas import GRANULARITY, Metric, Quota, Window, parse_quotas, win
 if TYPE_CHECKING:
     from billing.holds.epochs import Partition, Partitions
     from billing.holds.loading import Corrections, Loader
-    from billing.holds.redis.layout import Counter, Entry
+    from billing.holds.redis.layout import Counter
     from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)

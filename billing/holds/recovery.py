@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from billing.holds.outbox import Outbox
     from billing.holds.redis.layout import Keyspace
     from billing.holds.redis.state import RedisState
-    from billing.ledger.debits import Debit
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from billing.accounts.grants import Grants
     from billing.change_notifier import ChangeNotifier
-    from billing.database.connection import Database
 
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database, Row
-    from billing.payments.port import Invoice, PaymentProvider, Subscription
+    from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
 
 

@@ -9,7 +9,6 @@ from msgspec import Meta, Struct, structs
 
 from billing.plans import MAX_TOOL_CALLS
 from billing.pricing.scales import parse_factor
-from billing.pricing.table import PriceTable
 from billing.quotas import MAX_NAME
 from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S

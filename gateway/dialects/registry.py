@@ -22,8 +22,6 @@ from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDi
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from gateway.dialects.body import StructureBounds
     from gateway.dialects.declarations import Endpoint
     from gateway.dialects.facts import Creation

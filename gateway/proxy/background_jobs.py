@@ -36,7 +36,6 @@ from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, Ups
 if TYPE_CHECKING:
     from billing.holds.model import Hold
     from billing.ledger.debits import Debit
-    from billing.owned.jobs import BackgroundJobs
     from gateway.config.defaults import Defaults, RequestSettings
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored

@@ -20,8 +20,6 @@ from gateway.dialects.decoding import BadRequest
 from gateway.metrics.registry import OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from gateway.dialects.facts import ParsedRequest, Work
     from gateway.metrics.registry import Metrics
     from gateway.proxy.candidates import Candidate

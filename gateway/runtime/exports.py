@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, assert_never, cast
 
 from billing.exports.folder import Folder
 from billing.exports.lago import DEFAULT_CODE, DEFAULT_PLAN, Lago, LagoMeter, LagoRules
-from billing.exports.meters import StripeMeter, StripeMeters
+from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
 from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.notices.delivery import Poster
@@ -103,8 +103,7 @@ def _stripe_meters(export: ExportConfig, runtime: Runtime) -> StripeMeters:
         export.name,
         meters,
         calls,
-        customer=customer,
-        gone=customers.gone,
+        MeterCustomers(customer, customers.gone),
         database=runtime.database,
         new_id=new_id,
         now=lambda: datetime.now(UTC),

@@ -34,8 +34,6 @@ from gateway.server import limit_refusals
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp import web
-
     from billing.collect.debits import ByteRate
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache

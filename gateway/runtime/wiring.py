@@ -40,7 +40,6 @@ from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
-from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters

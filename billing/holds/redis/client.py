@@ -42,12 +42,10 @@ from billing.holds.redis.connection import (
 from billing.work import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from ssl import SSLContext
 
     from redis.asyncio import Redis
 
-    from billing.holds.redis.connection import Argument, OnReply, Script
 
 logger = logging.getLogger(__name__)
 

@@ -206,7 +206,7 @@ def parse(
         given = _maxima(values, 0 if operation == COMPLETIONS else 1)
     most: int | None = values[given[0]] if given else None
     if len(given) > 1:
-        most = max([values[name] for name in given])
+        most = max(values[name] for name in given)
     if operation == CHAT:
         parts, outside = count_parts(content, bounds)
         outside = outside or ("prompt" in fields and first_byte(fields["prompt"]) == ord("{"))  # stored there

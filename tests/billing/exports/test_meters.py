@@ -10,7 +10,7 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.meters import StripeMeter, StripeMeters
+from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
 from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
 from billing.payments.apply import Customers
@@ -61,8 +61,7 @@ def sink(billing: Billing, database: Any, stripe: FakeStripe, provider: StripePa
         NAME,
         METERS,
         provider.calls,
-        customer=customer,
-        gone=customers.gone,
+        MeterCustomers(customer, customers.gone),
         database=database,
         new_id=billing.new_id,
         now=now,
