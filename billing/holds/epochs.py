@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -141,6 +142,9 @@ GREET: Final = _sql("partitions_greet")
 MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 
 HANDSHAKE_ATTEMPTS: Final = 5
+# The third attempt waits for up to so long, the fourth for up to twice that: gateways that start together each begin an
+# epoch before the other has published its own to Redis, for as long as they keep step.
+HANDSHAKE_PAUSE_S: Final = 0.25
 # Clocks that differ by more are not the same: windows and the ledger's months would not be.
 APART_MS: Final = AHEAD_S * 1000
 # Gateways that a message names.
@@ -193,7 +197,9 @@ class Partitions:
         """Agree on the epoch. Where the server is not the one to ask, its slot may just be moving: asked again, it is
         looked for again, REFRESH_AT_MOST_EVERY_S apart. Raises `StoreError`."""
         elsewhere: RedisMoved | None = None
-        for _ in range(HANDSHAKE_ATTEMPTS):
+        for attempt in range(HANDSHAKE_ATTEMPTS):
+            if attempt > 1:
+                await asyncio.sleep(random.random() * HANDSHAKE_PAUSE_S * (attempt - 1))  # noqa: S311  # only to get out of step
             try:
                 if await self._greet(partition):
                     return
