@@ -43,11 +43,12 @@ test-agents: $(VENV)/.dev $(AGENTS)/.npm  ## coding agents as they are, against 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-check: $(VENV)/.dev  ## style, types, import rules
+check: $(VENV)/.dev  ## style, types, import rules, no cycle of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_imports.py
 
 prices: $(VENV)/.dev  ## config/prices.yaml from the package genai-prices and tools/model_facts.json, to review as a diff
 	@$(BIN)/python -m tools.make_prices && git diff --stat -- gateway/config/shipped/prices.yaml

@@ -1,7 +1,7 @@
 """What Metergate costs beside a bare aiohttp pass-through, measured on one machine in one run.
 
     __main__       the command line: `python -m benchmarks [--quick|--full]`, `... profile`,
-                   `... instructions`, `... growth`
+                   `... instructions`, `... attribute`, `... growth`
     modes          how much a run measures: phases, rounds, durations, customers
     suite          the phases: who is measured against whom, in which order
     turns          one subject's turn of each kind
@@ -32,6 +32,7 @@
     tables         Markdown
     profiling      where the CPU goes, by function; profiled_worker  the worker that it looks at
     instructions   what each kind of request costs in instructions; instructed  a process in which they are counted
+    attribute      whose instructions they are, by Python function; stubs.c  what shows callgrind which one works
     commands       how long a command takes
     hostile        what clients that mean harm cost others
 

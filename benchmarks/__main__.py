@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import console, growth, instructions, peers, report
+from benchmarks import attribute, console, growth, instructions, peers, report
 from benchmarks.collect import collect
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
@@ -24,7 +24,7 @@ from benchmarks.seed import Size
 from benchmarks.stage import open_stage
 from benchmarks.subjects import Report, Results, Sample, Unsound
 from benchmarks.suite import CORES, Suite
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 
 RESULTS: Final = Path(__file__).parent / "results"
 
@@ -50,8 +50,9 @@ def main() -> int:
         if arguments.command == "profile":
             uvloop.run(_until_told(profile(mode, arguments.streams, arguments.rate, note)))
             return 0
-        if arguments.command == "instructions":
-            print(uvloop.run(_until_told(instructions.count(MODES["quick"], arguments.requests, note))))
+        if arguments.command in ("instructions", "attribute"):
+            count = instructions.count if arguments.command == "instructions" else attribute.attribute
+            print(uvloop.run(_until_told(count(MODES["quick"], arguments.requests, arguments.kinds, note))))
             return 0
         if arguments.command == "growth":
             grown = uvloop.run(_until_told(growth.run(growth.sizes(arguments), note)))
@@ -113,7 +114,10 @@ def _mode(arguments: argparse.Namespace) -> Mode:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="What Metergate costs beside a bare pass-through.")
     parser.add_argument(
-        "command", nargs="?", choices=("run", "profile", "instructions", "growth", "collect", "console"), default="run"
+        "command",
+        nargs="?",
+        choices=("run", "profile", "instructions", "attribute", "growth", "collect", "console"),
+        default="run",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="the two main figures and streams, in about a minute")
@@ -129,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", action="store_true", help="profile: streams instead of whole answers")
     parser.add_argument("--rate", type=int, help="profile: requests a second instead of saturation")
     parser.add_argument("--requests", type=int, default=instructions.REQUESTS, help="instructions: of each kind")
+    parser.add_argument("--kinds", metavar="KIND,...", help="instructions, attribute: these kinds alone")
     parser.add_argument("--sources", type=int, default=1000, help="collect: exporters")
     parser.add_argument("--series", type=int, default=1000, help="collect: series of each, two a sample")
     parser.add_argument("--folder", type=Path, help="console: where the ledger is kept for the next run")

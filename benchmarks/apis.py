@@ -1,7 +1,7 @@
 """Streams of the other APIs as their providers write them: as many deltas as a chat's, of the same words, at its price.
 
 Generator and upstream both know them, so that both can check bytes. All events of one come at once, each in a chunk of
-HTTP of its own, as with `wire.BURST`.
+HTTP of its own, as with `wire.burst`.
 """
 
 from collections.abc import Iterator, Mapping

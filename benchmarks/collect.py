@@ -27,12 +27,10 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Sample, Unsound
 from billing.accounts.grants import Grants
 from billing.change_notifier import LiveBalance
-from billing.collect.charging import rate_of
 from billing.collect.collector import Collector, CollectRules, Parts
-from billing.collect.debits import TrafficDebits
-from billing.collect.exporter import WINDOW, Exporters
+from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts
-from billing.collect.snapshots import Source
+from billing.collect.snapshots import WINDOW, Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate

@@ -28,13 +28,15 @@ class Shape:
 
     delta: bytes = b'"delta"'
     last: bytes = b"data: [DONE]\n\n"
+    deltas: int = wire.STREAM_CHUNKS
 
     def holds(self, stream: bytes) -> bool:
         """Whether a stream is whole."""
-        return stream.count(self.delta) == wire.STREAM_CHUNKS and self.last in stream
+        return stream.count(self.delta) == self.deltas and self.last in stream
 
 
 CHAT: Final = Shape()
+LONG: Final = Shape(deltas=wire.LONG_EVENTS)
 
 
 @dataclass(slots=True)
@@ -136,6 +138,10 @@ class Connection(asyncio.Protocol):
         if self._tail == wire.STREAM_END:
             whole = b"".join(self._parts)
             self._end(None if self._shape.holds(whole) else "a stream that is not whole")
+
+    def has_come_to(self, text: bytes) -> bool:
+        """Whether a text stands in what came last of the answer."""
+        return text in b"".join(self._parts[-2:])
 
     def _end(self, problem: str | None) -> None:
         self.ended_s = time.perf_counter()

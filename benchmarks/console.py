@@ -35,7 +35,7 @@ from benchmarks.turns import Turn
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.web.application import ROUTES
-from billing.web.visits import Who
+from billing.web.pages import Who
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

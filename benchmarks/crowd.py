@@ -21,7 +21,7 @@ from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
 from billing.ledger.roller import Folds
-from billing.ledger.used import BEGINNING, END, total
+from billing.ledger.sums import BEGINNING, END, total
 
 DAYS: Final = 90
 MONTHS: Final = 6

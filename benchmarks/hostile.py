@@ -180,7 +180,7 @@ def _bare(stage: Stage, workers: int) -> Process:
         address, fd = listener.getsockname(), listener.fileno()
         command = bound_to_us((sys.executable, "-m", "benchmarks.bare", "--fd", str(fd), *more))
         started = [
-            stage.keep(spawn(f"bare {number}", command, address, stage.folder, TARGET_CORE, [fd]))
+            stage.keep(spawn(f"bare {number}", command, address, stage.folder, TARGET_CORE, fds=[fd]))
             for number in range(workers)
         ]
     started[0].workers = tuple(each.popen.pid for each in started)

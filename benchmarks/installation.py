@@ -10,7 +10,7 @@ from typing import Final
 from benchmarks import wire
 from benchmarks.apis import APIS
 from benchmarks.seed import PLAN
-from gateway.metrics.folder import METRICS_DIR_VARIABLE
+from gateway.metrics.registry import METRICS_DIR_VARIABLE
 
 PROVIDER: Final = "bench"
 CONTEXT_WINDOW: Final = 2_000_000

@@ -4,6 +4,8 @@
     pace       an open loop: requests leave at a fixed rate, whether or not earlier ones were answered
     stream     a closed loop of server-sent event streams, begun one after the other
     crowd      very many slow streams at once
+    one_each   a closed loop with a new connection for each request
+    long       a few long streams at once
 
 A run ends when every request that was sent has its answer, so that a ledger can be compared with the count.
 """
@@ -114,6 +116,49 @@ class Run:
             side.cancel()
             await asyncio.gather(side, return_exceptions=True)
         await self._drain()
+        self._stop()
+        return self.tally
+
+    async def one_each(self, at_once: int, warm_s: float, measure_s: float) -> Tally:
+        """As `saturate`, but each request has a connection of its own, which ends with its answer."""
+        stopping = False
+
+        async def ask() -> None:
+            while not stopping and not self.tally.errors:
+                connection = await self._connect()
+                over = asyncio.Event()
+
+                def ended(connection: Connection, problem: str | None, over: asyncio.Event = over) -> None:
+                    self.tally.ended(connection, problem)
+                    over.set()
+
+                connection.ask(next(self._next), self.streaming, ended)
+                await over.wait()
+                connection.close()
+                self._connections.remove(connection)
+
+        tasks = [asyncio.ensure_future(ask()) for _ in range(at_once)]
+        await asyncio.sleep(warm_s)
+        self._begin()
+        await asyncio.sleep(measure_s)
+        self._stop()
+        stopping = True
+        await asyncio.gather(*tasks)
+        return self.tally
+
+    async def long(self, streams: int, on_rest: Callable[[], None]) -> Tally:
+        """So many long streams at once; `on_rest` is called when all but the end of each has come."""
+        await self._open(streams)
+        self._begin()
+        for connection in self._connections:
+            connection.ask(next(self._next), True, self.tally.ended)
+        deadline = time.perf_counter() + DRAIN_S + wire.LONG_EVENTS / wire.LONG_AT_ONCE * wire.LONG_PAUSE_S
+        while not all(connection.has_come_to(wire.LONG_LAST_WORD) for connection in self._connections):
+            if self.tally.errors or self.tally.whole or time.perf_counter() > deadline:
+                raise LoadError(f"{streams} streams never came to their end at once: {dict(self.tally.errors)}")
+            await asyncio.sleep(0.02)
+        on_rest()
+        await self._drain(DRAIN_S + wire.LONG_REST_S)
         self._stop()
         return self.tally
 

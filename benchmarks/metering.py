@@ -21,8 +21,8 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineParts, EngineSettings
+from billing.holds.epochs import Partition
 from billing.holds.model import Hold, HoldRequest, HoldSettings, Need
-from billing.holds.partition import Partition
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys

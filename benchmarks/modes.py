@@ -31,9 +31,13 @@ class Mode:
     paced: dict[int, Turns]
     streams: Turns
     bursts: Turns = Turns(0)
+    closed: Turns = Turns(0)
     prompts: Turns = Turns(0)
     counted: Turns = Turns(0)
     crowd: Turns = Turns(0)
+    long: Turns = Turns(0)
+    idle: Turns = Turns(0)
+    starts: Turns = Turns(0)
     workers: Turns = Turns(0)
     ledger: Turns = Turns(0)
     service: Turns = Turns(0)
@@ -67,9 +71,13 @@ MODES: Final = {
         paced={50: Turns(2, 4), 100: Turns(4, 4), 200: Turns(4, 3), 500: Turns(2, 2)},
         streams=Turns(3, 2),
         bursts=Turns(4, 2),
+        closed=Turns(3, 2),
         prompts=Turns(4, 2),
         counted=Turns(3, 6),
         crowd=Turns(1),
+        long=Turns(1),
+        idle=Turns(1, 20),
+        starts=Turns(3),
         workers=Turns(4, 2),
         ledger=Turns(3),
         service=Turns(3, 3),
@@ -83,9 +91,13 @@ MODES: Final = {
         paced={50: Turns(4, 6), 100: Turns(8, 6), 200: Turns(8, 5), 500: Turns(4, 4)},
         streams=Turns(5, 4),
         bursts=Turns(8, 3),
+        closed=Turns(5, 3),
         prompts=Turns(8, 3),
         counted=Turns(5, 10),
         crowd=Turns(3),
+        long=Turns(3),
+        idle=Turns(2, 60),
+        starts=Turns(5),
         workers=Turns(8, 3),
         ledger=Turns(5),
         service=Turns(5, 4),
@@ -102,9 +114,13 @@ PHASES: Final = (
     "paced",
     "streams",
     "bursts",
+    "closed",
     "prompts",
     "counted",
     "crowd",
+    "long",
+    "idle",
+    "starts",
     "workers",
     "ledger",
     "service",

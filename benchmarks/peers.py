@@ -163,7 +163,7 @@ async def _portkey(stage: Stage, report: Report) -> Peer:
 async def _serving(
     name: str, stage: Stage, command: Sequence[str], address: Address, environment: dict[str, str], path: str
 ) -> Process:
-    process = spawn(name, bound_to_us(command), address, stage.folder, TARGET_CORE, (), environment)
+    process = spawn(name, bound_to_us(command), address, stage.folder, TARGET_CORE, environment=environment)
     stage.keep(process)
     await process.until(lambda: process.answers(path), START_S)
     return process

@@ -42,6 +42,8 @@ class Process:
     popen: "subprocess.Popen[bytes]"
     log: Path
     workers: tuple[int, ...] = field(default=())
+    ready_s: float = 0.0
+    """When it was found to serve, by `time.perf_counter`; 0 where nobody waited for that."""
 
     def __post_init__(self) -> None:
         self.workers = self.workers or (self.popen.pid,)
@@ -73,6 +75,7 @@ class Process:
             if self.popen.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"{self.name} did not start:\n{self.last_words()}")
             await asyncio.sleep(READY_POLL_S)
+        self.ready_s = time.perf_counter()
 
     def answers(self, path: str) -> bool:
         """Whether GET of this path is answered with 200."""
@@ -108,6 +111,7 @@ def spawn(
     address: Address,
     folder: Path,
     core: int,
+    *,
     fds: Sequence[int] = (),
     environment: dict[str, str] | None = None,
 ) -> Process:

@@ -17,8 +17,8 @@ from benchmarks.subjects import Report, Sample
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.ledger.reports import EventFilter, Reports
-from billing.ledger.used import BEGINNING, END, Grouping
-from billing.zones import Period, period_of, periods, zone_of
+from billing.ledger.sums import BEGINNING, END, Grouping
+from billing.times import Period, period_of, periods, zone_of
 
 READS: Final = 9
 

@@ -13,13 +13,17 @@ from benchmarks.subjects import (
     API_BURSTS,
     BARE,
     BURSTS,
+    CLOSED,
     COUNTED,
     CROWD,
     DIRECT,
+    IDLE,
     LEDGER,
+    LONG,
     MEMORY,
     PROMPTS,
     SATURATION,
+    SERVES,
     SERVICE,
     STREAMS,
     UNPROXIED,
@@ -154,17 +158,36 @@ def _bursts(samples: Samples) -> list[str]:
     return table(("", "CPU us a chunk", "of bare", "rounds", "streams/s", "of its core"), rows)
 
 
-def _crowd(samples: Samples) -> list[str]:
-    figures = (("kb_a_stream", 1), ("before_mb", 1), ("full_mb", 1), ("after_mb", 1), ("cpu_us", 0))
-    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
-    return table(("", "kB a stream", "before, MB", "all at once", "after", "CPU us a chunk"), rows)
+def _medians(**columns: tuple[str, int]) -> Callable[[Samples], list[str]]:
+    """Return what makes a table of medians: a column's head from its name, its figure and how many decimals it has."""
+
+    def rows(samples: Samples) -> list[str]:
+        found = [(name, *(_median(rounds, *each) for each in columns.values())) for name, rounds in samples.items()]
+        return table(("", *columns), found)
+
+    return rows
 
 
-def _counted(samples: Samples) -> list[str]:
-    figures = ("alone_p99_ms", "p99_ms", "added_p99_ms", "alone_max_ms", "max_ms", "added_max_ms", "prompt_p50_ms")
-    rows = [(name, *(_median(rounds, figure, 2) for figure in figures)) for name, rounds in samples.items()]
-    head = ("", "p99 alone", "beside", "added", "longest alone", "beside", "added", "the prompt's own p50, ms")
-    return table(head, rows)
+_crowd: Final = _medians(
+    **{
+        "kB a stream": ("kb_a_stream", 1),
+        "before, MB": ("before_mb", 1),
+        "all at once": ("full_mb", 1),
+        "after": ("after_mb", 1),
+        "CPU us a chunk": ("cpu_us", 0),
+    }
+)
+_counted: Final = _medians(
+    **{
+        "p99 alone": ("alone_p99_ms", 2),
+        "p99 beside": ("p99_ms", 2),
+        "p99 added": ("added_p99_ms", 2),
+        "longest alone": ("alone_max_ms", 2),
+        "longest beside": ("max_ms", 2),
+        "longest added": ("added_max_ms", 2),
+        "the prompt's own p50, ms": ("prompt_p50_ms", 2),
+    }
+)
 
 
 def _workers(samples: Samples) -> list[str]:
@@ -184,22 +207,24 @@ def _workers(samples: Samples) -> list[str]:
     return table(head, rows)
 
 
-def _memory(samples: Samples) -> list[str]:
-    figures = (("resident_mb", 0), ("own_mb", 0))
-    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
-    return table(("", "resident MB", "shared pages by share"), rows)
-
-
-def _ledger(samples: Samples) -> list[str]:
-    figures = (("rows_per_s", 0), ("client_us", 1), ("postgres_us", 1))
-    rows = [("write_debits", *(_median(rounds, *figure) for figure in figures)) for rounds in samples.values()]
-    return table(("", "rows/s", "client CPU us a row", "Postgres CPU us a row"), rows)
-
-
-def _service(samples: Samples) -> list[str]:
-    figures = (("events_per_s", 0), ("target_us", 1), ("redis_us", 1), ("postgres_us", 1), ("p50_ms", 1), ("p99_ms", 1))
-    rows = [(name, *(_median(rounds, *figure) for figure in figures)) for name, rounds in samples.items()]
-    return table(("", "events/s", "CPU us an event", "Redis us", "Postgres us", "p50 ms a call", "p99 ms"), rows)
+_memory: Final = _medians(**{"resident MB": ("resident_mb", 0), "shared pages by share": ("own_mb", 0)})
+_ledger: Final = _medians(
+    **{
+        "rows/s": ("rows_per_s", 0),
+        "client CPU us a row": ("client_us", 1),
+        "Postgres CPU us a row": ("postgres_us", 1),
+    }
+)
+_service: Final = _medians(
+    **{
+        "events/s": ("events_per_s", 0),
+        "CPU us an event": ("target_us", 1),
+        "Redis us": ("redis_us", 1),
+        "Postgres us": ("postgres_us", 1),
+        "p50 ms a call": ("p50_ms", 1),
+        "p99 ms": ("p99_ms", 1),
+    }
+)
 
 
 _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
@@ -219,6 +244,11 @@ _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
         phase: (phase.capitalize(), "As many deltas at once as a chat's burst; per event.", _bursts)
         for phase in API_BURSTS.values()
     },
+    CLOSED: (
+        "Connections without keep-alive",
+        "16 clients in a closed loop, each request on a connection of its own.",
+        _saturation,
+    ),
     PROMPTS: ("Prompts of 37 kB", "16 connections in a closed loop.", _saturation),
     COUNTED: (
         "Beside prompts of 1 MB that have to be counted",
@@ -230,6 +260,21 @@ _SECTIONS: Final[dict[str, tuple[str, str, Callable[[Samples], list[str]]]]] = {
         "Slow streams",
         "{mode.crowd_streams} streams at once, a chunk every 400 ms. Resident memory of a fresh process.",
         _crowd,
+    ),
+    LONG: (
+        "Long streams",
+        "20 streams of 2,000 events at once; memory is what a fresh worker grows by until their ends.",
+        _medians(**{"kB a stream": ("kb_a_stream", 1), "CPU us an event": ("cpu_us", 1)}),
+    ),
+    IDLE: (
+        "An idle worker",
+        "One that has served nothing yet.",
+        _medians(**{"resident MB": ("fresh_mb", 1), "CPU ms a second": ("idle_ms_per_s", 2)}),
+    ),
+    SERVES: (
+        "The start of `metergate serve`",
+        "One worker on stores that run, until `/readyz` answers.",
+        _medians(**{"s": ("wall_s", 2)}),
     ),
     WORKERS: (
         "Two workers",

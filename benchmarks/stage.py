@@ -106,7 +106,7 @@ class Stage:
         with listen() as listener:
             command = (sys.executable, "-m", module, *arguments, "--fd", str(listener.fileno()))
             address, fds = listener.getsockname(), [listener.fileno()]
-            return self.keep(spawn(name, bound_to_us(command), address, self.folder, core, fds))
+            return self.keep(spawn(name, bound_to_us(command), address, self.folder, core, fds=fds))
 
     async def install(
         self, size: Size, windows: Sequence[int], *, partitions: int, defaults: Mapping[str, object] | None = None
@@ -137,8 +137,8 @@ class Stage:
                 listener.getsockname(),
                 self.folder,
                 TARGET_CORE,
-                fds,
-                environment,
+                fds=fds,
+                environment=environment,
             )
         self.keep(process)
         os.close(write_end)
@@ -170,7 +170,7 @@ class Stage:
         address = free_address()
         environment = {**installation.environment(), "LISTEN_ADDR": f"{address[0]}:{address[1]}"}
         command = bound_to_us((sys.executable, "-m", "gateway", "serve", "--workers", str(workers)))
-        process = spawn(f"serve {workers}", command, address, self.folder, TARGET_CORE, (), environment)
+        process = spawn(f"serve {workers}", command, address, self.folder, TARGET_CORE, environment=environment)
         self.keep(process)
         await process.until(lambda: process.answers("/readyz") and len(process.children()) == workers)
         deadline = asyncio.get_running_loop().time() + READY_S

@@ -28,6 +28,10 @@ API_BURSTS: Final = {api.name: f"bursts, {api.name}" for api in APIS}
 PROMPTS: Final = "prompts of 37 kB"
 COUNTED: Final = "beside counted prompts"
 CROWD: Final = "slow streams"
+LONG: Final = "long streams"
+CLOSED: Final = "connections without keep-alive"
+IDLE: Final = "an idle worker"
+SERVES: Final = "start of serve"
 WORKERS: Final = "two workers"
 LEDGER: Final = "ledger"
 SERVICE: Final = "services"
@@ -63,20 +67,16 @@ class Subject:
     installation: Installation | None = None
     exact: bool = True
     headers: wire.Headers = ()
-    _made: dict[tuple[bool, bool, bool, int], list[bytes]] = field(default_factory=dict)
+    _made: dict[tuple[bool, str | None, int], list[bytes]] = field(default_factory=dict)
     _asked: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def requests(
-        self, *, stream: bool = False, slow: bool = False, burst: bool = False, prompt_bytes: int = 0
-    ) -> list[bytes]:
-        """One request of each key, made once."""
-        kind = (stream, slow, burst, prompt_bytes)
+    def requests(self, *, stream: bool = False, user: str | None = None, prompt_bytes: int = 0) -> list[bytes]:
+        """One request of each key, made once; `user` is the kind of stream that it asks for."""
+        kind = (stream, user, prompt_bytes)
         if kind not in self._made:
             secrets = self.secrets[:FEW_SECRETS] if prompt_bytes > LARGE_BYTES else self.secrets
             self._made[kind] = [
-                wire.request(
-                    secret, stream=stream, slow=slow, burst=burst, prompt_bytes=prompt_bytes, headers=self.headers
-                )
+                wire.request(secret, stream=stream, user=user, prompt_bytes=prompt_bytes, headers=self.headers)
                 for secret in secrets
             ]
         return self._made[kind]

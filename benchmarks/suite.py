@@ -6,6 +6,7 @@ what clients got, what the upstream gave, what the ledger holds.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -24,16 +25,20 @@ from benchmarks.subjects import (
     API_BURSTS,
     BARE,
     BURSTS,
+    CLOSED,
     COUNTED,
     CROWD,
     DIRECT,
+    IDLE,
     LEDGER,
+    LONG,
     MEMORY,
     METERGATE,
     NGINX,
     PAGES,
     PROMPTS,
     SATURATION,
+    SERVES,
     SERVICE,
     SERVICE_DEBITS,
     SERVICE_USAGE,
@@ -87,10 +92,15 @@ class Suite:
         await self._phase(BURSTS, mode.bursts.rounds, [*exact, whole], turn.burst)
         for api in APIS:
             await self._phase(API_BURSTS[api.name], mode.bursts.rounds, [bare, whole], turn.burster(api))
+        await self._phase(CLOSED, mode.closed.rounds, [bare, whole], turn.closed)
         await self._phase(PROMPTS, mode.prompts.rounds, [*exact, whole], turn.prompt)
         await self._phase(COUNTED, mode.counted.rounds, [bare, whole], turn.counted)
         if mode.crowd:
             await self._crowd(whole)
+        if mode.long or mode.idle:
+            await self._fresh(whole)
+        if mode.starts:
+            await self._starts()
         if mode.workers:
             await self._workers(whole)
         if mode.ledger:
@@ -172,6 +182,38 @@ class Suite:
             workers.append(worker)
             samples[METERGATE].append(await self._crowded(Subject(METERGATE, worker, whole.secrets, installation)))
         self.results.phases[CROWD] = samples
+
+    async def _fresh(self, whole: Subject) -> None:
+        """On workers that are as good as new: at rest first, then with long streams."""
+        at_rest: list[Sample] = []
+        long: list[Sample] = []
+        installation, workers = self._installations[0]
+        for number in range(max(self._mode.long.rounds, self._mode.idle.rounds)):
+            self._report(f"{IDLE}, {LONG}: round {number + 1}")
+            worker = await self._stage.worker(installation, f"metergate fresh{number}")
+            workers.append(worker)
+            if number < self._mode.idle.rounds:
+                at_rest.append(await self._turn.idle(worker, self._mode.idle.measure_s))
+            if number < self._mode.long.rounds:
+                fresh = Subject(METERGATE, worker, whole.secrets, installation)
+                await self._turn.warm(fresh)
+                long.append(await self._turn.long(fresh))
+            await asyncio.to_thread(self._stop, worker)
+        found = {IDLE: at_rest, LONG: long}
+        self.results.phases |= {phase: {METERGATE: samples} for phase, samples in found.items() if samples}
+
+    async def _starts(self) -> None:
+        """`metergate serve` with one worker on stores that run, from its start to its first answer."""
+        samples: list[Sample] = []
+        installation, processes = self._installations[0]
+        for number in range(self._mode.starts.rounds):
+            self._report(f"{SERVES}: round {number + 1} of {self._mode.starts.rounds}")
+            began = time.perf_counter()
+            serving = await self._stage.serve(installation, 1)
+            samples.append({"wall_s": serving.ready_s - began})
+            processes.append(serving)
+            await asyncio.to_thread(self._stop, serving)
+        self.results.phases[SERVES] = {METERGATE: samples}
 
     async def _crowded(self, fresh: Subject) -> Sample:
         await self._turn.warm(fresh)

@@ -1,17 +1,20 @@
 """One subject's turn of each kind: what is sent, and what is read of clocks, latencies and memory meanwhile."""
 
+import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from benchmarks import wire
 from benchmarks.apis import Api
-from benchmarks.connection import Tally
+from benchmarks.connection import LONG, Tally
 from benchmarks.figures import percentile
 from benchmarks.load import Run
-from benchmarks.machine import own_share_bytes, resident_bytes
+from benchmarks.machine import cpu_s, own_share_bytes, resident_bytes
 from benchmarks.modes import Mode
+from benchmarks.process import Process
 from benchmarks.stage import Clocks, Stage
 from benchmarks.subjects import PROMPT_BYTES, Results, Sample, Subject, Unsound, costs, first_bytes, latencies
 
@@ -20,6 +23,9 @@ PROMPT_CONNECTIONS: Final = 16
 WARM_CONNECTIONS: Final = 16
 BURST_CONNECTIONS: Final = 16
 CROWD_BEGUN_PER_S: Final = 250.0
+CLOSED_AT_ONCE: Final = 16
+LONG_STREAMS: Final = 20
+CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -108,7 +114,7 @@ class Turn:
             run.streaming = True
             return await run.saturate(BURST_CONNECTIONS, self.mode.warm_s, self.mode.bursts.measure_s)
 
-        tally, used = await self.run(subject, subject.requests(burst=True), work)
+        tally, used = await self.run(subject, subject.requests(user="burst"), work)
         return costs(tally, used, tally.measured * wire.BURST_CHUNKS)
 
     def burster(self, api: Api) -> Callable[[Subject], Awaitable[Sample]]:
@@ -151,14 +157,14 @@ class Turn:
         memory: list[int] = []
 
         def weigh() -> None:
-            memory.append(sum(map(resident_bytes, subject.process.workers)))
+            memory.append(self._resident(subject))
 
         async def work(run: Run) -> Tally:
             run.most_connections = streams
             weigh()
             return await run.crowd(streams, CROWD_BEGUN_PER_S, weigh)
 
-        tally, used = await self.run(subject, subject.requests(slow=True)[:streams], work)
+        tally, used = await self.run(subject, subject.requests(user="slow")[:streams], work)
         weigh()
         before, full, after = memory
         return {
@@ -170,6 +176,39 @@ class Turn:
             "after_mb": after / 1e6,
             "kb_a_stream": (full - before) / 1e3 / streams,
         }
+
+    async def closed(self, subject: Subject) -> Sample:
+        """As `saturate`, with a connection for each request."""
+        warm_s, measure_s = self.mode.warm_s, self.mode.closed.measure_s
+        requests = [request.replace(b"\r\n\r\n", CLOSE, 1) for request in subject.requests()]
+        tally, used = await self.run(subject, requests, lambda run: run.one_each(CLOSED_AT_ONCE, warm_s, measure_s))
+        return costs(tally, used, tally.measured)
+
+    async def long(self, subject: Subject) -> Sample:
+        """Streams of 2,000 events: what the target's resident memory grows by until the end of one."""
+        memory = [self._resident(subject)]
+
+        async def work(run: Run) -> Tally:
+            run.streaming, run.shape = True, LONG
+            return await run.long(LONG_STREAMS, lambda: memory.append(self._resident(subject)))
+
+        tally, used = await self.run(subject, subject.requests(user="long")[:LONG_STREAMS], work)
+        before, full = memory
+        cpu_us = used.target * 1e6 / (tally.measured * wire.LONG_EVENTS)
+        return {"kb_a_stream": (full - before) / 1e3 / LONG_STREAMS, "cpu_us": cpu_us}
+
+    async def idle(self, process: Process, measure_s: float) -> Sample:
+        """A process that has served nothing yet: its memory, and the CPU that it uses without requests."""
+        fresh_mb = max(map(resident_bytes, process.workers)) / 1e6
+        await asyncio.sleep(measure_s / 4)
+        used, began = sum(map(cpu_s, process.workers)), time.perf_counter()
+        await asyncio.sleep(measure_s)
+        used = sum(map(cpu_s, process.workers)) - used
+        return {"fresh_mb": fresh_mb, "idle_ms_per_s": used * 1e3 / (time.perf_counter() - began)}
+
+    @staticmethod
+    def _resident(subject: Subject) -> int:
+        return sum(map(resident_bytes, subject.process.workers))
 
     def memory(self, subject: Subject) -> Sample:
         """Resident memory of its largest worker; `own_mb` counts shared pages by their share."""

@@ -18,6 +18,8 @@ from benchmarks import apis, wire
 
 # Streams of other APIs than chats, all of which come at once.
 BY_PATH: Final = {api.path.split(b"?")[0]: api.answer for api in apis.APIS}
+# All of a chat's stream at once, by whether its usage is asked for.
+BURSTS: Final = {asked: wire.burst(wire.USAGE_MARK if asked else b"") for asked in (False, True)}
 COUNT: Final = b"GET /count "
 METERED: Final = b"POST %s " % wire.PATH
 POST: Final = b"POST "
@@ -43,7 +45,8 @@ class Provider(asyncio.Protocol):
         self._buffer = bytearray()
         self._missing_bytes = 0
         self._pause: asyncio.TimerHandle | None = None
-        self._pause_s = wire.STREAM_PAUSE_S
+        self._pause_s, self._rest_s = wire.STREAM_PAUSE_S, 0.0
+        self._events: tuple[bytes, ...] = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
@@ -85,10 +88,13 @@ class Provider(asyncio.Protocol):
         elif STREAM in request:
             self._counts.streams += 1
             if wire.BURST_MARK in request:
-                self._transport.write(wire.BURST)
+                self._transport.write(BURSTS[wire.USAGE_MARK in request])
                 return
+            self._events, self._rest_s = wire.stream_events(request), 0.0
             self._pause_s = wire.SLOW_PAUSE_S if wire.SLOW_MARK in request else wire.STREAM_PAUSE_S
-            self._transport.write(wire.STREAM_HEAD + wire.STREAM_EVENTS[0])
+            if wire.LONG_MARK in request:
+                self._pause_s, self._rest_s = wire.LONG_PAUSE_S, wire.LONG_REST_S
+            self._transport.write(wire.STREAM_HEAD + self._events[0])
             self._later(1)
         elif request.startswith(COUNT):
             body = json.dumps({"answers": self._counts.answers, "streams": self._counts.streams}).encode()
@@ -99,16 +105,17 @@ class Provider(asyncio.Protocol):
             self._transport.write(wire.ANSWER)
 
     def _later(self, number: int) -> None:
-        self._pause = asyncio.get_running_loop().call_later(self._pause_s, self._event, number)
+        pause_s = self._rest_s if number == len(self._events) and self._rest_s else self._pause_s
+        self._pause = asyncio.get_running_loop().call_later(pause_s, self._event, number)
 
     def _event(self, number: int) -> None:
         if self._transport is None:
             return
-        if number < wire.STREAM_CHUNKS:
-            self._transport.write(wire.STREAM_EVENTS[number])
+        if number < len(self._events):
+            self._transport.write(self._events[number])
             self._later(number + 1)
         else:
-            self._transport.write(wire.STREAM_USAGE + wire.STREAM_DONE + wire.STREAM_END)
+            self._transport.write(wire.STREAM_LAST)
 
 
 async def serve(listener: socket.socket) -> None:

@@ -27,6 +27,16 @@ SLOW_PAUSE_S: Final = 0.4
 SLOW_MARK: Final = b'"user":"slow"'
 # In a request for a stream all of which comes at once.
 BURST_MARK: Final = b'"user":"burst"'
+# In a request for a stream of LONG_EVENTS, of which LONG_AT_ONCE come at once, LONG_PAUSE_S apart.
+LONG_MARK: Final = b'"user":"long"'
+LONG_EVENTS: Final = 2_000
+LONG_LAST_WORD: Final = b" word%d" % (LONG_EVENTS - 1)
+LONG_AT_ONCE: Final = 10
+LONG_PAUSE_S: Final = 0.02
+# Before its end, which is the time for weighing whoever passes it on.
+LONG_REST_S: Final = 4.0
+# In a request whose answer is to say its usage: what a client did not ask for is asked for by who meters it.
+USAGE_MARK: Final = b'"include_usage":true'
 
 _USAGE: Final = {
     "prompt_tokens": INPUT_TOKENS,
@@ -98,19 +108,40 @@ def _event(choices: list[object], **more: object) -> bytes:
     return b"data: " + compact({**fields, "model": MODEL, "choices": choices, **more}) + b"\n\n"
 
 
-def _delta(number: int) -> bytes:
-    end = "stop" if number == STREAM_CHUNKS - 1 else None
-    return _event([{"index": 0, "delta": {"content": f" word{number:02d}"}, "logprobs": None, "finish_reason": end}])
+def _delta(number: int, end: str | None = None, **more: object) -> bytes:
+    delta = {"content": f" word{number:02d}"}
+    return _event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}], **more)
 
 
-# Each a chunk of HTTP with one event of about 200 bytes.
-STREAM_EVENTS: Final = tuple(chunk(_delta(number)) for number in range(STREAM_CHUNKS))
-# What OpenAI sends before the end when asked for usage.
+def _deltas(**more: object) -> tuple[bytes, ...]:
+    """Return a stream's deltas, each a chunk of HTTP with one event of about 200 bytes."""
+    ends = [None] * (STREAM_CHUNKS - 1) + ["stop"]
+    return tuple(chunk(_delta(number, end, **more)) for number, end in enumerate(ends))
+
+
+STREAM_EVENTS: Final = _deltas()
+# The same as OpenAI sends them where usage is asked for, and before the end the usage.
+STREAM_EVENTS_NO_USAGE_YET: Final = _deltas(usage=None)
 STREAM_USAGE: Final = chunk(_event([], usage=_USAGE))
 STREAM_DONE: Final = chunk(b"data: [DONE]\n\n")
-# All of a stream in one write, as it comes from an upstream that has been waited for, or writes fast.
-BURST: Final = STREAM_HEAD + b"".join(STREAM_EVENTS) + STREAM_USAGE + STREAM_DONE + STREAM_END
+STREAM_LAST: Final = STREAM_USAGE + STREAM_DONE + STREAM_END
 BURST_CHUNKS: Final = STREAM_CHUNKS + 2
+_LONG_PART: Final = tuple(
+    b"".join(chunk(_delta(number, usage=None)) for number in range(start, start + LONG_AT_ONCE))
+    for start in range(0, LONG_EVENTS, LONG_AT_ONCE)
+)
+
+
+def stream_events(request: bytes) -> tuple[bytes, ...]:
+    """Return what the upstream writes for a streamed request, piece after piece, but for the head and `STREAM_LAST`."""
+    if LONG_MARK in request:
+        return _LONG_PART
+    return STREAM_EVENTS_NO_USAGE_YET if USAGE_MARK in request else STREAM_EVENTS
+
+
+def burst(request: bytes) -> bytes:
+    """Return all of a stream in one piece, as it comes from an upstream that has been waited for, or writes fast."""
+    return STREAM_HEAD + b"".join(stream_events(request)) + STREAM_LAST
 
 
 _REQUEST_HEADERS: Final = {
@@ -133,26 +164,23 @@ def request(
     secret: str,
     *,
     stream: bool = False,
-    slow: bool = False,
-    burst: bool = False,
+    user: str | None = None,
     prompt_bytes: int = 0,
     model: str = MODEL,
     headers: Headers = (),
 ) -> bytes:
-    """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt. `slow` is a
-    stream whose chunks come SLOW_PAUSE_S apart, `burst` one whose chunks come at once; `headers` are sent besides, or
-    instead."""
+    """One request as an OpenAI client sends it: about 600 bytes, and `prompt_bytes` more of prompt. Its `user` says
+    which kind of stream it asks for: `slow`, whose chunks come SLOW_PAUSE_S apart, `burst`, whose chunks come at once,
+    or `long`; `headers` are sent besides, or instead."""
     messages = [
         {"role": "system", "content": "You are a terse assistant. Answer in one sentence and add nothing to it."},
         {"role": "user", "content": _QUESTION + prompt(prompt_bytes)},
     ]
     fields = {"model": model, "messages": messages, "temperature": 0.2, "max_tokens": 256}
-    if stream or slow or burst:
+    if stream or user is not None:
         fields["stream"] = True
-    if slow:
-        fields["user"] = "slow"
-    if burst:
-        fields["user"] = "burst"
+    if user is not None:
+        fields["user"] = user
     return posted(PATH, compact(fields), {"Authorization": f"Bearer {secret}", **dict(headers)})
 
 

@@ -85,11 +85,11 @@ class AuditEntry:
     user_id: str | None
 
 
+@dataclass
 class AuditLog:
     """Reads the audit log. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def page(self, only: AuditFilter, limit: int, after: str | None = None) -> Page[AuditEntry]:
         """Return rows, newest first; `after` is where the page before ended. Raises `BadCursor`."""
@@ -99,7 +99,7 @@ class AuditLog:
             if not (number.isascii() and number.isdigit() and int(number) <= NEWEST):
                 raise BadCursor("This cursor is not one that this list has given.")
             before = int(number)
-        rows = await self._database.rows(
+        rows = await self.database.rows(
             _query("audit_page"),
             before,
             only.account_id,
@@ -118,6 +118,6 @@ class AuditLog:
         """Return what those are called whom rows have as actors (`user:ID`), subjects or accounts: people's addresses,
         names of keys, accounts and organizations, by what the rows say. With an account only what belongs to it."""
         said = {each: each.rpartition(":")[2] for each in ids if each}
-        rows = await self._database.rows(_query("audit_names"), sorted(set(said.values())), account_id)
+        rows = await self.database.rows(_query("audit_names"), sorted(set(said.values())), account_id)
         known = {row["id"]: row["name"] for row in rows}
         return {each: known[name] for each, name in said.items() if known.get(name)}

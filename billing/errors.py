@@ -12,7 +12,7 @@ MetergateError
 |   |   |   +-- DatabaseHindered   billing.database.connection
 |   |   |       +-- DatabaseLocked billing.database.connection
 |   |   +-- MigrationError         billing.database.migrate
-|   +-- NotReady                   billing.holds.partition
+|   +-- NotReady                   billing.holds.epochs
 |   +-- RedisError                 billing.holds.redis.connection
 |       +-- StaleEpoch             billing.holds.batch
 |       +-- RedisAway              billing.holds.redis.connection
@@ -24,11 +24,11 @@ MetergateError
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
++-- BadUserId                      billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- LotNotFound                    billing.accounts.lots
-+-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
 +-- ApiError                       billing.api.errors
@@ -41,9 +41,9 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- BudgetError                    billing.budgets.rules
-|   +-- BudgetNotFound             billing.budgets.rules
-|   +-- BudgetRefused              billing.budgets.rules
++-- BudgetError                    billing.budgets.budgets
+|   +-- BudgetNotFound             billing.budgets.budgets
+|   +-- BudgetRefused              billing.budgets.budgets
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
@@ -55,19 +55,20 @@ MetergateError
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
-+-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
++-- ExportNotFound                 billing.exports.worker
++-- LostWrites                     billing.holds.epochs
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
 +-- SettlementLost                 billing.holds.model
 +-- AccountsLocked                 billing.holds.outbox
 +-- LeftToOthers                   billing.holds.outbox
-+-- LostWrites                     billing.holds.partition
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- SealBroken                     billing.identity.encryption
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
@@ -77,34 +78,33 @@ MetergateError
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
++-- TooManySignIns                 billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
-+-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
-+-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
++-- SubjectTaken                   billing.identity.users
 +-- UserError                      billing.identity.users
-|   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
-+-- TooManyVisits                  billing.identity.visits
-+-- DifferentKeys                  billing.keys.presented
-+-- UsageQueryError                billing.ledger.used
++-- DifferentKeys                  billing.keys.secrets
++-- UsageQueryError                billing.ledger.sums
++-- BadAddress                     billing.mail
 +-- BadMeasure                     billing.metering.charges
++-- Busy                           billing.metering.charges
++-- EventConflict                  billing.metering.charges
++-- EventRefused                   billing.metering.charges
 +-- MeterNotPriced                 billing.metering.charges
-+-- Busy                           billing.metering.claims
-+-- EventConflict                  billing.metering.claims
-+-- EventRefused                   billing.metering.claims
-+-- NotAdmitted                    billing.metering.claims
-+-- UnknownAccount                 billing.metering.claims
-+-- UnknownHold                    billing.metering.service_holds
++-- NotAdmitted                    billing.metering.charges
++-- UnknownAccount                 billing.metering.charges
++-- UnknownHold                    billing.metering.metering
 +-- MoneyError                     billing.money
-+-- DestinationRefused             billing.notices.destinations
++-- DestinationRefused             billing.notices.delivery
 +-- WebhookError                   billing.notices.endpoints
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- RechargeRefused                billing.payments.auto_recharge
 +-- CouponError                    billing.payments.coupons
 |   +-- CouponNotFound             billing.payments.coupons
 |   +-- CouponRefused              billing.payments.coupons
@@ -121,37 +121,36 @@ MetergateError
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client
-+-- RechargeRefused                billing.payments.recharges
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- PriceError                     billing.pricing.scales
-+-- TrialRefused                   billing.pricing.trials
-|   +-- NoSuchPrice                billing.pricing.trials
++-- TrialRefused                   billing.pricing.table
+|   +-- NoSuchPrice                billing.pricing.table
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines
 |   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
-+-- ApiKeyError                    billing.schemas.rules
-|   +-- KeyConflict                billing.schemas.rules
-|   +-- KeyNotFound                billing.schemas.rules
-|   +-- KeyRefused                 billing.schemas.rules
-|   +-- ScopeWithheld              billing.schemas.rules
++-- ApiKeyError                    billing.schemas.keys
+|   +-- KeyConflict                billing.schemas.keys
+|   +-- KeyNotFound                billing.schemas.keys
+|   +-- KeyRefused                 billing.schemas.keys
+|   +-- ScopeWithheld              billing.schemas.keys
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.first_start
++-- BadKeyFile                     gateway.commands.data_folder
 +-- WouldOverwrite                 gateway.commands.init
-+-- NothingToUndo                  gateway.commands.tools.backups
++-- NothingToUndo                  gateway.commands.tools.changes
 +-- CannotEdit                     gateway.commands.tools.formats
 +-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
-+-- BadRequest                     gateway.dialects.exceptions
-+-- GarbageAnswer                  gateway.dialects.exceptions
-+-- EmbeddedServersError           gateway.embedded.lock
-|   +-- AlreadyRunning             gateway.embedded.lock
-|   +-- ServerFailed               gateway.embedded.lock
++-- BadRequest                     gateway.dialects.decoding
++-- GarbageAnswer                  gateway.dialects.decoding
++-- EmbeddedServersError           gateway.embedded.folders
+|   +-- AlreadyRunning             gateway.embedded.folders
+|   +-- ServerFailed               gateway.embedded.folders
 +-- MetricsAddressTaken            gateway.endpoints.metrics_access
 +-- NotPriced                      gateway.proxy.estimate
 +-- UnknownAiohttp                 gateway.server.aiohttp_private
@@ -171,8 +170,8 @@ MetergateError
 |   +-- UpstreamTimeout            gateway.upstream.base
 |   +-- UpstreamTooLarge           gateway.upstream.base
 |   +-- UpstreamUnreachable        gateway.upstream.base
-|       +-- StaleConnection        gateway.upstream.connection
-+-- RequestError                   gateway.upstream.local.request
+|       +-- StaleConnection        gateway.upstream.transport
++-- RequestError                   gateway.upstream.local.generator
 """
 
 from typing import ClassVar, Final, Literal
@@ -196,6 +195,11 @@ class MetergateError(Exception):
     field: str | None = None
     retry_after_s: int | None = None
     required_scope: str | None = None
+
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        if field is not None:
+            self.field = field
 
 
 class StoreError(MetergateError):

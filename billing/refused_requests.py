@@ -11,16 +11,15 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from billing.holds.redis.connection import RedisError
+from billing.errors import StoreError
 from billing.work import Periodic
 
 if TYPE_CHECKING:
-    from billing.holds.redis.state import RedisState
     from billing.settings import RefusalSettings
 
 logger = logging.getLogger(__name__)
@@ -53,18 +52,30 @@ class RefusedRequest(msgspec.Struct, frozen=True):
     hint: str | None = None
 
 
+class RefusalStore(Protocol):
+    """Where records of refusals are kept (`holds.redis.state.RedisState`). Methods raise `StoreError`."""
+
+    async def keep_refusals(
+        self, records: Mapping[str, Sequence[bytes]], *, per_key: int, most_keys: int, age_ms: int, now_ms: int
+    ) -> None: ...
+
+    async def refused_keys(self) -> list[str]: ...
+
+    async def refusals(self, key_id: str) -> list[bytes]: ...
+
+
 class RefusedRequests:
     """Notes refusals and reads them again. `clock` is in Unix seconds."""
 
     def __init__(
         self,
-        redis: RedisState,
+        store: RefusalStore,
         settings: RefusalSettings,
         clock: Callable[[], float] = time.time,
         on_written: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
     ) -> None:
         """`on_written` gets what was written, once a second."""
-        self._redis = redis
+        self._store = store
         self._on_written = on_written
         self._settings = settings
         self._clock = clock
@@ -108,14 +119,14 @@ class RefusedRequests:
         settings = self._settings
         records = {key_id: [_encoded(each) for each in refused] for key_id, refused in waiting.items()}
         try:
-            await self._redis.keep_refusals(
+            await self._store.keep_refusals(
                 records,
                 per_key=settings.refusals_per_key,
                 most_keys=settings.refusals_keys,
                 age_ms=int(settings.refusals_kept_s * 1000),
                 now_ms=self._now_ms(),
             )
-        except RedisError as error:
+        except StoreError as error:
             self.dropped += count
             logger.debug("%d refusals were not recorded: %s", count, error)
         self._hints.log(each for refused in waiting.values() for each in refused)
@@ -125,25 +136,25 @@ class RefusedRequests:
     async def newest(
         self, limit: int, *, key_id: str | None = None, account_id: str | None = None
     ) -> list[RefusedRequest]:
-        """Return the last ones of a key, of an account's keys, or of all keys, newest first. Raises `RedisError`."""
+        """Return the last ones of a key, of an account's keys, or of all keys, newest first. Raises `StoreError`."""
         found = [
             refused
-            for refused in await self._all([key_id] if key_id is not None else await self._redis.refused_keys())
+            for refused in await self._all([key_id] if key_id is not None else await self._store.refused_keys())
             if account_id is None or refused.account_id == account_id
         ]
         found.sort(key=lambda refused: (refused.at_ms, refused.id), reverse=True)
         return found[:limit]
 
     async def find(self, request_id: str) -> RefusedRequest | None:
-        """Return the one with this id, if it is still kept. Raises `RedisError`."""
-        kept = await self._all(await self._redis.refused_keys())
+        """Return the one with this id, if it is still kept. Raises `StoreError`."""
+        kept = await self._all(await self._store.refused_keys())
         return next((refused for refused in kept if refused.id == request_id), None)
 
     async def _all(self, key_ids: list[str]) -> list[RefusedRequest]:
         since_ms = self._now_ms() - int(self._settings.refusals_kept_s * 1000)
         found: list[RefusedRequest] = []
         for start in range(0, len(key_ids), AT_ONCE):
-            lists = await asyncio.gather(*map(self._redis.refusals, key_ids[start : start + AT_ONCE]))
+            lists = await asyncio.gather(*map(self._store.refusals, key_ids[start : start + AT_ONCE]))
             found += (each for raws in lists for each in _decoded(raws) if each.at_ms >= since_ms)
         return found
 

@@ -9,7 +9,7 @@ that several models made has one `ModelUsage` for each of the others beside the 
 import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -78,6 +78,16 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
             raise UsageError("the parts of output_tokens add up to more than it")
         if len(counts) != _USUAL:
             self._check_rare()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and _values_of(self) == _values_of(other)
+
+    def __hash__(self) -> int:
+        return hash(_values_of(self))
+
+    def with_counts(self, **changes: int) -> "Usage":
+        """Return the same usage with other counts. Raises `UsageError`."""
+        return Usage(**{**msgspec.structs.asdict(self), **changes})
 
     def _check_rare(self) -> None:
         if self.input_parts > self.input_tokens:
@@ -157,10 +167,26 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         return {name: quantity for name, quantity in quantities.items() if quantity}
 
 
+class TextUsage(Usage, frozen=True, gc=False):
+    """A usage of text alone whose counts a decoder has checked already: what nearly every request has. To be made by
+    `text_usage`; nothing is checked here, so that it must not be made of another one by `msgspec.structs.replace`."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    is_usual = True
+
+
+def text_usage(prompt: int, output: int, cached: int, reasoning: int) -> TextUsage | None:
+    """Return the usage of these counts, integers from 0 to `MAX_COUNT`; None where parts are above their whole."""
+    if cached > prompt or reasoning > output:
+        return None
+    return TextUsage(prompt, output, cached, 0, reasoning)  # by position: msgspec looks for every name among all
+
+
 _NOT_COUNTS: Final = ("named", "reported_cost_usd", "unit_thousandths")
 COUNT_NAMES: Final = tuple(name for name in Usage.__struct_fields__ if name not in _NOT_COUNTS)
 INPUT_PARTS: Final = tuple(name for name in COUNT_NAMES if "input_" in name or name.startswith("cache"))[1:]
-OUTPUT_PARTS: Final = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens", "video_output_tokens")
 _values_of: Final = msgspec.structs.astuple
 _COUNTS: Final = len(COUNT_NAMES)
 _USUAL: Final = 1 + COUNT_NAMES.index("requests")
@@ -181,24 +207,6 @@ class ModelUsage(msgspec.Struct, frozen=True, gc=False):
 
     model: str
     usage: Usage
-
-
-class UsageLine(NamedTuple):
-    """So much of one class of one model. Tokens, units, milliseconds of the class `second`, thousandths of `unit`."""
-
-    provider: str
-    model: str
-    price_class: str
-    quantity: int
-
-
-def usage_lines(provider: str, model: str, usage: Usage, others: Iterable[ModelUsage] = ()) -> list[UsageLine]:
-    """Return the lines of an answer: those of the model that was asked, then those of each other model."""
-    return [
-        UsageLine(provider, name, price_class, quantity)
-        for name, used in ((model, usage), *((other.model, other.usage) for other in others))
-        for price_class, quantity in used.by_class().items()
-    ]
 
 
 def total(usages: Iterable[Usage]) -> Usage:

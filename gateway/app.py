@@ -27,8 +27,8 @@ from billing.owned.objects import OwnedObjects
 from billing.web.application import setup as setup_console
 from billing.work import Periodic
 from gateway.auth import Authenticator
-from gateway.config.files import PRICES_FILE
-from gateway.config.price_file import POLL_S, PriceFollower
+from gateway.config.prices import POLL_S, PriceFollower
+from gateway.config.source import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import (
     Jobs,
@@ -64,8 +64,8 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.plain import PlainRunner
 from gateway.tokens import Tokenizer
+from gateway.upstream.local.openai import SharedObjects
 from gateway.upstream.local.provider import LocalTransport
-from gateway.upstream.local.responses import SharedObjects
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
-    from gateway.upstream.local.responses import ObjectStore
+    from gateway.upstream.local.openai import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ async def serving(
     settings, engine = runtime.settings, runtime.engine
     metrics = metrics or Metrics()
     tokenizer = Tokenizer()
-    await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
+    await asyncio.get_running_loop().run_in_executor(None, tokenizer.verify)
     await sync_prices(runtime.database, settings.prices)
     if shared_work:
         await runtime.follower.begin()
@@ -210,9 +210,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())
-    for name in served:
-        told = "Base URLs and keys of providers that are left alone."
-        metrics.gauge("targets_open", told, partial(board.open_of, name), "max", provider=name)
+    _show_targets(metrics, board, served)
     router = Router(served, models, settings.prices, board)
     dialects = make_dialects(defaults.structure)
     _note_unknown_dialects(served.values(), dialects)
@@ -263,6 +261,12 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         )
     )
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, detached, poller, proxy)
+
+
+def _show_targets(metrics: Metrics, board: HealthBoard, providers: Iterable[str]) -> None:
+    for name in providers:
+        told = "Provider targets whose circuit breaker is open."
+        metrics.gauge("targets_open", told, partial(board.open_of, name), "max", provider=name)
 
 
 def _make_transports(settings: Settings, tokenizer: Tokenizer, store: ObjectStore) -> dict[str, Transport]:

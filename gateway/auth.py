@@ -13,8 +13,7 @@ from urllib.parse import parse_qsl
 from billing.database.connection import DatabaseError
 from billing.errors import MetergateError
 from billing.holds.cache import PrincipalCache, recognised
-from billing.keys.presented import DifferentKeys, presented_key
-from billing.keys.secrets import secret_digest, well_formed
+from billing.keys.secrets import DifferentKeys, presented_key, secret_digest, well_formed
 from gateway.dialects.declared import key_headers
 from gateway.server import refusals
 from gateway.server.refusals import Refuse

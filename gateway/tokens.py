@@ -11,6 +11,7 @@ above the exact count, at most a few tokens per piece either way.
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -86,24 +87,36 @@ def is_openai_model(model: str) -> bool:
 
 
 class Tokenizer:
-    """Both vocabularies and a small thread pool. Call `load` once before the first count, `close` at the end."""
+    """Both vocabularies, each read when a text is first counted by it, and a small thread pool. Call `close` at the
+    end."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
         self._folder = folder
         self._encodings: dict[str, tiktoken.Encoding] = {}
+        self._reading = threading.Lock()
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="tokens")
         # Each that waits there is a request: their number is bounded by those that are admitted.
         self._queue = FairQueue(THREADS)
 
-    def load(self) -> None:
-        """Read both vocabularies: up to a second of CPU, so at start, not on a request. Raises `VocabularyError`."""
-        # tiktoken asks the network for a missing file, and deletes a damaged one first: it must not come to that.
+    def verify(self) -> None:
+        """Compare the files with what is expected, before a request needs them. Raises `VocabularyError`."""
         verify_vocabularies(self._folder)
-        os.environ["TIKTOKEN_CACHE_DIR"] = str(self._folder)
-        self._encodings = {vocabulary: tiktoken.get_encoding(vocabulary) for vocabulary in _FILES}
-        for encoding in self._encodings.values():
-            # The encoder, which is not Python's, has them too; tiktoken keeps these for pickling alone: 35 MB a worker.
-            encoding._mergeable_ranks = {}
+
+    def _read(self, vocabulary: str) -> tiktoken.Encoding:
+        """Read a vocabulary: a tenth of a second of CPU, up to a second, and some 35 MB. Raises `VocabularyError`."""
+        with self._reading:
+            found = self._encodings.get(vocabulary)
+            if vocabulary not in _FILES:
+                raise VocabularyError(f"there is no vocabulary {vocabulary!r}: {', '.join(_FILES)}")
+            if found is None:
+                # tiktoken asks the network for a missing file, and deletes a damaged one: it must not come to that.
+                verify_vocabularies(self._folder)
+                os.environ["TIKTOKEN_CACHE_DIR"] = str(self._folder)
+                found = tiktoken.get_encoding(vocabulary)
+                # The encoder, which is not Python's, has them too; tiktoken keeps these for pickling alone: 17 MB each.
+                found._mergeable_ranks = {}
+                self._encodings[vocabulary] = found
+            return found
 
     def close(self) -> None:
         """Stop the threads; what they are counting is finished first."""
@@ -144,8 +157,8 @@ class Tokenizer:
 
     async def count_off_loop(self, text: str, vocabulary: str, account: str = "") -> int:
         """Return `count`'s result; a text above `OFF_LOOP_CHARACTERS` is counted in a thread (the encoder releases the
-        GIL)."""
-        if len(text) <= OFF_LOOP_CHARACTERS:
+        GIL), and so is the first one of a vocabulary."""
+        if len(text) <= OFF_LOOP_CHARACTERS and vocabulary in self._encodings:
             return self.count(text, vocabulary)
         return await self._in_thread(account, self.count, text, vocabulary)
 
@@ -158,7 +171,7 @@ class Tokenizer:
         def counted() -> T:
             return count(lambda text: self.count(text, vocabulary))
 
-        if length <= OFF_LOOP_CHARACTERS:
+        if length <= OFF_LOOP_CHARACTERS and vocabulary in self._encodings:
             return counted()
         return await self._in_thread(account, counted)
 
@@ -179,16 +192,12 @@ class Tokenizer:
         """Return `count_chat_messages`' result, from a thread when the messages' text is above `OFF_LOOP_CHARACTERS`
         together."""
         length = sum(len(text) for message in messages if isinstance(message, Mapping) for text in _texts(message))
-        if length <= OFF_LOOP_CHARACTERS:
+        if length <= OFF_LOOP_CHARACTERS and vocabulary in self._encodings:
             return self.count_chat_messages(messages, vocabulary)
         return await self._in_thread(account, self.count_chat_messages, messages, vocabulary)
 
     def _encoding(self, vocabulary: str) -> tiktoken.Encoding:
-        try:
-            return self._encodings[vocabulary]
-        except KeyError:
-            known = ", ".join(self._encodings) or "none: call load() first"
-            raise VocabularyError(f"vocabulary {vocabulary!r} is not loaded (loaded: {known})") from None
+        return self._encodings.get(vocabulary) or self._read(vocabulary)
 
 
 def verify_vocabularies(folder: Path = _FOLDER) -> None:

@@ -8,11 +8,9 @@ is imported by itself, with aiohttp's server. `python -m metergate` is the comma
 
 from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.client import Client
-from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
-from billing.client.holding import HeldOpen
-from billing.client.recorder import Spooled
-from billing.client.retries import Retries
-from billing.client.spool import SpoolRules
+from billing.client.errors import BadAnswer, ClientError, Refused, Retries, Unreachable
+from billing.client.recorder import Spooled, SpoolRules
+from billing.client.service import HeldOpen
 from billing.client.tokens import tokens_used
 
 __all__ = [

@@ -1,7 +1,10 @@
-"""No import comes back to where it began. Layers and forbidden imports are import-linter's (`pyproject.toml`)."""
+"""No import comes back to where it began, those for types alone and those inside of functions counted, neither among
+modules nor among packages; and a function fits a screen. Layers and forbidden imports are import-linter's
+(`pyproject.toml`)."""
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from tests.test_docstrings import tree_of
 
 ROOT: Final = Path(__file__).parent.parent
+MOST_LINES: Final = 60
 
 
 def name_of(path: Path) -> str:
@@ -26,45 +30,50 @@ PATHS: Final = {
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    """Return every module, parsed."""
-    return {name: tree_of(path) for name, path in PATHS.items()}
+def imports() -> dict[str, set[str]]:
+    """Return which of our modules each module imports, wherever it does."""
+    return {name: imported(tree_of(path)) - {name} for name, path in PATHS.items()}
 
 
-def is_for_types(node: ast.AST) -> bool:
-    """Return whether this is an `if TYPE_CHECKING`."""
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield what runs when a module is imported."""
-    for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_for_types(node):
-            yield node
-            yield from nodes(node)
-
-
-def imported(found: Iterator[ast.AST], name: str) -> set[str]:
-    """Return which modules are imported by some statements of one."""
+def imported(tree: ast.Module) -> set[str]:
+    """Return which of our modules are imported by a module's statements."""
     names: set[str] = set()
-    for node in found:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             for each in node.names:
                 within = f"{node.module}.{each.name}"
                 names.add(within if within in PATHS else node.module)
-    return names & PATHS.keys() - {name}
+    return names & PATHS.keys()
 
 
-@cache
-def at_import() -> dict[str, set[str]]:
-    """Return what each module imports when it is imported."""
-    return {name: imported(nodes(tree), name) for name, tree in trees().items()}
+def packages() -> Mapping[str, set[str]]:
+    """Return which packages each package imports."""
+    between: dict[str, set[str]] = defaultdict(set)
+    for name, found in imports().items():
+        between[package_of(name)] |= {package_of(each) for each in found} - {package_of(name)}
+    return between
 
 
-def test_no_import_comes_back_to_where_it_began() -> None:
+def package_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("graph", [imports, packages], ids=["modules", "packages"])
+def test_no_import_comes_back_to_where_it_began(graph: Callable[[], Mapping[str, set[str]]]) -> None:
     try:
-        TopologicalSorter(at_import()).prepare()
+        TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(" > ".join(error.args[1]))
+
+
+def test_a_function_fits_a_screen() -> None:
+    long = [
+        f"{name}:{node.name}: {lines} lines"
+        for name, path in PATHS.items()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > MOST_LINES
+    ]
+    assert not long

@@ -1,7 +1,15 @@
 """Accounts: who pays. This file owns the rule that each change of an account raises its version in the same statement.
 
-A change is one transaction: the row is locked and changed, the audit log gets what it said before and after; the
-effects are told after the commit. The balance is not changed here but by `ledger.grants` and `ledger.debits`.
+A change is one transaction: the row is locked and changed, the audit log gets what it said before and after; the change
+notifier is called after the commit. The balance is not changed here but by `accounts.grants` and the ledger.
+
+An account is suspended for as long as there is a cause, and several may stand at once: the end of one, such as a
+dispute that was won, does not lift what an operator has ordered; an operator's other status lifts all of them. What an
+account was before is told by `past_due_since`, which a suspension leaves as it is.
+
+Limits of members are quotas of a user in an account, counted over all of the user's keys in it. A change raises the
+account's version as well: admission then lets in nobody who does not know of it, and every gateway reads the account's
+keys anew. A user is an id that keys name; it need not have a key yet.
 
 AccountError
 +-- AccountNotFound   no account has this id
@@ -12,27 +20,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import EllipsisType
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from billing import audit
-from billing.accounts.suspensions import causes_after
-from billing.database.connection import Connection, Database, Row, queries
+from billing.database.connection import Connection, Database, Row, from_row, queries
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
 from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
-from billing.zones import zone_of
+from billing.times import zone_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
+# The cause of a suspension that an operator has ordered.
+OPERATOR: Final = "operator"
+# Characters of a user's id.
+MAX_USER_ID: Final = 255
 
 _query = queries("billing.accounts")
 
@@ -71,7 +81,7 @@ class Account:
     tz: str | None = None
     """The IANA time zone in which its days and months are reported; None: UTC."""
     suspended_for: tuple[str, ...] = ()
-    """Why it is suspended, such as `operator` or `dispute:ID` (`suspensions`)."""
+    """Why it is suspended, such as `operator` or `dispute:ID` (`suspend`)."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -84,15 +94,26 @@ class Account:
             zone_of(self.tz)
 
 
+class AccountChanges(TypedDict, total=False):
+    """What may be changed of an account."""
+
+    name: str | None
+    plan: str | None
+    status: Status | None
+    credit_limit_nano: int | None
+    quotas: tuple[Quota, ...] | None
+    tz: str | None
+
+
 async def open_account(
     connection: Connection,
     new_id: Callable[[], str],
     name: str,
     plan: str,
+    *,
     credit_limit_nano: int = 0,
     quotas: tuple[Quota, ...] = (),
     tz: str | None = None,
-    *,
     actor: audit.Actor,
 ) -> Account:
     """Make an account, active and with nothing on it, in the caller's transaction; that there is the plan, the caller
@@ -128,9 +149,17 @@ class Accounts:
         self._check_plan(plan)
         if tz is not None:
             zone_of(tz)
-        made = (self._new_id, name, plan, credit_limit_nano, quotas, tz)
         async with self._database.transaction() as connection:
-            return await open_account(connection, *made, actor=actor)
+            return await open_account(
+                connection,
+                self._new_id,
+                name,
+                plan,
+                credit_limit_nano=credit_limit_nano,
+                quotas=quotas,
+                tz=tz,
+                actor=actor,
+            )
 
     async def get(self, account_id: str) -> Account:
         """Return the account as Postgres has it."""
@@ -157,37 +186,23 @@ class Accounts:
         self,
         account_id: str,
         *,
-        name: str | None = None,
-        plan: str | None = None,
-        status: Status | None = None,
-        credit_limit_nano: int | None = None,
-        quotas: tuple[Quota, ...] | None = None,
-        tz: str | EllipsisType | None = ...,
         reason: str | None = None,
         actor: audit.Actor = audit.ADMIN,
+        **changes: Unpack[AccountChanges],
     ) -> Account:
         """Change what is given; None leaves as it is, but clears `tz`. An account that already says all of it stays
         at its version. `reason` is for the audit log.
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
-        if plan is not None:
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None or name == "tz"}
+        if (plan := changes.get("plan")) is not None:
             self._check_plan(plan)
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(_query("accounts_lock"), account_id)
-            if row is None:
-                raise _not_found(account_id)
-            before = _account(row)
-            wanted = replace(
-                before,
-                name=before.name if name is None else name,
-                plan=plan or before.plan,
-                status=status or before.status,
-                credit_limit_nano=before.credit_limit_nano if credit_limit_nano is None else credit_limit_nano,
-                quotas=before.quotas if quotas is None else quotas,
-                tz=before.tz if isinstance(tz, EllipsisType) else tz,
-                suspended_for=before.suspended_for if status is None else causes_after(status, before.suspended_for),
-            )
+            before = await _locked(connection, account_id)
+            if (status := changes.get("status")) is not None:
+                given["suspended_for"] = causes_after(status, before.suspended_for)
+            wanted = replace(before, **given)
             if wanted == before:
                 return before
             row = await connection.fetchrow(
@@ -218,21 +233,15 @@ def _not_found(account_id: str) -> AccountNotFound:
 
 
 def _account(row: Row) -> Account:
-    return Account(
-        id=row["id"],
-        name=row["name"],
-        plan=row["plan"],
-        status=row["status"],
-        past_due_since=row["past_due_since"],
-        credit_limit_nano=row["credit_limit_nano"],
-        quotas=parse_quotas(row["quotas"]),
-        payment_customer_id=row["payment_customer_id"],
-        created_at=row["created_at"],
-        balance_nano=row["balance_nano"],
-        version=row["version"],
-        tz=row["tz"],
-        suspended_for=tuple(row["suspended_for"]),
-    )
+    quotas, causes = parse_quotas(row["quotas"]), tuple(row["suspended_for"])
+    return from_row(Account, row, quotas=quotas, suspended_for=causes)
+
+
+async def _locked(connection: Connection, account_id: str) -> Account:
+    row = await connection.fetchrow(_query("accounts_lock"), account_id)
+    if row is None:
+        raise _not_found(account_id)
+    return _account(row)
 
 
 def _audited(account: Account) -> dict[str, object]:
@@ -244,3 +253,109 @@ def _audited(account: Account) -> dict[str, object]:
         "quotas": [quota_json(quota) for quota in account.quotas],
         "tz": account.tz,
     }
+
+
+def causes_after(status: str, causes: Sequence[str]) -> tuple[str, ...]:
+    """Return the causes of a suspension after an operator has set a status."""
+    if status != "suspended":
+        return ()
+    return tuple(causes) if OPERATOR in causes else (*causes, OPERATOR)
+
+
+async def suspend(connection: Connection, account_id: str, cause: str, *, actor: audit.Actor = audit.SYSTEM) -> bool:
+    """Add a cause in the caller's transaction and suspend an account that is not closed. Return whether the account has
+    changed: then the caller tells `ChangeNotifier.account_changed` after the commit."""
+    return await _change(connection, _query("accounts_suspend"), account_id, cause, "account.suspend", actor)
+
+
+async def lift(connection: Connection, account_id: str, cause: str, *, actor: audit.Actor = audit.SYSTEM) -> bool:
+    """End a cause likewise; an account that has none left is active again, or past due if it was."""
+    return await _change(connection, _query("accounts_lift"), account_id, cause, "account.lift", actor)
+
+
+async def _change(
+    connection: Connection, query: str, account_id: str, cause: str, action: str, actor: audit.Actor
+) -> bool:
+    row = await connection.fetchrow(query, account_id, cause)
+    if row is None:
+        return False
+    before, after = {"status": row["before"]}, {"status": row["status"], "cause": cause}
+    await audit.record(connection, actor, action, account_id, before, after, account_id=account_id)
+    return True
+
+
+class BadUserId(MetergateError, ValueError):
+    """What can be no user's id."""
+
+    kind, field = "invalid", "user_id"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberQuotas:
+    """What a user may use in an account, with all keys together; beside it what the keys, the account and the plan
+    say."""
+
+    account_id: str
+    user_id: str
+    quotas: tuple[Quota, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.user_id) <= MAX_USER_ID or not self.user_id.isprintable():
+            raise BadUserId(f"a user's id has 1 to {MAX_USER_ID} printable characters")
+        check_quotas(self.quotas)
+
+
+class MemberLimits:
+    """Reads and changes limits of members. Methods raise `AccountNotFound`, `BadUserId` and `DatabaseError`."""
+
+    def __init__(self, database: Database, effects: ChangeNotifier) -> None:
+        self._database, self._effects = database, effects
+
+    async def get(self, account_id: str, user_id: str) -> MemberQuotas:
+        """Return a user's limits; without quotas where nobody has set any."""
+        asked = MemberQuotas(account_id, user_id)
+        row = await self._database.row(_query("members_get"), account_id, asked.user_id)
+        if row is None:
+            raise _not_found(account_id)
+        return MemberQuotas(account_id, user_id, parse_quotas(row["quotas"] or ()))
+
+    async def page(self, account_id: str, limit: int, after: str | None = None) -> Page[MemberQuotas]:
+        """Return the users of an account that have limits, by id; `after` is the id that ended the page before."""
+        if await self._database.row(_query("accounts_get"), account_id) is None:
+            raise _not_found(account_id)
+        rows = await self._database.rows(_query("members_page"), account_id, after or "", limit + 1)
+        found = [MemberQuotas(account_id, row["user_id"], parse_quotas(row["quotas"])) for row in rows]
+        return page_of(found, limit, lambda member: member.user_id)
+
+    async def set(
+        self,
+        account_id: str,
+        user_id: str,
+        quotas: tuple[Quota, ...],
+        *,
+        actor: audit.Actor = audit.ADMIN,
+        check: Callable[[Connection], Awaitable[object]] | None = None,
+    ) -> MemberQuotas:
+        """Replace a user's quotas, none for no limit. What the user has used of a new one counts from its window's
+        beginning on. Quotas that stand already change nothing. `check` is asked first in the transaction, which it may
+        refuse. Raises `QuotaError`."""
+        wanted = MemberQuotas(account_id, user_id, quotas)
+        async with self._database.transaction() as connection:
+            if check is not None:
+                await check(connection)
+            await _locked(connection, account_id)
+            row = await connection.fetchrow(_query("members_get"), account_id, user_id)
+            before = parse_quotas((row and row["quotas"]) or ())
+            if before == wanted.quotas:
+                return wanted
+            version = await connection.fetchval(_query("accounts_touch"), account_id)
+            stored = [quota_json(quota) for quota in quotas]
+            if stored:
+                await connection.execute(_query("members_set"), account_id, user_id, stored, version)
+            else:
+                await connection.execute(_query("members_remove"), account_id, user_id)
+            change = ({"quotas": [quota_json(quota) for quota in each]} for each in (before, wanted.quotas))
+            subject = f"{account_id}/{user_id}"
+            await audit.record(connection, actor, "member_limits.update", subject, *change, account_id=account_id)
+        await self._effects.account_changed(account_id)
+        return wanted

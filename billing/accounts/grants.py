@@ -116,8 +116,6 @@ class Grants:
         note: str | None = None,
         *,
         scope: str = "admin",
-        kind: Kind = "grant",
-        source: str = PROMOTIONS,
         terms: Terms = PROMOTIONAL,
         actor: audit.Actor = audit.ADMIN,
     ) -> GrantResult:
@@ -128,11 +126,8 @@ class Grants:
         `BalanceOutOfBounds`, and `ValueError` for an amount that is not above zero. When `DatabaseUnavailable` is
         raised it is unknown whether the grant was made: repeat it with the same key.
         """
-        if amount_nano <= 0:
-            raise ValueError("a grant's amount must be above zero")
         named = f"{scope}:{account_id}", idempotency_key, note
-        entry = Entry(account_id, amount_nano, source, kind, *named, terms=terms)
-        return await self._apply(entry, actor)
+        return await self._raise(Entry(account_id, amount_nano, PROMOTIONS, "grant", *named, terms=terms), actor)
 
     async def refund(
         self,
@@ -145,16 +140,8 @@ class Grants:
     ) -> GrantResult:
         """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
         revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
-        return await self.grant(
-            account_id,
-            amount_nano,
-            idempotency_key,
-            note,
-            kind="refund",
-            source=REVENUE,
-            terms=PAID,
-            actor=actor,
-        )
+        named = f"admin:{account_id}", idempotency_key, note
+        return await self._raise(Entry(account_id, amount_nano, REVENUE, "refund", *named), actor)
 
     async def adjust(
         self,
@@ -170,6 +157,11 @@ class Grants:
         not be one of a grant's: as `grant`, of the kind `adjustment`. The balance may fall below zero, within its bound
         alone."""
         entry = Entry(account_id, delta_nano, source, "adjustment", f"admin:{account_id}", idempotency_key, reason)
+        return await self._apply(entry, actor)
+
+    async def _raise(self, entry: Entry, actor: audit.Actor) -> GrantResult:
+        if entry.delta_nano < 0:
+            raise ValueError("a grant's amount must be above zero")
         return await self._apply(entry, actor)
 
     async def _apply(self, entry: Entry, actor: audit.Actor) -> GrantResult:

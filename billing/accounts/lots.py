@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.database.connection import Connection, Database, queries
+from billing.database.connection import Connection, Database, from_row, queries
 from billing.errors import MetergateError
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -153,14 +153,5 @@ class Lots:
 
 
 def _lot(row: Row) -> Lot:
-    return Lot(
-        id=row["id"],
-        account_id=row["account_id"],
-        kind=row["kind"],
-        transfer_id=row["transfer_id"],
-        amount_nano=row["amount_nano"],
-        left_nano=row["left_now"],
-        expired_nano=row["expired_nano"],
-        terms=Terms(row["priority"], row["promotional"], row["expires_at"]),
-        created_at=row["created_at"],
-    )
+    terms = Terms(row["priority"], row["promotional"], row["expires_at"])
+    return from_row(Lot, row, left_nano=row["left_now"], terms=terms)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from msgspec import UNSET
 
+from billing.accounts.accounts import AccountChanges
 from billing.accounts.grants import REVENUE, WRITE_OFF
 from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
@@ -44,10 +45,12 @@ from billing.schemas.accounts import (
     NewCredit,
     NewGrant,
     NewQuotas,
+    NewRepricing,
+    RepricingShape,
     UserQuotasShape,
 )
 from billing.schemas.organizations import Closing, OrganizationShape
-from billing.schemas.repricing import NewRepricing, RepricingShape
+from billing.schemas.usage import BalanceShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,20 +92,29 @@ async def get_account(call: Call) -> AccountShape:
     return _shape(await call.services.accounts.get(call.id("account_id")), call.services)
 
 
+async def balance_of(services: Services, account_id: str) -> BalanceShape:
+    """Return the balance of an account. Raises `AccountNotFound`."""
+    account = await services.accounts.get(account_id)
+    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
+    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
+
+
 @serves(AccountOperations.update_account)
 async def update_account(call: Call, body: AccountPatch) -> AccountShape:
     """Change an account: what is absent stays as it is. One that is closed is not charged for its plan again: where
     the payment provider could not be told, the answer is an error, and the same call tells it."""
-    account = await call.services.accounts.update(
-        call.id("account_id"),
+    limit = body.credit_limit_usd
+    changes = AccountChanges(
         name=body.name or None,
         plan=None if body.plan is UNSET else body.plan,
         status=body.status or None,
-        credit_limit_nano=None if body.credit_limit_usd is UNSET else money("credit_limit_usd", body.credit_limit_usd),
+        credit_limit_nano=None if limit is UNSET else money("credit_limit_usd", limit),
         quotas=None if body.quotas is UNSET else parse_quotas(body.quotas),
-        tz=zone("tz", body.tz).key if isinstance(body.tz, str) else None if body.tz is None else ...,
-        reason=body.reason or None,
-        actor=call.actor,
+    )
+    if body.tz is not UNSET:
+        changes["tz"] = None if body.tz is None else zone("tz", body.tz).key
+    account = await call.services.accounts.update(
+        call.id("account_id"), reason=body.reason or None, actor=call.actor, **changes
     )
     if account.status == CLOSED and call.services.payments is not None:
         await call.services.payments.changes.end(account.id, call.actor)  # who is closed goes on paying for nothing

@@ -17,30 +17,21 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
-    browsers,
-    budgets,
     credit,
-    exports,
     keys,
-    margin,
     metering,
     organizations,
     oversight,
-    own_keys,
     payments,
     people,
-    plans,
-    sums,
-    tokens,
     usage,
     webhooks_out,
 )
 from billing.api.errors import BadRequest, error_response, of_failure
-from billing.api.openapi import check_names, document
+from billing.api.openapi import HEADERS as PAGE_HEADERS
+from billing.api.openapi import check_names, document, page
 from billing.api.operation import Access, operation
 from billing.api.operations import OPERATIONS
-from billing.api.reference import HEADERS as PAGE_HEADERS
-from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
 from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Call, Route, in_parts, routes_of, serving
 from billing.api.services import SERVICES, Services
@@ -56,21 +47,13 @@ ROUTES: Final = routes_of(
     OPERATIONS,
     (
         accounts,
-        browsers,
-        budgets,
         credit,
-        exports,
         keys,
-        margin,
         metering,
         organizations,
         oversight,
-        own_keys,
         payments,
         people,
-        plans,
-        sums,
-        tokens,
         usage,
         webhooks_out,
     ),

@@ -13,10 +13,9 @@ from billing.api.attempts import ADMINS, SERVICE_KEYS
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
-from billing.identity.callers import Caller
 from billing.identity.permissions import BILLING_READ as BILLING_READ
-from billing.keys.presented import bearer_of, presented_key
-from billing.keys.secrets import made_at_random, same_secret, shown_prefix
+from billing.identity.permissions import Caller
+from billing.keys.secrets import bearer_of, made_at_random, presented_key, same_secret, shown_prefix
 
 if TYPE_CHECKING:
     from aiohttp import web

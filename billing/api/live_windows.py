@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from billing.holds.partition import LostWrites, NotReady
+from billing.holds.epochs import LostWrites, NotReady
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s, window_id
 from billing.schemas.quotas import WindowShape

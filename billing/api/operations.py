@@ -31,26 +31,27 @@ from billing.schemas.accounts import (
     NewCredit,
     NewGrant,
     NewQuotas,
+    NewRepricing,
+    RepricingShape,
     UserQuotasShape,
 )
-from billing.schemas.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery
-from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery
 from billing.schemas.base import Listing, PageQuery
-from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.schemas.credit import (
     AlertBody,
     AlertShape,
+    BudgetPatch,
     CouponCodeBody,
     CouponShape,
     LotShape,
     LotsQuery,
+    NewBudget,
     NewCouponBody,
     NewCouponShape,
+    OwnBudgetShape,
     RechargeBody,
     RechargeShape,
     RedeemedShape,
 )
-from billing.schemas.exports import ExportShape, ParkedExportShape, ParkedExportsQuery, RetriedShape, RetryExport
 from billing.schemas.keys import (
     KeyPatch,
     KeyShape,
@@ -77,22 +78,20 @@ from billing.schemas.organizations import (
     RolesShape,
     Transfer,
 )
-from billing.schemas.payment_events import (
-    ComparisonShape,
-    NewComparison,
-    PaymentEventShape,
-    PaymentEventsQuery,
-    ReceivedShape,
-)
 from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
     ChargeShape,
     ChargesQuery,
+    ComparisonShape,
     CreditParked,
     DismissParked,
+    FeatureShape,
+    FeaturesShape,
     InvoiceShape,
     NewCheckout,
+    NewComparison,
+    NewFeatureUse,
     NewOrderRefund,
     NewPortal,
     NewSetup,
@@ -102,15 +101,27 @@ from billing.schemas.payments import (
     PageShape,
     ParkedQuery,
     ParkedShape,
+    PaymentEventShape,
+    PaymentEventsQuery,
+    PlanChange,
+    PlanPreviewShape,
     PlansShape,
+    ReceivedShape,
+    StatusShape,
+    SubscriptionShape,
 )
 from billing.schemas.people import (
+    AccessTokenShape,
+    BeginQuery,
     CodeAsked,
     FactorBody,
     Login,
+    LoginLinkShape,
     MailSent,
+    NarrowBody,
     NewAddress,
     NewAddressCode,
+    OneToRevoke,
     PasswordChange,
     PasswordChanged,
     PasswordForgotten,
@@ -119,14 +130,22 @@ from billing.schemas.people import (
     ProfilePatch,
     ProfileShape,
     RecoveryCodes,
+    RefreshBody,
     Registration,
+    RevokeAllBody,
+    RevokedShape,
+    SessionShape,
+    SignInUrl,
+    TokenPairShape,
     TotpConfirmation,
     TotpEnrolment,
     TotpRemoval,
+    UserDetailShape,
+    UserPatch,
+    UserShape,
+    UsersQuery,
     Verification,
 )
-from billing.schemas.reports import BillingSummaryShape, BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
-from billing.schemas.repricing import NewRepricing, RepricingShape
 from billing.schemas.service import (
     AskedOfKey,
     CheckShape,
@@ -142,47 +161,38 @@ from billing.schemas.service import (
     UsageEvents,
     UsageResults,
 )
-from billing.schemas.subscriptions import (
-    FeatureShape,
-    FeaturesShape,
-    NewFeatureUse,
-    PlanChange,
-    PlanPreviewShape,
-    StatusShape,
-    SubscriptionShape,
-)
 from billing.schemas.system import (
     AssignBody,
     AssignedShape,
+    AuditQuery,
+    AuditShape,
+    ExportShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
+    OwnAuditQuery,
     OwnRefusedQuery,
+    ParkedExportShape,
+    ParkedExportsQuery,
     ProviderShape,
     RefusedQuery,
     RefusedShape,
+    RetriedShape,
+    RetryExport,
     RunShape,
     SubjectShape,
     SubjectsQuery,
 )
-from billing.schemas.tokens import (
-    AccessTokenShape,
-    BeginQuery,
-    LoginLinkShape,
-    NarrowBody,
-    OneToRevoke,
-    RefreshBody,
-    RevokeAllBody,
-    RevokedShape,
-    SessionShape,
-    SignInUrl,
-    TokenPairShape,
-)
 from billing.schemas.usage import (
     BalanceShape,
+    BillingSummaryShape,
+    BucketsQuery,
+    BucketsShape,
     EventQuery,
     EventShape,
     ExplainedEventShape,
+    SummaryQuery,
+    SummaryShape,
     TotalsQuery,
     TotalsShape,
     TransactionShape,
@@ -195,33 +205,36 @@ SERVICE: Final = Access.service
 OF_ACCOUNT: Final = {"of": "account", "also": "Of any account."}
 OF_OPERATORS: Final = {"of": "operators", "also": "Of the operators' own, which get all notices."}
 
+_ACCOUNT: Final = OfOne("/api/admin/accounts/{account_id}")
+_KEY: Final = OfOne("/api/admin/keys/{key_id}")
+_OWN_KEY: Final = OfOne("/api/billing/keys/{key_id}")
+_ORG: Final = OfOne("/api/orgs/{org_id}")
+_MEMBER: Final = OfTwo("/api/orgs/{org_id}/members/{user_id}")
+_BUDGET: Final = OfOne("/api/billing/budgets/{budget_id}")
+_OF_ACCOUNT: Final = _ACCOUNT / "budgets"
+_BUDGET_OF_ACCOUNT: Final = OfTwo("/api/admin/accounts/{account_id}/budgets/{budget_id}")
+_ENDPOINT: Final = OfOne("/api/webhooks/endpoints/{endpoint_id}")
+_OF_OPERATORS: Final = OfOne("/api/admin/webhooks/endpoints/{endpoint_id}")
+
 
 class AccountOperations:
     """Accounts, their quotas and those of their users, grants, refunds and adjustments."""
 
     create_account = operation("POST", "/api/admin/accounts", AccountShape, NewAccount, status=201)
     accounts = operation("GET", "/api/admin/accounts", Listing[AccountShape], AccountsQuery)
-    account = operation("GET", OfOne("/api/admin/accounts/{account_id}"), AccountShape)
-    update_account = operation(
-        "PATCH", OfOne("/api/admin/accounts/{account_id}"), AccountShape, AccountPatch, errors=(409, 503)
-    )
-    set_account_quotas = operation("PUT", OfOne("/api/admin/accounts/{account_id}/quotas"), AccountShape, NewQuotas)
-    users_quotas = operation(
-        "GET", OfOne("/api/admin/accounts/{account_id}/users/quotas"), Listing[UserQuotasShape], PageQuery
-    )
+    account = operation("GET", _ACCOUNT, AccountShape)
+    update_account = operation("PATCH", _ACCOUNT, AccountShape, AccountPatch, errors=(409, 503))
+    set_account_quotas = operation("PUT", _ACCOUNT / "quotas", AccountShape, NewQuotas)
+    users_quotas = operation("GET", _ACCOUNT / "users/quotas", Listing[UserQuotasShape], PageQuery)
     user_quotas = operation("GET", OfTwo("/api/admin/accounts/{account_id}/users/{user_id}/quotas"), UserQuotasShape)
     set_user_quotas = operation(
         "PUT", OfTwo("/api/admin/accounts/{account_id}/users/{user_id}/quotas"), UserQuotasShape, NewQuotas
     )
-    grant = operation(
-        "POST", OfOne("/api/admin/accounts/{account_id}/grants"), GrantShape, NewCredit, status=201, errors=(409,)
-    )
-    refund = operation(
-        "POST", OfOne("/api/admin/accounts/{account_id}/refunds"), GrantShape, NewGrant, status=201, errors=(409,)
-    )
+    grant = operation("POST", _ACCOUNT / "grants", GrantShape, NewCredit, status=201, errors=(409,))
+    refund = operation("POST", _ACCOUNT / "refunds", GrantShape, NewGrant, status=201, errors=(409,))
     adjust = operation(
         "POST",
-        OfOne("/api/admin/accounts/{account_id}/adjustments"),
+        _ACCOUNT / "adjustments",
         GrantShape,
         NewAdjustment,
         status=201,
@@ -230,7 +243,7 @@ class AccountOperations:
     reprice = operation("POST", "/api/admin/reprice", RepricingShape, NewRepricing, query=PageQuery, errors=(404,))
     close_organization = operation(
         "POST",
-        OfOne("/api/orgs/{org_id}/close"),
+        _ORG / "close",
         OrganizationShape,
         Closing,
         who=PERSON,
@@ -246,12 +259,10 @@ class KeyOperations:
 
     create_key = operation("POST", "/api/admin/keys", NewKeyShape, NewKey, status=201, errors=(404,))
     keys = operation("GET", "/api/admin/keys", Listing[KeyShape], KeysQuery)
-    key = operation("GET", OfOne("/api/admin/keys/{key_id}"), KeyShape)
-    update_key = operation("PATCH", OfOne("/api/admin/keys/{key_id}"), KeyShape, KeyPatch)
-    revoke_key = operation("DELETE", OfOne("/api/admin/keys/{key_id}"), NoneType)
-    rotate_key = operation(
-        "POST", OfOne("/api/admin/keys/{key_id}/rotate"), RotatedKeyShape, Rotation, optional=True, errors=(409,)
-    )
+    key = operation("GET", _KEY, KeyShape)
+    update_key = operation("PATCH", _KEY, KeyShape, KeyPatch)
+    revoke_key = operation("DELETE", _KEY, NoneType)
+    rotate_key = operation("POST", _KEY / "rotate", RotatedKeyShape, Rotation, optional=True, errors=(409,))
 
 
 class OrganizationOperations:
@@ -262,10 +273,10 @@ class OrganizationOperations:
     create_organization = operation(
         "POST", "/api/orgs", OrganizationShape, NewOrganization, who=PERSON, status=201, errors=(409,)
     )
-    organization = operation("GET", OfOne("/api/orgs/{org_id}"), OrganizationShape, scope=ORG_READ)
+    organization = operation("GET", _ORG, OrganizationShape, scope=ORG_READ)
     update_organization = operation(
         "PATCH",
-        OfOne("/api/orgs/{org_id}"),
+        _ORG,
         OrganizationShape,
         OrganizationPatch,
         who=PERSON,
@@ -274,44 +285,38 @@ class OrganizationOperations:
     )
     transfer_ownership = operation(
         "POST",
-        OfOne("/api/orgs/{org_id}/transfer-ownership"),
+        _ORG / "transfer-ownership",
         OrganizationShape,
         Transfer,
         who=PERSON,
         scope=ORG_TRANSFER,
         errors=(409,),
     )
-    members = operation("GET", OfOne("/api/orgs/{org_id}/members"), Listing[MemberShape], PageQuery, scope=MEMBERS_READ)
-    member = operation("GET", OfTwo("/api/orgs/{org_id}/members/{user_id}"), MemberShape, scope=MEMBERS_READ)
+    members = operation("GET", _ORG / "members", Listing[MemberShape], PageQuery, scope=MEMBERS_READ)
+    member = operation("GET", _MEMBER, MemberShape, scope=MEMBERS_READ)
     set_role = operation(
         "PATCH",
-        OfTwo("/api/orgs/{org_id}/members/{user_id}"),
+        _MEMBER,
         MemberShape,
         RolePatch,
         who=PERSON,
         scope=MEMBERS_WRITE,
         errors=(409,),
     )
-    remove_member = operation(
-        "DELETE", OfTwo("/api/orgs/{org_id}/members/{user_id}"), NoneType, who=PERSON, scope=MEMBERS_READ, errors=(409,)
-    )
-    member_quotas = operation(
-        "GET", OfTwo("/api/orgs/{org_id}/members/{user_id}/quotas"), UserQuotasShape, scope=MEMBERS_READ
-    )
+    remove_member = operation("DELETE", _MEMBER, NoneType, who=PERSON, scope=MEMBERS_READ, errors=(409,))
+    member_quotas = operation("GET", _MEMBER / "quotas", UserQuotasShape, scope=MEMBERS_READ)
     set_member_quotas = operation(
         "PUT",
-        OfTwo("/api/orgs/{org_id}/members/{user_id}/quotas"),
+        _MEMBER / "quotas",
         UserQuotasShape,
         NewQuotas,
         who=PERSON,
         scope=MEMBERS_WRITE,
     )
-    invitations = operation(
-        "GET", OfOne("/api/orgs/{org_id}/invitations"), Listing[InvitationShape], PageQuery, scope=MEMBERS_READ
-    )
+    invitations = operation("GET", _ORG / "invitations", Listing[InvitationShape], PageQuery, scope=MEMBERS_READ)
     invite = operation(
         "POST",
-        OfOne("/api/orgs/{org_id}/invitations"),
+        _ORG / "invitations",
         InvitationShape,
         NewInvitation,
         who=PERSON,
@@ -345,19 +350,19 @@ class OwnKeyOperations:
     revoke_leaked_key = operation(
         "POST", "/api/billing/keys/revoke-leaked", LeakedShape, LeakedKey, who=ANYONE, errors=(429, 500, 503)
     )
-    own_key = operation("GET", OfOne("/api/billing/keys/{key_id}"), KeyShape, scope=KEYS_READ)
-    update_own_key = operation("PATCH", OfOne("/api/billing/keys/{key_id}"), KeyShape, KeyPatch, scope=KEYS_WRITE)
-    revoke_own_key = operation("DELETE", OfOne("/api/billing/keys/{key_id}"), NoneType, scope=KEYS_WRITE)
+    own_key = operation("GET", _OWN_KEY, KeyShape, scope=KEYS_READ)
+    update_own_key = operation("PATCH", _OWN_KEY, KeyShape, KeyPatch, scope=KEYS_WRITE)
+    revoke_own_key = operation("DELETE", _OWN_KEY, NoneType, scope=KEYS_WRITE)
     rotate_own_key = operation(
         "POST",
-        OfOne("/api/billing/keys/{key_id}/rotate"),
+        _OWN_KEY / "rotate",
         RotatedKeyShape,
         Rotation,
         scope=KEYS_WRITE,
         optional=True,
         errors=(409,),
     )
-    own_key_usage = operation("GET", OfOne("/api/billing/keys/{key_id}/usage"), TotalsShape, scope=BILLING_READ)
+    own_key_usage = operation("GET", _OWN_KEY / "usage", TotalsShape, scope=BILLING_READ)
 
 
 class CreditOperations:
@@ -366,7 +371,7 @@ class CreditOperations:
     lots = operation("GET", "/api/billing/lots", Listing[LotShape], LotsQuery, scope=BILLING_READ)
     account_lots = operation(
         "GET",
-        OfOne("/api/admin/accounts/{account_id}/lots"),
+        _ACCOUNT / "lots",
         Listing[LotShape],
         LotsQuery,
         name="list_account_lots",
@@ -397,46 +402,15 @@ class BudgetOperations:
     create_budget = operation(
         "POST", "/api/billing/budgets", OwnBudgetShape, NewBudget, scope=BILLING_SETUP, status=201
     )
-    create_budget_of_account = operation(
-        "POST",
-        OfOne("/api/admin/accounts/{account_id}/budgets"),
-        OwnBudgetShape,
-        NewBudget,
-        status=201,
-        **OF_ACCOUNT,
-    )
+    create_budget_of_account = operation("POST", _OF_ACCOUNT, OwnBudgetShape, NewBudget, status=201, **OF_ACCOUNT)
     budgets = operation("GET", "/api/billing/budgets", Listing[OwnBudgetShape], PageQuery, scope=BILLING_READ)
-    budgets_of_account = operation(
-        "GET",
-        OfOne("/api/admin/accounts/{account_id}/budgets"),
-        Listing[OwnBudgetShape],
-        PageQuery,
-        **OF_ACCOUNT,
-    )
-    budget = operation("GET", OfOne("/api/billing/budgets/{budget_id}"), OwnBudgetShape, scope=BILLING_READ)
-    budget_of_account = operation(
-        "GET",
-        OfTwo("/api/admin/accounts/{account_id}/budgets/{budget_id}"),
-        OwnBudgetShape,
-        **OF_ACCOUNT,
-    )
-    update_budget = operation(
-        "PATCH", OfOne("/api/billing/budgets/{budget_id}"), OwnBudgetShape, BudgetPatch, scope=BILLING_SETUP
-    )
-    update_budget_of_account = operation(
-        "PATCH",
-        OfTwo("/api/admin/accounts/{account_id}/budgets/{budget_id}"),
-        OwnBudgetShape,
-        BudgetPatch,
-        **OF_ACCOUNT,
-    )
-    delete_budget = operation("DELETE", OfOne("/api/billing/budgets/{budget_id}"), NoneType, scope=BILLING_SETUP)
-    delete_budget_of_account = operation(
-        "DELETE",
-        OfTwo("/api/admin/accounts/{account_id}/budgets/{budget_id}"),
-        NoneType,
-        **OF_ACCOUNT,
-    )
+    budgets_of_account = operation("GET", _OF_ACCOUNT, Listing[OwnBudgetShape], PageQuery, **OF_ACCOUNT)
+    budget = operation("GET", _BUDGET, OwnBudgetShape, scope=BILLING_READ)
+    budget_of_account = operation("GET", _BUDGET_OF_ACCOUNT, OwnBudgetShape, **OF_ACCOUNT)
+    update_budget = operation("PATCH", _BUDGET, OwnBudgetShape, BudgetPatch, scope=BILLING_SETUP)
+    update_budget_of_account = operation("PATCH", _BUDGET_OF_ACCOUNT, OwnBudgetShape, BudgetPatch, **OF_ACCOUNT)
+    delete_budget = operation("DELETE", _BUDGET, NoneType, scope=BILLING_SETUP)
+    delete_budget_of_account = operation("DELETE", _BUDGET_OF_ACCOUNT, NoneType, **OF_ACCOUNT)
 
 
 class UsageOperations:
@@ -709,63 +683,53 @@ class WebhookOperations:
         PageQuery,
         **OF_OPERATORS,
     )
-    webhook_endpoint = operation(
-        "GET", OfOne("/api/webhooks/endpoints/{endpoint_id}"), EndpointShape, scope=BILLING_READ
-    )
+    webhook_endpoint = operation("GET", _ENDPOINT, EndpointShape, scope=BILLING_READ)
     webhook_of_operators = operation(
         "GET",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}"),
+        _OF_OPERATORS,
         EndpointShape,
         **OF_OPERATORS,
     )
-    update_webhook_endpoint = operation(
-        "PATCH", OfOne("/api/webhooks/endpoints/{endpoint_id}"), EndpointShape, EndpointPatch, scope=BILLING_SETUP
-    )
+    update_webhook_endpoint = operation("PATCH", _ENDPOINT, EndpointShape, EndpointPatch, scope=BILLING_SETUP)
     update_webhook_of_operators = operation(
         "PATCH",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}"),
+        _OF_OPERATORS,
         EndpointShape,
         EndpointPatch,
         **OF_OPERATORS,
     )
-    remove_webhook_endpoint = operation(
-        "DELETE", OfOne("/api/webhooks/endpoints/{endpoint_id}"), NoneType, scope=BILLING_SETUP
-    )
+    remove_webhook_endpoint = operation("DELETE", _ENDPOINT, NoneType, scope=BILLING_SETUP)
     remove_webhook_of_operators = operation(
         "DELETE",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}"),
+        _OF_OPERATORS,
         NoneType,
         **OF_OPERATORS,
     )
-    rotate_webhook_secret = operation(
-        "POST", OfOne("/api/webhooks/endpoints/{endpoint_id}/rotate"), NewEndpointShape, scope=BILLING_SETUP
-    )
+    rotate_webhook_secret = operation("POST", _ENDPOINT / "rotate", NewEndpointShape, scope=BILLING_SETUP)
     rotate_webhook_of_operators = operation(
         "POST",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}/rotate"),
+        _OF_OPERATORS / "rotate",
         NewEndpointShape,
         **OF_OPERATORS,
     )
-    send_test_notice = operation(
-        "POST", OfOne("/api/webhooks/endpoints/{endpoint_id}/test"), DeliveryShape, scope=BILLING_SETUP, status=202
-    )
+    send_test_notice = operation("POST", _ENDPOINT / "test", DeliveryShape, scope=BILLING_SETUP, status=202)
     test_webhook_of_operators = operation(
         "POST",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}/test"),
+        _OF_OPERATORS / "test",
         DeliveryShape,
         status=202,
         **OF_OPERATORS,
     )
     webhook_deliveries = operation(
         "GET",
-        OfOne("/api/webhooks/endpoints/{endpoint_id}/deliveries"),
+        _ENDPOINT / "deliveries",
         Listing[DeliveryShape],
         PageQuery,
         scope=BILLING_READ,
     )
     deliveries_of_operators = operation(
         "GET",
-        OfOne("/api/admin/webhooks/endpoints/{endpoint_id}/deliveries"),
+        _OF_OPERATORS / "deliveries",
         Listing[DeliveryShape],
         PageQuery,
         **OF_OPERATORS,
@@ -824,25 +788,28 @@ class Operations(
     """Those that a client has as they are; those of services it repeats (`billing.client.service`)."""
 
 
-_GROUPS: Final = (
-    AccountOperations,
-    KeyOperations,
-    OrganizationOperations,
-    OwnKeyOperations,
-    CreditOperations,
-    BudgetOperations,
-    UsageOperations,
-    ReportOperations,
-    ExportOperations,
-    OversightOperations,
-    MarginOperations,
-    ServiceOperations,
-    PeopleOperations,
-    TokenOperations,
-    BrowserOperations,
-    PaymentOperations,
-    WebhookOperations,
-    PlanOperations,
-)
-# All of them, in the order of the document.
-OPERATIONS: Final = tuple(each for group in _GROUPS for each in vars(group).values() if isinstance(each, Operation))
+# By what the document calls a group.
+_GROUPS: Final = {
+    "accounts": AccountOperations,
+    "keys": KeyOperations,
+    "organizations": OrganizationOperations,
+    "own_keys": OwnKeyOperations,
+    "credit": CreditOperations,
+    "budgets": BudgetOperations,
+    "usage": UsageOperations,
+    "sums": ReportOperations,
+    "exports": ExportOperations,
+    "oversight": OversightOperations,
+    "margin": MarginOperations,
+    "metering": ServiceOperations,
+    "people": PeopleOperations,
+    "tokens": TokenOperations,
+    "browsers": BrowserOperations,
+    "payments": PaymentOperations,
+    "webhooks_out": WebhookOperations,
+    "plans": PlanOperations,
+}
+# All of them, in the order of the document, each with its group.
+OPERATIONS: Final = {
+    each: tag for tag, group in _GROUPS.items() for each in vars(group).values() if isinstance(each, Operation)
+}

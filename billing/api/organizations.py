@@ -20,7 +20,7 @@ from billing.identity.permissions import (
     ROLES,
     SCOPES,
 )
-from billing.identity.users import parse_email
+from billing.mail import parse_email
 from billing.quotas import parse_quotas
 from billing.schemas.accounts import NewQuotas, UserQuotasShape
 from billing.schemas.organizations import (

@@ -1,50 +1,76 @@
 """What operators look after, behind the admin key: refused requests, providers, people; and which image runs, which is
-open. And collection: its last runs, and whose the traffic is that exporters count.
+open. And collection: its last runs, and whose the traffic is that exporters count; exports: how far each is, what the
+other side does not take, and having that tried again.
 
 Of people (/api/admin/users): who is let in, who is an operator, and who owns an organization that nobody looks after
 any more. The audit log is /api/admin/audit for operators, /api/account/audit of an account for who has `audit:read`
-there.
+there. /api/admin/margin: charges less costs; and /api/admin/providers/{provider}/bill: providers' bills compared with
+the ledger.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
-from billing.api.operations import OversightOperations
-from billing.api.requests import listing, moment, page_asked
+from billing.api.operations import ExportOperations, MarginOperations, OversightOperations
+from billing.api.requests import encode_cursor, listing, moment, page_asked
 from billing.api.route import Call, serves
+from billing.api.tables import Table, rows, wants_csv
 from billing.audit import AuditFilter
 from billing.errors import StoreError
 from billing.identity.users import NEEDS_FACTOR
+from billing.ledger.reports import MarginBy, Margins
 from billing.money import NANO_PER_USD, format_usd
-from billing.pages import Page
-from billing.schemas.admin_users import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
-from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery
+from billing.pages import Page, place_of
 from billing.schemas.base import Listing, PageQuery
+from billing.schemas.margin import (
+    MARGIN_FIELDS,
+    BillBody,
+    BillQuery,
+    BillShape,
+    MarginGroupShape,
+    MarginQuery,
+    MarginShape,
+    MarginsShape,
+    margin_fields,
+)
 from billing.schemas.organizations import MemberShape
+from billing.schemas.people import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
 from billing.schemas.system import (
     AssignBody,
     AssignedShape,
+    AuditQuery,
+    AuditShape,
+    ExportShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
+    OwnAuditQuery,
     OwnRefusedQuery,
+    ParkedExportShape,
+    ParkedExportsQuery,
     ProviderShape,
     RefusedQuery,
     RefusedShape,
+    RetriedShape,
+    RetryExport,
     RunShape,
     SubjectShape,
     SubjectsQuery,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from billing.collect.collector import Collector
+    from billing.provider_bills.bills import Bills
+
 
 _IMAGE: Final = re.compile(
     r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
@@ -147,15 +173,13 @@ def image_identity(image: str) -> ImageShape:
 @serves(OversightOperations.audit)
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
     """List changes, newest first."""
-    only = AuditFilter(
-        account_id=query.account_id,
-        user_id=query.user_id,
-        actor=query.actor,
-        action=query.action,
-        since=moment("since", query.since),
-        until=moment("until", query.until),
-    )
+    only = _audit_filter(query, account_id=query.account_id, user_id=query.user_id)
     return listing(await call.services.audit.page(only, *page_asked(query)), AuditShape.of_entry)
+
+
+def _audit_filter(query: OwnAuditQuery, **more: Any) -> AuditFilter:
+    since, until = moment("since", query.since), moment("until", query.until)
+    return AuditFilter(actor=query.actor, action=query.action, since=since, until=until, **more)
 
 
 @serves(OversightOperations.own_audit)
@@ -163,15 +187,8 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
     """List what was done to the account, newest first, and for a person what was about them: their sign-ins, failed
     ones too. Operators' addresses are left out."""
     caller = call.caller
-    only = AuditFilter(
-        account_id=call.account_id,
-        actor=query.actor,
-        action=query.action,
-        since=moment("since", query.since),
-        until=moment("until", query.until),
-        own=True,
-        about=caller.id if caller.kind == "person" else None,
-    )
+    about = caller.id if caller.kind == "person" else None
+    only = _audit_filter(query, account_id=call.account_id, own=True, about=about)
     page = await call.services.audit.page(only, *page_asked(query))
     return listing(page, lambda entry: AuditShape.of_entry(entry, with_cost=call.sees_cost))
 
@@ -255,3 +272,108 @@ async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     for account_id in granted:
         await call.services.effects.balance_changed(account_id)
     return AssignedShape(assigned=assigned)
+
+
+@serves(ExportOperations.exports)
+async def list_exports(call: Call) -> Listing[ExportShape]:
+    """List the exports that there ever were, and how far each is."""
+    standings = await call.services.exports.standings()
+    return Listing(data=[ExportShape.of(each, lag_seconds=int(each.lag_s)) for each in standings], next_cursor=None)
+
+
+@serves(ExportOperations.parked_exports)
+async def list_parked_exports(call: Call, query: ParkedExportsQuery) -> Listing[ParkedExportShape]:
+    """List what the other sides do not take, newest first, with the reason."""
+    page = await call.services.exports.dead_letters(*page_asked(query), export=query.export)
+    return listing(page, ParkedExportShape.of)
+
+
+@serves(ExportOperations.retry_exports)
+async def retry_exports(call: Call, body: RetryExport) -> RetriedShape:
+    """Send parked items again: one, or all of an export. Items that are refused again stay parked."""
+    return RetriedShape(retried=await call.services.exports.again(body.export, body.item, call.actor))
+
+
+WEEK_DAYS: Final = 7
+
+
+@serves(MarginOperations.margin)
+async def get_margin(call: Call, query: MarginQuery) -> MarginsShape | Table:
+    """Return what was charged less what it cost, of days of UTC, by account, model, provider or day. As CSV all groups,
+    without a limit."""
+    since, until = days_asked(query.since, query.until, call.services.clock())
+    limit, after = page_asked(query)
+    first = place_of(after)
+    asked, margins = (begin_of(since), begin_of(until), MarginBy[query.by]), call.services.reports.margins
+    if wants_csv(call.request):
+        return Table("margin", _table(query.by, await margins.read(*asked)))
+    found = await margins.read(*asked, first, limit)
+    return MarginsShape(
+        since=since.isoformat(),
+        until=until.isoformat(),
+        by=query.by,
+        total=MarginShape(**margin_fields(found.total)),
+        data=[MarginGroupShape(group=name, **margin_fields(margin)) for name, margin in found.groups],
+        next_cursor=encode_cursor(str(first + limit)) if found.more else None,
+    )
+
+
+async def _table(by: str, found: Margins) -> AsyncIterator[bytes]:
+    yield rows([(by, *MARGIN_FIELDS)])
+    yield rows((name, *margin_fields(margin).values()) for name, margin in found.groups)
+
+
+def days_asked(since: str | None, until: str | None, now_s: float, *, whole: bool = False) -> tuple[date, date]:
+    """Return from which day on and before which one: without them this month's first, and tomorrow, or with `whole`
+    the week before today."""
+    today = datetime.fromtimestamp(now_s, UTC).date()
+    ends = today + timedelta(days=0 if whole else 1) if until is None else _day("until", until)
+    usual = ends - timedelta(days=WEEK_DAYS) if whole else today.replace(day=1)
+    begins = usual if since is None else _day("since", since)
+    if begins > ends:
+        raise BadRequest("since must not be after until.", "since")
+    return begins, ends
+
+
+def _day(param: str, given: str) -> date:
+    try:
+        day = date.fromisoformat(given)
+    except ValueError as error:
+        raise BadRequest(f"{param} must be a day such as 2027-01-31.", param) from error
+    if not 2000 <= day.year < 2200:
+        raise BadRequest(f"{param} must be a day from 2000 to 2199.", param)
+    return day
+
+
+def begin_of(day: date) -> datetime:
+    """Return where a day of UTC begins."""
+    return datetime.combine(day, time(), UTC)
+
+
+@serves(MarginOperations.bill)
+async def get_bill(call: Call, query: BillQuery) -> BillShape:
+    """Return a provider's bill beside the ledger, from the bill that was stored last."""
+    bills, (since, until) = _bills(call), days_asked(query.since, query.until, call.services.clock(), whole=True)
+    return BillShape.of_bill(await bills.compared(call.id("provider"), query.source, since, until))
+
+
+@serves(MarginOperations.reconcile_bill)
+async def reconcile_bill(call: Call, body: BillBody) -> BillShape:
+    """Fetch a provider's bill, or take its invoice, keep it and compare it with the ledger."""
+    bills, (since, until) = _bills(call), _days_of(body, call)
+    provider = call.id("provider")
+    if body.invoice is None:
+        return BillShape.of_bill(await bills.fetched(provider, since, until))
+    names = {} if body.columns is UNSET else body.columns
+    return BillShape.of_bill(await bills.given(provider, since, until, body.invoice, names))
+
+
+def _days_of(body: BillBody, call: Call) -> tuple[date, date]:
+    until = None if body.until is UNSET else body.until
+    return days_asked(body.since, until, call.services.clock(), whole=True)
+
+
+def _bills(call: Call) -> Bills:
+    if call.services.bills is None:
+        raise NotFound("This gateway has no providers.")
+    return call.services.bills

@@ -1,4 +1,5 @@
-"""/api/billing: setup, portal, checkout, orders, invoices, plans; /api/admin/orders, /api/admin/payments/parked.
+"""/api/billing: setup, portal, checkout, orders, invoices, plans; status and subscription, where an account stands, and
+another plan for it; /api/admin/orders, /api/admin/payments/parked; /api/service/features.
 
 And /api/webhooks/stripe, where Stripe delivers events, and /api/admin/payments: what became of them, and the
 comparison with the payment provider.
@@ -6,33 +7,35 @@ comparison with the payment provider.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from billing.api.errors import BadRequest, NotFound
-from billing.api.operations import PaymentOperations
+from billing.api.accounts import balance_of
+from billing.api.errors import BadRequest, NotFound, QuotaExceeded
+from billing.api.operations import PaymentOperations, PlanOperations
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
-from billing.api.route import Call, serves
-from billing.identity.permissions import BILLING_SETUP
-from billing.money import NANO_PER_CENT, format_cents
+from billing.api.route import REPLAYED_HEADER, Call, serves
+from billing.errors import StoreError
+from billing.money import NANO_PER_CENT, format_cents, format_usd
 from billing.payments.flows import Wanted
-from billing.schemas.payment_events import (
-    ComparisonShape,
-    NewComparison,
-    PaymentEventShape,
-    PaymentEventsQuery,
-    ReceivedShape,
-)
+from billing.payments.in_force import outlook
+from billing.quotas import parse_limit
 from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
     ChargeShape,
     ChargesQuery,
+    ComparisonShape,
     CreditParked,
     DismissParked,
+    FeatureShape,
+    FeaturesShape,
     InvoiceShape,
     NewCheckout,
+    NewComparison,
+    NewFeatureUse,
     NewOrderRefund,
     NewPortal,
     NewSetup,
@@ -42,14 +45,28 @@ from billing.schemas.payments import (
     PageShape,
     ParkedQuery,
     ParkedShape,
+    PaymentEventShape,
+    PaymentEventsQuery,
+    PlanChange,
+    PlanPreviewShape,
     PlanShape,
+    PlanShown,
     PlansShape,
+    ReceivedShape,
+    State,
+    StatusShape,
+    SubscriptionShape,
+    UpgradeShape,
 )
 
 if TYPE_CHECKING:
-    from billing.api.services import PaymentOversight
+    from billing.api.services import PaymentOversight, Services
     from billing.payments.assembly import Payments
+    from billing.plans import Plan
+    from billing.quotas import Quota
     from billing.schemas.base import Listing, PageQuery
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.usage import BalanceShape
 
 
 KEY_HEADER: Final = "Idempotency-Key"
@@ -62,11 +79,6 @@ def payments_of(call: Call) -> Payments:
     if found is None:
         raise NotFound("This gateway takes no payments: its operator sets PAYMENT_PROVIDER.")
     return found
-
-
-def may_pay(call: Call) -> bool:
-    """Return whether the caller may have the addresses of pages at which the account pays: they need no other key."""
-    return BILLING_SETUP in call.caller.scopes
 
 
 @serves(PaymentOperations.setup_billing)
@@ -116,14 +128,14 @@ async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
-    return listing(page, lambda order: OrderShape.of_order(order, may_pay=may_pay(call)))
+    return listing(page, lambda order: OrderShape.of_order(order, may_pay=call.may_pay))
 
 
 @serves(PaymentOperations.own_order)
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
     order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
-    return OrderShape.of_order(order, may_pay=may_pay(call))
+    return OrderShape.of_order(order, may_pay=call.may_pay)
 
 
 @serves(PaymentOperations.invoices)
@@ -162,7 +174,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     if rest:
         raise BadRequest("amount_usd must be whole cents.", "amount_usd")
     given = (call.id("order_id"), cents, body.idempotency_key)
-    refund = await payments_of(call).desk.refund(*given, actor=call.actor)
+    refund = await payments_of(call).admin.refund(*given, actor=call.actor)
     amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
@@ -179,7 +191,7 @@ async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
 @serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
-    page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
+    page = await payments_of(call).orders.dead_letters(*page_asked(query), state=query.state)
     return listing(page, ParkedShape.of_parked)
 
 
@@ -187,14 +199,14 @@ async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
 async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
     """Give parked money to its account, or to this one where it has none."""
     given = (call.id("parked_id"), body.account_id, body.note or "")
-    return ParkedShape.of_parked(await payments_of(call).desk.credit(*given, actor=call.actor))
+    return ParkedShape.of_parked(await payments_of(call).admin.credit(*given, actor=call.actor))
 
 
 @serves(PaymentOperations.dismiss_parked)
 async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     """Decide that parked money is not credited."""
     return ParkedShape.of_parked(
-        await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor)
+        await payments_of(call).admin.dismiss(call.id("parked_id"), body.note, actor=call.actor)
     )
 
 
@@ -265,3 +277,217 @@ async def payment_differences(call: Call) -> ComparisonShape:
     """Return the last comparison with the payment provider, and what still differs."""
     comparisons = _oversight(call).comparisons
     return ComparisonShape.of_comparison(comparisons.provider, await comparisons.last(), await comparisons.listed())
+
+
+SETUP: Final = "metergate billing setup"
+PORTAL: Final = "metergate billing portal"
+CHECKOUT: Final = "metergate billing checkout --plan"
+CHANGE_PLAN: Final = "metergate billing change-plan"
+NO_SUBSCRIPTION: Final = "There is no subscription."
+NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
+NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
+
+
+@serves(PlanOperations.billing_status)
+async def get_billing_status(call: Call) -> StatusShape:
+    """Return where the account stands: its state, plan, features, what is left of its quotas, its subscription, and
+    what to do next."""
+    services, account_id = call.services, call.account_id
+    balance = await balance_of(services, account_id)
+    plan = services.plans.get(balance.plan) or services.plans[services.default_plan]
+    windows = await _windows(call)
+    organization = await services.organizations.of_account(account_id)
+    payments = services.payments
+    in_force = None if payments is None else await payments.changes.in_force(account_id)
+    subscription = None if in_force is None else SubscriptionShape.in_force(in_force)
+    state, upgrade = _state(balance, windows), _upgrade(call, plan)
+    guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
+    return StatusShape(
+        account_id=account_id,
+        organization=None if organization is None else organization.name,
+        state=state,
+        status=balance.status,
+        balance_usd=balance.balance_usd,
+        available_usd=balance.available_usd,
+        plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
+        features=[FeatureShape.of_state(each) for each in await services.features.of_account(account_id)],
+        windows=windows,
+        subscription=subscription,
+        upgrade=upgrade,
+        guidance=guidance,
+        next=command,
+    )
+
+
+async def _windows(call: Call) -> list[WindowShape]:
+    """Return what is left of the quotas; none while Redis, which counts them, is away."""
+    try:
+        return await call.services.windows(call.account_id)
+    except StoreError:
+        return []
+
+
+def _state(balance: BalanceShape, windows: list[WindowShape]) -> State:
+    if balance.status in ("suspended", "closed", "past_due"):
+        return balance.status
+    if balance.available_usd.startswith("-") or not balance.available_usd.strip("0."):
+        return "billing_required"
+    return "quota_exhausted" if any(map(_is_used_up, windows)) else "ready"
+
+
+def _is_used_up(window: WindowShape) -> bool:
+    left = str(window.remaining)
+    return left.startswith("-") or not left.strip("0.")
+
+
+def _upgrade(call: Call, plan: Plan) -> UpgradeShape | None:
+    better = call.services.plans.get(plan.upgrade_to or "")
+    if better is None:
+        return None
+    url = call.services.upgrade_url(better)
+    return UpgradeShape(plan=better.id, name=better.name, price_usd=format_usd(better.price_nano), url=url)
+
+
+def _guidance(
+    call: Call, state: State, windows: list[WindowShape], upgrade: UpgradeShape | None, *, subscribed: bool
+) -> tuple[str | None, str | None]:
+    """Return what to do about a state, and the command for it."""
+    setup_url, sells = call.services.setup_url, call.services.payments is not None
+    at = "" if setup_url is None else f" at {setup_url}"
+    house = "whoever runs this gateway" + (f" ({url})" if (url := call.services.operator_url) else "")
+    match state:
+        case "ready":
+            return None, None
+        case "billing_required" if sells:
+            return f"There is no credit: buy some{at}.", SETUP
+        case "billing_required":
+            return f"There is no credit: ask {house} for some.", None
+        case "quota_exhausted":
+            return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
+        case "past_due":
+            guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
+            return guidance, PORTAL if sells else None
+        case "suspended":
+            return f"The account is suspended: ask {house} to make it active again.", None
+        case "closed":
+            return f"The account is closed: ask {house} to make it active again.", None
+
+
+def _of_exhausted(
+    call: Call, used_up: list[WindowShape], upgrade: UpgradeShape | None, *, subscribed: bool
+) -> tuple[str, str | None]:
+    """Return what to do about quotas that are used up, and the command that gets the plan that has more: what a plan
+    has not limited it can't raise."""
+    resets = [each.resets_at for each in used_up]
+    wait = "" if None in resets else f": wait until it resets, at {max(filter(None, resets))}"
+    better = None if upgrade is None else call.services.plans[upgrade.plan]
+    raised = better is not None and any(each.subject == "plan" and _raises(better, each) for each in used_up)
+    if upgrade is None or not raised:
+        return f"A quota is used up{wait or ', and never resets'}. Whoever runs this gateway can raise it.", None
+    where = "" if upgrade.url is None else f": {upgrade.url}"
+    more = f"The plan {upgrade.name} has more, for {upgrade.price_usd} USD a month{where}."
+    command = CHANGE_PLAN if subscribed else CHECKOUT
+    sells = call.services.payments is not None
+    return f"A quota is used up{wait}. {more}", f"{command} {upgrade.plan}" if sells else None
+
+
+def _raises(plan: Plan, window: WindowShape) -> bool:
+    """Return whether a plan has a higher limit than this one of another plan, or none."""
+
+    def limit(quota: Quota) -> int:
+        return parse_limit(quota.metric, window.limit)
+
+    names = (window.window, window.metric, window.model)
+    alike = [each for each in plan.quotas if (each.window.name, each.metric.name, each.model) == names]
+    return all(each.limit > limit(each) for each in alike)
+
+
+@serves(PlanOperations.subscription)
+async def get_subscription(call: Call) -> SubscriptionShape:
+    """Return the subscription that gives the account its plan."""
+    payments = call.services.payments
+    found = None if payments is None else SubscriptionShape.in_force(await payments.changes.in_force(call.account_id))
+    if found is None:
+        raise NotFound(NO_SUBSCRIPTION if payments is None else NO_SUBSCRIPTION_YET)
+    return found
+
+
+@serves(PlanOperations.preview_plan)
+async def preview_plan(call: Call) -> PlanPreviewShape:
+    """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
+    services, payments = call.services, call.services.payments
+    if payments is None:
+        raise NotFound(NO_PAYMENTS)
+    plan_id = call.id("plan_id")
+    plan = services.plans.get(plan_id)
+    if plan is None:
+        raise NotFound(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
+    return await preview_of(services, payments, call.account_id, plan)
+
+
+async def preview_of(services: Services, payments: Payments, account_id: str, plan: Plan) -> PlanPreviewShape:
+    """Return what choosing a plan would do to this account."""
+    current = await payments.changes.current(account_id)
+    mine, now = (await services.accounts.get(account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
+    method = await payments.customers.method(account_id)
+    return PlanPreviewShape.of_outlook(outlook(plan, current, mine, dict(services.plans), now), method)
+
+
+@serves(PlanOperations.change_subscription)
+async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
+    """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
+    free one by ending it with its period. Its own plan takes back what waits."""
+    payments = call.services.payments
+    if payments is None:
+        raise NotFound(NO_PAYMENTS)
+    await payments.changes.change(call.account_id, body.plan, call.actor)
+    return await get_subscription(call)
+
+
+@serves(PlanOperations.plans_in_force)
+async def list_plans_in_force(call: Call) -> PlansShape:
+    """List the plans in force, the cheapest first."""
+    return await list_plans(call)
+
+
+@serves(PlanOperations.features)
+async def list_features(call: Call) -> FeaturesShape:
+    """Return the features that an account's plan names, and what is left of each."""
+    found = await call.services.features.of_account(call.id("account_id"))
+    return FeaturesShape(data=[FeatureShape.of_state(each) for each in found])
+
+
+@serves(PlanOperations.use_feature)
+async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
+    """Count units of a feature, if the account's plan allows it and as many are left in this period; once for an
+    event_id."""
+    done = await call.services.features.use(body.account_id, body.feature, body.units, body.event_id)
+    shape = FeatureShape.of_state(done.state)
+    if done.replayed:
+        call.headers[REPLAYED_HEADER] = "true"
+    if done.state.allowed:
+        return shape
+    account = await call.services.accounts.get(body.account_id)
+    plan = call.services.plans.get(account.plan) or call.services.plans[call.services.default_plan]
+    upgrade = _upgrade(call, plan)
+    quota = {
+        "subject": "plan",
+        "window": "period",
+        "metric": "units",
+        "feature": body.feature,
+        "limit": shape.limit,
+        "used": shape.used,
+        "requested": body.units,
+        "remaining": shape.remaining,
+        "resets_at": shape.resets_at,
+    }
+    has = f"has {shape.remaining} of {shape.limit} units of {body.feature} left" if shape.limit else "does not have it"
+    raise QuotaExceeded(f"The plan {plan.name} {has}{_more(upgrade)}.", quota=quota, upgrade=upgrade)
+
+
+def _more(upgrade: UpgradeShape | None) -> str:
+    """Return which plan to get in place of one that does not do; nothing where there is none."""
+    if upgrade is None:
+        return ""
+    where = "" if upgrade.url is None else f" at {upgrade.url}"
+    return f": upgrade to {upgrade.name}{where}"

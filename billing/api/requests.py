@@ -14,16 +14,19 @@ import msgspec
 from aiohttp import web
 
 from billing.api.errors import BadRequest, NotFound, TooLarge
-from billing.api.expect_continue import AWAITS_CONTINUE, CONTINUE
 from billing.api.services import SERVICES
 from billing.codings import BadCoding, decoder_of
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.schemas.base import Listing, PageQuery
-from billing.schemas.decoding import decode_shape
-from billing.schemas.mismatch import mismatch, unreadable, values_of
-from billing.times import TimeError, parse_rfc3339
-from billing.zones import zone_of
+from billing.schemas.decoding import decode_shape, mismatch, unreadable, values_of
+from billing.times import TimeError, parse_rfc3339, zone_of
+
+# Whether the client waits, and the server leaves it to whoever reads the body to tell it: a request that is refused
+# before need not send one.
+AWAITS_CONTINUE: Final = web.RequestKey("awaits_continue", bool)
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 # The end of a page of transactions. The numbers of those that are under way stand at its end.

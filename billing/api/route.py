@@ -36,7 +36,7 @@ from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
-from billing.identity.callers import NOBODY, Caller
+from billing.identity.permissions import BILLING_SETUP, NOBODY, Caller
 from billing.logs import log_about
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ F = TypeVar("F", bound=Handler)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What serves an operation. The document names it by its handler, and has the handler's docstring and module."""
+    """What serves an operation. The document names it by its handler, and has the handler's docstring; `group` is what
+    it stands with others in, else the handler's module."""
 
     operation: Operation[..., Any]
     handler: Handler
+    group: str = ""
 
     @property
     def name(self) -> str:
@@ -74,8 +76,8 @@ class Route:
 
     @property
     def tag(self) -> str:
-        """Return what groups it with others: its module."""
-        return self.handler.__module__.rpartition(".")[2]
+        """Return what groups it with others."""
+        return self.group or self.handler.__module__.rpartition(".")[2]
 
 
 def serves(*operations: Operation[..., Any]) -> Callable[[F], F]:
@@ -88,12 +90,12 @@ def serves(*operations: Operation[..., Any]) -> Callable[[F], F]:
     return mark
 
 
-def routes_of(operations: Iterable[Operation[..., Any]], modules: Iterable[ModuleType]) -> tuple[Route, ...]:
-    """Return what serves operations, by the functions of modules that say so. Raises `KeyError` for one that nothing
-    serves."""
+def routes_of(operations: Mapping[Operation[..., Any], str], modules: Iterable[ModuleType]) -> tuple[Route, ...]:
+    """Return what serves operations, each of a group, by the functions of modules that say so. Raises `KeyError` for
+    one that nothing serves."""
     functions = [each for module in modules for each in vars(module).values()]
     handlers = {operation: each for each in functions for operation in getattr(each, "serves", ())}
-    return tuple(Route(operation, handlers[operation]) for operation in operations)
+    return tuple(Route(operation, handlers[operation], group) for operation, group in operations.items())
 
 
 ACCOUNT_IN_PATH: Final = "account_id"
@@ -132,6 +134,12 @@ class Call:
         """Return whether the caller sees what providers charge, and by which price rows: operators and their programs
         do, customers where `customers_see` says so."""
         return self.services.customers_see == "cost" or self.caller.is_operator
+
+    @property
+    def may_pay(self) -> bool:
+        """Return whether the caller may have the addresses of pages at which the account pays: they need no other
+        key."""
+        return BILLING_SETUP in self.caller.scopes
 
     @property
     def principal(self) -> Principal:

@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
-from billing.accounts.grants import Grants
-from billing.accounts.lots import Lots
-from billing.accounts.member_limits import MemberLimits
-from billing.accounts.repricing import Repricing
-from billing.api.attempts import Attempts
-from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
-from billing.change_notifier import ChangeNotifier, LiveBalance
-from billing.collect.collector import Collector
-from billing.exports.cursor import Exports
-from billing.identity.browsers import Browsers
-from billing.identity.callers import Caller, CustomersSee
-from billing.identity.credentials import Credentials
-from billing.identity.invitations import Invitations
-from billing.identity.members import Members
-from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Organizations
-from billing.identity.sessions import Sessions
-from billing.identity.sign_in import SignIn
-from billing.identity.users import Users
-from billing.identity.visits import Visits
-from billing.keys.keys import ApiKeys
-from billing.ledger.reports import Reports
-from billing.metering.claims import NotAdmitted
-from billing.metering.features import Features
-from billing.metering.metering import Metering
-from billing.metering.service_holds import ServiceHolds
-from billing.notices.endpoints import Endpoints
-from billing.payments.assembly import Payments
-from billing.payments.auto_recharge import Alerts
-from billing.payments.coupons import Coupons
-from billing.payments.events import PaymentEvents
-from billing.payments.reconcile import PaymentComparisons
-from billing.plans import Plan, Plans
-from billing.principals import Principal
-from billing.provider_bills.bills import Bills
-from billing.refused_requests import RefusedRequests
-from billing.schemas.quotas import WindowShape
-from billing.schemas.system import JobShape, ModelShape, ProviderShape
+from billing.change_notifier import LiveBalance
+from billing.identity.passwords import SignInLimit
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from billing.accounts.accounts import Account, Accounts, MemberLimits
+    from billing.accounts.grants import Grants
+    from billing.accounts.lots import Lots
+    from billing.accounts.repricing import Repricing
+    from billing.api.attempts import Attempts
+    from billing.audit import AuditLog
+    from billing.budgets.budgets import Budgets
+    from billing.change_notifier import ChangeNotifier
+    from billing.collect.collector import Collector
+    from billing.exports.worker import Exports
+    from billing.identity.browsers import Browsers
+    from billing.identity.credentials import Credentials
+    from billing.identity.members import Invitations, Members
+    from billing.identity.oidc import OidcSignIn
+    from billing.identity.organizations import Organizations
+    from billing.identity.permissions import Caller, CustomersSee
+    from billing.identity.sessions import Sessions
+    from billing.identity.sign_in import SignIn
+    from billing.identity.users import Users
+    from billing.keys.keys import ApiKeys
+    from billing.ledger.reports import Reports
+    from billing.metering.charges import NotAdmitted
+    from billing.metering.features import Features
+    from billing.metering.metering import Metering, ServiceHolds
+    from billing.notices.endpoints import Endpoints
+    from billing.payments.assembly import Payments
+    from billing.payments.balances import Alerts
+    from billing.payments.coupons import Coupons
+    from billing.payments.events import PaymentEvents
+    from billing.payments.reconcile import PaymentComparisons
+    from billing.plans import Plan, Plans
+    from billing.principals import Principal
+    from billing.provider_bills.bills import Bills
+    from billing.refused_requests import RefusedRequests
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:
@@ -173,7 +171,7 @@ class Services:
     request_timeout_s: float = 30.0
     customers_see: CustomersSee = "charge"
     sends_mail: bool = True
-    visits: Visits = field(default_factory=Visits)
+    sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
     grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:

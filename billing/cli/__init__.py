@@ -1,20 +1,18 @@
 """Commands on top of `billing.client.calls`, and what every command of `metergate` stands on.
 
     commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called
-    options     Common: the options that every command takes; arguments of several commands
-    output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; CommandFailed: one
-                sentence and an exit code
-    confirmation  asking before money moves
-    batch       `metergate run`: a file of commands
+    options     Common: the options that every command takes; those of several commands; quotas as text
+    output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; what shows an answer;
+                CommandFailed: one sentence and an exit code
+    prompts     asking before money moves, and for secrets
+    calls       an operation of the API becomes a command; how commands are connected; what a call that fails says
     client      CommandClient: the calls over the standard library, quick to import
-    operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
-                refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons;
-                keys, with key_rules  the options for a key's rules, which own_keys has, too;
-                oversight  the audit log, people; orders; plans; margin
-    session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
-                what its errors say, how secrets are asked for; a new password by mail, an authenticator
-                app; auth; own_keys; orgs; usage; requests; billing  what is left, what was bought, and
-                what comes next, with auto_recharge; budgets; webhooks  where notices are sent to
+    session     who is signed in: the files of tokens, how they are renewed
+    batch       `metergate run`: a file of commands
+    operator    `metergate operator`: the audit log, people, refused requests, exports; accounts  with their money:
+                grants, coupons, plans, orders; margin
+    auth        `metergate auth`; keys  API keys, of operators and people; orgs; usage  with single requests; billing
+                what is left, what was bought and what comes next, budgets, webhooks
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

@@ -1,25 +1,15 @@
-"""`metergate auth`: registering, signing in, tokens. What a sign-in brings is kept as `billing.cli.session` says."""
+"""`metergate auth`: registering, signing in, tokens; a new password by mail, an authenticator app. What a sign-in
+brings is kept as `billing.cli.session` says."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from billing.cli.calls import UNAUTHORIZED, Org, add_person_calls, add_session_calls, org_of
 from billing.cli.commands import group
-from billing.cli.output import USAGE, CommandFailed, Shown, Table
-from billing.cli.people import (
-    NEW_PASSWORD,
-    PASSWORD,
-    SECOND_FACTOR,
-    Email,
-    Org,
-    add_credentials,
-    add_person_calls,
-    add_session_calls,
-    ask_factor,
-    ask_secret,
-    org_of,
-)
+from billing.cli.output import USAGE, CommandFailed, Shown, Table, details
+from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Kept, Pending, Session
 from billing.times import rfc3339
 
@@ -27,9 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.client.calls import BillingCalls
-    from billing.schemas.people import MailSent, ProfileShape
-    from billing.schemas.tokens import TokenPairShape
+    from billing.schemas.people import MailSent, ProfileShape, TokenPairShape
 
+Email = Annotated[str, typer.Option("--email", metavar="ADDRESS", help="Your address.", show_default=False)]
+PASSWORD: Final = "METERGATE_PASSWORD"  # noqa: S105 - the name of a variable
+NEW_PASSWORD: Final = "METERGATE_NEW_PASSWORD"  # noqa: S105 - the name of a variable
+RESET: Final = "METERGATE_RESET_TOKEN"
+SECOND_FACTOR: Final = "METERGATE_SECOND_FACTOR"
+SecretsStdin = Annotated[bool, typer.Option("--stdin", help="Read what is asked for from stdin, a line each.")]
+# A second factor that is longer is a recovery code.
+_RECOVERY_LENGTH: Final = 8
+_KEEP: Final = "Where the app is not at hand, each of these codes is good once; they are shown only now:"
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
 ]
@@ -43,7 +41,10 @@ def add_auth(app: typer.Typer, find: FindSession) -> None:
     add_session_calls(auth, find, register=register, login=login, verify=verify, token=token)
     add_session_calls(auth, find, status=status, logout=logout, password=password)
     add_person_calls(auth, find, sessions=sessions)
-    add_credentials(auth, find)
+    add_session_calls(auth, find, forgot=forgot, reset=reset)
+    totp = group("An authenticator app, as the second factor of a sign-in.")
+    add_session_calls(totp, find, enrol=enrol, confirm=confirm, recovery_codes=recovery_codes, off=off)
+    auth.add_typer(totp, name="totp")
     app.add_typer(auth, name="auth")
 
 
@@ -160,7 +161,7 @@ async def logout(
         try:
             await (await session.open_signed_in()).log_out()
         except Refused as error:
-            if error.status != 401:
+            if error.status != UNAUTHORIZED:
                 raise
     session.files.forget()
     return Shown({"signed_out": True}, (f"You are signed out at {kept.url}.",))
@@ -250,3 +251,73 @@ def _profile(profile: "ProfileShape", url: str, kept: Kept | None) -> Shown:
         rows.append(("token ends", f"{ends}, and is renewed by itself"))
     data: dict[str, Any] = {"url": url, "token_expires_at": ends, "user": profile.received}
     return Shown(data, (Table((), rows),))
+
+
+async def forgot(session: Session, email: Email) -> Shown:
+    """Have mailed what `auth reset` sets a new password with."""
+    sent = await session.open_anew().forgot_password(email=email)
+    if not sent.sends_mail:
+        return Shown(sent.received, (sent.message,))
+    text = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
+    return Shown(sent.received, (text,))
+
+
+async def reset(
+    session: Session,
+    stdin: SecretsStdin = False,
+    revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
+) -> Shown:
+    """Set a new password by the token that was mailed. All your sessions end."""
+    client = session.open_anew()
+    token = ask_secret("mailed token", session.environ, RESET, from_stdin=stdin).strip()
+    new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=stdin, twice=True)
+    changed = await client.reset_password(token=token, password=new, revoke_keys=revoke_keys)
+    text = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
+    return Shown(changed.received, (text,))
+
+
+async def enrol(session: Session, stdin: SecretsStdin = False) -> Shown:
+    """Make the secret of an authenticator app, which counts once `auth totp confirm` has had a code of it."""
+    client = await session.open_signed_in()
+    password = None
+    if (await client.who_am_i()).has_password:
+        password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
+    made = await client.enrol_totp(password=password)
+    rows = [("secret", made.secret), ("address", made.uri)]
+    then = "Give one of them to your app. Then: metergate auth totp confirm"
+    return details(made, rows, then, secret=True)
+
+
+async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:
+    """Have the app count from now on, by its first code. Prints the recovery codes, this once."""
+    client = await session.open_signed_in()
+    code = ask_secret("code of your authenticator app", session.environ, SECOND_FACTOR, from_stdin=stdin).strip()
+    made = await client.confirm_totp(code=code)
+    return Shown(made.received, ("The app counts from now on.", _KEEP, *made.recovery_codes), secret=True)
+
+
+async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown:
+    """Replace your recovery codes, by a code of the app or one of them. The new ones are printed this once."""
+    client = await session.open_signed_in()
+    made = await client.renew_recovery_codes(**ask_factor(session, from_stdin=stdin))
+    return Shown(made.received, (_KEEP, *made.recovery_codes), secret=True)
+
+
+async def off(session: Session, stdin: SecretsStdin = False) -> Shown:
+    """Remove the app, with a last code of it or a recovery code."""
+    client = await session.open_signed_in()
+    password = None
+    if (await client.who_am_i()).has_password:
+        password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
+    factor = ask_factor(session, from_stdin=stdin)
+    await client.remove_totp(password=password, **factor)
+    return Shown({"second_factor": False}, ("The app is removed: a password or a mailed code is enough.",))
+
+
+def ask_factor(session: Session, *, from_stdin: bool = False) -> dict[str, str]:
+    """Return a second factor that is asked for, as the API takes it. Raises `CommandFailed`."""
+    what = "code of your authenticator app, or recovery code"
+    given = ask_secret(what, session.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()
+    if not given:
+        raise CommandFailed("Without a code nothing was done.", USAGE)
+    return {"recovery_code" if len(given) > _RECOVERY_LENGTH else "totp": given}

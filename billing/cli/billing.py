@@ -1,44 +1,87 @@
 """`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
-bought, and what happens when credit runs low."""
+bought, and what happens when credit runs low: `auto-recharge`. `budget`: sums to stay within, which refuse nothing. And
+`metergate webhooks`: where notices of all that are sent to."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
-from billing.cli.commands import group, lazy_group
-from billing.cli.confirmation import Yes, confirm
-from billing.cli.options import FIRST_PAGE, Paging, given
-from billing.cli.output import Shown, Table, listed
-from billing.cli.people import add_person_calls
+from billing.api.operations import BudgetOperations, CreditOperations, PaymentOperations, WebhookOperations
+from billing.cli.calls import add_person_calls, argument, command_of, ended, option
+from billing.cli.commands import group
+from billing.cli.options import given
+from billing.cli.output import (
+    USAGE,
+    Column,
+    CommandFailed,
+    Shown,
+    Table,
+    cell,
+    cell_of,
+    columns,
+    details,
+    facts,
+    says,
+    title,
+)
+from billing.cli.prompts import Yes, confirm
 from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.credit import AlertShape
-    from billing.schemas.payments import InvoiceShape, PageShape
-    from billing.schemas.quotas import WindowShape
-    from billing.schemas.reports import BillingSummaryShape
-    from billing.schemas.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
+    from billing.schemas.credit import AlertShape, RechargeShape
+    from billing.schemas.payments import (
+        InvoiceShape,
+        PageShape,
+        PlanPreviewShape,
+        StatusShape,
+        SubscriptionShape,
+    )
+    from billing.schemas.usage import BillingSummaryShape
+    from billing.schemas.webhooks import NewEndpointShape
 
-ReturnUrl = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="Where the page leads to afterwards: an address on one of the operator's sites."),
-]
-PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="As `billing plans` lists it.", show_default=False)]
-OrderKey = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", metavar="KEY", help="A text of your own: the same again opens the same page."),
-]
-RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
-BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
+_RETURN: Final = ("URL", "Where the page leads to afterwards: an address on one of the operator's sites.")
+ReturnUrl = Annotated[str | None, typer.Option(metavar=_RETURN[0], help=_RETURN[1])]
 # Invoices that are looked at for new ones.
 MOST_NEW: Final = 20
 # How long the bill of a change of plan is waited for, at most: some six seconds.
 INVOICE_PAUSES_S: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
-_WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
-_FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
+_WINDOWS: Final[tuple[Column, ...]] = (
+    ("quota of", "subject"),
+    "window",
+    "metric",
+    "model",
+    "limit",
+    "used",
+    "held",
+    ("left", "remaining"),
+    ("resets", lambda each: each.resets_at or "never"),
+)
+_FEATURES: Final[tuple[Column, ...]] = (
+    "feature",
+    "allowed",
+    "limit",
+    "used",
+    ("left", "remaining"),
+    ("resets", "resets_at"),
+)
+_BUDGET: Final[tuple[Column, ...]] = (
+    "id",
+    ("of", lambda each: each.tag or each.subject_id or "account"),
+    "period",
+    "amount_usd",
+    "spent_usd",
+    ("percent", lambda each: "-" if each.percent is None else f"{each.percent} %"),
+    "forecast_usd",
+    ("ends", lambda each: each.period_end or "never"),
+)
+_shown_budget: Final = facts(
+    *_BUDGET,
+    ("tells at", lambda each: ", ".join(f"{percent} %" for percent in each.thresholds)),
+    ("tells", lambda each: ", ".join(each.notify) or "owners and admins"),
+)
 
 
 def add_billing(app: typer.Typer, find: FindSession) -> None:
@@ -49,19 +92,54 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
         find,
         status=status,
         setup=setup,
-        portal=portal,
-        plans=plans,
+        portal=command_of(
+            PaymentOperations.billing_portal,
+            "Open a page where payment methods, invoices and the subscription are managed, and print its address.",
+            _shown_page,
+            {"return_url": option(*_RETURN)},
+        ),
+        plans=command_of(
+            PaymentOperations.plans,
+            "List the plans, the cheapest first.",
+            columns(
+                ("plan", "id"),
+                "name",
+                ("USD a month", "price_usd"),
+                ("included USD", "included_credit_usd"),
+                ("users", lambda each: "any" if each.users is None else each.users),
+            ),
+        ),
         checkout=checkout,
         change_plan=change_plan,
-        orders=orders,
-        invoices=invoices,
+        orders=command_of(
+            PaymentOperations.own_orders,
+            "List orders, newest first.",
+            columns(
+                "id",
+                ("what", lambda order: order.plan or order.kind),
+                "amount_usd",
+                "refunded_usd",
+                "status",
+                "created_at",
+            ),
+            {"status": option("STATUS", "open, paid, credited, failed, expired, refunded, disputed or parked.")},
+        ),
+        invoices=command_of(
+            PaymentOperations.invoices,
+            "List the bills of plans, newest first.",
+            columns(
+                ("number", lambda each: each.number or each.id),
+                ("total", lambda each: f"{each.total_usd} {each.currency}"),
+                "status",
+                "created_at",
+                ("page", "url"),
+            ),
+        ),
         redeem=redeem,
         alert=alert,
     )
-    recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
-    billing.add_typer(recharge, name="auto-recharge")
-    budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)
-    billing.add_typer(budget, name="budget")
+    _add_auto_recharge(billing, find)
+    _add_budgets(billing, find)
     app.add_typer(billing, name="billing")
 
 
@@ -69,10 +147,9 @@ async def status(client: "BillingCalls") -> Shown:
     """Show the balance, the plan, what is left of quotas and features, this month, and what to do next."""
     found, month = await client.billing_status(), await client.billing_summary()
     parts: list[str | Table] = [Table((), [*_account(found), *_month(month), *_subscription(found.subscription)])]
-    if found.windows:
-        parts.append(Table(_WINDOWS, [_window(each) for each in found.windows]))
-    if found.features:
-        parts.append(Table(_FEATURES, [_feature(each) for each in found.features]))
+    for rows, of in ((found.windows, _WINDOWS), (found.features, _FEATURES)):
+        if rows:
+            parts.append(Table(tuple(map(title, of)), [tuple(cell_of(row, each) for each in of) for row in rows]))
     if found.state == "quota_exhausted":
         windows = [each for each in found.received["windows"] if _is_nothing(str(each["remaining"]))]
         parts.append(msgspec.json.encode(windows).decode())
@@ -93,56 +170,52 @@ async def setup(
     """Open a page where credit is bought and the payment method kept, and print its address."""
     if save_only and amount is not None:
         raise typer.BadParameter("give --amount-usd or --save-only, not both", param_hint="--save-only")
-    return _page(await client.setup_billing(return_url=return_url, save_only=save_only, **given(amount_usd=amount)))
-
-
-async def portal(client: "BillingCalls", return_url: ReturnUrl = None) -> Shown:
-    """Open a page where payment methods, invoices and the subscription are managed, and print its address."""
-    return _page(await client.billing_portal(return_url=return_url))
-
-
-async def plans(client: "BillingCalls") -> Shown:
-    """List the plans, the cheapest first."""
-    found = await client.plans()
-    rows = [
-        (each.id, each.name, each.price_usd, each.included_credit_usd, "any" if each.users is None else str(each.users))
-        for each in found.data
-    ]
-    return Shown(found.received, (Table(("plan", "name", "USD a month", "included USD", "users"), rows),))
+    page = await client.setup_billing(return_url=return_url, save_only=save_only, **given(amount_usd=amount))
+    return _shown_page(page)
 
 
 async def checkout(
     client: "BillingCalls",
+    *,
     amount: Annotated[
         str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy, in whole cents.")
     ] = None,
     plan: Annotated[str | None, typer.Option(metavar="PLAN", help="Which plan to subscribe to.")] = None,
     save_method: Annotated[bool, typer.Option("--save-method", help="Keep the payment method for later.")] = False,
     return_url: ReturnUrl = None,
-    idempotency_key: OrderKey = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="A text of your own: the same again opens the same page."
+        ),
+    ] = None,
     yes: Yes = False,
 ) -> Shown:
     """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
     plan."""
-    from billing.schemas.subscriptions import preview_sentences
+    from billing.schemas.payments import preview_sentences
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
     if plan is not None and not yes:
-        confirm(preview_sentences(await client.preview_plan(plan)), yes=yes)
+        confirm(preview_sentences(await client.preview_plan(plan)))
     page = await client.checkout(
         save_method=save_method,
         return_url=return_url,
         idempotency_key=idempotency_key,
         **given(amount_usd=amount, plan=plan),
     )
-    return _page(page)
+    return _shown_page(page)
 
 
-async def change_plan(client: "BillingCalls", plan: PlanId, yes: Yes = False) -> Shown:
+async def change_plan(
+    client: "BillingCalls",
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="As `billing plans` lists it.", show_default=False)],
+    yes: Yes = False,
+) -> Shown:
     """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
     Shows what is charged and by which means, and asks."""
-    from billing.schemas.subscriptions import preview_sentences
+    from billing.schemas.payments import preview_sentences
 
     preview = await client.preview_plan(plan)
     if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing
@@ -179,47 +252,13 @@ def _nothing_charged(preview: "PlanPreviewShape") -> str:
     return "nothing today"
 
 
-async def orders(
-    client: "BillingCalls",
-    status: Annotated[
-        str | None,
-        typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
-    ] = None,
-    page: Paging = FIRST_PAGE,
-) -> Shown:
-    """List orders, newest first."""
-    return listed(
-        await client.own_orders(**page.asked, **given(status=status)),
-        "id",
-        ("what", lambda order: order.plan or order.kind),
-        "amount_usd",
-        "refunded_usd",
-        "status",
-        "created_at",
-    )
-
-
-async def invoices(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
-    """List the bills of plans, newest first."""
-    return listed(
-        await client.invoices(**page.asked),
-        ("number", lambda each: each.number or each.id),
-        ("total", lambda each: f"{each.total_usd} {each.currency}"),
-        "status",
-        "created_at",
-        ("page", "url"),
-    )
-
-
 async def redeem(
     client: "BillingCalls", code: Annotated[str, typer.Argument(help="The coupon's code.", show_default=False)]
 ) -> Shown:
     """Take the credit of a coupon, once for the account."""
-    given = await client.redeem_coupon(code=code)
-    lasts = "" if given.expires_at is None else f", until {given.expires_at}"
-    return Shown(
-        given.received, (f"{given.amount_usd} USD of {given.name}{lasts}: the balance is {given.balance_usd}.",)
-    )
+    done = await client.redeem_coupon(code=code)
+    lasts = "" if done.expires_at is None else f", until {done.expires_at}"
+    return Shown(done.received, (f"{done.amount_usd} USD of {done.name}{lasts}: the balance is {done.balance_usd}.",))
 
 
 async def alert(
@@ -232,17 +271,13 @@ async def alert(
     """Show or set below what the account is told that its balance is low."""
     if default and low_balance_usd is not None:
         raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
-    if default or low_balance_usd is not None:
-        return _alert(await client.set_alert(low_balance_usd=low_balance_usd))
-    return _alert(await client.alert())
-
-
-def _alert(found: "AlertShape") -> Shown:
+    is_change = default or low_balance_usd is not None
+    found: AlertShape = await (client.set_alert(low_balance_usd=low_balance_usd) if is_change else client.alert())
     whose = " (the operator's amount)" if found.is_default else ""
     return Shown(found.received, (f"The account is told when less than {found.low_balance_usd} USD are left{whose}.",))
 
 
-def _page(page: "PageShape") -> Shown:
+def _shown_page(page: "PageShape", _: object = None) -> Shown:
     if page.url is None:
         return Shown(page.received, ("There is no page to open: see `metergate billing status`.",))
     order, notes = page.order, ["Open it in a browser. Then: metergate billing status"]
@@ -255,7 +290,7 @@ def _page(page: "PageShape") -> Shown:
 def _account(found: "StatusShape") -> list[tuple[str, str]]:
     return [
         ("account", found.account_id),
-        ("organization", found.organization or "-"),
+        ("organization", cell(found.organization)),
         ("state", found.state.replace("_", " ")),
         ("plan", f"{found.plan.name} ({found.plan.id}), {found.plan.price_usd} USD a month"),
         ("balance USD", found.balance_usd),
@@ -274,25 +309,14 @@ def _month(month: "BillingSummaryShape") -> list[tuple[str, str]]:
 def _subscription(found: "SubscriptionShape | None") -> list[tuple[str, str]]:
     if found is None:
         return []
-    rows = [("subscription", f"{found.id}, {found.status}"), ("period ends", found.period_end)]
-    if found.ends_at is not None:
-        rows.append(("subscription ends", found.ends_at))
-    if found.next_plan is not None:
-        rows.append(("next plan", found.next_plan))
-    if found.grace_until is not None:
-        rows.append(("to be paid until", found.grace_until))
-    return rows
-
-
-def _window(each: "WindowShape") -> tuple[str, ...]:
-    amounts = (each.limit, each.used, each.held, each.remaining)
-    return each.subject, each.window, each.metric, each.model or "-", *map(str, amounts), each.resets_at or "never"
-
-
-def _feature(each: "FeatureShape") -> tuple[str, ...]:
-    left = "-" if each.remaining is None else str(each.remaining)
-    limit = "-" if each.limit is None else str(each.limit)
-    return each.feature, "yes" if each.allowed else "no", limit, str(each.used), left, each.resets_at
+    rows = (
+        ("subscription", f"{found.id}, {found.status}"),
+        ("period ends", found.period_end),
+        ("subscription ends", found.ends_at),
+        ("next plan", found.next_plan),
+        ("to be paid until", found.grace_until),
+    )
+    return [(name, text) for name, text in rows if text is not None]
 
 
 def _next(found: "StatusShape") -> list[str]:
@@ -308,3 +332,187 @@ def _next(found: "StatusShape") -> list[str]:
 
 def _is_nothing(amount: str) -> bool:
     return amount.startswith("-") or not amount.strip("0.")
+
+
+Usd = typer.Option(metavar="USD", help="Else as it is.")
+
+
+def _add_auto_recharge(billing: typer.Typer, find: FindSession) -> None:
+    recharge = group("The saved payment method is charged when credit runs low.")
+    show = command_of(
+        CreditOperations.auto_recharge,
+        "Show whether and when the saved payment method is charged, and what became of it.",
+        _shown_recharge,
+    )
+    add_person_calls(recharge, find, show=show, set=set_auto_recharge, off=end_auto_recharge)
+    billing.add_typer(recharge, name="auto-recharge")
+
+
+async def set_auto_recharge(
+    client: "BillingCalls",
+    threshold_usd: Annotated[str | None, Usd] = None,
+    amount_usd: Annotated[str | None, Usd] = None,
+    monthly_cap_usd: Annotated[str | None, Usd] = None,
+    yes: Yes = False,
+) -> Shown:
+    """Have the saved payment method charged --amount-usd when what may be spent falls below --threshold-usd, in a month
+    no more than --monthly-cap-usd. What stopped it before is forgotten. Shows the amounts, and asks."""
+    asked = given(threshold_usd=threshold_usd, amount_usd=amount_usd, monthly_cap_usd=monthly_cap_usd)
+    wish = _wish(await client.auto_recharge(), asked, enabled=True)
+    when = f"when less than {wish['threshold_usd']} USD may be spent, at most {wish['monthly_cap_usd']} USD a month"
+    confirm((f"Your saved payment method is charged {wish['amount_usd']} USD {when}.",), yes=yes)
+    return _shown_recharge(await client.set_auto_recharge(**wish))
+
+
+async def end_auto_recharge(client: "BillingCalls") -> Shown:
+    """Charge the saved payment method no more."""
+    found = await client.auto_recharge()
+    if not found.amount_usd:
+        return _shown_recharge(found)
+    return _shown_recharge(await client.set_auto_recharge(**_wish(found, {}, enabled=False)))
+
+
+def _wish(found: "RechargeShape", asked: dict[str, str], *, enabled: bool) -> dict[str, Any]:
+    """Return what is to be asked of auto-recharge; amounts that are not given stay."""
+    names = ("threshold_usd", "amount_usd", "monthly_cap_usd")
+    wish = {name: asked.get(name, getattr(found, name)) for name in names}
+    if None in wish.values():
+        raise CommandFailed("Give --threshold-usd, --amount-usd and --monthly-cap-usd: nothing was set yet.", USAGE)
+    return {"enabled": enabled, **wish}
+
+
+def _shown_recharge(found: "RechargeShape", _: object = None) -> Shown:
+    rows: list[tuple[str, str | None]] = [("auto-recharge", found.state)]
+    if found.amount_usd is not None:
+        rows += [("below USD", cell(found.threshold_usd)), ("charged USD", found.amount_usd)]
+        rows.append(("a month at most USD", cell(found.monthly_cap_usd)))
+    rows += [("why", found.reason), ("act at", found.url), ("next try", found.next_attempt_at)]
+    return details(found, [(name, text) for name, text in rows if text is not None])
+
+
+def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
+    budget = group("Sums to stay within: they tell, and refuse nothing.")
+    terms = {
+        "period": option("PERIOD", "day, week, month or total."),
+        "thresholds": option("PERCENT", "When to tell, such as 80; may be given several times.", "--threshold"),
+        "notify": option("ADDRESS", "A member to mail, instead of the owners; several times.", "--notify"),
+    }
+    add_person_calls(
+        budget,
+        find,
+        list=command_of(
+            BudgetOperations.budgets,
+            "List budgets, newest first, with what was spent of each and a forecast.",
+            columns(*_BUDGET),
+        ),
+        create=command_of(
+            BudgetOperations.create_budget,
+            "Make a budget. It tells when a threshold is reached; a quota of cost would refuse.",
+            _shown_budget,
+            {
+                "amount_usd": argument("The sum, such as 100.00."),
+                "period": terms["period"],
+                "key": option("KEY_ID", "Of one key; else of the account."),
+                "user": option("USER_ID", "Of one user's keys."),
+                "tag": option("NAME=VALUE", "Of requests with this tag."),
+                "thresholds": terms["thresholds"],
+                "notify": terms["notify"],
+            },
+            changed=_of_subject,
+        ),
+        update=command_of(
+            BudgetOperations.update_budget,
+            "Change a budget: what is not given stays. What it has reached by then is told anew.",
+            _shown_budget,
+            {
+                "amount_usd": option("USD", "The sum."),
+                **terms,
+            },
+        ),
+        delete=command_of(BudgetOperations.delete_budget, "Remove a budget.", ended("deleted", "is deleted.")),
+    )
+    billing.add_typer(budget, name="budget")
+
+
+def _of_subject(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a budget, with what it is of."""
+    of = [name for name in ("key", "user", "tag") if name in asked]
+    if len(of) > 1:
+        raise typer.BadParameter("give one of --key, --user and --tag", param_hint="--key")
+    for name in of:
+        asked["subject"] = name
+        if name != "tag":
+            asked["subject_id"] = asked.pop(name)
+    return asked
+
+
+_DELIVERIES = columns(
+    "id",
+    "type",
+    "state",
+    ("tries", "attempts"),
+    "status",
+    "created_at",
+    ("next try", "next_attempt_at"),
+    ("why", "error"),
+)
+
+
+def add_webhooks(app: typer.Typer, find: FindSession) -> None:
+    """Add the group `webhooks`."""
+    webhooks = group("Where notices of the account are sent to, such as balance.low.")
+    sent = says("{id} is on its way. What became of it: metergate webhooks deliveries {endpoint_id}")
+    add_person_calls(
+        webhooks,
+        find,
+        list=command_of(
+            WebhookOperations.webhook_endpoints,
+            "List endpoints, newest first.",
+            columns(
+                "id",
+                "url",
+                ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
+                ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
+                "failing_since",
+            ),
+        ),
+        add=command_of(
+            WebhookOperations.add_webhook_endpoint,
+            "Have notices sent to an address. The secret that signs them is printed once.",
+            _shown_secret,
+            {
+                "url": argument("Where to, an https:// address."),
+                "types": option("TYPE", "Such as balance.low; may be given several times, else all.", "--type"),
+                "description": option("TEXT", "What it is for."),
+            },
+        ),
+        remove=command_of(
+            WebhookOperations.remove_webhook_endpoint,
+            "Have notices sent there no more. What was delivered is forgotten, too.",
+            ended("removed", "is removed."),
+        ),
+        rotate=command_of(
+            WebhookOperations.rotate_webhook_secret,
+            "Give an endpoint a new secret, which is printed once. For a day the one before signs, too.",
+            _shown_secret,
+        ),
+        test=command_of(WebhookOperations.send_test_notice, "Send a notice of the type `test` to an endpoint.", sent),
+        deliveries=command_of(
+            WebhookOperations.webhook_deliveries,
+            "List what was sent to an endpoint, newest first, and what became of it.",
+            _DELIVERIES,
+        ),
+        redeliver=command_of(
+            WebhookOperations.redeliver,
+            "Send a delivery again, whatever became of it.",
+            sent,
+            {"delivery_id": argument("As `webhooks deliveries` lists it.")},
+        ),
+    )
+    app.add_typer(webhooks, name="webhooks")
+
+
+def _shown_secret(made: "NewEndpointShape", _: object) -> Shown:
+    rows = [("endpoint", made.id), ("url", made.url), ("secret", made.secret)]
+    note = f"The secret is shown only now. Then: metergate webhooks test {made.id}"
+    return Shown(made.received, (Table((), rows),), (note,), secret=True)

@@ -15,12 +15,11 @@ import copy
 import functools
 import inspect
 import signal
-import types
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -39,7 +38,8 @@ Call = Callable[..., Awaitable[Shown]]
 # How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be.
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 
-_HINTS = get_type_hints(Common, include_extras=True)
+_HINTS: Final = get_type_hints(Common, include_extras=True)
+_TEXTS: Final = (str, list[str])
 
 
 def _common_parameters(used: Collection[str]) -> list[inspect.Parameter]:
@@ -63,18 +63,18 @@ def _hidden(annotation: Any) -> Any:
     return Annotated[kind, option]
 
 
-def _quickened(parameters: list[Any], texts: Collection[str] = ()) -> list[Any]:
-    """Return a command's parameters, which read themselves what is not given, and what `texts` names: texts, or lists
-    of them. For all others typer loads pydantic, which takes a fifth of a short command's time."""
+def _quickened(parameters: list[Any]) -> list[Any]:
+    """Return a command's parameters, which read themselves what is not given, texts, and lists of them. For all others
+    typer loads pydantic, which takes a fifth of a short command's time."""
     for each in parameters:
         if "process_value" not in vars(each):
-            each.process_value = functools.partial(_read, each, each.process_value, each.name in texts)
+            each.process_value = functools.partial(_read, each, each.process_value)
     return parameters
 
 
-def _read(parameter: Any, read: Callable[[Any, Any], Any], is_text: bool, context: Any, value: Any) -> Any:
+def _read(parameter: Any, read: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
     """Return what `read`, which is typer's, would return."""
-    several = parameter.multiple or parameter.nargs == -1
+    several, is_text = parameter.multiple or parameter.nargs == -1, parameter.type_descriptor.annotation in _TEXTS
     if value is None and not parameter.required:
         value = () if several else None
     elif is_text and several and value and all(type(each) is str for each in value):
@@ -91,13 +91,11 @@ class _Group(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command; `texts` names its parameters that are texts, or lists of them."""
-
-    texts: ClassVar[Collection[str]]
+    """A command."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return options and arguments."""
-        return _quickened(super().get_params(ctx), self.texts)
+        return _quickened(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. What `metergate run` was given stands for what this line of its file leaves out."""
@@ -180,8 +178,7 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
     parameters = [*(each for one in own for each in _options_of(one)), *common_parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    texts = [parameter.name for parameter in parameters if _is_text(parameter.annotation)]
-    app.command(name, cls=type("Command", (_Command,), {"texts": texts}))(command)
+    app.command(name, cls=_Command)(command)
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
@@ -218,10 +215,3 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _is_text(annotation: Any) -> bool:
-    """Return whether what a parameter takes is a text, or a list of them."""
-    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    return set(kinds) <= {str, list[str], types.NoneType}

@@ -7,28 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from billing.api.operations import OversightOperations
+from billing.cli.calls import add_calls, command_of
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_calls, providers
+from billing.cli.operator import shown_providers
 from billing.cli.options import FIRST_PAGE, Paging, given
-from billing.cli.output import USAGE, CommandFailed, Shown, Table
+from billing.cli.output import USAGE, Column, CommandFailed, Shown, Table, cell_of, page_parts, title
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.margin import BillRowShape, BillSumShape, MarginShape
+    from billing.schemas.margin import BillRowShape, BillSumShape
 
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
-_COLUMNS: Final = (
+_COLUMNS: Final[tuple[Column, ...]] = (
     "events",
-    "cost USD",
-    "charge USD",
-    "margin USD",
-    "margin %",
-    "estimated",
-    "unpriced",
-    "voided",
-    "returned USD",
-    "net USD",
+    "cost_usd",
+    "charge_usd",
+    "margin_usd",
+    ("margin %", "margin_percent"),
+    ("estimated", "estimated_events"),
+    ("unpriced", "unpriced_events"),
+    ("voided", "voided_events"),
+    "returned_usd",
+    "net_usd",
 )
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
 # Rows of a comparison that people are shown; --json has all.
@@ -38,19 +40,18 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def add_margin(app: typer.Typer, connect: Connect) -> None:
-    """Add `margin`."""
+    """Add `margin`, and the group `provider`."""
     add_calls(app, connect, margin=margin)
-
-
-def add_providers(app: typer.Typer, connect: Connect) -> None:
-    """Add the group `provider`."""
     provider = group("Providers of the configuration, and their bills.")
-    add_calls(provider, connect, list=providers, reconcile=reconcile)
+    health = "List providers and the health of their base URLs and keys."
+    listed = command_of(OversightOperations.providers, health, shown_providers)
+    add_calls(provider, connect, list=listed, reconcile=reconcile)
     app.add_typer(provider, name="provider")
 
 
 async def margin(
     client: "BillingCalls",
+    *,
     since: Since = None,
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
@@ -61,26 +62,10 @@ async def margin(
     found = await client.margin(since=since, until=until, **page.asked, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
-    rows = [(each.group or "-", *_row(each)) for each in found.data]
-    rows.append(("total", *_row(found.total)))
-    more = (f"There are more: --cursor {found.next_cursor}",) if found.next_cursor else ()
-    title = f"From {found.since} and before {found.until} (days of UTC):"
-    return Shown(found.received, (title, Table((by, *_COLUMNS), rows), *more))
-
-
-def _row(each: "MarginShape") -> tuple[str, ...]:
-    return (
-        str(each.events),
-        each.cost_usd,
-        each.charge_usd,
-        each.margin_usd,
-        each.margin_percent or "-",
-        str(each.estimated_events),
-        str(each.unpriced_events),
-        str(each.voided_events),
-        each.returned_usd or "-",
-        each.net_usd,
-    )
+    groups = [(each.group or "-", each) for each in found.data]
+    rows = [(name, *(cell_of(each, column) for column in _COLUMNS)) for name, each in (*groups, ("total", found.total))]
+    parts = page_parts((by, *map(title, _COLUMNS)), rows, found.next_cursor)
+    return Shown(found.received, (f"From {found.since} and before {found.until} (days of UTC):", *parts))
 
 
 def _csv(by: str, groups: list[dict[str, object]]) -> str:
@@ -97,6 +82,7 @@ def _csv(by: str, groups: list[dict[str, object]]) -> str:
 
 async def reconcile(
     client: "BillingCalls",
+    *,
     provider: Annotated[str, typer.Option(metavar="NAME", help="The provider, as the configuration calls it.")],
     since: Annotated[str, typer.Option(metavar="DAY", help="From this day of UTC on, such as 2027-01-31.")],
     until: Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until today.")] = None,

@@ -1,56 +1,43 @@
-"""`metergate operator`: what the operator of a gateway does to its accounts, and requests that were refused.
+"""`metergate operator`: the group, and what an operator watches: `audit`, `user`, refused `requests`, the `provider`
+list, `exports` to other systems, `jobs` and `exporters`, collection and whose traffic it is; and `login-link`."""
 
-`add_calls` makes a function of a `BillingCalls` a command: connected, its result shown, and what the client raises told
-in a sentence. A quota is `window:metric=limit`, with `@model` for some models alone:
-
-    day:tokens=100000      month:cost=12.50      minute:requests=60@gpt-4*
-"""
-
-import functools
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from billing.cli.commands import Call, Connect, Work, add_command, lazy_group
-from billing.cli.options import REMOTE, Limit
-from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table, details
+from billing.api.operations import BrowserOperations, ExportOperations, OversightOperations
+from billing.cli.calls import add_calls, argument, command_of, option, switch
+from billing.cli.commands import Connect, group, lazy_group
+from billing.cli.options import Limit
+from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
 from billing.pages import DEFAULT_LIMIT
-from billing.quotas import Metric, QuotaError, parse_quota
-from billing.schemas.base import shown
-from billing.schemas.quotas import QuotaShape
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.client.errors import Refused
-    from billing.schemas.accounts import AccountShape
+    from billing.schemas.base import Listing
+    from billing.schemas.people import LoginLinkShape, UserDetailShape
+    from billing.schemas.system import ProviderShape
 
 # The commands of the group, and what adds them.
 ADDERS: Final = {
     **dict.fromkeys(
         ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
     ),
-    **dict.fromkeys(("lots", "coupon"), "billing.cli.credit:add_credit"),
-    "plan": "billing.cli.plans:add_plans",
-    "order": "billing.cli.orders:add_orders",
-    "exports": "billing.cli.orders:add_exports",
-    "audit": "billing.cli.oversight:add_audit",
-    "user": "billing.cli.oversight:add_users",
-    "jobs": "billing.cli.oversight:add_jobs",
-    "exporters": "billing.cli.oversight:add_exporters",
-    "requests": "billing.cli.operator:add_requests",
+    **dict.fromkeys(("lots", "coupon"), "billing.cli.accounts:add_credit"),
+    "plan": "billing.cli.accounts:add_plans",
+    "order": "billing.cli.accounts:add_orders",
+    "exports": "billing.cli.operator:add_exports",
+    "audit": "billing.cli.operator:add_audit",
+    "user": "billing.cli.operator:add_users",
+    "jobs": "billing.cli.operator:add_collection",
+    "exporters": "billing.cli.operator:add_collection",
+    "requests": "billing.cli.operator:add_audit",
     "key": "billing.cli.keys:add_keys",
     "margin": "billing.cli.margin:add_margin",
-    "provider": "billing.cli.margin:add_providers",
-    "login-link": "billing.cli.operator:add_login_link",
+    "provider": "billing.cli.margin:add_margin",
+    "login-link": "billing.cli.operator:add_audit",
 }
-_UNAUTHORIZED: Final = 401
-_FAILED: Final = 500
-_AWAY: Final = 503
-_QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
-EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
 
 
 def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.Typer:
@@ -60,54 +47,31 @@ def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.
     )
 
 
-def add_requests(app: typer.Typer, connect: Connect) -> None:
-    """Add `requests`."""
-    add_calls(app, connect, requests=requests)
-
-
-def add_login_link(app: typer.Typer, connect: Connect) -> None:
-    """Add `login-link`."""
-    add_calls(app, connect, login_link=login_link)
-
-
-async def login_link(client: "BillingCalls") -> Shown:
-    """Make a link that signs you in to the console as the operator: once, within ten minutes."""
-    link = await client.login_link()
-    return Shown(link.received, (link.url, f"It is good once, until {link.expires_at}."))
-
-
-async def providers(client: "BillingCalls") -> Shown:
-    """List providers and the health of their base URLs and keys."""
-    page = await client.providers()
-    rows = [
-        (
-            each.name,
-            each.kind,
-            each.off_reason or "on",
-            ", ".join(each.dialects),
-            str(len(each.models)),
-            str(target.number),
-            target.origin or "-",
-            str(target.weight),
-            target.state,
-            target.open_until or "-",
-        )
-        for each in page.data
-        for target in each.targets
-    ]
-    headers = (
-        "provider",
-        "kind",
-        "status",
-        "serves",
-        "models",
-        "target",
-        "origin",
-        "weight",
-        "state",
-        "open until",
+def add_audit(app: typer.Typer, connect: Connect) -> None:
+    """Add `audit`, `requests` and `login-link`."""
+    audit = command_of(
+        OversightOperations.audit,
+        "Show who did what, newest first; --json has what it said before and after.",
+        columns(("time", "created_at"), "actor", "action", "subject", "address", "request_id"),
+        {
+            "account_id": option("ACCOUNT_ID", "About this account.", "--account"),
+            "user_id": option("USER_ID", "About this user.", "--user"),
+            "actor": option("WHO", "By admin, user:usr_..., key:key_..."),
+            "action": option("ACTION", "Such as key.revoke, or key.* for all."),
+            "since": option("TIME", "From then on: a time, or a day such as 2027-01-31."),
+            "until": option("TIME", "Before then."),
+        },
     )
-    return Shown(page.received, (Table(headers, rows) if rows else "There are none.",))
+    login_link = command_of(
+        BrowserOperations.login_link,
+        "Make a link that signs you in to the console as the operator: once, within ten minutes.",
+        _shown_link,
+    )
+    add_calls(app, connect, audit=audit, requests=requests, login_link=login_link)
+
+
+def _shown_link(link: "LoginLinkShape", _: object) -> Shown:
+    return Shown(link.received, (link.url, f"It is good once, until {link.expires_at}."))
 
 
 async def requests(
@@ -122,117 +86,218 @@ async def requests(
         raise typer.BadParameter("give --refused; requests that were served are in the usage events of their account")
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
-    page = await client.refusals(key_id=key, account_id=account, limit=limit)
+    found = await client.refusals(key_id=key, account_id=account, limit=limit)
+    return listed(found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message")
+
+
+def add_users(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `user`."""
+    user, change = group("People: who is let in, and who is an operator."), OversightOperations.update_user
+    right = argument("Whether they are one.", "on|off", kind=str)
+    add_calls(
+        user,
+        connect,
+        list=command_of(
+            OversightOperations.users,
+            "List people, newest first.",
+            columns("id", ("address", "email"), "status", ("right", lambda user: "operator" if user.operator else "-")),
+            {
+                "status": option("STATUS", "pending, active or disabled."),
+                "email": option("ADDRESS", "Who has this address."),
+            },
+        ),
+        show=command_of(
+            OversightOperations.user, "Show a user, and the organizations that they belong to.", _shown_user
+        ),
+        approve=command_of(change, "Approve a registered user.", _shown_user, fixed={"status": "active"}),
+        disable=command_of(
+            change,
+            "Let in no more: they are signed out everywhere at once. API keys stay.",
+            _shown_user,
+            fixed={"status": "disabled"},
+        ),
+        enable=command_of(change, "Enable a disabled user again.", _shown_user, fixed={"status": "active"}),
+        operator=command_of(
+            change,
+            "Let a user do what the admin key may, by their own token; it needs a second factor.",
+            _shown_user,
+            {
+                "right": right,
+            },
+            changed=_right,
+        ),
+        remove_app=command_of(
+            change,
+            "Remove the authenticator app of who has lost it, and their recovery codes. Make sure that it is they who "
+            "ask.",
+            _shown_user,
+            fixed={"second_factor": False},
+        ),
+    )
+    app.add_typer(user, name="user")
+
+
+def _right(given: dict[str, Any]) -> dict[str, Any]:
+    if given["right"] not in ("on", "off"):
+        raise typer.BadParameter("expected on or off", param_hint="on|off")
+    return {"operator": given["right"] == "on"}
+
+
+def _shown_user(user: "UserDetailShape", _: object) -> Shown:
     rows = [
-        (each.created_at, each.id, each.key_id or "-", each.model or "-", each.code, each.message) for each in page.data
+        ("user", user.id),
+        ("address", f"{user.email} ({'verified' if user.verified else 'not verified'})"),
+        ("name", user.name),
+        ("status", user.status),
+        ("operator", cell(user.operator)),
+        ("second factor", cell(user.second_factor)),
+        ("created", user.created_at),
+        ("last sign-in", cell(user.last_sign_in_at)),
+        *((f"{each.role} of", f"{each.slug}, account {each.account_id}") for each in user.organizations),
     ]
-    headers = ("time", "request", "key", "model", "code", "message")
-    return Shown(page.received, (Table(headers, rows) if rows else "There are none.",))
+    return details(user, rows)
 
 
-def add_calls(app: typer.Typer, connect: Connect, **calls: Call) -> None:
-    """Make calls commands of `app`, by their names: connected, and their results shown."""
-    for name, call in calls.items():
-        add_command(app, name.replace("_", "-"), _connected(call, connect), REMOTE)
-
-
-def _connected(call: Call, connect: Connect) -> Work:
-    @functools.wraps(call)
-    async def work(output: Output, **given: Any) -> None:
-        with explained_answers():
-            async with connect(output) as client:
-                shown = await call(client, **given)
-        output.show(shown)
-
-    return work
-
-
-@contextmanager
-def repeatable(what: str, key: str) -> Iterator[None]:
-    """Tell, where it is not known whether `what` was made, by which idempotency key it is repeated without harm."""
-    from billing.client.errors import Refused, Unreachable
-
-    unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
-    try:
-        yield
-    except Unreachable as error:
-        raise CommandFailed(f"{error} {unknown}", UNREACHABLE) from error
-    except Refused as error:
-        if error.status < _FAILED:
-            raise
-        raise CommandFailed(f"{error.message} {unknown}", UNREACHABLE) from error
-
-
-@contextmanager
-def explained_answers() -> Iterator[None]:
-    """Turn what the billing API's client raises into `CommandFailed`."""
-    from billing.client.errors import ClientError, Refused, Unreachable
-
-    try:
-        yield
-    except Refused as error:
-        raise CommandFailed(_refusal(error), UNREACHABLE if error.status == _AWAY else REFUSED) from error
-    except Unreachable as error:
-        message = f"{error} Check --api-url or METERGATE_API_URL, and that the gateway runs there."
-        raise CommandFailed(message, UNREACHABLE) from error
-    except ClientError as error:
-        raise CommandFailed(f"{error} Check --api-url or METERGATE_API_URL.", UNREACHABLE) from error
-
-
-def _refusal(error: "Refused") -> str:
-    if error.status == _UNAUTHORIZED:
-        return f"{error.message} Set ADMIN_API_KEY, or name a file that holds the admin key with --token-file."
-    return f"{error.message} ({error.code})"
-
-
-def parse_quota_text(text: str) -> QuotaShape:
-    """Return a quota as the API takes it. Raises `QuotaError`."""
-    match = _QUOTA.fullmatch(text)
-    if match is None:
-        raise QuotaError(EXPECTED)
-    fields: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
-    limit = match["limit"]
-    if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
-        fields["limit"] = int(limit)
-    shape: QuotaShape = shown(parse_quota(fields))
-    return shape
-
-
-def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:
-    """Return the quotas of an option given several times. Raises `typer.BadParameter`, which names the wrong one."""
-    quotas = []
-    for text in texts:
-        try:
-            quotas.append(parse_quota_text(text))
-        except QuotaError as error:
-            raise typer.BadParameter(f"{text!r}: {error}", param_hint="--quota") from error
-    return quotas
-
-
-def quota_text(quota: QuotaShape) -> str:
-    """Return the text of a quota, as `parse_quota_text` reads it; a feature, which it has no text for, stands in
-    brackets."""
-    model = f"@{quota.model}" if quota.model else ""
-    feature = f" [{quota.feature}]" if quota.feature else ""
-    return f"{quota.window}:{quota.metric}={quota.limit}{model}{feature}"
-
-
-def quotas_text(quotas: Iterable[QuotaShape]) -> str:
-    """Return the texts of several in one cell."""
-    return ", ".join(map(quota_text, quotas)) or "none"
-
-
-def shown_account(account: "AccountShape") -> Shown:
-    """Return an account as a command shows it."""
+def shown_providers(found: "Listing[ProviderShape]", _: object) -> Shown:
+    """Return providers, and the health of their base URLs and keys."""
     rows = [
-        ("account", account.id),
-        ("name", account.name),
-        ("plan", account.plan),
-        ("status", account.status),
-        ("balance USD", account.balance_usd),
-        ("credit limit USD", account.credit_limit_usd),
-        ("quotas", quotas_text(account.quotas)),
-        ("plan's quotas", quotas_text(account.plan_quotas)),
-        ("created", account.created_at),
+        tuple(
+            map(
+                cell,
+                (
+                    each.name,
+                    each.kind,
+                    each.off_reason or "on",
+                    ", ".join(each.dialects),
+                    len(each.models),
+                    target.number,
+                    target.origin,
+                    target.weight,
+                    target.state,
+                    target.open_until,
+                ),
+            )
+        )
+        for each in found.data
+        for target in each.targets
     ]
-    return details(account, rows)
+    headers = (
+        "provider",
+        "kind",
+        "status",
+        "serves",
+        "models",
+        "target",
+        "origin",
+        "weight",
+        "state",
+        "open until",
+    )
+    return Shown(found.received, page_parts(headers, rows, None))
+
+
+def add_exports(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `exports`."""
+    exports = group("Usage on its way to other systems.")
+    add_calls(
+        exports,
+        connect,
+        list=command_of(
+            ExportOperations.exports,
+            "List exports: how many events wait, for how long the oldest does, and what is parked.",
+            columns(
+                ("export", "name"),
+                "kind",
+                "waiting",
+                ("lag", lambda each: f"{each.lag_seconds} s"),
+                "parked",
+                ("last failure", "error"),
+            ),
+        ),
+        parked=command_of(
+            ExportOperations.parked_exports,
+            "List what the other sides do not take, newest first, and why.",
+            columns(
+                "export",
+                "item",
+                "account_id",
+                ("reason", lambda each: each.reason + (" (is tried again)" if each.again else "")),
+            ),
+            {
+                "export": option("NAME", "Of one export."),
+            },
+        ),
+        retry=command_of(
+            ExportOperations.retry_exports,
+            "Have tried again what is parked, once the cause is mended.",
+            says("{retried} items of {export} are tried again."),
+            {
+                "export": argument("The export's name."),
+                "item": argument("One item, as `parked` names it.", optional=True),
+                "every": switch("--all", "All that is parked of this export.", True),
+            },
+            changed=_one_or_all,
+        ),
+    )
+    app.add_typer(exports, name="exports")
+
+
+def _one_or_all(given: dict[str, Any]) -> dict[str, Any]:
+    every = given.pop("every", False)
+    if ("item" in given) == every:
+        raise typer.BadParameter("name an item, or give --all", param_hint="item")
+    return given
+
+
+def add_collection(app: typer.Typer, connect: Connect) -> None:
+    """Add the groups `jobs` and `exporters`."""
+    jobs, exporters = group("Jobs: runs of collection."), group("Traffic that exporters count: whose it is.")
+    add_calls(
+        jobs,
+        connect,
+        list=command_of(
+            OversightOperations.collect_runs,
+            "List the last runs of collection, newest first.",
+            columns(
+                "started_at",
+                "job",
+                "status",
+                ("sources", lambda run: f"{run.sources - run.failed_sources}/{run.sources}"),
+                ("samples", "processed_samples"),
+                ("minutes", "written_minutes"),
+                ("replayed", "replayed_minutes"),
+                "debits",
+                "error",
+            ),
+        ),
+    )
+    add_calls(
+        exporters,
+        connect,
+        subjects=command_of(
+            OversightOperations.collect_subjects,
+            "List whom exporters count, newest first, and all bytes that they counted.",
+            columns(
+                "uuid",
+                ("e-mail", "email"),
+                ("account", lambda each: each.account_id or "parked"),
+                "bytes",
+                ("seen first", "created_at"),
+            ),
+            {
+                "state": switch("--parked", "Those alone that have no account.", "parked"),
+            },
+        ),
+        assign=command_of(
+            OversightOperations.assign_subject,
+            "Give traffic its account. What was parked is charged with the next run; what has another is moved from "
+            "now on.",
+            says("{account_id} was given {assigned} of that name."),
+            {
+                "subject": argument("The uuid, or the e-mail address."),
+                "account_id": argument("The account's id, acc_..."),
+            },
+        ),
+    )
+    app.add_typer(jobs, name="jobs")
+    app.add_typer(exporters, name="exporters")

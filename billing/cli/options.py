@@ -1,10 +1,13 @@
 """Options and arguments of several commands. This file owns their names and what they mean.
 
 `Common` are those that every command takes, so that scripts can give them to any; the help of a command names those
-that it uses.
+that it uses. A quota is `window:metric=limit`, with `@model` for some models alone:
+
+    day:tokens=100000      month:cost=12.50      minute:requests=60@gpt-4*
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,7 +15,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
-from billing.schemas.base import DEFAULT_TIMEOUT_S
+from billing.quotas import Metric, QuotaError, parse_quota
+from billing.schemas.base import DEFAULT_TIMEOUT_S, shown
+from billing.schemas.quotas import QuotaShape
 
 _PANEL: Final = "Options of every command"
 LEAST_TIMEOUT_S: Final = 0.1
@@ -21,6 +26,8 @@ _DURATION: Final = re.compile(
     r"(?=[\d.])(?:(?P<hours>\d{1,2})h)?(?:(?P<minutes>\d{1,4})m)?(?:(?P<seconds>\d{1,5}(?:\.\d{1,9})?|\.\d{1,9})s?)?",
     re.ASCII,
 )
+_QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
+EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
 # The fields of `Common` that a command uses which shows a result.
 RESULT: Final = frozenset({"output", "quiet", "json"})
 # And one that bounds its calls.
@@ -40,14 +47,50 @@ def parse_timeout_s(given: str | float) -> float:
 
 
 AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
-Quotas = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--quota",
-        metavar="WINDOW:METRIC=LIMIT[@MODEL]",
-        help="Such as day:tokens=100000, month:cost=12.50, minute:requests=60@gpt-4*; may be given several times.",
-    ),
-]
+
+
+def parse_quota_text(text: str) -> QuotaShape:
+    """Return a quota as the API takes it. Raises `QuotaError`."""
+    match = _QUOTA.fullmatch(text)
+    if match is None:
+        raise QuotaError(EXPECTED)
+    fields: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
+    limit = match["limit"]
+    if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
+        fields["limit"] = int(limit)
+    shape: QuotaShape = shown(parse_quota(fields))
+    return shape
+
+
+def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:
+    """Return the quotas of an option given several times. Raises `typer.BadParameter`, which names the wrong one."""
+    quotas = []
+    for text in texts:
+        try:
+            quotas.append(parse_quota_text(text))
+        except QuotaError as error:
+            raise typer.BadParameter(f"{text!r}: {error}", param_hint="--quota") from error
+    return quotas
+
+
+def quota_text(quota: QuotaShape) -> str:
+    """Return the text of a quota, as `parse_quota_text` reads it; a feature, which it has no text for, stands in
+    brackets."""
+    model = f"@{quota.model}" if quota.model else ""
+    feature = f" [{quota.feature}]" if quota.feature else ""
+    return f"{quota.window}:{quota.metric}={quota.limit}{model}{feature}"
+
+
+def quotas_text(quotas: Iterable[QuotaShape]) -> str:
+    """Return the texts of several in one cell."""
+    return ", ".join(map(quota_text, quotas)) or "none"
+
+
+def new_key() -> str:
+    """Return an idempotency key of our own."""
+    from ulid import ULID
+
+    return str(ULID())
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -55,9 +98,8 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def changes_of(**options: Any) -> dict[str, Any]:
-    """Return the options of a change that were given. Raises `typer.BadParameter` for none."""
-    changes = given(**options)
+def some_change(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a change. Raises `typer.BadParameter` for none."""
     if not changes:
         raise typer.BadParameter("nothing to change was given; see --help")
     return changes

@@ -1,25 +1,45 @@
 """`metergate org`: organizations, who belongs to them, invitations. Without --org a command is about the organization
 of the token, which `metergate auth token --org` changes."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from billing.api.operations import OrganizationOperations
+from billing.cli.calls import (
+    Org,
+    add_person_calls,
+    add_session_calls,
+    argument,
+    command_of,
+    ended,
+    option,
+    organization_id,
+    revoked,
+)
 from billing.cli.commands import group
-from billing.cli.options import FIRST_PAGE, Paging, given
-from billing.cli.output import CommandFailed, Shown, details, listed, revoked
-from billing.cli.people import Org, add_person_calls, add_session_calls, ask_secret, org_of
+from billing.cli.options import given
+from billing.cli.output import CommandFailed, Shown, columns, facts, says
+from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Session
-from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
+    from billing.schemas.organizations import OrganizationShape
 
-UserId = Annotated[str, typer.Argument(metavar="USER_ID", help="A member, usr_...", show_default=False)]
-InvitationId = Annotated[str, typer.Argument(metavar="INVITATION_ID", help="inv_...", show_default=False)]
-Role = Annotated[RoleName, typer.Argument(help="What they may do.", show_default=False)]
-INVITATION = "METERGATE_INVITATION"
-_ID_PREFIX = "org_"
+INVITATION: Final = "METERGATE_INVITATION"
+_MEMBER: Final = argument("A member, usr_...", "USER_ID")
+_INVITED: Final = says("{email} is invited as {role} until {expires_at}: {id}")
+
+_shown: Final = facts(
+    ("organization", "id"), "slug", "name", ("account", "account_id"), ("your role", "role"), "created_at"
+)
+
+
+def _shown_new(organization: "OrganizationShape", given: Mapping[str, Any]) -> Shown:
+    shown, then = _shown(organization, given), f"To work there: metergate auth token --org {organization.slug}"
+    return Shown(shown.data, (*shown.parts, then))
 
 
 def add_orgs(app: typer.Typer, find: FindSession) -> None:
@@ -28,37 +48,94 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
     add_person_calls(
         org,
         find,
-        list=index,
-        show=show,
-        create=create,
+        list=command_of(
+            OrganizationOperations.organizations,
+            "List the organizations that you belong to, newest first.",
+            columns("slug", "name", "role", "id", "account_id"),
+        ),
+        show=command_of(OrganizationOperations.organization, "Show an organization.", _shown),
+        create=command_of(
+            OrganizationOperations.create_organization,
+            "Create an organization with an account of its own. You are its owner.",
+            _shown_new,
+            {"name": argument("What to call it.")},
+        ),
         rename=rename,
-        members=members,
-        invite=invite,
-        invitations=invitations,
-        resend_invitation=resend_invitation,
-        revoke_invitation=revoke_invitation,
+        members=command_of(
+            OrganizationOperations.members,
+            "List the members of an organization.",
+            columns("user_id", ("address", "email"), "name", "role", ("since", "created_at")),
+        ),
     )
-    add_session_calls(org, find, accept=accept)
-    add_person_calls(org, find, role=role, remove=remove, transfer=transfer)
+    _add_invitations(org, find)
+    _add_memberships(org, find)
     app.add_typer(org, name="org")
 
 
-async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
-    """List the organizations that you belong to, newest first."""
-    return listed(await client.organizations(**page.asked), "slug", "name", "role", "id", "account_id")
+def _add_invitations(org: typer.Typer, find: FindSession) -> None:
+    invitation_id = argument("inv_...", "INVITATION_ID")
+    add_person_calls(
+        org,
+        find,
+        invite=command_of(
+            OrganizationOperations.invite,
+            "Send an invitation to an address; its mail has what `org accept` takes.",
+            _INVITED,
+            {
+                "email": argument("Who.", "ADDRESS"),
+                "role": option(None, "What they will be."),
+            },
+        ),
+        invitations=command_of(
+            OrganizationOperations.invitations,
+            "List invitations, newest first, also those that are over.",
+            columns("id", ("address", "email"), "role", "status", "expires_at"),
+        ),
+        resend_invitation=command_of(
+            OrganizationOperations.resend_invitation,
+            "Send an invitation again. The mail before is of no use any more.",
+            _INVITED,
+            {"invitation_id": invitation_id},
+        ),
+        revoke_invitation=command_of(
+            OrganizationOperations.revoke_invitation,
+            "Revoke an open invitation.",
+            revoked,
+            {"invitation_id": invitation_id},
+        ),
+    )
+    add_session_calls(org, find, accept=accept)
 
 
-async def show(client: "BillingCalls", org: Org = None) -> Shown:
-    """Show an organization."""
-    return _one(await client.organization(await _org_id(client, org)))
-
-
-async def create(
-    client: "BillingCalls", name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)]
-) -> Shown:
-    """Create an organization with an account of its own. You are its owner."""
-    made = await client.create_organization(name=name)
-    return _one(made, f"To work there: metergate auth token --org {made.slug}")
+def _add_memberships(org: typer.Typer, find: FindSession) -> None:
+    add_person_calls(
+        org,
+        find,
+        role=command_of(
+            OrganizationOperations.set_role,
+            "Give a member another role, none above your own. Their API keys lose what it lacks.",
+            says("{email} is {role} now."),
+            {
+                "user_id": _MEMBER,
+                "role": argument("What they may do."),
+            },
+        ),
+        remove=command_of(
+            OrganizationOperations.remove_member,
+            "Remove a member, or leave. Their API keys of this organization are revoked.",
+            ended("removed", "is no member any more.", "user_id"),
+            {"user_id": _MEMBER},
+        ),
+        transfer=command_of(
+            OrganizationOperations.transfer_ownership,
+            "Make another member the owner in your place.",
+            _shown,
+            {
+                "user_id": _MEMBER,
+                "become": option(None, "What you are afterwards."),
+            },
+        ),
+    )
 
 
 async def rename(
@@ -70,52 +147,8 @@ async def rename(
     """Change an organization's name, its slug, or both."""
     if name is None and slug is None:
         raise typer.BadParameter("give a name, --slug, or both")
-    return _one(await client.update_organization(await _org_id(client, org), **given(name=name, slug=slug)))
-
-
-async def members(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
-    """List the members of an organization."""
-    return listed(
-        await client.members(await _org_id(client, org), **page.asked),
-        "user_id",
-        ("address", lambda member: member.email),
-        "name",
-        "role",
-        ("since", "created_at"),
-    )
-
-
-async def invite(
-    client: "BillingCalls",
-    email: Annotated[str, typer.Argument(metavar="ADDRESS", help="Who.", show_default=False)],
-    role: Annotated[RoleName, typer.Option(help="What they will be.")] = "member",
-    org: Org = None,
-) -> Shown:
-    """Send an invitation to an address; its mail has what `org accept` takes."""
-    return _invitation(await client.invite(await _org_id(client, org), email=email, role=role))
-
-
-async def invitations(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
-    """List invitations, newest first, also those that are over."""
-    return listed(
-        await client.invitations(await _org_id(client, org), **page.asked),
-        "id",
-        ("address", "email"),
-        "role",
-        "status",
-        "expires_at",
-    )
-
-
-async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
-    """Send an invitation again. The mail before is of no use any more."""
-    return _invitation(await client.resend_invitation(await _org_id(client, org), invitation_id))
-
-
-async def revoke_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
-    """Revoke an open invitation."""
-    await client.revoke_invitation(await _org_id(client, org), invitation_id)
-    return revoked(invitation_id)
+    changed = await client.update_organization(await organization_id(client, org), **given(name=name, slug=slug))
+    return _shown(changed, {})
 
 
 async def accept(
@@ -129,56 +162,4 @@ async def accept(
     token = ask_secret("invitation's token", session.environ, INVITATION, from_stdin=token_stdin).strip()
     if not token:
         raise CommandFailed("The token stands in the invitation's mail: nothing was done.")
-    joined = await client.accept_invitation(token)
-    return _one(joined, f"To work there: metergate auth token --org {joined.slug}")
-
-
-async def role(client: "BillingCalls", user_id: UserId, role: Role, org: Org = None) -> Shown:
-    """Give a member another role, none above your own. Their API keys lose what it lacks."""
-    member = await client.set_role(await _org_id(client, org), user_id, role=role)
-    return Shown(member.received, (f"{member.email} is {member.role} now.",))
-
-
-async def remove(client: "BillingCalls", user_id: UserId, org: Org = None) -> Shown:
-    """Remove a member, or leave. Their API keys of this organization are revoked."""
-    await client.remove_member(await _org_id(client, org), user_id)
-    return Shown({"user_id": user_id, "removed": True}, (f"{user_id} is no member any more.",))
-
-
-async def transfer(
-    client: "BillingCalls",
-    user_id: UserId,
-    become: Annotated[RoleName, typer.Option(help="What you are afterwards.")] = "admin",
-    org: Org = None,
-) -> Shown:
-    """Make another member the owner in your place."""
-    return _one(await client.transfer_ownership(await _org_id(client, org), user_id=user_id, become=become))
-
-
-async def _org_id(client: "BillingCalls", org: str | None) -> str:
-    """Return the id of the organization that was named, else of the token's. Raises `CommandFailed`."""
-    if org is not None and org.startswith(_ID_PREFIX):
-        return org
-    profile = await client.who_am_i()
-    if org is not None:
-        return org_of(profile, org)
-    if profile.org_id is None:
-        raise CommandFailed("You belong to no organization: `metergate org create`.")
-    return profile.org_id
-
-
-def _one(organization: OrganizationShape, *more: str) -> Shown:
-    rows = [
-        ("organization", organization.id),
-        ("slug", organization.slug),
-        ("name", organization.name),
-        ("account", organization.account_id),
-        ("your role", organization.role or "-"),
-        ("created", organization.created_at),
-    ]
-    return details(organization, rows, *more)
-
-
-def _invitation(invitation: InvitationShape) -> Shown:
-    text = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
-    return Shown(invitation.received, (text,))
+    return _shown_new(await client.accept_invitation(token), {})

@@ -9,16 +9,18 @@ a traceback, and ends with an exit code:
 
 import os
 import re
+import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TextIO
+from typing import Any, BinaryIO, Final, Self, TextIO
 
 import msgspec
+from msgspec import structs
 
 from billing.cli.options import Common
 from billing.errors import MetergateError
@@ -27,7 +29,7 @@ REFUSED: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 # A result may hold a secret.
-_FILE_MODE: Final = 0o600
+FILE_MODE: Final = 0o600
 _GAP: Final = "  "
 # Characters of a line that a column of several words has at least.
 LEAST_WRAPPED: Final = 16
@@ -146,7 +148,7 @@ class Output:
         """Keep a file that was there before from being read by others, before a secret goes there."""
         descriptor = self._stdout.fileno()
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, _FILE_MODE)
+            os.fchmod(descriptor, FILE_MODE)
 
     def _write(self, text: str) -> None:
         if self.common.output is not None and not self._written:
@@ -163,20 +165,44 @@ class Output:
         _print_table(self._stdout, table.headers, rows)
 
 
+# What shows an answer, by it and by what the command was given.
+Show = Callable[[Any, Mapping[str, Any]], Shown]
 # A column of a list: a field of its rows, or what it is called and a field, or a function of a row.
-Column = str | tuple[str, str | Callable[[Any], str]]
+Column = str | tuple[str, str | Callable[[Any], Any]]
 
 
-def listed(page: Any, *columns: Column) -> Shown:
-    """Return a page of a list as a table, and how to get the next one."""
-    named = [(_title(each), each) if isinstance(each, str) else each for each in columns]
-    rows = [tuple(cell(getattr(row, of)) if isinstance(of, str) else of(row) for _, of in named) for row in page.data]
-    return Shown(page.received, page_parts(tuple(title for title, _ in named), rows, page.next_cursor))
+def columns(*of: Column) -> Show:
+    """Return what shows a page of a list as a table."""
+    return lambda page, _: listed(page, *of)
 
 
-def _title(field: str) -> str:
-    """Return what the column of a field is called: `last_used_at` is `last used`."""
-    return re.sub("_(id|at)$", "", field).replace("_usd", " USD").replace("_", " ")
+def facts(*of: Column) -> Show:
+    """Return what shows an answer as a table of names and values."""
+    return lambda answer, _: details(answer, [(title(each), cell_of(answer, each)) for each in of])
+
+
+def says(sentence: str) -> Show:
+    """Return what shows an answer as a sentence, a template of its fields and of what was given."""
+    return lambda answer, given: Shown(answer.received, (sentence.format_map({**given, **structs.asdict(answer)}),))
+
+
+def listed(page: Any, *of: Column) -> Shown:
+    """Return a page of a list, or a list that has no pages, as a table, and how to get the next one."""
+    rows = [tuple(cell_of(row, each) for each in of) for row in page.data]
+    return Shown(page.received, page_parts(tuple(map(title, of)), rows, getattr(page, "next_cursor", None)))
+
+
+def title(column: Column) -> str:
+    """Return what a column is called: that of `last_used_at` is `last used`."""
+    if not isinstance(column, str):
+        return column[0]
+    return re.sub("_(id|at)$", "", column).replace("_usd", " USD").replace("_", " ")
+
+
+def cell_of(row: Any, column: Column) -> str:
+    """Return the cell of a row in a column."""
+    of = column if isinstance(column, str) else column[1]
+    return cell(getattr(row, of) if isinstance(of, str) else of(row))
 
 
 def cell(value: object) -> str:
@@ -192,11 +218,6 @@ def cell(value: object) -> str:
 def details(found: Any, rows: Sequence[tuple[str, str]], *more: str, secret: bool = False) -> Shown:
     """Return an answer as a table of names and values, and what stands below it."""
     return Shown(found.received, (Table((), rows), *more), secret=secret)
-
-
-def revoked(name: str) -> Shown:
-    """Return that a key, or an invitation, is revoked."""
-    return Shown({"id": name, "revoked": True}, (f"{name} is revoked.",))
 
 
 def page_parts(
@@ -252,8 +273,27 @@ def _print_table(terminal: TextIO, headers: tuple[str, ...], rows: Sequence[tupl
 @contextmanager
 def _open_private(path: Path) -> Iterator[TextIO]:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         raise CommandFailed(f"Cannot write {path}: {error.strerror}. Give --output another path.") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         yield file
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file, mode 600, which takes the place of `path` once it is on the disk, and is removed where something
+    fails. Raises `CommandFailed`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"Cannot write {path}: {error.strerror}.") from error

@@ -12,7 +12,6 @@ command that ends in between, and that a token that was narrowed is never replac
 
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,13 +21,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 
-from billing.cli.output import USAGE, CommandFailed
+from billing.cli.output import FILE_MODE, USAGE, CommandFailed, whole_file
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.tokens import TokenPairShape
+    from billing.schemas.people import TokenPairShape
 
-FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 LIMIT_BYTES: Final = 64 * 1024
 # A token that ends sooner is renewed first.
@@ -158,17 +156,8 @@ class TokenFiles:
 
     def _write(self, name: str, content: bytes) -> None:
         self._make_folder()
-        temporary = self.folder / f".{name}.{secrets.token_hex(8)}"
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise CommandFailed(f"Cannot write {self.folder / name}: {error.strerror}.") from error
+        with whole_file(self.folder / name) as file:
+            file.write(content)
 
 
 @dataclass(frozen=True, slots=True)

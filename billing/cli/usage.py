@@ -1,25 +1,36 @@
-"""`metergate usage`: what was used, as a table or as CSV."""
+"""`metergate usage`: what was used, as a table or as CSV; `metergate requests`: one's own last requests, metered or
+refused; and how one came to its charge, for `explain`."""
 
-import os
-import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 import typer
+from msgspec import UNSET
 
+from billing.cli.calls import add_person_calls, explained_to_people
 from billing.cli.commands import add_command
 from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given
-from billing.cli.output import CommandFailed, Output, Shown, Table, details, listed, page_parts
-from billing.cli.people import explained_to_people
-from billing.cli.session import FILE_MODE, FindSession
+from billing.cli.output import (
+    Column,
+    CommandFailed,
+    Output,
+    Shown,
+    Table,
+    details,
+    listed,
+    page_parts,
+    whole_file,
+)
+from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.reports import UsedShape
+    from billing.schemas.system import RefusedShape
+    from billing.schemas.usage import ExplainedEventShape, LineShape, UsedShape
 
 KINDS: Final = ("summary", "buckets", "events", "totals")
 _PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}
@@ -37,6 +48,11 @@ _TAKES: Final = {
 }
 _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
+
+# Columns of a line of the arithmetic.
+_CLASS, _QUANTITY = 14, 12
+# What a list of requests begins with.
+_REQUEST: Final[tuple[Column, ...]] = (("time", "created_at"), ("request", "id"), "key_id", "model")
 
 Query = dict[str, str | None]
 _FIELDS: Final = {"key": "key_id", "user": "user_id"}
@@ -120,17 +136,8 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         return await _summary(client, query)
     if what == "buckets":
         return await _buckets(client, query)
-    return listed(
-        await client.usage_events(**query),
-        ("time", "created_at"),
-        ("request", "id"),
-        "key_id",
-        "model",
-        "status",
-        ("input", "input_tokens"),
-        ("output", "output_tokens"),
-        "charge_usd",
-    )
+    tokens = ("input", "input_tokens"), ("output", "output_tokens")
+    return listed(await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd")
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
@@ -138,10 +145,9 @@ async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
     names = tuple(summary.group_by)
     rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
     rows.append((*("total" if index == 0 else "" for index in range(len(names))), *_used(summary.total)))
-    table = Table((*names, *_USED), rows)
     since, until = summary.since or "the beginning", summary.until or "now"
-    more = (f"There are more: --cursor {summary.next_cursor}",) if summary.next_cursor else ()
-    return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", table, *more))
+    parts = page_parts((*names, *_USED), rows, summary.next_cursor)
+    return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", *parts))
 
 
 async def _buckets(client: "BillingCalls", query: dict[str, Any]) -> Shown:
@@ -184,22 +190,106 @@ async def _table(client: "BillingCalls", path: str, query: Query, csv: str, outp
         output.flush()
         await client.download(path, query, "text/csv", counted(output.write_bytes))
         return Shown({"file": None, "bytes": received}, (), silent=True)
-    with _whole_file(Path(csv)) as file:
+    with whole_file(Path(csv)) as file:
         await client.download(path, query, "text/csv", counted(file.write))
     return Shown({"file": csv, "bytes": received}, (f"{csv} has {received} bytes.",))
 
 
-@contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file, mode 600, which takes the place of `path` at the end, and is removed where something fails."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+def add_requests(app: typer.Typer, find: FindSession) -> None:
+    """Add `requests`."""
+    add_person_calls(app, find, requests=requests)
+
+
+async def requests(
+    client: "BillingCalls",
+    refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
+    page: Paging = FIRST_PAGE,
+) -> Shown:
+    """List your account's last requests, newest first; `metergate explain` says more of one."""
+    if refused:
+        if model is not None or page.cursor is not None:
+            raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
+        return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code")
+    found = await client.usage_events(key_id=key, model=model, **page.asked)
+    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd")
+
+
+async def explained(client: "BillingCalls", request_id: str) -> Shown:
+    """Return how a request came to its charge; of one that was refused, what it lacked. Raises `CommandFailed` where it
+    is none of the account's, and what the client raises."""
+    from billing.client.errors import Refused
+
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise CommandFailed(f"Cannot write {path}: {error.strerror}.") from error
+        return shown_event(await client.usage_event(request_id))
+    except Refused as error:
+        if error.code != "not_found":
+            raise
+    try:
+        return shown_refusal(await client.own_refusal(request_id))
+    except Refused as error:
+        if error.code != "not_found":
+            raise
+    raise CommandFailed(
+        f"Your account has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
+        "answer."
+    )
+
+
+def shown_event(event: "ExplainedEventShape") -> Shown:
+    """Return a request with the lines of its charge, as a command shows it; what it cost at the provider stands there
+    where the gateway tells."""
+    rows = [
+        ("when", event.created_at),
+        ("account", f"{event.account_id}, key {event.key_id}" + (f", user {event.user_id}" if event.user_id else "")),
+        ("model", f"{event.model}, served by {event.provider} as {event.provider_model}"),
+        ("outcome", f"{event.outcome}, HTTP {event.status}" + (", counts estimated" if event.estimated else "")),
+    ]
+    if event.multiplier is not None:
+        rows.append(("variant", f"{event.multiplier}, each line times {event.multiplier_factor}"))
+    if isinstance(event.price_id, str):
+        rows.append(("price", event.price_id or "none"))
+    rows += [("", _arithmetic(line)) for line in event.lines]
+    if isinstance(event.cost_usd, str):
+        rows.append(("cost", f"{event.cost_usd} USD: the sum, rounded up to 0.000000001"))
+        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent} %"))
+    else:
+        how = "the sum, rounded up to 0.000000001" if event.lines else "not made from these counts"
+        rows.append(("charge", f"{event.charge_usd} USD: {how}"))
+    if event.note:
+        rows.append(("note", event.note))
+    return Shown(event.received, (f"Request {event.id}", Table((), rows)))
+
+
+def _arithmetic(line: "LineShape") -> str:
+    prices = (
+        (line.price_usd_per_million, "a million"),
+        (line.price_usd_per_hour, "an hour"),
+        (line.price_usd, "a second" if line.price_class == "second" else "each"),
+    )
+    price = next(f"{usd} USD {per}" for usd, per in prices if isinstance(usd, str))
+    text = f"{line.price_class:<{_CLASS}} {line.quantity:>{_QUANTITY}} at {price} = {line.amount_usd} USD"
+    return f"{text} ({line.provider_model})" if isinstance(line.provider_model, str) else text
+
+
+def shown_refusal(refused: "RefusedShape") -> Shown:
+    """Return a refused request as a command shows it: when, why, and what it lacked."""
+    fields = msgspec.structs.asdict(refused).items()
+    rows = [
+        (name.replace("_", " "), _text(value)) for name, value in fields if name != "details" and value is not UNSET
+    ]
+    rows += _details(refused.details)
+    return Shown(refused.received, (f"{refused.id} was refused; nothing was charged.", Table((), rows)))
+
+
+def _details(details: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}: {field.replace('_', ' ')}", _text(each)) for field, each in value.items())
+        else:
+            yield name.replace("_", " "), _text(value)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -17,7 +17,7 @@ from billing.api.operation import Operation
 from billing.api.operations import Operations
 from billing.client.errors import BadAnswer, Exchanged, refusal
 from billing.schemas.base import DEFAULT_TIMEOUT_S
-from billing.schemas.mismatch import mismatch
+from billing.schemas.decoding import mismatch
 
 # A page of a thousand usage events is about 1 MiB.
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024

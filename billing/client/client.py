@@ -18,10 +18,17 @@ import aiohttp
 
 from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.errors import BadAnswer, ClientError, Exchanged, Refused, Unreachable
-from billing.client.holding import HeldOpen
-from billing.client.recorder import Recorder, Spooled
-from billing.client.service import Measured, MeasuredOfKey, OfModel, ServiceAccess, ServiceCalls, encoded, new_event_id
-from billing.client.spool import EventSpool, SpoolRules
+from billing.client.recorder import EventSpool, Recorder, Spooled, SpoolRules
+from billing.client.service import (
+    HeldOpen,
+    Measured,
+    MeasuredOfKey,
+    OfModel,
+    ServiceAccess,
+    ServiceCalls,
+    encoded,
+    new_event_id,
+)
 from billing.client.tokens import TokensUsed, tokens_used
 from billing.schemas.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339

@@ -1,4 +1,6 @@
-"""What a client of the billing API gets: an answer as it came, or the way that a call has failed.
+"""What a client of the billing API gets: an answer as it came, or the way that a call has failed; and which failures of
+a service's call are worth another try, and when: every write of a service has an event's id, so that sending it again
+is harmless, it is charged once.
 
 ClientError
 +-- Refused       the gateway answered with an error: `status`, `code`, `message`, and all of it as `error`
@@ -9,6 +11,7 @@ ClientError
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -17,7 +20,8 @@ from billing.errors import MetergateError
 from billing.schemas.base import ErrorEnvelope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
+
 
 _SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -78,3 +82,47 @@ def refusal(answered: Exchanged, url: str) -> ClientError:
         return BadAnswer(url, why, answered.status, retry_after_s)
     error = envelope["error"]
     return Refused(answered.status, error["code"], error["message"], error, retry_after_s)
+
+
+# Refusals with 429 that pass by themselves, and soon. `quota_exceeded` does not, and 402 needs somebody who pays.
+PASSING: Final = frozenset(("capacity_held", "concurrency_exceeded", "too_many_attempts"))
+ATTEMPTS: Final = frozenset(("too_many_attempts",))
+_TOO_MANY: Final = 429
+_SERVER_ERROR: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a call is made, and for how long in all, waits included; waits double from the first to the longest."""
+
+    attempts: int = 6
+    total_s: float = 30.0
+    first_wait_s: float = 0.1
+    longest_wait_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.total_s <= 0 or not 0 <= self.first_wait_s <= self.longest_wait_s:
+            raise ValueError("attempts and total_s are above zero, and first_wait_s is at most longest_wait_s")
+
+    def wait_s(self, error: ClientError, tried: int, part: float) -> float:
+        """Return how long to wait after so many tries: as long as the answer says, else half to all of the step, as
+        `part` (0 to 1) has it."""
+        step_s = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(tried - 1, 30))
+        return max(step_s * (1 + part) / 2, float(error.retry_after_s or 0))
+
+
+def passes(error: ClientError, codes: Set[str] = PASSING) -> bool:
+    """Return whether another try may succeed where this one failed; of 429 those with these codes."""
+    match error:
+        case Unreachable():
+            return True
+        case Refused(status=429, code=code):
+            return code in codes
+        case Refused(status=status) | BadAnswer(status=int(status)):
+            return status >= _SERVER_ERROR or (status == _TOO_MANY and isinstance(error, BadAnswer))
+    return False
+
+
+def is_unsure(error: ClientError) -> bool:
+    """Return whether a call that failed so may have been carried out all the same."""
+    return not isinstance(error, Refused) or error.status >= _SERVER_ERROR

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from billing.client.errors import ClientError
-from billing.client.retries import Retries
-from billing.keys.presented import DifferentKeys, presented_key
-from billing.keys.secrets import secret_digest, well_formed
+from billing.client.errors import ClientError, Retries
+from billing.keys.secrets import DifferentKeys, presented_key, secret_digest, well_formed
 from billing.schemas.base import error_body
 from billing.schemas.service import KeyHolder
 

@@ -1,13 +1,10 @@
 """Collection: traffic that exporters count is pulled, becomes facts by minute, and is charged like any other usage.
 
-snapshots   what an exporter answers, checked; how far a source was read, and how it goes on     pure
-charging    what the bytes of an account cost, by price, without those that are included         pure
-exporter    asking an exporter, bounded in time and size
-facts       writing points, what follows from them and the checkpoint in one transaction
-subjects    whose the traffic is: matched, made, or parked until an operator says so
-debits      what is due becomes debits
+snapshots   what an exporter is asked and answers, checked; how far a source was read, and how it is read on
+facts       writing points, what follows from them and the checkpoint in one transaction; reading bytes
+subjects    whose the traffic is: matched, made, or held until an operator says so
+debits      what is due becomes debits: what all bytes of an account cost, less what was charged
 collector   a run over all sources, and what the last runs came to
-traffic     reading bytes, by meter, region, node, inbound tag
 queries.sql  their statements; sql/  the two long ones
 
 Points are the truth: what a counter said at a time. A point that is known is known; all else (growth, minutes, hours,

@@ -10,12 +10,11 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing.collect.debits import TrafficDebits
-from billing.collect.exporter import Exporters
 from billing.collect.facts import Facts, Wrote
-from billing.collect.snapshots import MOST_EMPTY, ExporterFailed, read_page
+from billing.collect.snapshots import MOST_EMPTY, ExporterFailed, Exporters, read_page
 from billing.collect.subjects import Subjects
 from billing.database.connection import DatabaseError, queries
 from billing.pages import BadCursor, Page, page_of
@@ -207,7 +206,7 @@ class Collector:
         granted = await self.subjects.settle()
         rated = await self._debits.round(self._now())
         for account_id in granted - rated.accounts:
-            await self._debits.told([account_id])
+            await self._debits.publish([account_id])
         return rated
 
     async def _forget(self) -> None:
@@ -220,13 +219,13 @@ class Collector:
                     break
 
     async def _keep(self, run: Run) -> None:
-        values = [getattr(run, name) for name in _COLUMNS]
+        values = [getattr(run, name) for name in Run.__slots__ if name != "id"]
         try:
             await self.database.execute(_query("add_run"), *values, RUNS_KEPT)
         except DatabaseError as error:
             logger.info("a run of collection is not kept: %s", error)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read what the last run of any gateway came to, and how far the sources are read. Raises `DatabaseError`."""
         (newest, *_) = [*(await self.runs(1)).items, None]
         if newest is not None and (self.last is None or newest.finished_at >= self.last.finished_at):
@@ -240,7 +239,7 @@ class Collector:
         if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
             raise BadCursor("This cursor is not one that this list has given.")
         rows = await self.database.rows(_query("page_runs"), NEWEST if after is None else int(after), limit + 1)
-        return page_of([Run(**_values(row)) for row in rows], limit, lambda run: str(run.id))
+        return page_of([Run(**dict(row)) for row in rows], limit, lambda run: str(run.id))
 
     @property
     def lag_s(self) -> float:
@@ -257,28 +256,6 @@ class Collector:
         """Return what an operator should look at of the last run; empty where all is well."""
         last = self.last
         return "" if last is None or last.status == "ok" else f"collection {last.status}: {last.error}"
-
-
-_COLUMNS: Final = (
-    "job",
-    "status",
-    "started_at",
-    "finished_at",
-    "sources",
-    "failed_sources",
-    "processed_samples",
-    "written_minutes",
-    "replayed_minutes",
-    "conflicts",
-    "set_aside",
-    "debits",
-    "revision",
-    "error",
-)
-
-
-def _values(row: Any) -> dict[str, Any]:
-    return dict(row)
 
 
 def _log(run: Run) -> None:

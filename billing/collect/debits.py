@@ -1,8 +1,13 @@
 """Debits: what has grown becomes due by account, region and hour, and is charged like any other usage.
 
+The charge of an account is a function of its bytes by price, whenever and in whatever portions they came: bytes that
+are included are taken off of the dearest ones first, what is left costs its rate, rounded up to the nano-USD once for
+each price. A debit is what that has risen by. More bytes never cost less: those that are included only move to
+dearer ones.
+
 What is due is taken, charged, and its debit written in one transaction: a process that dies leaves it due, or charged.
-A debit is a correction (rule R3 of docs/protocol.md): Redis is told of it after the commit, or later by the relay. An
-account whose row is locked, or that the ledger refuses, stays due until the next run and keeps no other waiting. A
+A debit is a correction (rule R3 of docs/protocol.md): Redis is notified of it after the commit, or later by the relay.
+An account whose row is locked, or that the ledger refuses, stays due until the next run and keeps no other waiting. A
 charge that has fallen (a counter was found larger, before which it had fallen) is a refund.
 """
 
@@ -10,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -19,23 +25,95 @@ import msgspec
 from billing import audit
 from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PAID
-from billing.collect.charging import ENDPOINT, KEY, METER, ByteRate, Charged, RateOf
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
-from billing.ledger.debits import NAMED, Debit
-from billing.ledger.usage_columns import other_counts
+from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.ledger.writer import create_months, write_within
+from billing.money import ceil_div
+from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
 from billing.pricing.table import METER_PROVIDER
+from billing.principals import SERVICE_KEY
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Collection, Iterable, Sequence
 
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database, Row
+    from billing.pricing.table import PriceTable
 
 logger = logging.getLogger(__name__)
-
 _query = queries("billing.collect")
+
+# The meter of traffic, also the feature that quotas count it under and the model of its debits.
+METER: Final = "bytes"
+# What debits of traffic name as their endpoint.
+ENDPOINT: Final = "/v1/jobs/collect-and-rate"
+# Stands for the key of debits of traffic, which has none.
+KEY: Final = f"{SERVICE_KEY}collector"
+PER_BYTE: Final = "per_byte"
+_MINUTES_OF_HOUR: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRate:
+    """A price of a byte: `scaled` in nano-USD times `COST_SCALE`; `key` names it for good, `price_id` is the row of the
+    table of prices, and `variant` that of the row."""
+
+    key: str
+    scaled: int
+    price_id: str = NAMED
+    variant: str | None = None
+
+
+def rate_of(prices: PriceTable, per_byte_scaled: int, region: str, at: datetime) -> ByteRate:
+    """Return the price of a byte in a region at a time: by the row of the meter `bytes` and its variants by region,
+    else `per_byte_scaled` (PRICE_PER_BYTE, in nano-USD times `FACTOR_SCALE`)."""
+    row = prices.find(METER_PROVIDER, METER, at.timestamp())
+    if row is None or row.per_unit.keys().isdisjoint(("unit", "million")):
+        return ByteRate(f"{PER_BYTE}:{per_byte_scaled}", per_byte_scaled * (COST_SCALE // FACTOR_SCALE))
+    minute = at.hour * _MINUTES_OF_HOUR + at.minute
+    variant = row.variant(region=region or None, minute=minute)
+    scaled = row.cost_scaled(Usage(requests=0, unit_thousandths=1000), variant)
+    return ByteRate(f"{row.id}|{variant or ''}", scaled, row.id, variant)
+
+
+def charge(bytes_by_rate: Mapping[tuple[int, str], int], included_bytes: int) -> int:
+    """Return nano-USD of all bytes of an account, by (rate, key of the price)."""
+    total = 0
+    for (rate, _), count in sorted(bytes_by_rate.items(), reverse=True):
+        free = min(max(included_bytes, 0), count) if count > 0 else 0
+        included_bytes -= free
+        total += ceil_div((count - free) * rate, COST_SCALE)
+    return total
+
+
+@dataclass(slots=True)
+class Charged:
+    """What an account has used by price, and was charged for it. `changed` has the prices that more was used of."""
+
+    included_bytes: int
+    charged_nano: int
+    bytes_by_rate: dict[tuple[int, str], int]
+
+    def add(self, rate: ByteRate, count: int) -> int:
+        """Count so many bytes of a price; return what the charge has risen by, below zero where it has fallen. Bytes
+        that were counted too many, and were charged by a price that has changed since, are taken off of the dearest
+        ones: nothing is given back that was not charged."""
+        key = rate.scaled, rate.key
+        have = self.bytes_by_rate.get(key, 0) + count
+        self.bytes_by_rate[key], lacking = max(have, 0), max(-have, 0)
+        for other in sorted(self.bytes_by_rate, reverse=True):
+            taken = min(lacking, max(self.bytes_by_rate[other], 0))
+            self.bytes_by_rate[other] -= taken
+            lacking -= taken
+        before, self.charged_nano = self.charged_nano, charge(self.bytes_by_rate, self.included_bytes)
+        return self.charged_nano - before
+
+
+# The price of a byte in a region at a time.
+RateOf = Callable[[str, datetime], ByteRate]
+
+
 ACCOUNTS_AT_ONCE: Final = 200
 GROWTH_AT_ONCE: Final = 200_000
 # What is folded at once: rows of growth, and pages of it.
@@ -75,27 +153,23 @@ class Due:
         return self.account_id, self.region, self.rate.key
 
 
+@dataclass
 class TrafficDebits:
-    """Charges what has grown. Methods raise `database.connection.DatabaseError`."""
+    """Charges what has grown. Methods raise `database.connection.DatabaseError`. `tell` lets Redis know of accounts'
+    new corrections."""
 
-    def __init__(
-        self,
-        database: Database,
-        grants: Grants,
-        rate_of: RateOf,
-        tell: Callable[[Collection[str]], Awaitable[None]],
-        new_id: Callable[[], str],
-    ) -> None:
-        """`tell` lets Redis know of accounts' new corrections."""
-        self._database, self._grants, self._rate_of = database, grants, rate_of
-        self._tell, self._new_id = tell, new_id
+    database: Database
+    grants: Grants
+    rate_of: RateOf
+    tell: Callable[[Collection[str]], Awaitable[None]]
+    new_id: Callable[[], str]
 
     async def round(self, now: datetime) -> Rated:
         """Charge all that has grown."""
         if await self._fold() >= VACUUM_ROWS:
-            await self._database.execute("VACUUM collected_growth")
+            await self.database.execute("VACUUM collected_growth")
         rated, after = Rated(), ""
-        while found := await self._database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
+        while found := await self.database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
             accounts = [row["account_id"] for row in found]
             after = accounts[-1]
             await self._charge(accounts, now, rated)
@@ -105,13 +179,13 @@ class TrafficDebits:
         """Have all that has grown become due, to the accounts whose it was then; return how many rows that was."""
         folded, moved = 0, 1
         while moved:
-            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
+            moved = await self.database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
             folded += moved
         return folded
 
-    async def told(self, accounts: Collection[str]) -> None:
+    async def publish(self, accounts: Collection[str]) -> None:
         """Let Redis know of accounts whose balances have changed otherwise."""
-        await self._tell(accounts)
+        await self.tell(accounts)
 
     async def _charge(self, accounts: Sequence[str], now: datetime, rated: Rated) -> None:
         """Charge some accounts; where that fails for one of them, by halves."""
@@ -128,12 +202,12 @@ class TrafficDebits:
             return
         rated.debits += debits
         rated.accounts.update(accounts)
-        await self._tell(accounts)
+        await self.tell(accounts)
 
     async def _charged(self, accounts: Sequence[str], now: datetime, *, months: bool = True) -> int:
         debits: list[Debit] = []
         try:
-            async with self._database.transaction() as connection:
+            async with self.database.transaction() as connection:
                 due = await connection.fetch(_query("take_due"), accounts)
                 taken = list({row["account_id"] for row in due})  # locked by that: others may be charged meanwhile
                 charged = _read(await connection.fetch(_query("read_charges"), taken))
@@ -142,29 +216,29 @@ class TrafficDebits:
                     self._count(charged[each.account_id], each, debits, refunds)
                 await _store(connection, charged)
                 if debits:
-                    await write_within(connection, debits, self._database.lock_wait_s)
+                    await write_within(connection, debits, self.database.lock_wait_s)
                 for entry in refunds:
-                    await self._grants.record(connection, entry, audit.SYSTEM)
+                    await self.grants.record(connection, entry, audit.SYSTEM)
         except MissingPartition:
             if not months:
                 raise
-            await create_months(self._database, debits)
+            await create_months(self.database, debits)
             return await self._charged(accounts, now, months=False)
         return len(debits)
 
     def _due(self, row: Row, now: datetime) -> Due:
-        rate = self._rate_of(row["region"], row["hour"].astimezone(UTC))
+        rate = self.rate_of(row["region"], row["hour"].astimezone(UTC))
         return Due(row["account_id"], row["hour"], row["region"], rate, min(row["at"], now), int(row["bytes"]))
 
     def _count(self, charged: Charged, due: Due, debits: list[Debit], refunds: list[Entry]) -> None:
         rise_nano, left = charged.add(due.rate, due.bytes), due.bytes
         if rise_nano < 0:
             reason = f"{-due.bytes} bytes of {due.region or 'traffic'} were counted too many"
-            scope, reference = f"collect:{due.account_id}", self._new_id()
+            scope, reference = f"collect:{due.account_id}", self.new_id()
             refunds.append(Entry(due.account_id, -rise_nano, REVENUE, "refund", scope, reference, reason, terms=PAID))
         for _ in range(MOST_DEBITS):
             if left > 0:
-                debits.append(_debit(self._new_id(), due, min(left, MOST_BYTES), rise_nano))
+                debits.append(_debit(self.new_id(), due, min(left, MOST_BYTES), rise_nano))
                 rise_nano, left = 0, left - MOST_BYTES
 
 

@@ -1,28 +1,33 @@
-"""Facts: points of a page, all that follows from them, and the checkpoint, in one transaction.
+"""Facts: points of a page, all that follows from them, and the checkpoint, in one transaction; and reading bytes, by
+region, node, inbound tag and direction.
 
 A process that dies before the commit has written nothing and the page is asked for again; after it, the page is known
 and writes nothing. Two collectors of one source are told apart by the checkpoint's version: the second one's page is
 rolled back. An advisory lock, shared by those who write points, lets whoever gives a subject its account read all that
 was written without it (`subjects`).
+
+Bytes come from the hours of an account's series; where a span cuts an hour, from the points in that, as long as they
+are kept: older hours count whole, where they begin.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from billing.collect.snapshots import LEAST_DAYS, Checkpoint
+from billing.collect.debits import METER
+from billing.collect.snapshots import LEAST_DAYS, MOST_BACK, Checkpoint
 from billing.database.connection import affected, queries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from billing.collect.snapshots import Page, Source
     from billing.database.connection import Connection, Database, Row
+    from billing.ledger.sums import Group
     from billing.settings import FirstPoint
-
 _query = queries("billing.collect")
 
 # The advisory lock of collection: "metercol" as 64 bits.
@@ -150,3 +155,38 @@ async def _make_series(connection: Connection, page: Page, nodes: Sequence[int])
     owners = chain.from_iterable(repeat(node, each.samples) for node, each in zip(nodes, page.snapshots, strict=True))
     await connection.execute(_query("add_subjects"), page.uuids, page.emails)
     await connection.execute(_query("add_series"), list(owners), page.uuids, page.inbound_tags)
+
+
+# What traffic is grouped by; not together with what requests are.
+TRAFFIC_NAMES: Final = ("meter", "region", "node", "inbound_tag", "direction")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Bytes of one span, by where they were counted."""
+
+    span: int
+    region: str
+    node: str
+    inbound_tag: str
+    up: int
+    down: int
+
+    def by(self, names: Sequence[str]) -> dict[Group, int]:
+        """Return its bytes by these names."""
+        values = {"meter": METER, "region": self.region or None, "node": self.node, "inbound_tag": self.inbound_tag}
+        found: dict[Group, int] = {}
+        for direction, count in (("uplink", self.up), ("downlink", self.down)):
+            group = tuple(direction if name == "direction" else values[name] for name in names)
+            found[group] = found.get(group, 0) + count
+        return found
+
+
+async def read_traffic(database: Database, account_id: str, bounds: Sequence[datetime], now_s: float) -> list[Counted]:
+    """Return the bytes of an account in each span between two bounds. Raises `DatabaseError`."""
+    if len(bounds) < 2:
+        return []
+    oldest = datetime.fromtimestamp(now_s, UTC) - MOST_BACK
+    cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
+    rows = await database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
+    return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]

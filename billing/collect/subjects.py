@@ -72,18 +72,21 @@ class SubjectRules:
     included_bytes: int = 0
 
 
+@dataclass
 class Subjects:
     """Gives subjects their accounts. Methods raise `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, grants: Grants, rules: SubjectRules, new_id: Callable[[], str]) -> None:
-        self._database, self._grants, self._rules, self._new_id = database, grants, rules, new_id
+    database: Database
+    grants: Grants
+    rules: SubjectRules
+    new_id: Callable[[], str]
 
     async def settle(self) -> set[str]:
         """Look into all that are new, and into parked ones that somebody is found for; return the accounts whose
         balances that has raised."""
         granted: set[str] = set()
-        while await self._database.rows(_query("waiting_subjects"), 1):
-            async with self._database.transaction() as connection:
+        while await self.database.rows(_query("waiting_subjects"), 1):
+            async with self.database.transaction() as connection:
                 await connection.execute(EXCLUSIVE, LOCK)
                 granted |= await self._settled(connection, await connection.fetch(_query("waiting_subjects"), AT_ONCE))
         return granted
@@ -95,7 +98,7 @@ class Subjects:
         for row in waiting:
             email = row["email"].lower()
             account_id = row["account_id"] or (made.get(email) if email else None)
-            if account_id is None and self._rules.unknown == "park":
+            if account_id is None and self.rules.unknown == "park":
                 parked.append(row["id"])
                 continue
             if account_id is None:
@@ -108,7 +111,7 @@ class Subjects:
 
     async def _made(self, connection: Connection, row: Row) -> str:
         name = (row["email"] or row["uuid"])[:_NAME]
-        account = await open_account(connection, self._new_id, name, self._rules.plan, actor=audit.SYSTEM)
+        account = await open_account(connection, self.new_id, name, self.rules.plan, actor=audit.SYSTEM)
         return account.id
 
     async def _assign(
@@ -117,14 +120,14 @@ class Subjects:
         """Give a subject its account, and that what it begins with where it is met for the first time; return it where
         that raised its balance. One that has another is moved after `at`."""
         await connection.execute(_query("assign_subject"), subject_id, account_id, at)
-        rules = self._rules
+        rules = self.rules
         met = await connection.fetchval(_query("meet_account"), account_id, rules.included_bytes)
         if met is None or not rules.initial_nano:
             return set()
         scope_and_reason = f"collect:{account_id}", "initial-balance", "initial balance"
         entry = Entry(account_id, rules.initial_nano, PROMOTIONS, "grant", *scope_and_reason, terms=PROMOTIONAL)
         try:
-            result = await self._grants.record(connection, entry, audit.SYSTEM)
+            result = await self.grants.record(connection, entry, audit.SYSTEM)
         except BalanceOutOfBounds as error:  # before anything was written
             logger.warning("account %s gets no initial balance: %s", account_id, error)
             return set()
@@ -136,7 +139,7 @@ class Subjects:
         """Give the subjects of a uuid or e-mail address this account, those that have another from the minute after
         `at` on; return how many did not have it, and whether its balance was raised. Raises `SubjectNotFound`,
         `accounts.AccountNotFound`."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             await connection.execute(EXCLUSIVE, LOCK)
             if await connection.fetchval("SELECT id FROM accounts WHERE id = $1", account_id) is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
@@ -156,7 +159,7 @@ class Subjects:
         `pages.BadCursor`."""
         if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
             raise BadCursor("This cursor is not one that this list has given.")
-        rows = await self._database.rows(
+        rows = await self.database.rows(
             _query("page_subjects"), NEWEST if after is None else int(after), limit + 1, parked
         )
         found = [Subject(**{**dict(row), "bytes": int(row["bytes"])}) for row in rows]

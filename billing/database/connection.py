@@ -18,9 +18,10 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
 import msgspec
@@ -31,6 +32,7 @@ from billing.errors import StoreError
 
 Row = asyncpg.Record
 Connection = PoolConnectionProxy
+T = TypeVar("T")
 
 APPLICATION_NAME: Final = "metergate"
 # A statement that waits for a row goes on with what that has become. Where the server, the database or the role has
@@ -292,3 +294,9 @@ def affected(tag: str) -> int:
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return rows as dictionaries."""
     return [dict(row) for row in rows]
+
+
+def from_row(kind: type[T], row: Row, **values: object) -> T:
+    """Return a dataclass of a row: each field is the column of its name, unless its value is given."""
+    columns = {each.name: row[each.name] for each in fields(kind) if each.name not in values}  # type: ignore[arg-type]
+    return kind(**columns, **values)

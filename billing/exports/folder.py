@@ -14,9 +14,10 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
@@ -219,15 +220,17 @@ def _parquet_writer(file: IO[bytes]) -> Writer:
     return ParquetWriter()
 
 
+@dataclass
 class Folder(PlainSink):
     """Files of a folder, which all gateways that may export to it must share."""
 
-    kind: Final = "folder"
+    kind: ClassVar[str] = "folder"
     batch = BATCH
 
-    def __init__(self, name: str, path: Path, format: Format, write: Callable[..., Path] = write_file) -> None:
-        self.name = name
-        self._path, self._format, self._write = path, format, write
+    name: str
+    path: Path
+    format: Format
+    write: Callable[..., Path] = write_file
 
     def before(self, now: datetime) -> datetime:
         """Return the beginning of the hour that is not over yet, or not for long."""
@@ -239,9 +242,9 @@ class Folder(PlainSink):
         for event in events:
             hours.setdefault(event.hour, []).append(event)
         for hour, found in sorted(hours.items()):
-            name = file_name(hour, events[0].wseq, self._format)
+            name = file_name(hour, events[0].wseq, self.format)
             try:
-                await asyncio.to_thread(self._write, self._path, name, self._format, found)
+                await asyncio.to_thread(self.write, self.path, name, self.format, found)
             except OSError as error:
                 raise SinkFailed(f"the folder of export {self.name} can't be written: {error.strerror}") from error
         return {}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLD_BATCH: Final = 1_000
-TELL_BATCH: Final = 100
+PUBLISH_BATCH: Final = 100
 # The wait after an hour's end before it is sent, so that nearly all of it is sent at once.
 SETTLED: Final = timedelta(minutes=5)
 # How old an hour may be that Stripe still takes, with an hour to spare.
@@ -83,9 +83,16 @@ class MeterCalls(Protocol):
         """Return the errors in a report, by the key of a call: why an event was refused after it was accepted."""
 
 
+@dataclass(frozen=True, slots=True)
+class MeterCustomers:
+    """Accounts' customers at Stripe: `of` gives that of an account, `gone` notes that there is none any more."""
+
+    of: Callable[[str], Awaitable[str]]
+    gone: Callable[[str], Awaitable[None]]
+
+
 class StripeMeters(PlainSink):
-    """Sums by hour at Stripe. `customer` gives an account's customer there, `gone` notes that there is none any
-    more."""
+    """Sums by hour at Stripe."""
 
     kind: Final = "stripe_meters"
     batch = FOLD_BATCH
@@ -95,16 +102,15 @@ class StripeMeters(PlainSink):
         name: str,
         meters: Sequence[StripeMeter],
         calls: MeterCalls,
+        customers: MeterCustomers,
         *,
-        customer: Callable[[str], Awaitable[str]],
-        gone: Callable[[str], Awaitable[None]],
         database: Database,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
         self.name, self._new_id = name, new_id
         self._meters = {meter.event_name: meter for meter in meters}
-        self._calls, self._customer, self._gone = calls, customer, gone
+        self._calls, self._customers = calls, customers
         self._database, self._now, self._tidied_at = database, now, datetime.min.replace(tzinfo=UTC)
 
     async def send(self, events: Sequence[ExportEvent]) -> Refusals:
@@ -129,13 +135,13 @@ class StripeMeters(PlainSink):
         if now - self._tidied_at >= TIDY_EVERY:
             await self._database.execute(_query("hours_forget"), self.name, now - KEPT, FORGET_ROWS)
             self._tidied_at = now
-        await self._hear()
-        due = await self._database.rows(_query("hours_due"), self.name, now, SETTLED + HOUR, TELL_BATCH)
+        await self._read_reports()
+        due = await self._database.rows(_query("hours_due"), self.name, now, SETTLED + HOUR, PUBLISH_BATCH)
         for row in sorted(due, key=lambda each: each["hour"]):
-            await self._tell(row, now)
-        return len(due) == TELL_BATCH
+            await self._publish(row, now)
+        return len(due) == PUBLISH_BATCH
 
-    async def _tell(self, row: Row, now: datetime) -> None:
+    async def _publish(self, row: Row, now: datetime) -> None:
         hour, end = (row["account_id"], row["meter"], row["hour"]), row["hour"] + HOUR
         prefix = identifier_prefix(*hour)
         identifier = f"{prefix}{row['n']}"
@@ -161,7 +167,7 @@ class StripeMeters(PlainSink):
         at = row["hour"] + HOUR - timedelta(seconds=1)  # a subscription of the same hour counts it
         key = f"{identifier}:{self._new_id()}"
         try:
-            customer = await self._customer(row["account_id"])
+            customer = await self._customers.of(row["account_id"])
         except PaymentProviderUnavailable as error:
             raise SinkFailed(str(error)) from error
         except PaymentRefused as error:
@@ -171,7 +177,7 @@ class StripeMeters(PlainSink):
         try:
             await self._calls.meter(row["meter"], customer, row["amount"], identifier, at, key)
         except CustomerGone as error:
-            await self._gone(customer)
+            await self._customers.gone(customer)
             raise SinkFailed(str(error)) from error
         except PaymentProviderUnavailable as error:
             raise SinkFailed(str(error)) from error
@@ -181,7 +187,7 @@ class StripeMeters(PlainSink):
             return str(error)
         return None
 
-    async def _hear(self) -> None:
+    async def _read_reports(self) -> None:
         """Park what Stripe has taken and then found wrong."""
         for row in await self._database.rows(_query("reports_waiting"), "stripe", self._calls.livemode):
             try:

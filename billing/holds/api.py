@@ -4,34 +4,401 @@
         if isinstance(decision, Hold): ... await holds.settle(decision, debit)
 
 There is no way out of the block that leaves a hold unresolved: one that was not settled is given back, or becomes the
-debit that it owes once a provider has worked for it (`Hold.owe`).
+debit that it owes once a provider has worked for it (`Hold.owe`). An admission ends as a `Decision` within its time,
+whatever the stores do and however often its principal changes. One of unknown fate is given back once it can't be
+carried out any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from billing.database.connection import Database, DatabaseError, queries
-from billing.holds.admission import Admissions, Backlog, Opening
+from billing.errors import StoreError
+from billing.holds.batch import StaleEpoch
+from billing.holds.epochs import LostWrites
 from billing.holds.lasting import LASTING
-from billing.holds.model import Hold, Settled, SettleItem, VoidItem, as_counted
-from billing.holds.redis.connection import RedisAway, RedisError
+from billing.holds.model import (
+    AdmissionTarget,
+    AdmitItem,
+    Hold,
+    Refused,
+    Reload,
+    Settled,
+    SettleItem,
+    Unavailable,
+    VoidItem,
+    as_counted,
+    refusal,
+)
+from billing.holds.redis import layout
+from billing.holds.redis.connection import RedisAway, RedisError, RedisMoved
 from billing.holds.redis.layout import OK, VANISHED
 from billing.holds.wait_queue import WaitQueues
+from billing.principals import MAX_KEPT
 
 if TYPE_CHECKING:
-    from billing.holds.admission import StateRepair
     from billing.holds.batch import RunningHolds
     from billing.holds.debit_writer import DirectLedgerWriter
-    from billing.holds.model import HoldRequest, HoldSettings
+    from billing.holds.epoch_start import EpochStart
+    from billing.holds.epochs import Partition, Partitions
+    from billing.holds.loading import Loader
+    from billing.holds.model import Decision, HoldRequest, HoldSettings
     from billing.holds.outbox import Outbox
-    from billing.holds.partition import Partition
+    from billing.holds.wait_queue import Waiter
     from billing.ledger.debits import Debit
+    from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
+
+
+VOID_MARGIN_MS: Final = 50
+# A principal is read again at least so often, however long that takes, and more often within `admission_wait_s`.
+RENEWALS: Final = 2
+# The first renewal is immediate. Then come pauses, each longer than the one before, so that a key that changes all the
+# time, or a Redis that is ahead of its Postgres, costs some forty look-ups and not a thousand.
+RENEWAL_PAUSE_S: Final = 0.001
+RENEWAL_PAUSE_MAX_S: Final = 0.05
+RETRY_PAUSE_S: Final = 0.01
+# States of a hold that the request which opened it must end.
+SERVED: Final = frozenset(("held", "owed"))
+_DECIDED: Final = frozenset((layout.BALANCE, layout.QUOTA, layout.CONCURRENCY))
+# The debits of one locked account may take up one of so many parts of all in one process.
+LOCKED_SHARE: Final = 16
+
+
+@dataclass(slots=True)
+class Admissions:
+    """Admits for one gateway process; holds name `gateway_id` as their owner.
+
+    `redis_timeout_s` is when Redis refuses to carry an admission out; all attempts together take `admission_wait_s`. No
+    admission is sent while the `backlog` is full. `resolve` ends a hold that was left unresolved.
+    """
+
+    gateway_id: str
+    running: RunningHolds
+    repairs: StateRepair
+    backlog: Backlog
+    queues: WaitQueues
+    resolve: Callable[[Hold], Awaitable[None]]
+    settings: HoldSettings
+    _timeout_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._timeout_ms = int(self.settings.redis_timeout_s * 1000)
+
+    async def admit(self, request: HoldRequest) -> Decision | Reload:
+        """Ask for a hold: one call to Redis where its state is warm. Raises what `meanwhile` and `lesser` raise; the
+        hold is given back then, once Redis has answered.
+
+        A request that is larger than a whole limit waits for nothing. `Reload`: the request must be made anew.
+        """
+        principal, need = request.principal, request.need
+        kept = principal.kept.get((self.gateway_id, request.model, request.feature))
+        target: AdmissionTarget = kept or self._target(principal, request.model, request.feature)
+        may_wait = request.queue_s > 0
+        if may_wait and self.queues.blocks(target) and need.ever_fits(target.limits):
+            return await self._admit_later(request, target, None)
+        backlog, running = self.backlog, self.running
+        if backlog.full or backlog.full_of(principal.account_id):
+            return Unavailable("too many debits wait for Postgres")
+        loop = running.loop
+        partition, deadline = target.partition, loop.time() + self.settings.admission_wait_s
+        meanwhile = request.meanwhile
+        backlog.asking += 1
+        try:
+            while True:
+                until_ms = partition.now_ms() + self._timeout_ms
+                answer = loop.create_future()
+                item = AdmitItem(request, target, until_ms, answer, self._void_late)
+                if partition.epoch is not None:
+                    is_out = running.batchers[partition.number].submit(item)
+                    try:
+                        if is_out and meanwhile is not None:
+                            meanwhile()
+                            meanwhile = None
+                        reply, epoch = await answer
+                    except BaseException:
+                        item.abandon()
+                        raise
+                else:
+                    reply, epoch = StaleEpoch("no epoch is agreed on"), -1
+                if not isinstance(reply, RedisError) and reply[0] == layout.OK:
+                    hold = running.live[request.id] = Hold(request, target, reply, epoch)
+                    return hold
+                decision = await self.repairs.decide(reply, epoch, request, target, deadline)
+                if isinstance(decision, Refused):
+                    break
+                if decision is not None:
+                    return decision
+        finally:
+            backlog.asking -= 1
+        if request.lesser is None and not may_wait:
+            return decision
+        return await self._admit_later(request, target, decision)
+
+    async def _admit_later(
+        self, request: HoldRequest, target: AdmissionTarget, refused: Refused | None
+    ) -> Decision | Reload:
+        """Decide on a request that was `refused`, or that others wait before."""
+        loop, renew = self.running.loop, request.renew
+        began_s = loop.time()
+        waiter = self._join(request, target, refused)
+        decision: Decision | Reload | None = refused
+        try:
+            less = await request.lesser(request.need) if request.lesser is not None else None
+            need, expired = less or (request.need, request.expired)
+            again = replace(request, need=need, expired=expired, queue_s=0.0, meanwhile=None, lesser=None, renew=None)
+
+            async def ask() -> Decision | Reload:
+                changed = renew is not None and await renew(stale=False) is not None
+                return Reload() if changed else await self.admit(again)
+
+            if waiter is None and (less is not None or decision is None):
+                decision = await ask()
+                if isinstance(decision, Refused):
+                    waiter = self._join(request, target, decision)
+            while waiter is not None:
+                in_time = await self.queues.wait(waiter, began_s + request.queue_s)
+                decision = await ask()
+                if not in_time or not isinstance(decision, Refused) or not decision.is_held:
+                    break
+                waiter.refused(decision)
+            assert decision is not None  # noqa: S101  (who did not wait was asked about)
+            if isinstance(decision, Hold):
+                decision.waited_s = loop.time() - began_s
+            return decision
+        finally:
+            if waiter is not None:
+                self.queues.leave(waiter, admitted=isinstance(decision, Hold))
+
+    def _join(self, request: HoldRequest, target: AdmissionTarget, refused: Refused | None) -> Waiter | None:
+        may_wait = request.queue_s > 0 and (refused is None or refused.is_held)
+        return self.queues.join(target, refused) if may_wait else None
+
+    async def admit_anew(self, request: HoldRequest, began_s: float) -> Decision:
+        """Ask again for a request whose principal or prices have changed, until they stay the same: at most
+        `admission_wait_s` after `began_s`, on the monotonic clock."""
+        renewals, pause_s = 0, 0.0
+        renew = request.renew
+        while renew is not None:
+            if renewals >= RENEWALS and time.monotonic() >= began_s + self.settings.admission_wait_s:
+                return Unavailable("the principal has changed again and again")
+            if renewals:
+                pause_s = min(2 * pause_s + RENEWAL_PAUSE_S, RENEWAL_PAUSE_MAX_S)
+                await asyncio.sleep(pause_s)
+            renewals += 1
+            request = await renew(stale=True) or request
+            late_s = time.monotonic() - began_s
+            decision = await self.admit(replace(request, queue_s=request.queue_s and request.queue_s - late_s))
+            if isinstance(decision, Hold):
+                decision.waited_s += late_s
+            if not isinstance(decision, Reload):
+                return decision
+        return Unavailable("the principal has changed since it was read")
+
+    def _target(self, principal: Principal, model: str, feature: str) -> AdmissionTarget:
+        """Make what the holds of a key on a model share, and keep it with the principal."""
+        partitions = self.repairs.partitions
+        partition = partitions.of(principal.account_id)
+        target = AdmissionTarget(principal, partitions.keyspace, partition, model, feature, self.gateway_id)
+        if len(principal.kept) >= MAX_KEPT:
+            principal.kept.clear()
+        principal.kept[self.gateway_id, model, feature] = target
+        return target
+
+    def _void_late(self, item: AdmitItem) -> None:
+        """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
+        delay_s = self.settings.redis_timeout_s + VOID_MARGIN_MS / 1000
+        void = VoidItem(item.id, item.target)
+        self.running.loop.call_later(delay_s, self.running.submit, item.target.partition, void)
+
+
+class Opening:
+    """The context manager of `Holds.open`: what it enters with is a `Decision`."""
+
+    __slots__ = ("_admissions", "_hold", "_request")
+
+    def __init__(self, admissions: Admissions, request: HoldRequest) -> None:
+        self._admissions = admissions
+        self._request = request
+        self._hold: Hold | None = None
+
+    async def __aenter__(self) -> Decision:
+        began_s = time.monotonic()
+        decision = await self._admissions.admit(self._request)
+        if isinstance(decision, Reload):
+            decision = await self._admissions.admit_anew(self._request, began_s)
+        if isinstance(decision, Hold):
+            self._hold = decision
+        return decision
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold = self._hold
+        if hold is not None and hold.state in SERVED:
+            await self._admissions.resolve(hold)
+
+
+class StateRepair:
+    """Loads state that Redis is missing, so that an admission can be retried; ends by the admission's deadline."""
+
+    def __init__(self, partitions: Partitions, epoch_start: EpochStart, loader: Loader) -> None:
+        self.partitions = partitions
+        self._epoch_start = epoch_start
+        self._loader = loader
+
+    async def decide(
+        self,
+        reply: list[Any] | RedisError,
+        epoch: int,
+        request: HoldRequest,
+        target: AdmissionTarget,
+        deadline: float,
+    ) -> Refused | Unavailable | Reload | None:
+        """Return what a reply that admits nothing means, by a `deadline` of the loop's clock; None: what it lacked is
+        there now, ask again."""
+        partition, principal = target.partition, request.principal
+        if not isinstance(reply, RedisError) and reply[0] in _DECIDED:
+            if reply[0] == layout.QUOTA and await self._retime(reply, partition, principal, deadline):
+                return None
+            return refusal(reply, target.limits, request.need)
+        try:
+            async with asyncio.timeout_at(deadline):
+                stop = await self._repair(reply, epoch, partition, principal)
+        except (StoreError, TimeoutError) as error:
+            return Unavailable(f"{type(error).__name__}: {error}")
+        if stop is None and asyncio.get_running_loop().time() >= deadline:
+            return Unavailable("admission took longer than it may")
+        return stop
+
+    async def _retime(self, reply: list[Any], partition: Partition, principal: Principal, deadline: float) -> bool:
+        """Correct the account's time if a wrong clock of Redis's has moved it ahead: its windows would stay shut until
+        real time has caught up. Return whether it was corrected, so that Redis must be asked again."""
+        if reply[1] <= partition.now_ms() + layout.STEP_S * 1000:
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._loader.retime(partition, principal.account_id)
+        except (StoreError, TimeoutError) as error:
+            logger.info("the time of %s could not be set right: %s", principal.account_id, error)
+            return False
+
+    async def _repair(
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
+    ) -> Unavailable | Reload | None:
+        try:
+            if isinstance(reply, StaleEpoch | RedisMoved):
+                await self.partitions.ensure(partition, stale=epoch)
+                await self._join_epoch(partition)
+                return None
+            if isinstance(reply, RedisError):
+                return Unavailable(str(reply))
+            return await self._load(reply[0], partition, principal)
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self.partitions.renew(partition, error.epoch)
+            return None
+
+    async def _join_epoch(self, partition: Partition) -> None:
+        if not await self._epoch_start.join(partition):
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _load(self, code: int, partition: Partition, principal: Principal) -> Unavailable | Reload | None:
+        loader, account_id, known = self._loader, principal.account_id, principal.account_version
+        match code:
+            case layout.MISSING:
+                return None if await loader.install(partition, account_id, principal.key_id) else Reload()
+            case layout.RELOAD:
+                return Reload()
+            case layout.PUSH | layout.WAITING:
+                if code == layout.WAITING:
+                    await loader.retime(partition, account_id)
+                account = await loader.adopt_account(partition, account_id)
+                key = await loader.adopt_key(partition, account_id, principal.key_id)
+                if _older(account, known) or _older(key, principal.key_version):
+                    return Reload()
+                await asyncio.sleep(RETRY_PAUSE_S if code == layout.WAITING else 0)
+            case layout.USER if principal.user_id is not None:
+                if _older(await loader.adopt_user(partition, account_id, principal.user_id), known):
+                    return Reload()
+                await asyncio.sleep(RETRY_PAUSE_S)
+            case layout.LATE:
+                await self.partitions.is_current(partition)
+            case layout.CLOSED:
+                await self._join_epoch(partition)
+            case _:
+                return Unavailable("too many debits wait for Postgres")
+        return None
+
+
+def _older(stored: int | None, known: int) -> bool:
+    """Return whether the ledger has an older version than this process knows: it was restored."""
+    return stored is not None and stored < known
+
+
+class Waiting(Sized, Protocol):
+    """Debits that wait for Postgres."""
+
+    def count_locked(self, account_id: str) -> int: ...
+
+
+class Backlog:
+    """The bound `max_unsettled` on entries of all journals: every hold and every settled debit is one, until Postgres
+    has it.
+
+    One partition's script sees its own journal alone, so each gateway adds them up: it knows its own entries at every
+    moment, and reads the size of all journals each second for those of the others. So the bound is exact for one
+    gateway, and several together exceed it by no more than the others admit within that second. An account whose row in
+    Postgres is locked may fill a part of it alone: the rest is for the others.
+
+    `live` are this process's running holds, `waiting` its debits that Postgres has not; `most` entries are allowed in
+    the installation. `asking` admissions are on their way to Redis.
+    """
+
+    __slots__ = ("_live", "_most", "_others", "_partitions", "_sizes", "_waiting", "asking")
+
+    def __init__(self, partitions: Partitions, live: Sized, waiting: Waiting, most: int) -> None:
+        self._partitions = partitions
+        self._sizes = [0] * len(partitions.all)
+        self._live = live
+        self._waiting = waiting
+        self._most = most
+        self._others = 0
+        self.asking = 0
+
+    @property
+    def full(self) -> bool:
+        """Return whether nothing more may be admitted."""
+        return self._others + len(self._live) + len(self._waiting) + self.asking >= self._most
+
+    def full_of(self, account_id: str) -> bool:
+        """Return whether nothing more of this account may be admitted, because its row is locked."""
+        return self._waiting.count_locked(account_id) * LOCKED_SHARE >= self._most
+
+    async def refresh(self) -> None:
+        """Read the size of all journals; of a server that does not answer the last size stands."""
+        own = len(self._live) + len(self._waiting)
+        await asyncio.gather(*map(self._refresh, self._partitions.all))
+        own = max(own, len(self._live) + len(self._waiting))
+        self._others = max(0, sum(self._sizes) - own)
+
+    async def _refresh(self, partition: Partition) -> None:
+        session = partition.session
+        if session is not None and session.stands:
+            with suppress(RedisError):
+                self._sizes[partition.number] = await session.ask("HLEN", partition.journal)
+
 
 STORED_DEBITS: Final = queries("billing.ledger")("stored_debits")
 

@@ -19,9 +19,8 @@ from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, 
 from billing.holds.redis.layout import BATCH
 
 if TYPE_CHECKING:
-    from billing.holds.epochs import Partitions
+    from billing.holds.epochs import Partition, Partitions
     from billing.holds.model import Hold, HoldSettings
-    from billing.holds.partition import Partition
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from billing.ledger.writer import Stored, write_free
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
-    from billing.holds.corrections import Corrections
-    from billing.holds.partition import Partition
+    from billing.holds.epochs import Partition
+    from billing.holds.loading import Corrections
     from billing.ledger.debits import Debit
 
 logger = logging.getLogger(__name__)

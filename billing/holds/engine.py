@@ -4,7 +4,8 @@
         engine.holds, engine.cache, engine.change_notifier
 
 Each part is made from parts that were made before it. Beside the hot path the engine keeps its lease (a thread), and
-runs as loops the outbox, direct ledger writes, the rollups' roller, the care for lasting holds, and `Upkeep`.
+runs as loops the outbox, direct ledger writes, the rollups' roller, the care for lasting holds, and `Upkeep`: following
+epochs and changes, sweeping journals, listening to changes.
 """
 
 from __future__ import annotations
@@ -12,46 +13,164 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
-from billing.holds.admission import StateRepair
-from billing.holds.api import Holds
+from billing.errors import StoreError
+from billing.holds.api import Holds, StateRepair
 from billing.holds.batch import RunningHolds
-from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.changes import RedisChangeNotifier
-from billing.holds.corrections import Corrections
+from billing.holds.cache import CacheSettings, PrincipalCache, RedisChangeNotifier
 from billing.holds.debit_writer import DirectLedgerWriter
 from billing.holds.epoch_start import EpochStart
-from billing.holds.epochs import Partitions, incompatible_message
+from billing.holds.epochs import LostWrites, NotReady, Partitions, incompatible_message
 from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
-from billing.holds.loading import Loader, plan_lookup
+from billing.holds.loading import Corrections, Loader, plan_lookup
 from billing.holds.model import HoldSettings
 from billing.holds.outbox import Outbox, Replay, Spool
-from billing.holds.partition import NotReady
 from billing.holds.reconcile import Reconciler, Report
 from billing.holds.recovery import ExpiredHold, Expiry, Recovery
-from billing.holds.redis.client import refuse_eviction
-from billing.holds.redis.server import load_library
+from billing.holds.redis.client import load_library, refuse_eviction
+from billing.holds.redis.connection import RedisError
 from billing.holds.redis.state import RedisState
-from billing.holds.upkeep import Loops, Upkeep
 from billing.ledger.leases import end_all_leases
 from billing.ledger.roller import Roller
 from billing.plans import DEFAULT_PLAN, Plan
+from billing.work import Loops, asked_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Mapping
     from types import TracebackType
 
+    from billing.holds.api import Backlog
+    from billing.holds.epochs import Partition
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.layout import Keyspace
     from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
+
+
+# From one round's beginning to the next: a change that its maker could not publish takes effect within a second.
+RELAY_INTERVAL_S: Final = 0.5
+# At least, between the end of a round that took long and the next one.
+RELAY_PAUSE_S: Final = 0.05
+TEND_INTERVAL_S: Final = 1.0
+TEND_TIMEOUT_S: Final = 2.0
+SWEEP_INTERVAL_S: Final = 2.0
+RESUBSCRIBE_S: Final = 0.2
+
+
+@dataclass(kw_only=True, eq=False)
+class Upkeep:
+    """The engine's loops. `sweep_now` makes the next sweep begin at once."""
+
+    partitions: Partitions
+    epoch_start: EpochStart
+    recovery: Recovery
+    replay: Replay
+    backlog: Backlog
+    cache: PrincipalCache
+    change_notifier: RedisChangeNotifier
+    sweep_now: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def join(self, partition: Partition) -> bool:
+        """Take part in a partition's epoch; return whether it is open. Raises `NotReady`."""
+        try:
+            return await self.epoch_start.join(partition)
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self.partitions.renew(partition, error.epoch)
+            return False
+
+    async def relay(self) -> None:
+        """Publish pending changes."""
+        clock = asyncio.get_running_loop().time
+        while not asked_to_end():
+            begun_s = clock()
+            try:
+                await self.change_notifier.relay()
+            except (StoreError, TimeoutError) as error:
+                logger.info("relay: %s", error)
+            await asyncio.sleep(max(RELAY_PAUSE_S, begun_s + RELAY_INTERVAL_S - clock()))
+
+    async def tend(self) -> None:
+        """Keep up with epochs and the backlog, each second and at once in a new epoch."""
+        while not asked_to_end():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TEND_INTERVAL_S):
+                    await self.partitions.renewal.wait()
+            self.partitions.renewal.clear()
+            await asyncio.gather(self._refresh_ledger(), *map(self._tend, self.partitions.all))
+            await self.backlog.refresh()
+
+    async def _refresh_ledger(self) -> None:
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                await self.partitions.refresh_ledger()
+        except (DatabaseError, TimeoutError) as error:
+            logger.info("the ledger can't be read: %s", error)
+
+    async def _tend(self, partition: Partition) -> None:
+        """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
+        try:
+            async with asyncio.timeout(TEND_TIMEOUT_S):
+                current = partition.epoch is not None and await self.partitions.is_current(partition)
+                if not current or partition.has_quarantined or partition.quarantined:
+                    await self.join(partition)
+        except (StoreError, TimeoutError) as error:
+            logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
+
+    async def sweep(self) -> None:
+        """Sweep the journals: at once when this gateway begins, when another one has died, and when others took this
+        one for dead."""
+        at_once = True
+        while not asked_to_end():
+            try:
+                await self.replay.run()
+            except DatabaseError as error:
+                logger.info("spools are replayed later: %s", error)
+            for partition in self.partitions.all:
+                try:
+                    if partition.epoch is not None:
+                        await self.recovery.sweep(partition, at_once=at_once)
+                except (StoreError, TimeoutError) as error:
+                    logger.info("sweep of partition %d: %s", partition.number, error)
+            at_once = await self._sweep_is_urgent()
+
+    async def _sweep_is_urgent(self) -> bool:
+        """Wait for the next sweep; return whether it is for a reason."""
+        try:
+            async with asyncio.timeout(SWEEP_INTERVAL_S):
+                await self.sweep_now.wait()
+        except TimeoutError:
+            return False
+        self.sweep_now.clear()
+        return True
+
+    async def subscribe(self, subscribed: asyncio.Event) -> None:
+        """Drop principals from memory as their changes are published; `subscribed` is set once that has begun."""
+
+        def begun() -> None:
+            self.cache.clear()
+            self.cache.subscribed = True
+            subscribed.set()
+
+        while not asked_to_end():
+            try:
+                async for message in self.partitions.redis.client.listen(self.partitions.redis.keyspace.channel, begun):
+                    self.cache.drop(message.decode())
+            except RedisError as error:
+                logger.info("%s; no principal is served from memory until it stands again", error)
+            finally:
+                self.cache.subscribed = False
+            await asyncio.sleep(RESUBSCRIBE_S)
+
 
 # The time for a process that ends to settle the rest in the stores.
 LAST_S: Final = 1.0

@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import DatabaseLocked, queries
 from billing.errors import StoreError
-from billing.holds.epochs import APART_MS, Partitions
-from billing.holds.journal import Reading
+from billing.holds.epochs import APART_MS, NotReady, Partition, Partitions
 from billing.holds.model import Hold, Rehold, VoidItem
-from billing.holds.partition import NotReady, Partition
+from billing.holds.recovery import Reading
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, HoldTags
-from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
+from billing.work import SingleFlight
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
-    from billing.holds.corrections import Corrections
     from billing.holds.debit_writer import DirectLedgerWriter
     from billing.holds.lasting import LastingHold, LastingHolds
-    from billing.holds.loading import Loader
+    from billing.holds.loading import Corrections, Loader
     from billing.holds.outbox import Outbox, Replay
     from billing.holds.recovery import Expiry
 

@@ -25,8 +25,8 @@ from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
-    from billing.holds.corrections import Corrections
-    from billing.holds.partition import Partition
+    from billing.holds.epochs import Partition
+    from billing.holds.loading import Corrections
     from billing.holds.redis.layout import Keyspace
 
 logger = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
-    from billing.holds.partition import Partition
+    from billing.holds.epochs import Partition
     from billing.ledger.debits import Debit, Outcome
     from billing.principals import Limit, Principal, QuotaLimits
 

@@ -34,12 +34,12 @@ from billing.wal_segment import begin_segment, record_of, records_in, segments_i
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
-    from billing.holds.corrections import Corrections
-    from billing.holds.partition import Partition
-    from billing.ledger.debits import Debit
+    from billing.holds.epochs import Partition
+    from billing.holds.loading import Corrections
     from billing.ledger.writer import Stored
 
 logger = logging.getLogger(__name__)
+
 
 # Entries that one call removes from Redis's journal: Redis is held for well under a millisecond.
 ACKS_A_CALL: Final = 500

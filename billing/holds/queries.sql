@@ -7,9 +7,9 @@ WHERE id = (SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: corrected_many
 -- Note that Redis has corrections of accounts $1 up to $2 (arrays of the same order); as corrected.sql.
-UPDATE accounts SET pushed_xseq = greatest(pushed_xseq, told.xseq)
-FROM unnest($1::text[], $2::bigint[]) AS told (id, xseq)
-WHERE accounts.id = told.id AND accounts.id IN (
+UPDATE accounts SET pushed_xseq = greatest(pushed_xseq, published.xseq)
+FROM unnest($1::text[], $2::bigint[]) AS published (id, xseq)
+WHERE accounts.id = published.id AND accounts.id IN (
     SELECT id FROM accounts WHERE id = ANY ($1::text[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: corrected_unloaded
@@ -76,16 +76,16 @@ RETURNING epoch, (SELECT beat FROM installation) AS beat,
 -- name: pushed_account
 -- Note that Redis and the gateways have versions $2 of accounts $1, in that order. A locked account is skipped: the relay pushes its
 -- version again.
-UPDATE accounts SET pushed_version = greatest(pushed_version, told.version)
-FROM unnest($1::text[], $2::bigint[]) AS told (id, version)
-WHERE accounts.id = told.id
+UPDATE accounts SET pushed_version = greatest(pushed_version, published.version)
+FROM unnest($1::text[], $2::bigint[]) AS published (id, version)
+WHERE accounts.id = published.id
     AND accounts.id IN (SELECT id FROM accounts WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: pushed_key
 -- Note that Redis and the gateways have versions $2 of keys $1, in that order. A locked key is skipped, as an account is.
-UPDATE api_keys SET pushed_version = greatest(pushed_version, told.version)
-FROM unnest($1::text[], $2::bigint[]) AS told (id, version)
-WHERE api_keys.id = told.id
+UPDATE api_keys SET pushed_version = greatest(pushed_version, published.version)
+FROM unnest($1::text[], $2::bigint[]) AS published (id, version)
+WHERE api_keys.id = published.id
     AND api_keys.id IN (SELECT id FROM api_keys WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: read_account_principal

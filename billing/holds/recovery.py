@@ -1,4 +1,8 @@
-"""What other processes left behind: the sweep of journals, and how a hold ends whose gateway is gone.
+"""What other processes left behind: the journal as gateways read it, its sweep, and how a hold ends whose gateway is
+gone.
+
+Each entry of the journal stands alone. An unreadable one stops nothing. A newer release's is left to the gateways of
+that release for LEFT_TO_OTHERS_MS; anything else is kept in Postgres, logged as an error, and taken out of the journal.
 
 The sweep writes a settled entry that nobody acknowledged to Postgres, and expires a hold whose gateway is gone. A hold
 of a gateway that lives never expires, however old it is.
@@ -14,29 +18,149 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from billing.holds.journal import Reading, expired_debit, given_back
+from billing.errors import NewerLayout, Unreadable
 from billing.holds.lasting import LASTING
-from billing.holds.model import StateKeys, VoidItem
+from billing.holds.model import StateKeys, VoidItem, as_counted
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
+from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry, entry_at_ms
+from billing.ledger.debits import Debit, decode_debit
 from billing.ledger.leases import Lost, stored_debits, write_expired
-from billing.ledger.writer import Stored
+from billing.ledger.writer import Stored, keep_dead_letter
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
-    from billing.holds.corrections import Corrections
-    from billing.holds.epochs import Partitions
+    from billing.holds.epochs import Partition, Partitions
+    from billing.holds.loading import Corrections
     from billing.holds.model import Hold
     from billing.holds.outbox import Outbox
-    from billing.holds.partition import Partition
     from billing.holds.redis.layout import Keyspace
-    from billing.ledger.debits import Debit
+    from billing.holds.redis.state import RedisState
+
+logger = logging.getLogger(__name__)
+
+
+# How old an entry of a newer release may get before it becomes a dead letter: a rollout takes no longer, or its
+# gateways are gone.
+LEFT_TO_OTHERS_MS: Final = 3_600_000
+# Dead letters of one reading; the next one goes on.
+DEAD_LETTERS_A_READING: Final = 100
+
+
+async def settled_debit(redis: RedisState, account_id: str, request_id: str) -> Debit | None:
+    """Return the debit of a request of this account that Redis has settled and Postgres may not have yet, else None.
+    Reads one entry. Raises `RedisError`."""
+    entry = await redis.entry(account_id, request_id)
+    try:
+        return counted_debit(entry) if entry is not None and entry.state == SETTLED else None
+    except Unreadable:  # what can't be read here is left to whoever reads the whole journal
+        return None
+
+
+class Reading:
+    """One reading of a partition's journal: `async for request_id, entry in reading`, then `finish`."""
+
+    def __init__(self, partitions: Partitions, partition: Partition) -> None:
+        self._database = partitions.database
+        self._redis = partitions.redis
+        self._partition = partition
+        self._bad: list[tuple[bytes, bytes, Unreadable]] = []
+        self._discard = Script("discard")
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Entry]]:
+        async for found in self._redis.entries(self._partition.number, self._note):
+            yield found
+
+    def _note(self, field: bytes, raw: bytes, error: Unreadable) -> None:
+        young = abs(self._partition.now_ms() - entry_at_ms(raw)) < LEFT_TO_OTHERS_MS
+        if len(self._bad) < DEAD_LETTERS_A_READING and not (isinstance(error, NewerLayout) and young):
+            self._bad.append((field, raw, error))
+
+    async def debit(self, request_id: str, entry: Entry) -> Debit | None:
+        """Return the debit of a settled entry, with its number in Redis; None for one that can't be read, which
+        `finish` keeps as a dead letter."""
+        try:
+            return counted_debit(entry)
+        except Unreadable as error:
+            raw = await self._redis.raw_entry(self._partition.number, request_id)
+            if raw is not None:
+                self._note(request_id.encode(), raw, error)
+            return None
+
+    async def finish(self) -> int:
+        """Keep what could not be read in Postgres, and take it out of Redis; return how many. Raises `DatabaseError`,
+        `RedisError`."""
+        bad, self._bad = self._bad, []
+        epoch = self._partition.epoch
+        for field, raw, error in bad:
+            name = field.decode("utf-8", "backslashreplace")
+            await keep_dead_letter(self._database, name, "entry", raw, f"it can't be read: {error}")
+            if epoch is not None:
+                keys = [self._partition.meta, self._partition.journal]
+                await self._redis.client.call(self._discard, keys, [epoch, field, raw])
+        return len(bad)
+
+
+def counted_debit(entry: Entry) -> Debit:
+    """Return the debit of a settled entry, with its epoch and sequence number in Redis. Raises `Unreadable`."""
+    return as_counted(decode_debit(entry.payload), entry.epoch, entry.dseq)
+
+
+def debit_of_entry(request_id: str, raw: bytes) -> Debit:
+    """Return what a dead letter of the journal comes to in the ledger: its debit where it was settled, nothing charged
+    where it was a hold. Raises `Unreadable`."""
+    entry = Entry.unpack(raw)
+    if entry.state == SETTLED:
+        return counted_debit(entry)
+    debit = expired_debit(request_id, entry)
+    if debit is None:
+        raise NewerLayout("a newer release's hold")
+    return given_back(debit, request_id, entry, "its hold could not be read: given back")
+
+
+def expired_debit(request_id: str, entry: Entry) -> Debit | None:
+    """Return what a hold was to be charged, by its payload; nothing is known of it where that can't be read, and None
+    says that it is for a newer release's gateways to read.
+    """
+    try:
+        return decode_debit(entry.payload)
+    except NewerLayout:
+        return None
+    except Unreadable as error:
+        logger.error("the debit in hold %s can't be read: %s", request_id, error)
+    return Debit(
+        request_id=request_id,
+        admitted_at_ms=entry.at_ms,
+        outcome="expired",
+        account_id=entry.account_id,
+        key_id=entry.key_id,
+        feature="llm",
+    )
+
+
+def given_back(debit: Debit, request_id: str, entry: Entry, note: str) -> Debit:
+    """Return the row of a hold that expired and is charged nothing."""
+    return msgspec.structs.replace(
+        debit,
+        request_id=request_id,
+        admitted_at_ms=entry.at_ms,
+        outcome="expired",
+        note=note,
+        input_tokens=0,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        counts=None,
+        cost_nano=0,
+        charged_nano=0,
+    )
+
 
 ExpiredHold = Literal["void", "input"]
 # Holds of a lost gateway are ended in batches of so many.
@@ -147,8 +271,6 @@ def _state_keys(keyspace: Keyspace, request_id: str, entry: Entry) -> StateKeys:
     user_key = None if debit is None or debit.user_id is None else keyspace.user(account_id, debit.user_id)
     return StateKeys(keyspace.account(account_id), keyspace.key(account_id, entry.key_id), user_key)
 
-
-logger = logging.getLogger(__name__)
 
 # A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second.
 SETTLED_AGE_MS: Final = 3000

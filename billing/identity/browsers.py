@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Database, queries
-from billing.identity.callers import Caller
+from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
-from billing.identity.sessions import ID_PREFIX, shown_agent
-from billing.identity.shown import person_of
+from billing.identity.sessions import ID_PREFIX, person_of, shown_agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from billing.identity.people import Visitor
+    from billing.identity.credentials import Visitor
 
 _query = queries("billing.identity")
 # What the cookie of an operator without a user begins with.

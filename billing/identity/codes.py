@@ -1,35 +1,38 @@
-"""Codes that are mailed and recovery codes, and how often what can be guessed may be tried.
+"""Codes: mailed ones, recovery codes and those of authenticator apps; how often what can be guessed may be tried.
 
 This file owns that a code is good for one purpose, once, for its time and for `CODE_TRIES` tries, whoever tries at the
 same time; that few mails go to one address and are asked for from one network; and that of no code more than a digest
 is stored. Addresses of nobody are treated as any other, so that an answer tells nothing of who is registered.
 
-A code is bound to who asked for it by its challenge: with it, no other's code is taken.
+A code is bound to who asked for it by its challenge: with it, no other's code is taken. Codes of authenticator apps are
+those of RFC 6238 with what all apps take: SHA-1, 6 digits and steps of 30 seconds.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import secrets
 import string
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import quote, urlencode
 
-from billing.database.connection import Database, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
+from billing.identity.mail_templates import CODE_S, RESET_S
 
 if TYPE_CHECKING:
-    from billing.database.connection import Connection, Row
     from billing.settings import CodeSettings
 
 Purpose = Literal["verify", "login", "reset", "email"]
 ID_PREFIX: Final = "otc_"
 CODE_DIGITS: Final = 6
-CODE_S: Final = 600
 CODE_TRIES: Final = 5
-RESET_S: Final = 1800
 RECOVERY_CODES: Final = 10
 # Without characters that are read as others.
 _RECOVERY_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -213,3 +216,44 @@ def _recovery_digest(user_id: str, code: str) -> bytes:
     """Return what is stored of a recovery code, which may be written without its hyphens and in capitals."""
     plain = "".join(character for character in code.lower() if character.isalnum())
     return hmac.digest(user_id.encode(), plain.encode("utf-8", "replace"), "sha256")
+
+
+TOTP_STEP_S: Final = 30
+TOTP_DIGITS: Final = 6
+# As many as SHA-1 gives (RFC 4226, section 4, R6).
+TOTP_SECRET_BYTES: Final = 20
+# Steps before and after the present one whose codes are taken: clocks differ (RFC 6238, section 5.2).
+TOTP_DRIFT: Final = 1
+
+
+def totp_secret(random: bytes) -> str:
+    """Return a secret as apps take it: base32 without padding."""
+    return base64.b32encode(random).decode().rstrip("=")
+
+
+def totp_code(secret: str, step: int) -> str:
+    """Return the code of a time step (RFC 4226, section 5.3). Raises `ValueError` for what is no secret."""
+    try:
+        key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    except binascii.Error as error:
+        raise ValueError("a secret is base32") from error
+    digest = hmac.digest(key, struct.pack(">Q", step), "sha1")
+    offset = digest[-1] & 0x0F
+    number = int.from_bytes(digest[offset : offset + 4], "big") & 0x7FFF_FFFF
+    return f"{number % 10**TOTP_DIGITS:0{TOTP_DIGITS}d}"
+
+
+def totp_step(secret: str, code: str, at_s: float) -> int | None:
+    """Return the time step around `at_s`, in Unix seconds, that this is the code of, None where it is of none. Takes
+    the same time for every code."""
+    now, given, found = int(at_s) // TOTP_STEP_S, code.encode("utf-8", "replace"), None
+    for step in range(max(0, now - TOTP_DRIFT), now + TOTP_DRIFT + 1):
+        if hmac.compare_digest(totp_code(secret, step).encode(), given):
+            found = step
+    return found
+
+
+def totp_uri(secret: str, issuer: str, account: str) -> str:
+    """Return what an app reads from a QR code (https://github.com/google/google-authenticator/wiki/Key-Uri-Format)."""
+    parameters = {"secret": secret, "issuer": issuer, "algorithm": "SHA1", "digits": TOTP_DIGITS, "period": TOTP_STEP_S}
+    return f"otpauth://totp/{quote(issuer)}:{quote(account)}?{urlencode(parameters, quote_via=quote)}"

@@ -23,9 +23,17 @@ from jwt.algorithms import RSAAlgorithm
 from msgspec import Struct
 
 from billing.errors import MetergateError
-from billing.identity.shown import OPERATOR
-from billing.identity.subjects import Subject, subject_of
-from billing.identity.tokens import ISSUER, BadToken, Claims, Header, refuse_claims, verify
+from billing.identity.tokens import (
+    ISSUER,
+    OPERATOR,
+    BadToken,
+    Claims,
+    Header,
+    Verified,
+    refuse_claims,
+    subject_of,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,7 +187,7 @@ class Discovery:
     """Finds out where providers' endpoints and keys are. `clock` is monotonic seconds."""
 
     def __init__(self, ask: Ask, clock: Callable[[], float]) -> None:
-        self._ask, self._clock = ask, clock
+        self.ask, self._clock = ask, clock
         self._known: dict[str, _Known] = {}
 
     async def find(self, name: str, provider: SignInProvider) -> tuple[Metadata, KeySet]:
@@ -205,14 +213,14 @@ class Discovery:
             if known.found is None:
                 raise
             return
-        known.found, known.read_at = (metadata, KeySet(metadata.jwks_uri, self._ask, self._clock)), self._clock()
+        known.found, known.read_at = (metadata, KeySet(metadata.jwks_uri, self.ask, self._clock)), self._clock()
 
     async def _asked(self, provider: SignInProvider) -> Metadata:
         if provider.kind == "github":
             oauth, post = f"{provider.issuer}/login/oauth", ("client_secret_post",)
             urls = provider.issuer, f"{oauth}/authorize", f"{oauth}/access_token"
             return Metadata(*urls, token_endpoint_auth_methods_supported=post)
-        metadata = await read_answer(self._ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
+        metadata = await read_answer(self.ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
         if metadata.issuer.rstrip("/") != provider.issuer:
             raise IssuerAway("The provider says to be another issuer than the configured one.")
         return metadata
@@ -244,35 +252,21 @@ class ForeignRules:
         return frozenset({self.audience, self.internal_audience or self.audience})
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignToken:
-    """A believed token. `narrowed` are the scopes that it is limited to, None where it names none."""
-
-    subject: Subject
-    claims: Claims
-    operator: bool
-    narrowed: frozenset[str] | None
-
-
 class ForeignTokens:
     """Verifies tokens of other issuers. `keys` are those of `base_url`; `clock` is Unix seconds."""
 
     def __init__(self, rules: ForeignRules, keys: KeySet | None, clock: Callable[[], float]) -> None:
         self._rules, self._keys, self._clock = rules, keys, clock
 
-    async def verify(self, token: str, header: Header, issuer: str | None) -> ForeignToken:
-        """Return the claims of a token of this issuer. Raises `BadToken`, and `IssuerAway` if the issuer's keys can't
-        be read."""
+    async def verify(self, token: str, header: Header, issuer: str | None) -> Verified:
+        """Return the claims of a token of this issuer, and whom it signed in. Raises `BadToken`, and `IssuerAway` if
+        the issuer's keys can't be read."""
         name, claims = await self._signed(token, header, issuer)
         refuse_claims(claims, issuers=(), audiences=self._rules.audiences, now=self._clock())
         internal = self._rules.internal_audience is not None and self._rules.internal_audience in claims.audiences
         named = frozenset(scope for scope in claims.scopes if ":" in scope)  # not openid, profile and the like
-        return ForeignToken(
-            subject_of(name, claims, trusted=True, let_in=True),
-            claims,
-            internal and _is_operator(claims),
-            named or None,
-        )
+        subject = subject_of(name, claims, trusted=True, let_in=True)
+        return Verified(claims, named or None, subject=subject, operator=internal and _is_operator(claims))
 
     async def _signed(self, token: str, header: Header, issuer: str | None) -> tuple[str, Claims]:
         """Return the issuer's name and the claims that it has signed; the algorithm follows from the issuer alone."""

@@ -2,7 +2,7 @@
 
 The authorization code flow with PKCE (RFC 7636, S256), state and nonce (OpenID Connect Core 1.0, section 3.1; RFC
 9700). What begins a sign-in stands in a signed cookie of ten minutes, so that it ends in the browser in which it began,
-and no gateway keeps anything. Which user somebody is, `billing.identity.subjects` says.
+and no gateway keeps anything. Which user somebody is, `billing.identity.users` says.
 
 A session that begins here never carries an operator's rights: nobody knows whether there was a second factor.
 """
@@ -21,21 +21,27 @@ from msgspec import Struct
 
 from billing import audit
 from billing.database.connection import queries
-from billing.identity.issuers import Discovery, IssuerRefused, read_answer
+from billing.identity.issuers import Discovery, IssuerRefused, KeySet, Metadata, read_answer
 from billing.identity.permissions import SCOPES
-from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
-from billing.identity.sessions import TokenPair
-from billing.identity.subjects import Subject, contact, shown_name, subject_of
-from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
+from billing.identity.providers import BEGUN_S, SignInFailed, SignInProvider, UnknownProvider
+from billing.identity.sessions import Origin, Sessions, TokenPair
+from billing.identity.tokens import (
+    ISSUER,
+    BadToken,
+    Claims,
+    Subject,
+    contact,
+    peek,
+    refuse_claims,
+    shown_name,
+    subject_of,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from billing.identity.issuers import Ask, KeySet, Metadata
-    from billing.identity.providers import SignInProvider
-    from billing.identity.sessions import Sessions
-    from billing.identity.signing_keys import SigningKeys
-    from billing.identity.subjects import Subjects
+    from billing.identity.users import Subjects
 
 # How soon a browser that was sent on to another page has to use its refresh token.
 FIRST_USE_S: Final = 60
@@ -91,7 +97,7 @@ class SignedIn:
 
 class OidcSignIn:
     """Signs people in elsewhere. `public_url` is this gateway's, `frontend_url` where browsers are sent afterwards;
-    `clock` is monotonic seconds, `now` Unix seconds."""
+    `now` is Unix seconds."""
 
     def __init__(
         self,
@@ -99,16 +105,14 @@ class OidcSignIn:
         public_url: str,
         frontend_url: str | None,
         *,
-        ask: Ask,
-        keys: SigningKeys,
+        discovery: Discovery,
         sessions: Sessions,
         subjects: Subjects,
-        clock: Callable[[], float],
         now: Callable[[], float],
     ) -> None:
         self.providers, self.public_url, self.frontend_url = providers, public_url, frontend_url
-        self._ask, self._keys, self._sessions, self._subjects = ask, keys, sessions, subjects
-        self._now, self._discovery = now, Discovery(ask, clock)
+        self._discovery, self._ask = discovery, discovery.ask
+        self._sessions, self._keys, self._subjects, self._now = sessions, sessions.keys, subjects, now
 
     async def begin(
         self, name: str, *, user_id: str | None = None, return_to: str = "", console: bool = False
@@ -167,11 +171,9 @@ class OidcSignIn:
             pair = await self._sessions.start(
                 connection,
                 user_id,
+                Origin(actor.address, user_agent, name, domain),
                 scopes=SCOPES,
-                address=actor.address,
-                user_agent=user_agent,
                 first_use_s=FIRST_USE_S if sent_on else None,
-                begun_at=(name, domain),
             )
             own = replace(actor, name=f"user:{user_id}")
             how = {"method": f"oidc:{name}", "session_id": pair.session_id}

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from billing import audit
 from billing.accounts.accounts import open_account
-from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
+from billing.database.connection import Connection, Database, Row, UniqueViolation, from_row, queries
 from billing.errors import MetergateError
-from billing.identity.letters import quotable
+from billing.identity.mail_templates import quotable
 from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
@@ -151,7 +151,7 @@ def _slugs(slug: str, org_id: str) -> Iterator[str]:
 
 def organization_of(row: Row) -> Organization:
     """Return the organization of a row that has all of its columns."""
-    return Organization(row["id"], row["slug"], row["name"], row["personal"], row["account_id"], row["created_at"])
+    return from_row(Organization, row)
 
 
 def not_found(org_id: str) -> OrganizationNotFound:

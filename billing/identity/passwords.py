@@ -22,7 +22,7 @@ import threading
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+from billing.addresses import site_of
 from billing.errors import MetergateError
 from billing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 LEAST_ALONE: Final = 15
 LEAST_BESIDE: Final = 8
@@ -45,6 +46,9 @@ PRODUCT: Final = "metergate"
 _LEAST_WORD: Final = 4
 _RUN_UNIT: Final = 4
 RETRY_AFTER_S: Final = 1
+# Of the sign-ins that are free, one network may have one in so many, and at least NETWORK_LEAST.
+NETWORK_SHARE: Final = 8
+NETWORK_LEAST: Final = 2
 # Of the threads that hash, where the system has one for each thread.
 NICENESS: Final = 10
 # Passwords that run or wait at the same time in one process, of all networks.
@@ -65,8 +69,8 @@ class PasswordRefused(MetergateError):
     kind, field = "invalid", "password"
 
 
-class TooManyHashes(MetergateError):
-    """So many passwords are being checked that this one has to come again."""
+class TooManySignIns(MetergateError):
+    """So many people are signing in that this one has to come again."""
 
     kind = "too_many"
     retry_after_s = RETRY_AFTER_S
@@ -130,7 +134,7 @@ class Verdict:
 
 class Passwords:
     """Hashes and compares passwords, `at_once` of them at the same time, and as many of one `network` run or wait.
-    Methods raise `TooManyHashes`."""
+    Methods raise `TooManySignIns`."""
 
     def __init__(self, hasher: PasswordHasher | None = None, at_once: int = 2) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -152,7 +156,7 @@ class Passwords:
     def refuse_full(self, network: str = "") -> None:
         """Refuse another password where so many are being hashed."""
         if self._places[network] >= self._at_once or self._places.total() >= WAITING:
-            raise TooManyHashes
+            raise TooManySignIns
 
     def _compare(self, stored: str | None, password: str) -> Verdict:
         text = normalized(password)
@@ -197,6 +201,32 @@ class Passwords:
     def close(self) -> None:
         """End the threads, once they have done what they do."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class SignInLimit:
+    """How many people sign in, register or reset a password at the same time in one process: at most `at_once`.
+
+    Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a
+    processor. A network (of IPv6 a whole site) may add to what it has only up to a part of what is free: a whole office
+    signs in at once, and a flood leaves room for others."""
+
+    def __init__(self, at_once: int = 64) -> None:
+        self._at_once = at_once
+        self._running = Counter[str]()
+
+    @contextmanager
+    def entered(self, network: str) -> Iterator[None]:
+        """Count somebody while this is open. Raises `TooManySignIns`."""
+        site, free = site_of(network), self._at_once - self._running.total()
+        if free <= 0 or self._running.get(site, 0) >= max(NETWORK_LEAST, free // NETWORK_SHARE):
+            raise TooManySignIns
+        self._running[site] += 1
+        try:
+            yield
+        finally:
+            self._running[site] -= 1
+            if not self._running[site]:
+                del self._running[site]
 
 
 def _yield_to_others() -> None:

@@ -1,7 +1,9 @@
 """Sessions: a sign-in, and the tokens that it is carried on by.
 
-An access token is a JWT, a refresh token 256 random bits, of which the digest is stored. What ends a session or a token
-is effective in the next request on every gateway (`billing.identity.shown`).
+An access token is a JWT, a refresh token 256 random bits, of which the digest is stored. A signature says whose a token
+is, and one statement of Postgres all else: whether its session has ended, whether it was revoked or the user disabled,
+and the role in the organization that is asked for. So all of that is effective in the next request on every gateway.
+Times of own tokens are compared with Postgres's clock, by which they were issued.
 
 A refresh token is good once. For `grace_s` after that it gives the same successor again, because the answer may have
 been lost, or two tabs may have asked at once; shown later, somebody has a copy, and the session ends (RFC 9700,
@@ -17,22 +19,21 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.identity.permissions import allowed
-from billing.identity.shown import narrowest
-from billing.identity.signing_keys import SECRET_BYTES
-from billing.identity.tokens import ISSUER, MAX_LIFE_S
+from billing.identity.permissions import Caller, allowed
+from billing.identity.signing_keys import SECRET_BYTES, SigningKeys
+from billing.identity.tokens import ISSUER, MAX_LIFE_S, OPERATOR, BadToken, Claims, Verified, peek
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from billing.identity.shown import ShownTokens
-    from billing.identity.signing_keys import SigningKeys
+    from billing.identity.issuers import ForeignTokens
+    from billing.identity.users import Subjects
 
 _query = queries("billing.identity")
 ID_PREFIX: Final = "ses_"
@@ -41,6 +42,10 @@ REFRESH_PREFIX: Final = "mgr_"
 MAX_USER_AGENT: Final = 400
 # Used refresh tokens of a session by which a copy is noticed: those that were used last.
 MOST_USED: Final = 200
+PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
+SECOND_FACTOR: Final = (
+    "Operators need a second factor: add one on the console's page of security, or by `metergate auth totp enrol`."
+)
 # Statements that delete what is over, so many rows at a time, and give how many there were.
 FORGET: Final = tuple(
     _query(f"forget_{each}") for each in ("sessions", "refresh_tokens", "revoked", "keys", "operator_links")
@@ -73,6 +78,20 @@ class TokenPair(AccessToken):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a session begins: an address and browser, and the provider that has signed the user in, with the domain of
+    the address that it has verified."""
+
+    address: str | None = None
+    user_agent: str | None = None
+    provider: str | None = None
+    domain: str | None = None
+
+
+NOWHERE: Final = Origin()
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session as its user sees it."""
 
@@ -87,42 +106,86 @@ class Session:
 
 
 class Sessions:
-    """Starts, continues and ends sessions. `caller` says who shows a token, as `ShownTokens` does, `published` are the
-    keys that verify them, `transaction` is what methods with a connection work in. Methods raise `DatabaseError`."""
+    """Starts, continues and ends sessions, and says who shows a token: one of the own ones, or with `foreign` one of
+    another issuer. `published` are the keys that verify own tokens, `transaction` is what methods with a connection
+    work in. Methods raise `DatabaseError`."""
 
     def __init__(
         self,
         database: Database,
         keys: SigningKeys,
         new_id: Callable[[], str],
-        shown: ShownTokens,
+        *,
+        foreign: ForeignTokens | None = None,
+        subjects: Subjects | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
         admits: Callable[[str, str | None], bool] = lambda provider, domain: True,
     ) -> None:
         """`random` makes so many random bytes; `admits` says whether a provider still lets in who has an address of
         this domain, None: one that it has not verified."""
-        self._admits = admits
-        self._database, self._keys, self._rules = database, keys, keys.rules
+        self._database, self.keys, self._rules = database, keys, keys.rules
+        self._foreign, self._subjects, self._admits = foreign, subjects, admits
         self._new_id, self._random = new_id, random
-        self.caller, self.published, self.transaction = shown.caller, keys.published, database.transaction
-        self._verified = shown.verified
+        self.published, self.transaction = keys.published, database.transaction
+
+    async def caller(self, token: str, org_id: str | None) -> Caller | None:
+        """Return who shows a token, as what they are now in the organization of this id, else the token's, else their
+        first one; None for a token that is not valid, or not any more. A subject that was never seen becomes a user."""
+        verified = await self.verified(token)
+        if verified is None:
+            return None
+        row = await self._read(verified, org_id)
+        if row is None and verified.subject is not None and self._subjects is not None:
+            await self._subjects.see(verified.subject)
+            row = await self._read(verified, org_id)
+        if row is None:
+            return None
+        limit, own = narrowest((verified.narrowed, row["scopes"])), verified.subject is None
+        session_id = verified.claims.ses if own else None
+        return person_of(
+            row, limit, session_id=session_id, token_id=verified.claims.jti, said_operator=verified.operator, own=own
+        )
+
+    async def verified(self, token: str) -> Verified | None:
+        """Return the claims of a token, without asking whether it was revoked; None if its signature is wrong, or, of
+        another issuer's token, its time or audience."""
+        try:
+            header, issuer = peek(token)
+            if issuer != ISSUER:
+                return None if self._foreign is None else await self._foreign.verify(token, header, issuer)
+            claims = await self.keys.verify(token, header.kid, Claims)
+        except BadToken:
+            return None
+        if claims.ses is None or claims.iat is None or ISSUER not in claims.audiences:
+            return None
+        return Verified(claims, claims.scopes if claims.narrow is True else None, header.kid)
+
+    async def _read(self, verified: Verified, org_id: str | None) -> Row | None:
+        """Return the user of a token, if it is good now, with their place in an organization."""
+        claims, subject = verified.claims, verified.subject
+        whose: tuple[str | None, ...]
+        if subject is not None:
+            whose = None, subject.issuer, subject.subject, org_id, None
+        else:
+            whose = claims.sub, None, None, org_id or _text(claims.org_id), claims.ses
+        issued_at = claims.iat or 0.0
+        return await self._database.row(
+            _query("sessions_caller"), *whose, claims.jti, issued_at, claims.exp, verified.kid
+        )
 
     async def start(
         self,
         connection: Connection,
         user_id: str,
+        origin: Origin = NOWHERE,
         *,
         org_id: str | None = None,
         scopes: Iterable[str] | None = None,
-        address: str | None,
-        user_agent: str | None,
         first_use_s: int | None = None,
-        begun_at: tuple[str, str | None] | None = None,
     ) -> TokenPair:
         """Start a session of a user, whose identity the caller has checked, in the caller's transaction, which locks
         the user's row. Its tokens are about this organization, else the first one, and no wider than `scopes`. With
-        `first_use_s` it ends so soon unless its refresh token is used. `begun_at` is the provider that has signed the
-        user in, and the domain of the address that it has verified. Raises `SignInRefused`."""
+        `first_use_s` it ends so soon unless its refresh token is used. Raises `SignInRefused`."""
         refresh_token = _refresh_token(self._random(SECRET_BYTES))
         narrowed = None if scopes is None else sorted(set(scopes))
         row = await connection.fetchrow(
@@ -131,11 +194,12 @@ class Sessions:
             user_id,
             org_id,
             narrowed,
-            address,
-            shown_agent(user_agent),
+            origin.address,
+            shown_agent(origin.user_agent),
             _digest(refresh_token),
             first_use_s or self._rules.refresh_s,
-            *(begun_at or (None, None)),
+            origin.provider,
+            origin.domain,
         )
         if row is None:
             raise SignInRefused("This user can't sign in: ask whoever runs this service.")
@@ -177,7 +241,7 @@ class Sessions:
         """Return another access token of a token's session, for this organization, no wider than these scopes or than
         the token, and gone when that is: who has found a token can't keep it alive. None where the session has ended,
         or its user is no member there."""
-        verified = await self._verified(token)
+        verified = await self.verified(token)
         if verified is None or verified.claims.ses is None:
             return None
         row = await self._database.row(_query("refresh_claims"), verified.claims.ses, org_id)
@@ -209,7 +273,7 @@ class Sessions:
         }
         if limit is not None:
             claims["narrow"] = True
-        return AccessToken(await self._keys.sign(claims), expires - issued, row["session_id"], scopes)
+        return AccessToken(await self.keys.sign(claims), expires - issued, row["session_id"], scopes)
 
     async def revoke(
         self, connection: Connection, user_id: str | None, jti: str, reason: str | None, actor: audit.Actor
@@ -276,8 +340,7 @@ def shown_agent(user_agent: str | None) -> str | None:
 
 
 def _paired(access: AccessToken, refresh_token: str) -> TokenPair:
-    values: dict[str, Any] = {name: getattr(access, name) for name in AccessToken.__slots__}
-    return TokenPair(**values, refresh_token=refresh_token)
+    return TokenPair(access.access_token, access.expires_in_s, access.session_id, access.scopes, refresh_token)
 
 
 def _refresh_token(random: bytes) -> str:
@@ -290,3 +353,46 @@ def _successor(refresh_token: str, salt: bytes) -> str:
 
 def _digest(refresh_token: str) -> bytes:
     return sha256(refresh_token.encode()).digest()
+
+
+def _text(given: object) -> str | None:
+    return given if isinstance(given, str) else None
+
+
+def narrowest(limits: Iterable[Iterable[str] | None]) -> frozenset[str] | None:
+    """Return the scopes that are within each of these limits, of which None is none; None where none is one."""
+    given = [frozenset(each) for each in limits if each is not None]
+    return frozenset.intersection(*given) if given else None
+
+
+def person_of(
+    row: Row,
+    limit: frozenset[str] | None,
+    *,
+    session_id: str | None,
+    token_id: str | None,
+    said_operator: bool = False,
+    own: bool = True,
+) -> Caller:
+    """Return who this is, by a user's row with a place in an organization, within the scopes of `limit`. Whether
+    somebody is an operator is the row's to say in an `own` session, and the issuer's otherwise (`said_operator`)."""
+    active = row["status"] == "active"
+    operator, hint = active and said_operator, "" if active else PENDING
+    if own and active and row["operator"] and (limit is None or OPERATOR in limit):
+        operator, hint = (True, "") if row["second_factor"] else (False, SECOND_FACTOR)
+    return Caller(
+        "person",
+        row["id"],
+        account_id=row["account_id"],
+        user_id=row["id"],
+        org_id=row["org_id"],
+        role=row["role"],
+        scopes=allowed(row["role"], limit) if active else frozenset(),
+        operator=operator,
+        email=row["email"],
+        verified=row["verified"],
+        session_id=session_id,
+        token_id=token_id,
+        hint=hint,
+        narrowed=limit,
+    )

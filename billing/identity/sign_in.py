@@ -8,29 +8,24 @@ somebody else has begun with that address ends. Sign-ins and failures are audite
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from billing import audit
-from billing.database.connection import queries
-from billing.identity import letters
-from billing.identity.codes import Shown
+from billing.database.connection import Connection, queries
+from billing.identity import mail_templates
+from billing.identity.codes import Purpose, Shown
+from billing.identity.credentials import Factor, People, Visitor
 from billing.identity.passwords import LEAST_ALONE, check_password
-from billing.identity.people import Factor
-from billing.identity.users import parse_email
+from billing.identity.sessions import Origin, TokenPair
+from billing.mail import parse_email
 
 if TYPE_CHECKING:
-    from billing.database.connection import Connection
-    from billing.identity.codes import Purpose
-    from billing.identity.people import People, Visitor
-    from billing.identity.sessions import TokenPair
-    from billing.identity.users import User
+    from billing.identity.users import Found, User
 
 _query = queries("billing.identity")
-# Makes the personal organization of a user's id, with a name, in a transaction.
-Found = Callable[["Connection", str, str, audit.Actor], Awaitable[object]]
 
 
 class Refusal(Enum):
@@ -63,7 +58,7 @@ class SignIn:
     async def register(self, email: str, name: str, password: str | None, visitor: Visitor) -> str:
         """Add an address, and mail it a code to verify it; return the challenge that the code is bound to. Where it is
         registered, its owner is told, and the answer and the work are the same. Raises `BadAddress`, `PasswordRefused`,
-        `TooManyHashes` and `TooManyMails`."""
+        `TooManySignIns` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         if password is not None:
             check_password(password, LEAST_ALONE, (email, name))
@@ -78,8 +73,8 @@ class SignIn:
             user = await people.users.by_email(connection, email)
             await self._make(connection, email if user is None else None, name, hashed, visitor)
             taken = user is not None and user.verified
-            letter = letters.already_registered() if taken else letters.verify_code(code.secret)
-            await people.mail(connection, email, letter)
+            template = mail_templates.ALREADY_REGISTERED if taken else mail_templates.VERIFY_ADDRESS
+            await people.mail(connection, email, template.filled(code=code.secret))
         return code.id
 
     async def _make(
@@ -92,9 +87,9 @@ class SignIn:
         own = email or f"{people.new_id().lower()}@nobody.invalid"
         user = await people.users.register(connection, own, name, hashed, verified=False)
         if user is not None:
-            actor = audit.Actor(f"user:{user.id}", visitor.actor.address, visitor.actor.request_id)
+            actor = visitor.acting(user.id)
             await self._found(connection, user.id, name or own.partition("@")[0], actor)
-            after: dict[str, object] = {"status": user.status}
+            after = {"status": user.status}
             await audit.record(connection, actor, "user.register", user.id, None, after, user_id=user.id)
         await (savepoint.rollback() if email is None else savepoint.commit())
 
@@ -113,12 +108,12 @@ class SignIn:
                 connection, purpose, email, context=context, network=visitor.network, known=known
             )
             if user is None or user.status == "disabled":
-                letter = letters.nobody_registered()
+                template = mail_templates.NOBODY_REGISTERED
             elif purpose == "verify":
-                letter = letters.already_registered() if user.verified else letters.verify_code(code.secret)
+                template = mail_templates.ALREADY_REGISTERED if user.verified else mail_templates.VERIFY_ADDRESS
             else:
-                letter = letters.sign_in_code(code.secret)
-            await people.mail(connection, email, letter)
+                template = mail_templates.SIGN_IN_CODE
+            await people.mail(connection, email, template.filled(code=code.secret))
         return code.id
 
     async def verify(
@@ -143,7 +138,7 @@ class SignIn:
         return await self._enter(user, _Proof("code", shown is not None, factor, shown=shown), visitor)
 
     async def by_password(self, email: str, password: str, factor: Factor, visitor: Visitor) -> TokenPair | Refusal:
-        """Let in by a password. Nobody's is compared, too. Raises `TooManyTries` and `TooManyHashes`."""
+        """Let in by a password. Nobody's is compared, too. Raises `TooManyTries` and `TooManySignIns`."""
         people, email = self._people, parse_email(email)
         async with people.database.connection() as connection:
             user = await people.users.by_email(connection, email)
@@ -162,14 +157,13 @@ class SignIn:
             if refusal is not None or now is None:
                 await self._note_failure(connection, refusal or Refusal.wrong, user, proof, visitor)
                 return refusal or Refusal.wrong
-            actor = audit.Actor(f"user:{now.id}", visitor.actor.address, visitor.actor.request_id)
+            actor = visitor.acting(now.id)
             if proof.shown is not None and not now.verified:
                 revoked = await self._prove(connection, now, proof.shown.context, actor)
             await connection.execute(_query("users_signed_in"), now.id, now.password_hash, proof.rehashed)
-            pair = await people.sessions.start(
-                connection, now.id, address=visitor.network, user_agent=visitor.user_agent
-            )
-            after: dict[str, object] = {"method": proof.method, "second_factor": now.second_factor}
+            origin = Origin(visitor.network, visitor.user_agent)
+            pair = await people.sessions.start(connection, now.id, origin)
+            after = {"method": proof.method, "second_factor": now.second_factor}
             await audit.record(connection, actor, "user.sign_in", now.id, None, after, user_id=now.id)
         if now.second_factor:
             await people.forgive_factor(now)
@@ -199,7 +193,7 @@ class SignIn:
     ) -> None:
         """Note a failure. An address of nobody is not kept: it may be a password in the wrong field."""
         user_id = None if user is None else user.id
-        after: dict[str, object] = {"method": proof.method, "reason": refusal.value}
+        after = {"method": proof.method, "reason": refusal.value}
         subject = user_id or "nobody"
         await audit.record(connection, visitor.actor, "user.sign_in_failed", subject, None, after, user_id=user_id)
 
@@ -213,6 +207,6 @@ class SignIn:
             await self._people.sessions.end_all(connection, user.id, "the address was verified", actor=actor)
             revoked = await self._people.revoke_keys(connection, user.id, actor)
         proven = await self._people.users.prove(connection, user.id, hashed, context.get("name"))
-        after: dict[str, object] = {"status": proven.status}
+        after = {"status": proven.status}
         await audit.record(connection, actor, "user.verify", user.id, {"status": user.status}, after, user_id=user.id)
         return revoked

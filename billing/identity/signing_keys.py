@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import RSAAlgorithm
 
 from billing.database.connection import Connection, Database, Row, queries
-from billing.identity.sealing import Sealer
+from billing.identity.encryption import Sealer
 from billing.identity.tokens import BadToken, sign, verify
 
 if TYPE_CHECKING:

@@ -1,49 +1,46 @@
-"""Users: who signs in. This file owns the rules of their state, and that an address is one user's alone.
+"""Users: who signs in, and whom other issuers sign in. This file owns the rules of their state, that an address is one
+user's alone, and how accounts elsewhere are linked.
 
 A user is pending until the approval policy lets them in: at once (`open`), once their address is proven (`verified`),
 or by an operator (`approved`). A pending user signs in and sees themself, no more. A disabled one does not sign in.
 
+A user of another issuer is found by (issuer, subject). A new subject becomes an existing user only where that user is
+signed in and asks for it, or has proven the very address that an issuer, whose word for addresses is trusted, says to
+have verified. An address that nobody has proven belongs to nobody: it is taken from whoever has registered it, and
+never leads to that user. Without this, whoever makes an account with somebody else's address, here or there, gets into
+theirs.
+
 UserError
 +-- UserNotFound      no user has this id
-+-- BadAddress        this is no address that mail can be sent to
 +-- UserRefused       what was asked can't be done with this user
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from billing import audit
-from billing.database.connection import Connection, Database, Row, queries
+from billing.database.connection import Connection, Database, Row, from_row, queries
 from billing.errors import MetergateError
-from billing.identity.letters import second_factor_changed
-from billing.identity.permissions import Role
+from billing.identity.mail_templates import ACCOUNT_LINKED, FACTOR_REMOVED, MailText
+from billing.identity.permissions import Approval, Role
 from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from billing.identity.letters import Letter
-    from billing.identity.permissions import Approval
+    from billing.identity.tokens import Subject
 
 ID_PREFIX: Final = "usr_"
-MOST_NAME: Final = 200
-# Characters of an address (RFC 5321, 4.5.3.1.3, without the brackets).
-MOST_EMAIL: Final = 254
 # Of one user that are read at once.
 MOST_ORGANIZATIONS: Final = 1000
+# The personal organization of who has neither a name nor an address.
+NO_NAME: Final = "Personal"
 Status = Literal["pending", "active", "disabled"]
-# A dot-atom of at most 64 characters and a name of hosts (RFC 5321, 4.1.2), in lower case.
-_EMAIL: Final = re.compile(
-    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-    r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
-    re.ASCII,
-)
-_MOST_LOCAL: Final = 64
+# Makes the personal organization of a user's id, with a name, in a transaction.
+Found = Callable[[Connection, str, str, audit.Actor], Awaitable[object]]
 
 _query = queries("billing.identity")
 
@@ -58,25 +55,16 @@ class UserNotFound(UserError):
     kind = "not_found"
 
 
-class BadAddress(UserError):
-    """This is no address that mail can be sent to."""
-
-    kind, field = "invalid", "email"
-
-
 class UserRefused(UserError):
     """What was asked can't be done with this user as they are."""
 
     kind = "invalid"
 
 
-def parse_email(text: str) -> str:
-    """Return an address in lower case, as it is stored and compared. Raises `BadAddress`."""
-    email = text.strip(" ").lower()
-    local = email.partition("@")[0]
-    if len(email) > MOST_EMAIL or len(local) > _MOST_LOCAL or not text.isascii() or not _EMAIL.fullmatch(email):
-        raise BadAddress("email is an address such as ada@example.com.")
-    return email
+class SubjectTaken(MetergateError):
+    """This subject is another user already."""
+
+    kind = "conflict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +128,7 @@ class Users:
         *,
         verified: bool,
     ) -> User | None:
-        """Create a user; None where the address is somebody's. `email` is as `parse_email` gives it; None for whom
+        """Create a user; None where the address is somebody's. `email` is as `mail.parse_email` gives it; None for whom
         another issuer signs in, of whom no address is proven."""
         let_in = self.approval == "open" or (self.approval == "verified" and verified)
         given = (ID_PREFIX + self._new_id(), email, name, password_hash, "active" if let_in else "pending", verified)
@@ -183,11 +171,11 @@ class Users:
         there."""
         return bool(await self._database.value(_query("users_known_network"), email, network))
 
-    async def mail(self, connection: Connection, user_id: str, letter: Letter) -> None:
-        """Send a user a letter once the transaction is committed, to the address that they have proven."""
+    async def mail(self, connection: Connection, user_id: str, text: MailText) -> None:
+        """Send a user a mail once the transaction is committed, to the address that they have proven."""
         user = await self.lock(connection, user_id)
         if user.verified:
-            await enqueue(connection, self._new_id, user.email, letter.subject, letter.body)
+            await enqueue(connection, self._new_id, user.email, text.subject, text.body)
 
     async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
         """Change a user's name."""
@@ -220,9 +208,9 @@ class Users:
             if before.second_factor:
                 await connection.execute(_query("totp_disable"), user_id)
                 await connection.execute(_query("recovery_replace"), user_id, [])
-                change = {"second_factor": True}, {"second_factor": False}
-                await audit.record(connection, actor, "user.totp", user_id, *change, user_id=user_id)
-                await self.mail(connection, user_id, second_factor_changed(on=False))
+                had, has = {"second_factor": True}, {"second_factor": False}
+                await audit.record(connection, actor, "user.totp", user_id, had, has, user_id=user_id)
+                await self.mail(connection, user_id, FACTOR_REMOVED.filled())
 
     async def prove(
         self, connection: Connection, user_id: str, password_hash: str | None, name: str | None = None
@@ -275,11 +263,10 @@ NEEDS_FACTOR: Final = (
     "page of security or by `metergate auth totp enrol`, and must be active."
 )
 _MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
-_COLUMNS: Final = tuple(each.name for each in fields(User))
 
 
 def _user(row: Row) -> User:
-    return User(**{name: row[name] for name in _COLUMNS} | {"email": row["email"] or ""})
+    return from_row(User, row, email=row["email"] or "")
 
 
 def _not_found(user_id: str) -> UserNotFound:
@@ -288,3 +275,75 @@ def _not_found(user_id: str) -> UserNotFound:
 
 def _audited(user: User) -> dict[str, object]:
     return {"name": user.name, "status": user.status, "operator": user.operator}
+
+
+class Subjects:
+    """Finds and makes the users of subjects; `found` makes the personal organization of a user's id, with a name, in a
+    transaction. Methods raise `DatabaseError`."""
+
+    def __init__(self, database: Database, users: Users, found: Found) -> None:
+        self._database, self._users, self._found = database, users, found
+
+    async def see(self, subject: Subject) -> str:
+        """Return the id of a subject's user, who is made on first sight and linked to nobody."""
+        async with self._database.transaction() as connection:
+            return await self._known(connection, subject) or await self._make(connection, subject)
+
+    async def sign_in(self, connection: Connection, subject: Subject, signed_in: str | None) -> str:
+        """Return the id of a subject's user, who may be the one that is signed in, or one with the same proven address;
+        else one is made. Works in the caller's transaction. Raises `SubjectTaken` where somebody is signed in and the
+        subject is another user."""
+        known = await self._known(connection, subject)
+        if known is not None:
+            if signed_in is not None and known != signed_in:
+                raise SubjectTaken("This account of yours there is linked to another user here.")
+            return known
+        user_id = signed_in or await self._proven(connection, subject)
+        if user_id is None:
+            return await self._make(connection, subject)
+        await self._link(connection, subject, user_id)
+        await self._users.mail(connection, user_id, ACCOUNT_LINKED.filled(issuer=subject.issuer))
+        return user_id
+
+    async def _known(self, connection: Connection, subject: Subject) -> str | None:
+        """Return the user of a subject; nobody else makes or links it until the transaction ends."""
+        await connection.execute(_query("subjects_lock"), subject.issuer, subject.subject)
+        user_id: str | None = await connection.fetchval(_query("subjects_user"), subject.issuer, subject.subject)
+        return user_id
+
+    async def _proven(self, connection: Connection, subject: Subject) -> str | None:
+        """Return who has proven the address that a trusted issuer has verified."""
+        if not subject.verified or subject.email is None:
+            return None
+        user = await self._users.by_email(connection, subject.email)
+        return user.id if user is not None and user.verified else None
+
+    async def _make(self, connection: Connection, subject: Subject) -> str:
+        user = await self._register(connection, subject)
+        actor = audit.Actor(f"user:{user.id}")
+        after = {"issuer": subject.issuer, "email": user.email or None, "status": user.status}
+        await audit.record(connection, actor, "user.register", user.id, None, after, user_id=user.id)
+        await self._link(connection, subject, user.id)
+        name = subject.name or (subject.email or NO_NAME).partition("@")[0]
+        await self._found(connection, user.id, name, actor)
+        return user.id
+
+    async def _register(self, connection: Connection, subject: Subject) -> User:
+        """Make a user, with the address where it is proven and nobody else has proven it."""
+        email = subject.email if subject.verified else None
+        let_in = subject.let_in or subject.verified
+        if email is not None:
+            await self._users.take_unproven(connection, email, subject.issuer)
+        user = await self._users.register(connection, email, subject.name, verified=let_in)
+        if user is None:
+            user = await self._users.register(connection, None, subject.name, verified=let_in)
+        if user is None:
+            raise TypeError("a user without an address can't be taken")
+        return user
+
+    async def _link(self, connection: Connection, subject: Subject, user_id: str) -> None:
+        given = subject.issuer, subject.subject, user_id, subject.email
+        await connection.execute(_query("subjects_link"), *given)
+        after = {"issuer": subject.issuer, "subject": subject.subject}
+        actor = audit.Actor(f"user:{user_id}")
+        await audit.record(connection, actor, "user.identity_link", user_id, None, after, user_id=user_id)

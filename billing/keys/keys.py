@@ -18,13 +18,12 @@ from billing.database.connection import Connection, Database, Row, affected, que
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.schemas.keys import RULES, KeyRow, KeyRules, rules_shown
-from billing.schemas.rules import KeyConflict, KeyNotFound, ScopeWithheld
+from billing.schemas.keys import RULES, KeyConflict, KeyNotFound, KeyRow, KeyRules, ScopeWithheld, rules_shown
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.change_notifier import ChangeNotifier
-    from billing.notices.letters import NoticeType
+    from billing.notices.mail_templates import NoticeType
 
 ID_PREFIX: Final = "key_"
 

@@ -79,27 +79,27 @@ class StoredPrice:
     stored_at: datetime
 
 
+@dataclass
 class PriceHistory:
     """Reads the price rows that the ledger keeps, at most `MOST_PRICES`. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def of_model(self, provider: str, model: str) -> list[StoredPrice]:
         """Return all rows of a model, as prices name it, those that take effect last first."""
-        rows = await self._database.rows(_query("catalogue_prices_of"), provider, model, MOST_PRICES)
+        rows = await self.database.rows(_query("catalogue_prices_of"), provider, model, MOST_PRICES)
         return [StoredPrice(row["id"], from_canonical_json(row["said"]), row["created_at"]) for row in rows]
 
     async def only_stored(self, prices: PriceTable) -> list[StoredPrice]:
         """Return rows that a file does not have, those that were stored last first: no request is priced by them."""
         ids = [row.id for row in prices.rows]
-        rows = await self._database.rows(_query("catalogue_prices_left"), ids, MOST_PRICES)
+        rows = await self.database.rows(_query("catalogue_prices_left"), ids, MOST_PRICES)
         found = [StoredPrice(row["id"], from_canonical_json(row["said"]), row["created_at"]) for row in rows]
         return [each for each in found if each.row.id not in ids]  # which an older release has called otherwise
 
     async def not_stored(self, prices: PriceTable) -> list[PriceRow]:
         """Return rows of a file that the ledger does not have."""
-        found = await self._database.rows(_query("catalogue_prices_known"), [row.id for row in prices.rows])
+        found = await self.database.rows(_query("catalogue_prices_known"), [row.id for row in prices.rows])
         known = {row["id"] for row in found}
         return [row for row in prices.rows if row.id not in known][:MOST_PRICES]
 

@@ -17,9 +17,7 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from billing.ledger.debits import UsageEvent
-    from billing.pricing.rows import PriceRow
-    from billing.pricing.variants import PriceLine
+    from billing.pricing.rows import PriceLine, PriceRow
 
 # Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
 # hour that has more is shown rounded up to them.

@@ -25,7 +25,6 @@ from billing.database.connection import (
     queries,
 )
 from billing.ledger.debits import Debit
-from billing.ledger.refused_debits import set_debit_aside
 from billing.ledger.writer import (
     BRIEFLY,
     STORED_DEBITS,
@@ -34,6 +33,7 @@ from billing.ledger.writer import (
     Stored,
     Written,
     create_months,
+    keep_refused_debit,
     stored_by_id,
 )
 
@@ -121,9 +121,9 @@ async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit])
     """Expire holds of a gateway, all in one transaction, and return the ledger's decision about each. Those of
     accounts whose rows stay locked are left.
 
-    None, and nothing is written, where the gateway lives after all. A debit that Postgres refuses is set aside as in
-    `write_debits`, and is missing in the result. Raises `DatabaseUnavailable`: the fate of the batch is unknown then;
-    expire it again.
+    None, and nothing is written, where the gateway lives after all. A debit that Postgres refuses is kept as a dead
+    letter as in `write_debits`, and is missing in the result. Raises `DatabaseUnavailable`: the fate of the batch is
+    unknown then; expire it again.
     """
     try:
         try:
@@ -135,7 +135,7 @@ async def write_expired(database: Database, lost: Lost, debits: Sequence[Debit])
         return await _write_expired(database, lost, debits, WRITE_FREE_DEBITS)
     except DatabaseRefused as error:
         if len(debits) == 1:  # in the judged transaction, or not at all
-            await set_debit_aside(database, debits[0], error)
+            await keep_refused_debit(database, debits[0], error)
             return Written({})
     merged = Written({})
     for debit in debits:

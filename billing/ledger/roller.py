@@ -15,8 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from billing.database.connection import Database, DatabaseError, Row, queries
-from billing.ledger.sums import PLANNED_EACH_TIME
-from billing.ledger.used import TAG_NAMES, TAG_VALUES
+from billing.ledger.sums import PLANNED_EACH_TIME, TAG_NAMES, TAG_VALUES
 
 logger = logging.getLogger(__name__)
 

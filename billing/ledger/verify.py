@@ -23,8 +23,7 @@ from typing import Final
 import msgspec
 
 from billing.database.connection import Connection, Database, Row, queries
-from billing.ledger.debits import NAMED
-from billing.ledger.usage_columns import decode_shares_of, usage_of
+from billing.ledger.debits import NAMED, decode_shares_of, usage_of
 from billing.money import format_usd
 from billing.pricing.rows import PriceRow, from_canonical_json
 from billing.pricing.scales import PriceError, round_up

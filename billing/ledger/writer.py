@@ -1,9 +1,9 @@
 """The batch that writes debits to Postgres (rule R3 of docs/protocol.md).
 
 A request id is decided once, by whichever insert comes first; a row that Postgres refuses for its content is found by
-bisection and set aside, so that it never blocks the others. Any other failure is raised as `DatabaseUnavailable`: the
-batch stays whole and is written again. A debit that Redis has counted carries its epoch and dseq; without them it came
-by a direct ledger write (rule R4) and becomes a correction.
+bisection and kept as a dead letter, so that it never blocks the others (`dead_letters` writes it after all). Any other
+failure is raised as `DatabaseUnavailable`: the batch stays whole and is written again. A debit that Redis has counted
+carries its epoch and dseq; without them it came by a direct ledger write (rule R4) and becomes a correction.
 
 Almost every batch consists of debits that the ledger does not have yet, so it is first written with a plain insert:
 that spares Postgres the speculative-insertion marks of ON CONFLICT and this process a reply for every row. A batch with
@@ -14,12 +14,14 @@ the other debits are written, the row alone is waited for, up to the database's 
 then is returned as `left`, for the caller to try again.
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -35,12 +37,55 @@ from billing.database.connection import (
     as_lock_timeout,
     queries,
 )
-from billing.ledger.debits import Debit, Outcome
-from billing.ledger.refused_debits import set_debit_aside
+from billing.ledger.debits import Debit, Outcome, encode_debit
 
 logger = logging.getLogger(__name__)
-
 _sql = queries("billing.ledger")
+
+KEEP_DEAD_LETTER: Final = _sql("set_aside")
+OTHER_DEAD_LETTER: Final = "SELECT true FROM debits_set_aside WHERE request_id = $1 AND debit <> $2"
+REASON_CHARACTERS: Final = 1000
+DIGEST_CHARACTERS: Final = 8  # of the SHA-256 that tells two entries under one request id apart
+
+
+async def keep_refused_debit(database: Database, debit: Debit, error: DatabaseRefused) -> None:
+    """Keep a debit that Postgres refuses. Doing it twice is harmless. Raises `DatabaseError`."""
+    reason = await why_refused(database, debit, error)
+    try:
+        payload = encode_debit(debit)
+    except (ValueError, OverflowError, TypeError):  # kept for people to read
+        payload = json.dumps(msgspec.structs.astuple(debit), default=repr).encode()
+    await keep_dead_letter(database, debit.request_id, "debit", payload, reason)
+
+
+async def why_refused(database: Database, debit: Debit, error: DatabaseRefused) -> str:
+    """Return the reason in words: Postgres names what it could not store, not what is missing. Raises
+    `DatabaseError`."""
+    if _storable(debit.account_id) == debit.account_id:
+        known = await database.value("SELECT EXISTS (SELECT FROM accounts WHERE id = $1)", debit.account_id)
+        if not known:
+            return "the ledger has no such account"
+    return _storable(str(error))[:REASON_CHARACTERS]
+
+
+async def keep_dead_letter(
+    database: Database, request_id: str, kind: Literal["debit", "entry"], payload: bytes, reason: str
+) -> None:
+    """Keep a refused debit, encoded, or an unreadable journal entry for an operator, with an alarm in the log. Doing it
+    twice is harmless. Raises `DatabaseError`."""
+    shown = _storable(request_id)
+    if kind == "entry":
+        other = await database.value(OTHER_DEAD_LETTER, shown, payload)
+        shown = f"{shown}:{hashlib.sha256(payload).hexdigest()[:DIGEST_CHARACTERS]}" if other else shown
+    logger.critical("the ledger can't take %s %s; it is set aside: %s", kind, shown, reason)
+    await database.execute(KEEP_DEAD_LETTER, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
+
+
+def _storable(text: str) -> str:
+    """Return the text with what UTF-8 or Postgres's text type can't hold (surrogates, NUL) escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
 Result = TypeVar("Result")
 
 # How long a batch waits for one locked row while it has debits of other accounts: as long as a few commits take.
@@ -95,8 +140,9 @@ class Written:
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
     """Write a batch and return the ledger's decision about each request id. Doing it twice is harmless.
 
-    A debit that Postgres refuses for its content is set aside with an alarm in the log and is missing in the result.
-    Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
+    A debit that Postgres refuses for its content is kept as a dead letter with an alarm in the log and is missing in
+    the result. Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it
+    again.
     """
     written = await write_free(database, debits, database.timeout_s)
     if written.left:
@@ -117,7 +163,7 @@ async def write_free(database: Database, debits: Sequence[Debit], wait_s: float 
             written = await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
         if len(debits) == 1:
-            await set_debit_aside(database, debits[0], error)
+            await keep_refused_debit(database, debits[0], error)
             return Written({})
         half = len(debits) // 2
         first = await write_free(database, debits[:half], wait_s)
@@ -153,8 +199,8 @@ async def _write_patient_group(database: Database, debits: Sequence[Debit], wait
 async def write_or_refuse(
     database: Database, debits: Sequence[Debit], wait_s: float | None = None
 ) -> dict[str, Stored]:
-    """Write a batch whole, as `write_debits` does, but set nothing aside. A month without a partition gets one. Locked
-    rows are waited for as long as a statement may take, or for `wait_s`.
+    """Write a batch whole, as `write_debits` does, but keep no dead letter. A month without a partition gets one.
+    Locked rows are waited for as long as a statement may take, or for `wait_s`.
 
     Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
     """

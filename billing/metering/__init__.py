@@ -1,9 +1,7 @@
 """Other services: what they meter, through the balance, quotas, holds and ledger that requests have.
 
-charges        what an event, a debit or a hold costs: a named amount, or counts by the table of prices (pure)
-claims         what is asked under an event's id, the answers, and the ways that it fails (pure)
+charges        what is asked under an event's id, what it costs, its debit, and the ways that it fails (pure)
 events         writing them, each once: the id of an event and its debit in one transaction
-metering       what a service calls: checks, debits, usage
-service_holds  holds that outlast the process that made them
+metering       what a service calls: checks, debits, usage, and holds that outlast the process that made them
 features       what plans allow beside, and units of it in a period
 """

@@ -1,7 +1,8 @@
-"""What a service's event, debit or hold costs, and the debit that it becomes. Pure.
+"""What a service asks under an event's id, what that costs, the debit that it becomes, and the ways that it fails.
+Pure.
 
-This file owns that an amount is either named by the service or comes from counts by the table of prices, never from
-neither; and that equal asks have equal digests, by which the same event is told from another one under its id.
+An amount is either named by the service or comes from counts by the table of prices, never from neither. Equal requests
+have equal digests, by which a repeated event is told from another one under its id.
 """
 
 from __future__ import annotations
@@ -10,22 +11,108 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 from billing.errors import Kind, MetergateError
 from billing.holds.model import Need
-from billing.ledger.debits import NAMED, Debit
-from billing.ledger.usage_columns import other_counts
+from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.money import MAX_NANO
 from billing.pricing.scales import round_up
 from billing.pricing.table import METER_PROVIDER, PriceTable
 from billing.usage import Usage
 
 if TYPE_CHECKING:
+    from billing.holds.model import Refused
     from billing.pricing.rows import PriceRow
     from billing.principals import Principal
+
+
+class UnknownAccount(MetergateError):
+    """There is no such account, or no such key of it that may be used."""
+
+    kind: ClassVar[Kind] = "not_found"
+
+
+class NotAdmitted(MetergateError):
+    """Balance, quotas or the account's status have no room for it: `decision`, None for the status. What a request is
+    refused with follows from these."""
+
+    def __init__(self, principal: Principal, decision: Refused | None, required_nano: int) -> None:
+        super().__init__("The account has no room for this.")
+        self.principal, self.decision, self.required_nano = principal, decision, required_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The account that a call is about, and the service that makes it, by its name; `key_id` where it is about one of
+    the account's API keys."""
+
+    service: str
+    account_id: str
+    key_id: str | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return what a call says of a key, for its digest: nothing where it names none, as before keys were named."""
+        return () if self.key_id is None else (self.key_id,)
+
+
+class EventConflict(MetergateError):
+    """The id of this event was used for something else, or what it ends has ended otherwise."""
+
+    kind: ClassVar[Kind] = "conflict"
+
+
+class EventRefused(MetergateError):
+    """The ledger can't take this event, whatever is tried: its account's balance would leave its bounds, say."""
+
+    kind: ClassVar[Kind] = "invalid"
+
+
+class Busy(MetergateError):
+    """So many events wait for Postgres that no more are taken, or it is away."""
+
+    kind: ClassVar[Kind] = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An event of an account, by its id, and what it asks, as a digest; `answer` is what it is answered with, then and
+    for good. `hold_id` is the hold that it settles."""
+
+    account_id: str
+    event_id: str
+    digest: bytes
+    answer: str
+    hold_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The first answer to an event; `replayed` where it had been recorded before."""
+
+    answer: str
+    replayed: bool = False
+
+
+def replayed(claim: Claim, digest: bytes, answer: str) -> Recorded:
+    """Return the first answer to an event, of which the ledger has this digest. Raises `EventConflict`."""
+    if digest != claim.digest:
+        raise EventConflict(f"The event_id {claim.event_id!r} was used for something else: use another one.")
+    return Recorded(answer, replayed=True)
+
+
+def settled_before(claim: Claim, row: Any) -> Recorded:
+    """Return the first answer to a settlement whose hold (a row) has ended. Raises `EventConflict` where it has ended
+    otherwise than this claim says."""
+    if row["state"] == "settled" and row["end_event_id"] == claim.event_id:
+        return replayed(claim, row["end_digest"], row["end_answer"])
+    if row["state"] in ("held", "expired"):
+        raise EventConflict(f"The event_id {claim.event_id!r} was used for something else: use another one.")
+    raise EventConflict(f"The hold {row['id']} is {row['state']} already: it can't be settled by this event.")
+
 
 # What quotas count an event under that names no feature.
 FEATURE: Final = "service"
@@ -40,19 +127,11 @@ class BadMeasure(MetergateError, ValueError):
 
     kind: ClassVar[Kind] = "invalid"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
 
 class MeterNotPriced(MetergateError):
     """The table of prices has no row for it."""
 
     kind: ClassVar[Kind] = "not_priced"
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)

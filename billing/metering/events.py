@@ -28,7 +28,7 @@ from billing.database.connection import (
 )
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_claimed
-from billing.metering.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
+from billing.metering.charges import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -50,7 +50,7 @@ TRIES: Final = 2
 # How long a batch of several accounts waits for one that is locked.
 BRIEF_WAIT_S: Final = 0.025
 # How many accounts are corrected in Redis by one call.
-TOLD_AT_ONCE: Final = 100
+PUBLISHED_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ class EventWriter:
         self._writes = False
         self._under_way: dict[tuple[str, str], asyncio.Future[Recorded]] = {}
         """What is being written, by account and event: as much as waits, and as many holds as are being made."""
-        self._untold: dict[str, None] = {}
+        self._unpublished: dict[str, None] = {}
         """Accounts of whose corrections Redis has not been told."""
-        self._tells = False
+        self._publishes = False
 
     def write(self, claim: Claim, debit: Debit) -> asyncio.Future[Recorded]:
         """Write an event. What comes of it is its future's, also if nobody waits: `Recorded`, or `EventConflict`,
@@ -173,7 +173,7 @@ class EventWriter:
         for each in batch:
             if each.debit.request_id in fresh and not each.outcome.done():
                 each.outcome.set_result(Recorded(each.claim.answer))
-        self._tell({each.debit.account_id for each in batch if each.debit.request_id in fresh})
+        self._publish({each.debit.account_id for each in batch if each.debit.request_id in fresh})
         known = [each for each in batch if each.debit.request_id not in fresh]
         if known:
             await self._answer_known(known)
@@ -220,7 +220,7 @@ class EventWriter:
                     recorded = replayed(claim, row["digest"], row["answer"])
                     if row["request_id"] == each.debit.request_id:  # this very event, by a commit of unknown fate
                         recorded = Recorded(row["answer"])
-                        self._tell({claim.account_id})
+                        self._publish({claim.account_id})
                 else:
                     recorded = settled_before(claim, ended[claim.hold_id])
             except EventConflict as error:
@@ -229,22 +229,22 @@ class EventWriter:
                 if not each.outcome.done():
                     each.outcome.set_result(recorded)
 
-    def _tell(self, accounts: set[str]) -> None:
+    def _publish(self, accounts: set[str]) -> None:
         """Let Redis know of what was written; where it is away, the relay does so later."""
-        self._untold.update(dict.fromkeys(accounts))
-        if self._untold and not self._tells:
-            self._tells = True
-            self._spawn(self._told())
+        self._unpublished.update(dict.fromkeys(accounts))
+        if self._unpublished and not self._publishes:
+            self._publishes = True
+            self._spawn(self._publish_all())
 
-    async def _told(self) -> None:
+    async def _publish_all(self) -> None:
         try:
-            while self._untold:
-                some = list(self._untold)[:TOLD_AT_ONCE]
+            while self._unpublished:
+                some = list(self._unpublished)[:PUBLISHED_AT_ONCE]
                 for account_id in some:
-                    del self._untold[account_id]
+                    del self._unpublished[account_id]
                 await self._changed(some)
         finally:
-            self._tells = False
+            self._publishes = False
 
 
 def _claimed(each: _Waiting) -> tuple[str | None, ...]:

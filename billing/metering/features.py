@@ -7,14 +7,14 @@ at once; month ends and leap days are the provider's: a subscription of the 31st
 
 from __future__ import annotations
 
-import calendar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import queries
-from billing.metering.claims import EventConflict
+from billing.metering.charges import EventConflict
+from billing.times import months_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,13 +59,6 @@ class Use:
     replayed: bool = False
 
 
-def months_later(anchor: datetime, months: int) -> datetime:
-    """Return the same day and time so many months later: the last day of a month that lacks the day."""
-    year, month = divmod(anchor.month - 1 + months, 12)
-    day = min(anchor.day, calendar.monthrange(anchor.year + year, month + 1)[1])
-    return anchor.replace(year=anchor.year + year, month=month + 1, day=day)
-
-
 def month_of(now: datetime) -> Period:
     """Return the calendar month of a moment, in UTC."""
     start = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -86,15 +79,18 @@ def period_at(last: Period, anchor: datetime, now: datetime) -> Period:
     return month_of(now)
 
 
+@dataclass
 class Features:
     """Counts units of features. `now` is an aware clock. Methods raise `DatabaseError` and `AccountNotFound`."""
 
-    def __init__(self, database: Database, plans: Plans, default_plan: str, now: Callable[[], datetime]) -> None:
-        self._database, self._plans, self._default_plan, self._now = database, plans, default_plan, now
+    database: Database
+    plans: Plans
+    default_plan: str
+    now: Callable[[], datetime]
 
     async def of_account(self, account_id: str) -> list[FeatureState]:
         """Return the features that an account's plan names, by name."""
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             plan, period = await self._standing(connection, account_id)
             rows = await connection.fetch(_query("features_used"), account_id, period.start)
         used = {row["feature"]: row["used"] for row in rows}
@@ -103,11 +99,16 @@ class Features:
     async def use(self, account_id: str, feature: str, units: int, event_id: str) -> Use:
         """Count units of a feature, once for an event's id, if the plan allows it and as many are left. Raises
         `EventConflict` where the id was used for something else."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             plan, period = await self._standing(connection, account_id)
             claim = (account_id, event_id, feature, units, period.start)
             if await connection.fetchval(_query("features_claim"), *claim) is None:
-                return await self._known(connection, account_id, feature, units, event_id, plan, period)
+                known = await connection.fetchrow(_query("features_known"), account_id, event_id)
+                if known is None or (known["feature"], known["units"]) != (feature, units):
+                    raise EventConflict(
+                        "This event_id was used for another feature or number of units: take a new one."
+                    )
+                return Use(_state(plan, feature, known["used"], period, allowed=True), replayed=True)
             limit = _limit(plan, feature)
             used = None
             if limit is None or limit >= units:
@@ -121,19 +122,11 @@ class Features:
         before = next((row["used"] for row in rows if row["feature"] == feature), 0)
         return Use(_state(plan, feature, before, period, allowed=False))
 
-    async def _known(
-        self, connection: Connection, account_id: str, feature: str, units: int, event_id: str, plan: Plan, now: Period
-    ) -> Use:
-        row = await connection.fetchrow(_query("features_known"), account_id, event_id)
-        if row is None or (row["feature"], row["units"]) != (feature, units):
-            raise EventConflict("This event_id was used for another feature or number of units: take a new one.")
-        return Use(_state(plan, feature, row["used"], now, allowed=True), replayed=True)
-
     async def _standing(self, connection: Connection, account_id: str) -> tuple[Plan, Period]:
         row = await connection.fetchrow(_query("features_account"), account_id)
         if row is None:
             raise AccountNotFound(f"There is no account {account_id!r}.")
-        plan, now = self._plans.get(row["plan"]) or self._plans[self._default_plan], self._now()
+        plan, now = self.plans.get(row["plan"]) or self.plans[self.default_plan], self.now()
         if row["period_end"] is None:
             return plan, month_of(now)
         return plan, period_at(Period(row["period_start"], row["period_end"]), row["anchor"], now)

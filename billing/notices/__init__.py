@@ -1,10 +1,9 @@
-"""Notices: what customers and operators are told of, by mail and by signed webhooks.
+"""Notices: what customers and operators are notified of, by mail and by signed webhooks.
 
-emit          emit: a notice, told if and only if its transaction is committed
-letters       what there are notices of, and what mails of them say                     pure
-signing       secrets of endpoints, and signatures by Standard Webhooks                pure
-destinations  which addresses a delivery may go to, and the one request of a delivery
-endpoints     endpoints of customers and operators, and what was delivered to them
-exhausted     notices of quotas that are used up
-worker        NoticeWorker: tells it, in one gateway of all
+mail_templates  what there are notices of, and what mails of them say                     pure
+emit            emit: a notice, sent if and only if its transaction is committed
+exhausted       notices of quotas that are used up, once in a window
+delivery        which addresses a delivery may go to, how it is signed by Standard Webhooks, and its one request
+endpoints       endpoints of customers and operators, and what was delivered to them
+worker          NoticeWorker: sends them, in one gateway of all
 """

@@ -1,4 +1,4 @@
-"""Writes a notice in the transaction of what it tells: it is told if and only if that is committed, and told once.
+"""Writes a notice in the transaction of what it is about: it is sent if and only if that is committed, and sent once.
 
 A worker hands it out later, to mails, endpoints and NOTIFICATION_WEBHOOK.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import queries
-from billing.notices.letters import TYPES, NoticeType
+from billing.notices.mail_templates import TYPES, NoticeType
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from billing import audit
 from billing.database.connection import Row, queries
 from billing.errors import MetergateError
-from billing.notices.destinations import check_url
-from billing.notices.letters import TYPES
-from billing.notices.signing import new_secret
+from billing.notices.delivery import check_url, new_secret
+from billing.notices.mail_templates import TYPES
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
 if TYPE_CHECKING:

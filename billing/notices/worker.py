@@ -18,10 +18,9 @@ import msgspec
 
 from billing.database.connection import Row, queries
 from billing.mail import SERVICE, enqueue
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Outcome, Poster, key_of, signed_headers
 from billing.notices.emit import emit
-from billing.notices.letters import letter_of
-from billing.notices.signing import key_of, signed_headers
+from billing.notices.mail_templates import letter_of
 from billing.times import rfc3339
 from billing.work import Lease, Periodic
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.database.connection import Connection, Database
-    from billing.notices.destinations import Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
@@ -13,40 +13,29 @@ from billing.accounts.lots import PAID, Terms
 from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT
-from billing.notices.emit import emit
-from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
-from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
-from billing.payments.charges import Charges
-from billing.payments.customers import Customers
-from billing.payments.desk import PaymentDesk
+from billing.payments.apply import Applier, Customers, Handler, checkout_handler, customer_handler
+from billing.payments.auto_recharge import AutoRecharge, Recharges
 from billing.payments.events import PaymentEvents
-from billing.payments.expiry import Recovery
 from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.objects import Checkout, Customer, Event, Invoice, ObjectKind, Payment, Subscription
-from billing.payments.orders import Orders
-from billing.payments.port import PaymentProvider
-from billing.payments.purchases import Purchases
-from billing.payments.recharges import RechargeRules, Recharges
+from billing.payments.orders import Orders, PaymentAdmin
+from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
+from billing.payments.purchases import Charges, Purchases
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.subscriptions import (
+    Recovery,
     SubscriptionChanges,
-    SubscriptionRules,
     Subscriptions,
     invoice_handler,
     subscription_handler,
 )
 from billing.plans import Plans
-from billing.work import Lease, Periodic
+from billing.work import Periodic
 
 if TYPE_CHECKING:
-    from billing.database.connection import Connection
-    from billing.notices.letters import NoticeType
-    from billing.payments.stripe.parameters import CheckoutRules
-
-"""Work that runs in the background for ever."""
+    from billing.payments.stripe.objects import CheckoutRules
 
 _query = queries("billing.payments")
 
@@ -86,16 +75,16 @@ class PaymentParts:
     gateway_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Payments:
     """Everything about payments. `acts` serves the local provider's pages, None for another one; `work` goes on beside
     requests."""
 
     provider: PaymentProvider
     orders: Orders
+    admin: PaymentAdmin
     customers: Customers
     flows: Flows
-    desk: PaymentDesk
     applier: Applier
     events: PaymentEvents
     comparisons: PaymentComparisons
@@ -105,7 +94,7 @@ class Payments:
     auto_recharge: AutoRecharge
     charges: Charges
     acts: Acts | None
-    work: tuple[Periodic, ...] = ()
+    work: tuple[Periodic, ...]
 
 
 async def deployment_of(database: Database) -> str:
@@ -140,10 +129,9 @@ def stripe_provider(
 
 def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentProvider) -> Payments:
     """Put payments together on one provider."""
-    name, database = provider.name, parts.database
-    judged = SubscriptionRules(rules.default_plan, rules.grace)
-    subscriptions = Subscriptions(parts.plans, parts.grants, judged, parts.now)
-    purchases = Purchases(name, parts.grants, parts.new_id, _tell, lambda: rules.terms(parts.now()))
+    name, database, new_id, now = provider.name, parts.database, parts.new_id, parts.now
+    subscriptions = Subscriptions(parts.plans, parts.grants, rules.default_plan, rules.grace, now)
+    purchases = Purchases(name, parts.grants, new_id, lambda: rules.terms(now()))
     handlers: dict[ObjectKind, tuple[type, Handler]] = {
         "payment": (Payment, purchases.apply),
         "checkout": (Checkout, checkout_handler(name)),
@@ -152,68 +140,43 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         "invoice": (Invoice, invoice_handler(name, subscriptions)),
     }
     applier = Applier(database, provider, parts.effects, parts.deployment, handlers)
-    orders = Orders(database, name, parts.new_id)
-    customers = Customers(database, provider)
-    changes = SubscriptionChanges(database, provider, subscriptions, parts.plans, applier.refresh)
-    events = PaymentEvents(database, provider, applier.refresh, parts.new_id, gateway_id=parts.gateway_id)
-
-    async def subscribed(account_id: str) -> bool:
-        return await changes.current(account_id) is not None
-
+    refresh, orders, customers = applier.refresh, Orders(database, name, new_id), Customers(database, provider)
+    changes = SubscriptionChanges(database, provider, subscriptions, refresh)
+    events = PaymentEvents(database, provider, refresh, new_id, gateway_id=parts.gateway_id)
+    comparisons = PaymentComparisons(database, provider, refresh, parts.deployment, now)
     flows = Flows(
-        database,
-        provider,
-        orders,
-        customers,
-        parts.accounts,
-        parts.plans,
-        rules.flows,
-        applier.refresh,
-        subscribed,
-        parts.new_id,
+        database=database,
+        provider=provider,
+        orders=orders,
+        customers=customers,
+        accounts=parts.accounts,
+        plans=parts.plans,
+        rules=rules.flows,
+        refresh=refresh,
+        changes=changes,
+        new_id=new_id,
     )
-    bounds = RechargeRules(rules.flows.min_cents, rules.flows.max_cents)
-    recharges = Recharges(database, customers, bounds, parts.now)
-    charging = (orders, flows, rules.declines, parts.now)
-    auto_recharge = AutoRecharge(database, *charging)
-    lease = Lease(database, LEASE, parts.new_id())
-    recharging = Periodic(name="auto_recharge", every_s=EVERY_S, round=auto_recharge.round, lease=lease)
-    desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
-    comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
-    recovery = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now)
-    work = [*events.work(), comparisons.work(), recovery.work(), recharging, orders.work()]
+    auto_recharge = AutoRecharge(database, orders, flows, rules.declines, now)
+    recovery = Recovery(database, subscriptions, parts.effects, new_id())
+    work = [*events.work(), comparisons.work(), recovery.work(), auto_recharge.work(new_id()), orders.work()]
     acts = None
-    if isinstance(provider, LocalProvider):
-        acts = _local(provider, events)
+    if isinstance(provider, LocalProvider):  # whose events go the way of every provider's
+        acts, provider.receiver = Acts(provider), events.accept
         work.append(provider.work())
     return Payments(
-        provider,
-        orders,
-        customers,
-        flows,
-        desk,
-        applier,
-        events,
-        comparisons,
-        subscriptions,
-        changes,
-        recharges,
-        auto_recharge,
-        Charges(database),
-        acts,
+        provider=provider,
+        orders=orders,
+        admin=PaymentAdmin(database, provider, orders, parts.grants, parts.effects, refresh),
+        customers=customers,
+        flows=flows,
+        applier=applier,
+        events=events,
+        comparisons=comparisons,
+        subscriptions=subscriptions,
+        changes=changes,
+        recharges=Recharges(database, customers, rules.flows, now),
+        auto_recharge=auto_recharge,
+        charges=Charges(database),
+        acts=acts,
         work=tuple(work),
     )
-
-
-def _local(provider: LocalProvider, events: PaymentEvents) -> Acts:
-    """Have the local provider's events go the way of every provider's; return its pages."""
-
-    async def take(event: Event) -> None:
-        await events.take(event)
-
-    provider.take = take
-    return Acts(provider)
-
-
-async def _tell(connection: Connection, account_id: str, type: str, data: Mapping[str, Any]) -> None:
-    await emit(connection, account_id, cast("NoticeType", type), data)

@@ -1,40 +1,166 @@
 """Auto-recharge: an account that asked for it is charged when what it may spend falls below its threshold.
 
-This file owns that there is one charge at a time, and never two for one attempt: an attempt is counted on before the
-provider is asked, its order is named by the attempt and each call by the order, so that whoever takes up what was
-broken off finds the same order and the same payment. After a decline it waits, an hour at first and twice as long each
-time, up to a day; after `declines` of them, one that is final, or one that needs the payer it stops, and says so.
+There is one charge at a time, and never two for one attempt: an attempt is counted before the provider is asked, its
+order is named by the attempt and each call by the order, so that whoever takes up what was broken off finds the same
+order and the same payment. After a decline it waits, an hour at first and twice as long each time, up to a day; after
+`declines` of them, one that is final, or one that needs the payer it stops, and says so.
 
-Alerts tell an account that its balance is low, once for each time that it falls below its threshold.
+RechargeRefused   it can't be switched on so
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
-from billing.database.connection import Database, queries
-from billing.money import format_usd
+from billing.database.connection import Connection, Database, Row, queries
+from billing.errors import MetergateError
+from billing.money import format_cents, format_usd
 from billing.notices.emit import emit
 from billing.payments.orders import NewOrder, OrderError
 from billing.payments.port import PaymentError
-from billing.payments.recharges import note_end, recharge_of
+from billing.times import rfc3339
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.audit import Actor
-    from billing.payments.objects import Payment
-    from billing.payments.orders import Order, Orders
-    from billing.payments.port import HostedPage
-    from billing.payments.recharges import Recharge, State
-
+    from billing.payments.apply import Customers
+    from billing.payments.flows import FlowRules, Flows
+    from billing.payments.orders import Orders
+    from billing.payments.port import Payment
 
 logger = logging.getLogger(__name__)
+_query = queries("billing.payments")
+
+State = Literal["off", "ready", "charging", "waiting", "capped", "stopped"]
+
+
+class RechargeRefused(MetergateError):
+    """Auto-recharge can't be switched on so. `field` names what of the request is wrong."""
+
+    kind = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an account asks for: charge `amount_cents` below `threshold_nano`, in a month no more than the cap."""
+
+    enabled: bool
+    threshold_nano: int
+    amount_cents: int
+    monthly_cap_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recharge:
+    """A row of auto_recharges: a wish and what has become of it. `url` is where the payer has to act."""
+
+    account_id: str
+    enabled: bool
+    threshold_nano: int
+    amount_cents: int
+    monthly_cap_cents: int
+    state: State
+    reason: str | None
+    url: str | None
+    attempt: int
+    declines: int
+    next_attempt_at: datetime
+
+
+@dataclass
+class Recharges:
+    """Keeps wishes. `now` gives an aware time. Methods raise `DatabaseError`."""
+
+    database: Database
+    customers: Customers
+    rules: FlowRules
+    now: Callable[[], datetime]
+
+    async def get(self, account_id: str) -> Recharge | None:
+        """Return what an account has asked for; None: nothing yet."""
+        row = await self.database.row(_query("recharges_get"), account_id)
+        return None if row is None else recharge_of(row)
+
+    async def put(self, account_id: str, wish: Wish, *, actor: audit.Actor) -> Recharge:
+        """Replace what an account asks for; what stopped it before is forgotten, a charge under way goes on. Raises
+        `RechargeRefused`."""
+        self._check(wish)
+        if wish.enabled and await self.customers.method(account_id) is None:
+            raise RechargeRefused(
+                "Save a payment method first, in the console or by `metergate billing setup`.", "enabled"
+            )
+        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self.now())
+        async with self.database.transaction() as connection:
+            before = await connection.fetchrow(_query("recharges_lock"), account_id)
+            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
+            shown = None if before is None else _audited(recharge_of(before))
+            await audit.record(
+                connection,
+                actor,
+                "account.auto_recharge",
+                account_id,
+                shown,
+                _audited(after),
+                account_id=account_id,
+            )
+        return after
+
+    def _check(self, wish: Wish) -> None:
+        rules = self.rules
+        if not rules.min_cents <= wish.amount_cents <= rules.max_cents:
+            low, high = format_cents(rules.min_cents), format_cents(rules.max_cents)
+            raise RechargeRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
+        if wish.monthly_cap_cents < wish.amount_cents:
+            raise RechargeRefused("monthly_cap_usd must not be below amount_usd.", "monthly_cap_usd")
+
+
+async def note_end(
+    connection: Connection,
+    recharge: Recharge,
+    state: State,
+    reason: str | None,
+    next_attempt_at: datetime,
+    *,
+    declines: int = 0,
+    url: str | None = None,
+) -> None:
+    """Write in the caller's transaction, which has locked the row, what has become of a wish; and a notice of what is
+    no success."""
+    after = state if recharge.enabled or state == "stopped" else "off"
+    values = (after, reason, url, declines, next_attempt_at)
+    await connection.execute(_query("recharges_ended"), recharge.account_id, *values)
+    if reason is not None:
+        waits = after in ("waiting", "capped")
+        data = {
+            "amount_usd": format_cents(recharge.amount_cents),
+            "reason": reason,
+            "state": after,
+            "next_attempt_at": rfc3339(next_attempt_at) if waits else None,
+            "url": url,
+        }
+        await emit(connection, recharge.account_id, "auto_recharge.failed", data)
+
+
+def recharge_of(row: Row | None) -> Recharge:
+    """Return a wish from its row."""
+    if row is None:
+        raise LookupError("the row was locked just now")
+    return Recharge(**{name: row[name] for name in Recharge.__slots__})
+
+
+def _audited(recharge: Recharge) -> dict[str, object]:
+    return {
+        "enabled": recharge.enabled,
+        "threshold_usd": format_usd(recharge.threshold_nano),
+        "amount_usd": format_cents(recharge.amount_cents),
+        "monthly_cap_usd": format_cents(recharge.monthly_cap_cents),
+    }
+
 
 LEASE: Final = "auto-recharge"
 EVERY_S: Final = 3.0
@@ -52,46 +178,34 @@ MOST_OPEN: Final = timedelta(hours=1)
 MOST_PROCESSING: Final = timedelta(days=21)
 # Accounts that one round charges.
 MOST: Final = 20
-# Accounts that one round looks at, from where the last one ended.
-LOOKED_AT: Final = 5_000
+# Accounts that one round reads, from where the last one ended.
+ACCOUNTS_READ: Final = 5_000
 UNDER_WAY: Final = ("ready", "waiting", "capped", "charging")
 NEEDS_PAYER: Final = "authentication_required"
 PENDING: Final = "payment_pending"
 
-_query = queries("billing.payments")
 
-
-class Charger(Protocol):
-    """What takes payments (`flows.Flows`)."""
-
-    async def charge(self, order: Order) -> Payment: ...
-
-    async def find(self, order: Order) -> Payment | None: ...
-
-    async def give_up(self, payment: Payment) -> Payment | None: ...
-
-    async def save_method(self, account_id: str, return_url: str | None) -> HostedPage: ...
-
-
+@dataclass
 class AutoRecharge:
-    """Charges by what accounts have asked for. `now` gives an aware time. Methods raise `DatabaseError`."""
+    """Charges by what accounts have asked for. `now` gives an aware time. Methods raise `DatabaseError`. After so many
+    `declines` it stops."""
 
-    def __init__(
-        self,
-        database: Database,
-        orders: Orders,
-        charger: Charger,
-        declines: int,
-        now: Callable[[], datetime],
-    ) -> None:
-        """After so many `declines` it stops."""
-        self._database, self._orders, self._charger = database, orders, charger
-        self._declines, self._now, self._after = declines, now, ""
+    database: Database
+    orders: Orders
+    flows: Flows
+    declines: int
+    now: Callable[[], datetime]
+    _after: str = field(default="", init=False)
+
+    def work(self, owner: str) -> Periodic:
+        """Return what charges again and again, in one gateway of all; `owner` names this process."""
+        lease = Lease(self.database, LEASE, owner)
+        return Periodic(name="auto_recharge", every_s=EVERY_S, round=self.round, lease=lease)
 
     async def round(self) -> int:
         """Charge accounts that are below their thresholds, and go on with what was broken off; return how many were
         charged or tried. A provider that is away is asked again later."""
-        row = await self._database.row(_query("recharges_due"), self._now(), self._after, LOOKED_AT, MOST)
+        row = await self.database.row(_query("recharges_due"), self.now(), self._after, ACCOUNTS_READ, MOST)
         due, self._after = ((), "") if row is None else (row["due"], row["place"])
         return sum([await self._recharge(account_id) for account_id in due])
 
@@ -103,8 +217,8 @@ class AutoRecharge:
         attempt, is_resumed, is_wanted = begun
         try:
             payment = await (self._resumed(attempt, is_wanted) if is_resumed else self._charged(attempt))
-            if payment is not None and payment.status == "open" and payment.created_at <= self._now() - MOST_OPEN:
-                payment = await self._charger.give_up(payment)
+            if payment is not None and payment.status == "open" and payment.created_at <= self.now() - MOST_OPEN:
+                payment = await self.flows.give_up(payment)
             await self._conclude(attempt, payment)
         except (PaymentError, OrderError) as error:
             if error.kind == "unavailable":  # it is away, or the operator has to mend our access to it
@@ -117,8 +231,8 @@ class AutoRecharge:
     async def _begin(self, account_id: str) -> tuple[Recharge, bool, bool] | None:
         """Count on the attempt, unless one was broken off, and note that it is under way; return it, whether it was
         broken off, and whether it may be charged still. None: nothing is to be charged now."""
-        now = self._now()
-        async with self._database.transaction() as connection:
+        now = self.now()
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(_query("recharges_lock"), account_id)
             if row is None or row["next_attempt_at"] > now or row["state"] not in UNDER_WAY:
                 return None
@@ -142,19 +256,19 @@ class AutoRecharge:
     async def _charged(self, attempt: Recharge) -> Payment | None:
         """Return the payment of a new attempt."""
         asked = NewOrder(attempt.account_id, "recharge", attempt.amount_cents, _key(attempt))
-        return await self._charger.charge(await self._orders.create(asked))
+        return await self.flows.charge(await self.orders.create(asked))
 
     async def _resumed(self, attempt: Recharge, is_wanted: bool) -> Payment | None:
         """Return the payment of an attempt that was broken off: the provider forgets keys after a day, and so is asked
         for the order's payment first. None: nothing was paid, and it is not wanted any more."""
-        order = await self._orders.of_key(attempt.account_id, _key(attempt))
-        found = None if order is None else await self._charger.find(order)
+        order = await self.orders.of_key(attempt.account_id, _key(attempt))
+        found = None if order is None else await self.flows.find(order)
         if found is not None:
             return found
         if is_wanted:
-            return await self._charged(attempt) if order is None else await self._charger.charge(order)
+            return await self._charged(attempt) if order is None else await self.flows.charge(order)
         if order is not None:
-            await self._orders.failed(order.id, "not_wanted")
+            await self.orders.failed(order.id, "not_wanted")
         return None
 
     async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
@@ -162,27 +276,27 @@ class AutoRecharge:
         if payment is None:
             await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):
-            if payment.status == "processing" and payment.created_at <= self._now() - MOST_PROCESSING:
+            if payment.status == "processing" and payment.created_at <= self.now() - MOST_PROCESSING:
                 logger.warning("auto-recharge of %s stops: %s is still processed", attempt.account_id, payment.id)
                 await self._note(attempt, "stopped", PENDING)
         elif payment.status == "paid":
-            await self._note(attempt, "ready", None, self._now() + AFTER_SUCCESS)
+            await self._note(attempt, "ready", None, self.now() + AFTER_SUCCESS)
         elif payment.status == "requires_action":
             await self._note(attempt, "stopped", NEEDS_PAYER, url=await self._link(attempt.account_id))
         else:
             reason = payment.decline_code or payment.status
             declines = attempt.declines + 1
-            if payment.hard or declines >= self._declines:
+            if payment.hard or declines >= self.declines:
                 url = await self._link(attempt.account_id)
                 await self._note(attempt, "stopped", reason, declines=declines, url=url)
             else:
                 pause = min(FIRST_PAUSE * 2 ** (declines - 1), MOST_PAUSE)
-                await self._note(attempt, "waiting", reason, self._now() + pause, declines=declines)
+                await self._note(attempt, "waiting", reason, self.now() + pause, declines=declines)
 
     async def _link(self, account_id: str) -> str | None:
         """Return a page at which the payer can save another method; None where there is none."""
         try:
-            return (await self._charger.save_method(account_id, None)).url
+            return (await self.flows.save_method(account_id, None)).url
         except (PaymentError, OrderError) as error:
             logger.warning("no page for %s to save another method at: %s", account_id, error)
             return None
@@ -198,70 +312,12 @@ class AutoRecharge:
         url: str | None = None,
     ) -> None:
         """Note how an attempt has ended, unless that is noted already."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(_query("recharges_lock"), attempt.account_id)
             if row is not None and (row["attempt"], row["state"]) == (attempt.attempt, "charging"):
-                at = next_attempt_at or self._now()
+                at = next_attempt_at or self.now()
                 await note_end(connection, recharge_of(row), state, reason, at, declines=declines, url=url)
 
 
 def _key(attempt: Recharge) -> str:
     return f"recharge:{attempt.attempt}"
-
-
-"""Accounts of one round."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """Below what an account is told: its own threshold, or else the default; and whether it is armed."""
-
-    threshold_nano: int
-    is_default: bool
-    armed: bool
-
-
-class Alerts:
-    """Keeps thresholds and tells of balances. Methods raise `DatabaseError`.
-
-    What counts is what may be spent: the balance and the credit limit. An account is armed when it is seen above, and
-    told when it is seen below and armed, so that a new account without credit is told nothing. A round looks at a
-    bounded number of accounts by their ids and goes on where the last one ended: no index follows balances, which every
-    debit changes.
-    """
-
-    def __init__(self, database: Database, default_nano: int) -> None:
-        """`default_nano` is the threshold of accounts that have none of their own; 0: they are told of debt alone."""
-        self._database, self._default_nano, self._after = database, default_nano, ""
-
-    async def get(self, account_id: str) -> Alert:
-        """Return an account's alert."""
-        row = await self._database.row(_query("alerts_get"), account_id)
-        own = None if row is None else row["threshold_nano"]
-        armed = row is not None and row["armed"]
-        return Alert(self._default_nano if own is None else own, own is None, armed)
-
-    async def put(self, account_id: str, threshold_nano: int | None, *, actor: Actor) -> Alert:
-        """Set an account's threshold; None: the default again. Raises `AccountNotFound`."""
-        before = await self.get(account_id)
-        async with self._database.transaction() as connection:
-            if await connection.fetchval(_query("alerts_put"), account_id, threshold_nano) is None:
-                raise AccountNotFound(f"There is no account {account_id!r}.")
-            after = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
-            was = {"threshold_usd": None if before.is_default else format_usd(before.threshold_nano)}
-            await audit.record(connection, actor, "account.alert", account_id, was, after, account_id=account_id)
-        return await self.get(account_id)
-
-    async def round(self) -> int:
-        """Look at `LOOKED_AT` accounts; return how many were told that their balance is low."""
-        async with self._database.transaction() as connection:
-            found = await connection.fetchrow(_query("alerts_look"), self._after, LOOKED_AT, self._default_nano)
-            crossed = [] if found is None else found["crossed"]
-            for each in crossed:
-                data = {
-                    "available_usd": format_usd(each["available_nano"]),
-                    "threshold_usd": format_usd(each["threshold_nano"]),
-                }
-                await emit(connection, each["account_id"], "balance.low", data)
-        self._after = "" if found is None else found["place"]
-        return len(crossed)

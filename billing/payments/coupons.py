@@ -74,7 +74,7 @@ class CouponUsed(CouponError):
 
 
 class Tries(Protocol):
-    """Counts wrong codes."""
+    """Counts wrong codes (`identity.codes.Codes`)."""
 
     async def take_try(self, subject: str, instead: str, most: int | None = None) -> None: ...
 
@@ -137,33 +137,29 @@ class Redeemed:
     terms: Terms
 
 
+@dataclass
 class Coupons:
     """Makes, lists and redeems coupons. `new_id` makes ULIDs, `now` gives an aware time, `choice` picks a character at
     random. Methods raise `CouponError` and `DatabaseError`."""
 
-    def __init__(
-        self,
-        database: Database,
-        grants: Grants,
-        effects: ChangeNotifier,
-        tries: Tries,
-        new_id: Callable[[], str],
-        now: Callable[[], datetime],
-        choice: Callable[[str], str] = secrets.choice,
-    ) -> None:
-        self._database, self._grants, self._effects, self._tries = database, grants, effects, tries
-        self._new_id, self._now, self._choice = new_id, now, choice
+    database: Database
+    grants: Grants
+    effects: ChangeNotifier
+    tries: Tries
+    new_id: Callable[[], str]
+    now: Callable[[], datetime]
+    choice: Callable[[str], str] = secrets.choice
 
     async def create(self, new: NewCoupon, *, actor: audit.Actor = audit.ADMIN) -> tuple[Coupon, str]:
         """Make a coupon; return it and its code, which can't be read again. Raises `CouponRefused`, `CouponUsed`."""
-        made_up = "-".join("".join(self._choice(_ALPHABET) for _ in range(_PART)) for _ in range(_PARTS))
+        made_up = "-".join("".join(self.choice(_ALPHABET) for _ in range(_PART)) for _ in range(_PARTS))
         code = new.code or made_up
         if _CODE.fullmatch(_plain(code)) is None:
             raise CouponRefused(f"A code has {LEAST_CODE} to {MOST_CODE} letters and digits; hyphens do not count.")
-        coupon_id = ID_PREFIX + self._new_id()
+        coupon_id = ID_PREFIX + self.new_id()
         values = (new.amount_nano, new.priority, new.credit_days, new.expires_at, new.most_redemptions)
         try:
-            async with self._database.transaction() as connection:
+            async with self.database.transaction() as connection:
                 row = await connection.fetchrow(_query("coupons_create"), coupon_id, new.name, _digest(code), *values)
                 coupon = _coupon(row)
                 after = {"name": coupon.name, "amount_usd": format_usd(coupon.amount_nano)}
@@ -174,12 +170,12 @@ class Coupons:
 
     async def page(self, limit: int, after: str | None = None) -> Page[Coupon]:
         """Return coupons, newest first; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("coupons_page"), after or BEFORE_ALL, limit + 1)
+        rows = await self.database.rows(_query("coupons_page"), after or BEFORE_ALL, limit + 1)
         return page_of([_coupon(row) for row in rows], limit, lambda coupon: coupon.id)
 
     async def disable(self, coupon_id: str, *, actor: audit.Actor = audit.ADMIN) -> Coupon:
         """Let a coupon be redeemed no more; what was redeemed stays. One that is disabled already stays so."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             before = _coupon(await connection.fetchrow(_query("coupons_lock"), coupon_id, None))
             if before.disabled_at is not None:
                 return before
@@ -191,20 +187,20 @@ class Coupons:
         """Give an account the credit of the coupon with this code. Raises `CouponNotFound`, `CouponRefused`,
         `CouponUsed`, what `Grants.grant` raises, and what `tries` raises where too many wrong codes were shown."""
         subject, network = f"coupon:{account_id}", f"coupon from {actor.address}"
-        await self._tries.take_try(subject, INSTEAD)
+        await self.tries.take_try(subject, INSTEAD)
         if actor.address is not None:
-            await self._tries.take_try(network, INSTEAD, OF_A_NETWORK)
-        async with self._database.transaction() as connection:
+            await self.tries.take_try(network, INSTEAD, OF_A_NETWORK)
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(_query("coupons_lock"), None, _digest(code))
             redeemed = await self._redeem(connection, account_id, _coupon(row), actor)
-        await self._tries.forgive(subject)
+        await self.tries.forgive(subject)
         if actor.address is not None:  # what others there have guessed stays counted
-            await self._tries.undo_try(network, OF_A_NETWORK)
-        await self._effects.balance_changed(account_id)
+            await self.tries.undo_try(network, OF_A_NETWORK)
+        await self.effects.balance_changed(account_id)
         return redeemed
 
     async def _redeem(self, connection: Connection, account_id: str, coupon: Coupon, actor: audit.Actor) -> Redeemed:
-        now = self._now()
+        now = self.now()
         used = await connection.fetchrow(_query("redemptions_at"), coupon.id, account_id)
         if used is not None:
             who = "This account" if used["account_id"] == account_id else "Another organization of its owner"
@@ -217,7 +213,7 @@ class Coupons:
         terms, key = coupon.terms(now), f"{coupon.id}:{account_id}"
         named = SCOPE, key, f"coupon {coupon.name}"
         entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *named, terms=terms)
-        grant = await self._grants.record(connection, entry, actor)
+        grant = await self.grants.record(connection, entry, actor)
         await connection.execute(_query("redemptions_add"), coupon.id, account_id, grant.transfer_id, actor.name)
         return Redeemed(coupon, grant, terms)
 

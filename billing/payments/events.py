@@ -20,14 +20,13 @@ from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.payments.keys import KEYS_KEPT
-from billing.payments.objects import ObjectRef
+from billing.payments.apply import KEYS_KEPT
+from billing.payments.port import ObjectRef
 from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Database, Row
-    from billing.payments.objects import Event
-    from billing.payments.port import PaymentProvider
+    from billing.payments.port import Event, PaymentProvider
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +115,9 @@ class PaymentEvents:
     async def receive(self, body: bytes, headers: Mapping[str, str]) -> bool:
         """Store an event that was delivered; once this returns it may be acknowledged. Return whether it is new. Raises
         `PaymentEventRefused` for what the provider has not sent."""
-        return await self.take(await self._provider.read_event(body, headers), body)
+        return await self.accept(await self._provider.read_event(body, headers), body)
 
-    async def take(self, event: Event, body: bytes = b"") -> bool:
+    async def accept(self, event: Event, body: bytes = b"") -> bool:
         """Store a verified event, such as the local provider's, which has no other body; return whether it is new."""
         async with self._database.transaction() as connection:
             return await self.store(connection, event, body or msgspec.json.encode(event))
@@ -147,7 +146,7 @@ class PaymentEvents:
 
     async def _turn(self) -> None:
         await self.round()
-        await self.look()
+        await self.refresh_stats()
 
     async def tidy(self) -> None:
         """Drop old events, and idempotency keys that nobody has asked for in a long time."""
@@ -168,7 +167,7 @@ class PaymentEvents:
         taken = 0
         while row is not None or (row := await self._claim()) is not None:
             taken += 1
-            await self._look_into(row)
+            await self._process(row)
             row = None
         return taken
 
@@ -177,7 +176,7 @@ class PaymentEvents:
         arguments = (self.provider, rules.first_pause_s, rules.most_pause_s, self._gateway_id)
         return await self._database.row(_query("events_claim"), *arguments)
 
-    async def _look_into(self, row: Row) -> None:
+    async def _process(self, row: Row) -> None:
         ref = ObjectRef(row["ref_kind"], row["ref_id"])
         try:
             await self._refresh(ref)
@@ -205,7 +204,7 @@ class PaymentEvents:
         )
         await self._database.execute(_query("events_failed"), self.provider, row["id"], reason[:MOST_ERROR], for_good)
 
-    async def look(self) -> None:
+    async def refresh_stats(self) -> None:
         """Count what waits and what was given up."""
         row = await self._database.row(_query("events_standing"))
         if row is not None:

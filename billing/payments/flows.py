@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
 from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
-from billing.payments.keys import TRIES, call_once
-from billing.payments.objects import ObjectRef
+from billing.payments.apply import TRIES, call_once
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, PaymentError, PaymentRefused, Purchase, ReturnUrls
-from billing.payments.return_urls import origin_of
+from billing.payments.port import CustomerGone, ObjectRef, PaymentError, PaymentRefused, Purchase, ReturnUrls, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.accounts.accounts import Account, Accounts
     from billing.database.connection import Database
-    from billing.payments.customers import Customers
-    from billing.payments.objects import Payment
+    from billing.payments.apply import Customers
     from billing.payments.orders import Orders
-    from billing.payments.port import HostedPage, PaymentProvider
+    from billing.payments.port import HostedPage, Payment, PaymentProvider
+    from billing.payments.subscriptions import SubscriptionChanges
     from billing.plans import Plan, Plans
 
 T = TypeVar("T")
@@ -72,87 +71,75 @@ class Wanted:
     save_method: bool = False
 
 
+@dataclass(kw_only=True)
 class Flows:
-    """Opens pages and takes payments. `refresh` applies an object's present state; `subscribed` says whether an account
-    has a subscription. Methods raise `OrderError`, `port.PaymentError`, `AccountNotFound` and `DatabaseError`."""
+    """Opens pages and takes payments. `refresh` applies an object's present state. Methods raise `OrderError`,
+    `port.PaymentError`, `AccountNotFound` and `DatabaseError`."""
 
-    def __init__(
-        self,
-        database: Database,
-        provider: PaymentProvider,
-        orders: Orders,
-        customers: Customers,
-        accounts: Accounts,
-        plans: Plans,
-        rules: FlowRules,
-        refresh: Callable[[ObjectRef], Awaitable[object]],
-        subscribed: Callable[[str], Awaitable[bool]],
-        new_id: Callable[[], str],
-    ) -> None:
-        self._database, self._provider, self._orders, self._customers = database, provider, orders, customers
-        self._accounts, self._plans, self.rules = accounts, plans, rules
-        self._refresh, self._subscribed, self._new_id = refresh, subscribed, new_id
+    database: Database
+    provider: PaymentProvider
+    orders: Orders
+    customers: Customers
+    accounts: Accounts
+    plans: Plans
+    rules: FlowRules
+    refresh: Callable[[ObjectRef], Awaitable[object]]
+    changes: SubscriptionChanges
+    new_id: Callable[[], str]
 
     async def checkout(self, wanted: Wanted) -> Order:
         """Open the page at which a new order is paid, once per idempotency key: the same again gets the same page."""
-        account = await self._accounts.get(wanted.account_id)
+        account = await self.accounts.get(wanted.account_id)
         asked = self._asked(account, wanted)
-        if await self._orders.of_key(account.id, asked.idempotency_key) is not None:
-            return await self._opened(account, await self._orders.create(asked))
+        if await self.orders.of_key(account.id, asked.idempotency_key) is not None:
+            return await self._opened(account, await self.orders.create(asked))
         await self._check_new(account, asked)
-        opened = await self._opened(account, await self._orders.create(asked))
+        opened = await self._opened(account, await self.orders.create(asked))
         await self._close_abandoned(account.id)
         return opened
 
     async def save_method(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open a page at which a payment method is saved without paying."""
         urls = self.urls(return_url, return_url)
-        key = f"setup:{account_id}:{self._new_id()}"
-        account = await self._accounts.get(account_id)
-        return await self._with_customer(account, lambda customer_id: self._provider.setup(customer_id, urls, key))
+        key = f"setup:{account_id}:{self.new_id()}"
+        account = await self.accounts.get(account_id)
+        return await self._with_customer(account, lambda customer_id: self.provider.setup(customer_id, urls, key))
 
     async def portal(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open the page at which methods, invoices and subscriptions are managed."""
-        url, key = self.urls(return_url, return_url).success_url, f"portal:{account_id}:{self._new_id()}"
-        account = await self._accounts.get(account_id)
-        return await self._with_customer(account, lambda customer_id: self._provider.portal(customer_id, url, key))
+        url, key = self.urls(return_url, return_url).success_url, f"portal:{account_id}:{self.new_id()}"
+        account = await self.accounts.get(account_id)
+        return await self._with_customer(account, lambda customer_id: self.provider.portal(customer_id, url, key))
 
     async def charge(self, order: Order) -> Payment:
         """Charge the saved payment method for an order, without the payer, and apply what came of it. The same order
         is charged once, however often this is called."""
-        account = await self._accounts.get(order.account_id)
-        customer_id = await self._customers.ensure(account.id, account.name)
+        account = await self.accounts.get(order.account_id)
+        customer_id = await self.customers.ensure(account.id, account.name)
         purchase = self._purchase(order, customer_id)
-
-        async def charge(once: str) -> Payment:
-            return await self._provider.charge(purchase, once)
-
-        payment = await call_once(self._database, f"{order.id}:charge", charge)
-        await self._refresh(ObjectRef("payment", payment.id))
+        charge = partial(self.provider.charge, purchase)
+        payment = await call_once(self.database, f"{order.id}:charge", charge)
+        await self.refresh(ObjectRef("payment", payment.id))
         return payment
 
     async def find(self, order: Order) -> Payment | None:
         """Return the payment that was made for an order, however long ago, and apply it; None: there is none."""
-        customer_id = await self._customers.find(order.account_id)
-        payment = await self._provider.find_payment(order.id, customer_id)
+        customer_id = await self.customers.find(order.account_id)
+        payment = await self.provider.find_payment(order.id, customer_id)
         if payment is not None:
-            await self._refresh(ObjectRef("payment", payment.id))
+            await self.refresh(ObjectRef("payment", payment.id))
         return payment
 
     async def give_up(self, payment: Payment) -> Payment | None:
         """Cancel a payment that stays open, and apply and return what it is then; None: there is none."""
-
-        async def cancel(once: str) -> None:
-            await self._provider.cancel_payment(payment.id, once)
-
         try:
-            await call_once(self._database, f"{payment.id}:cancel", cancel)
+            await call_once(self.database, f"{payment.id}:cancel", partial(self.provider.cancel_payment, payment.id))
         except PaymentRefused as refused:
             if refused.kind == "unavailable":
                 raise  # else it has ended meanwhile
         ref = ObjectRef("payment", payment.id)
-        await self._refresh(ref)
-        return cast("Payment | None", await self._provider.fetch(ref))
+        await self.refresh(ref)
+        return cast("Payment | None", await self.provider.fetch(ref))
 
     def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
         """Return where a payer goes afterwards; one address for both was given as `return_url`. Raises `OrderRefused`
@@ -187,18 +174,18 @@ class Flows:
             raise OrderRefused("The account is closed: it can't buy anything.")
         if asked.kind == "credit" and account.balance_nano + asked.amount_cents * NANO_PER_CENT > MAX_NANO:
             raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
-        if asked.kind == "plan" and await self._subscribed(account.id):
+        if asked.kind == "plan" and await self.changes.current(account.id) is not None:
             raise OrderConflict(
                 "The account has a subscription: change it in the console, or by `metergate billing change-plan PLAN`."
             )
 
     def _plan_cents(self, plan_id: str) -> int:
-        plan = self._plans.get(plan_id)
+        plan = self.plans.get(plan_id)
         if plan is None or not plan.price_nano:
-            known = ", ".join(sorted(each.id for each in self._plans.values() if each.price_nano)) or "none"
+            known = ", ".join(sorted(each.id for each in self.plans.values() if each.price_nano)) or "none"
             raise OrderRefused(f"plan must be one that can be bought: {known}.", "plan")
         cents, rest = divmod(plan.price_nano, NANO_PER_CENT)
-        if rest or (self._provider.name == "stripe" and plan.stripe_price is None):
+        if rest or (self.provider.name == "stripe" and plan.stripe_price is None):
             raise OrderRefused(f"The plan {plan_id} can't be bought here: ask whoever runs this gateway.", "plan")
         return cents
 
@@ -215,26 +202,22 @@ class Flows:
         """Open an order's page. A customer that the provider has lost is made anew, once."""
 
         async def opened(customer_id: str) -> Order:
-            purchase = self._purchase(order, customer_id)
-
-            async def checkout(once: str) -> HostedPage:
-                return await self._provider.checkout(purchase, urls, once)
-
+            checkout = partial(self.provider.checkout, self._purchase(order, customer_id), urls)
             # Of a page that a failed call has opened nobody knows the address.
             key = f"{order.id}:checkout:{customer_id}"
-            page = await call_once(self._database, key, checkout, tries=TRIES)
-            return await self._orders.opened(order.id, customer_id, page)
+            page = await call_once(self.database, key, checkout, tries=TRIES)
+            return await self.orders.opened(order.id, customer_id, page)
 
         return await self._with_customer(account, opened)
 
     async def _close_others(self, order: Order, page: ObjectRef) -> None:
         """Close the account's other pages of plans, so that nobody pays for two: of orders that come at the same time
         the newest stays, and none where one of them was paid. Raises `OrderConflict` where it is not this order's."""
-        for each in await self._orders.replaced(order.account_id):
+        for each in await self.orders.replaced(order.account_id):
             await self._close(each)
             if each == page:
                 raise OrderConflict("Another order of a plan came at the same time: pay that one.")
-        if await self._subscribed(order.account_id):
+        if await self.changes.current(order.account_id) is not None:
             await self._close(page)
             raise OrderConflict("A subscription was paid for just now: `metergate billing status` shows it.")
 
@@ -242,25 +225,25 @@ class Flows:
         """Close the account's oldest pages, so that no more than `open_pages` can be paid at. A provider that is away
         is asked again at the next order."""
         try:
-            for page in await self._orders.abandoned(account_id, self.rules.open_pages, CLOSED_AT_ONCE):
+            for page in await self.orders.abandoned(account_id, self.rules.open_pages, CLOSED_AT_ONCE):
                 await self._close(page)
         except PaymentError as error:
             logger.info("abandoned pages of %s stay open: %s", account_id, error)
 
     async def _close(self, page: ObjectRef) -> None:
-        await self._provider.expire_checkout(page.id, f"{page.id}:replaced:{self._new_id()}")
-        await self._refresh(page)
+        await self.provider.expire_checkout(page.id, f"{page.id}:replaced:{self.new_id()}")
+        await self.refresh(page)
 
     async def _with_customer(self, account: Account, ask: Callable[[str], Awaitable[T]]) -> T:
-        customer_id = await self._customers.ensure(account.id, account.name)
+        customer_id = await self.customers.ensure(account.id, account.name)
         try:
             return await ask(customer_id)
         except CustomerGone:
-            await self._customers.gone(customer_id)
-            return await ask(await self._customers.ensure(account.id, account.name))
+            await self.customers.gone(customer_id)
+            return await ask(await self.customers.ensure(account.id, account.name))
 
     def _purchase(self, order: Order, customer_id: str) -> Purchase:
-        plan = self._plans.get(order.plan or "")
+        plan = self.plans.get(order.plan or "")
         return Purchase(
             order.id,
             order.account_id,

@@ -1,4 +1,5 @@
-"""Which plan is in force, by the present states of an account's subscriptions; and how one plan becomes another. Pure.
+"""Which plan is in force, by the present states of an account's subscriptions; how one plan becomes another, and what
+that charges. Pure.
 
 What is decided depends on the states alone, never on which of them was seen first: events that come late, twice or in
 another order lead to the same plan.
@@ -11,13 +12,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.money import NANO_PER_CENT
-from billing.payments.objects import SubscriptionStatus
+from billing.payments.port import SubscriptionStatus
+from billing.plans import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from billing.payments.objects import Invoice, InvoiceLine
-    from billing.plans import Plan, Plans
+    from billing.payments.port import Invoice, InvoiceLine
+    from billing.plans import Plans
 
 # No subscription is in force; one is paid; one is not paid, and in its days of grace; or those are over.
 Standing = Literal["none", "active", "past_due", "downgraded"]
@@ -150,3 +152,34 @@ def _share_nano(line: InvoiceLine, plan: Plan) -> int:
 
 def _included(line: InvoiceLine, plan: Plan, amount_nano: int) -> Included:
     return Included(line.id, plan.id, amount_nano, None if plan.credit_rolls_over else line.period_end)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What choosing a plan does: `how` it comes, what is paid today, in nano-USD (`about`, where the provider reckons
+    it by the part of the period that is left), what each renewal costs, and when the next one is."""
+
+    plan: Plan
+    how: Change | Literal["buy"]
+    today_nano: int = 0
+    about: bool = False
+    renews_at: datetime | None = None
+
+
+def outlook(plan: Plan, current: Seen | None, mine: str, plans: Mapping[str, Plan], now: datetime) -> Outlook:
+    """Return what choosing a plan does, for an account on the plan `mine` by the subscription `current`. Pure."""
+    if current is None:
+        if plan.id == mine or not plan.price_nano:
+            return Outlook(plan, "nothing")
+        return Outlook(plan, "buy", plan.price_nano)
+    how = plan_change(current, plan, plans)
+    if plan.id == current.plan and how == "nothing":
+        return Outlook(plan, how, renews_at=current.period_end)
+    if how != "now":
+        return Outlook(plan, how, renews_at=current.period_end)
+    have = plans.get(current.plan or "")
+    more_nano = plan.price_nano - (0 if have is None else have.price_nano)
+    whole_s = int((current.period_end - current.period_start).total_seconds())
+    left_s = min(max(0, int((current.period_end - now).total_seconds())), whole_s)
+    cents = 0 if whole_s <= 0 else (more_nano * left_s // whole_s + NANO_PER_CENT // 2) // NANO_PER_CENT
+    return Outlook(plan, how, cents * NANO_PER_CENT, about=True, renews_at=current.period_end)

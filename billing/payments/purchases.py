@@ -1,27 +1,186 @@
-"""Payments of orders, applied: credited once, taken back by refunds and disputes, or parked for an operator.
+"""Payments of orders, applied: credited once, taken back by refunds and disputes, or left to an operator as a dead
+letter; and read again as what customers were charged.
 
-The transfer's key is the money's own id, so that whatever is tried twice is made once. `decisions` says what is to be
-done; this file does it in the transaction that notes the payment's state.
+What is decided depends on the order, on the payment's state and on what was unspent, never on which event came first:
+states that are seen late, twice or not at all, but for the last one, lead to the same balance. So refunds take, in the
+order in which they were made, what was unspent of their purchase, and not of what disputes had taken by then; one that
+fails leaves its part to the next, and so does a dispute that is won. A dispute takes what it takes, below zero if need
+be. These functions are pure and stand first; `Purchases` does what they say in the transaction that notes the state.
+The transfer's key is the money's own id, so that whatever is tried twice is made once.
+
+A charge is counted at the time at which its payment was made, by all that its payer paid, taxes included, as the
+payment provider counts it. What went back (refunds, disputes) is counted with its payment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing import audit
 from billing.accounts import lots
+from billing.accounts.accounts import lift, suspend
 from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError, Grants
 from billing.accounts.lots import PAID, Terms
-from billing.accounts.suspensions import lift, suspend
-from billing.database.connection import Connection, queries
+from billing.database.connection import Connection, Database, queries
 from billing.money import format_cents
+from billing.notices.emit import emit
+from billing.pages import Page, page_of
 from billing.payments.apply import After, Owner, account_of
-from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import ObjectRef, Payment
-from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
-from billing.payments.port import included_scope, money_key
+from billing.payments.orders import DEAD_LETTER_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
+from billing.payments.port import CURRENCY, Movement, ObjectRef, OrderStatus, Payment, Refund, included_scope, money_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from billing.database.connection import Row
+    from billing.payments.port import Dispute
+_query = queries("billing.payments")
+_accounts = queries("billing.accounts")
+
+# States of refunds whose money came back.
+RETURNED: Final = ("failed", "canceled")
+# Disputes that suspend the account.
+TAKEN: Final = ("open", "lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a refund, or a movement of a dispute, has moved so far: nano-USD below zero were taken from the account.
+    `free_nano` is what would have been left of the purchase then, had nothing been moved; None: it was not noted."""
+
+    nano: int = 0
+    transfers: int = 0
+    free_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A transfer to make: `delta_nano` below zero takes from the account. `number` counts those of the same object;
+    `free_nano` is to be noted with it."""
+
+    kind: Literal["refund", "dispute"]
+    id: str
+    amount_cents: int
+    delta_nano: int
+    number: int
+    free_nano: int
+
+
+MoveKey = tuple[str, str]
+
+
+def refusal_reason(order: Order | None, payment: Payment) -> str | None:
+    """Return why a paid payment can't be credited to its order; None: it can."""
+    if order is None:
+        return "no order of ours has this id"
+    if order.credited_at is not None and order.payment_id != payment.id:
+        return "the order was paid before, by another payment"
+    if payment.currency != CURRENCY:
+        return f"it was paid in {payment.currency}, not in {CURRENCY}"
+    if payment.amount_cents != order.amount_cents:
+        return f"{payment.amount_cents} cents were paid of an order of {order.amount_cents}"
+    return None
+
+
+def status_of(order: Order, payment: Payment, *, parked: bool) -> OrderStatus:
+    """Return what the order is called, whatever it was before: once money came, it is never open, failed or expired.
+    `parked` says that an operator has to decide about it."""
+    if any(each.status in TAKEN for each in payment.disputes):
+        return "disputed"
+    if payment.status == "paid" and is_given_back(payment):
+        return "refunded"
+    if parked:
+        return "parked"
+    if order.credited_at is not None:
+        return "credited"
+    if payment.status == "paid":
+        return order.status if order.status in ("credited", "parked") else "paid"
+    if payment.status in RETURNED and order.status in ("open", "failed"):
+        return "failed"
+    return order.status
+
+
+def is_given_back(payment: Payment) -> bool:
+    """Return whether the whole of a payment was refunded, and none of that has failed."""
+    refunded = sum(each.amount_cents for each in payment.refunds if each.status not in RETURNED)
+    return 0 < payment.total_cents <= refunded
+
+
+def is_lost(payment: Payment) -> bool:
+    """Return whether the whole of a payment is gone, and disputes that were lost have taken of it."""
+    lost = sum(each.amount_cents for each in payment.disputes if each.status == "lost")
+    refunded = sum(each.amount_cents for each in payment.refunds if each.status not in RETURNED)
+    return lost > 0 and payment.total_cents <= lost + refunded
+
+
+def next_move(credit_nano: int, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
+    """Return the first transfer that the refunds and disputes of a payment still need; None: they need none.
+
+    `credit_nano` is what the payment has put on the balance, and `left_nano` what is left of that now. Each movement of
+    a dispute is one transfer of its whole share of the credit. After each transfer it is asked again, with what is left
+    then.
+    """
+    free_nano = _free_nano(moved, left_nano)
+    takes = _refunds_take(credit_nano, payment, free_nano)
+    for each in sorted(_parts(payment), key=lambda part: (part.created_at, part.id)):
+        kind: Literal["refund", "dispute"] = "refund" if isinstance(each, Refund) else "dispute"
+        before = moved.get((kind, each.id), Moved())
+        if isinstance(each, Refund):
+            delta_nano = -takes[each.id] - before.nano
+        else:
+            delta_nano = 0 if before.transfers else share_nano(credit_nano, payment, each.amount_cents)
+        if delta_nano:
+            return Move(kind, each.id, each.amount_cents, delta_nano, before.transfers + 1, free_nano)
+    return None
+
+
+def _parts(payment: Payment) -> list[Refund | Movement]:
+    return [*payment.refunds, *(each for dispute in payment.disputes for each in dispute.movements)]
+
+
+def _free_nano(moved: Mapping[MoveKey, Moved], left_nano: int) -> int:
+    """Return what would be left of a purchase, had its refunds and disputes moved nothing. Debits alone make it less:
+    so what was noted bounds it where a dispute has made debt, of which nothing is left."""
+    now_nano = left_nano - sum(each.nano for each in moved.values())
+    return min([now_nano, *(each.free_nano for each in moved.values() if each.free_nano is not None)])
+
+
+def _refunds_take(credit_nano: int, payment: Payment, free_nano: int) -> dict[str, int]:
+    """Return what each refund takes of what is free, one after the other; a dispute has its net share from when it
+    began, which nothing is left of for refunds that were made later."""
+    events: list[tuple[datetime, str, Refund | int]] = [(each.created_at, each.id, each) for each in payment.refunds]
+    for dispute in payment.disputes:
+        if dispute.movements:
+            net_nano = sum(share_nano(credit_nano, payment, each.amount_cents) for each in dispute.movements)
+            events.append((min(each.created_at for each in dispute.movements), dispute.id, net_nano))
+    takes: dict[str, int] = {}
+    # Times may be whole seconds; a payment that is disputed can't be refunded, so that its refund was earlier.
+    for _, _, event in sorted(events, key=lambda each: (each[0], isinstance(each[2], int), each[1])):
+        if isinstance(event, int):
+            free_nano += event
+        else:
+            share = 0 if event.status in RETURNED else share_nano(credit_nano, payment, event.amount_cents)
+            takes[event.id] = min(share, max(0, free_nano))
+            free_nano -= takes[event.id]
+    return takes
+
+
+def share_nano(credit_nano: int, payment: Payment, amount_cents: int) -> int:
+    """Return how much of a payment's total, which may include taxes, is credit, in nano-USD, rounded towards zero."""
+    share = min(credit_nano, abs(amount_cents) * credit_nano // max(payment.total_cents, 1))
+    return share if amount_cents > 0 else -share
+
+
+def suspensions(before: Payment | None, now: Payment) -> tuple[list[Dispute], list[Dispute]]:
+    """Return the disputes that suspend the account since `before`, and those that do not any more. One that suspended
+    before is not named again: an operator may have lifted it."""
+    known = {each.id: each.status for each in before.disputes} if before is not None else {}
+    begun = [each for each in now.disputes if each.status in TAKEN and known.get(each.id) not in TAKEN]
+    ended = [each for each in now.disputes if each.status not in TAKEN and known.get(each.id) in TAKEN]
+    return begun, ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +193,6 @@ class Raised:
     terms: Terms
 
 
-# Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data.
-Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
-
-_query = queries("billing.payments")
-_accounts = queries("billing.accounts")
-
-
-async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
-    """Write no notice."""
-
-
 @dataclass(frozen=True, slots=True)
 class Purchases:
     """Applies payments. `new_id` makes ULIDs that rise with time; `terms` are those of what is credited."""
@@ -52,7 +200,6 @@ class Purchases:
     provider: str
     grants: Grants
     new_id: Callable[[], str]
-    tell: Tell = tell_nobody
     terms: Callable[[], Terms] = lambda: PAID
 
     async def apply(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
@@ -64,7 +211,7 @@ class Purchases:
         if now.status == "paid" and order.kind != "plan" and order.credited_at is None and parked is None:
             order, parked = await self._credit(connection, order, now, after)
         elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
-            await self._park(connection, order, now, parking_reason(order.standing(), now) or "it was paid twice")
+            await self._keep(connection, order, now, refusal_reason(order, now) or "it was paid twice")
         await self._take_back(connection, order.account_id, order, now, after)
         if order.payment_id in (None, now.id):
             await self._settle(connection, order, now, waits=parked == "parked")
@@ -85,7 +232,7 @@ class Purchases:
         customer_id = now.customer_id
         account_id = None if customer_id is None else await account_of(connection, self.provider, customer_id)
         if now.invoice_id is None and now.status == "paid":
-            await self._park(connection, None, now, parking_reason(None, now) or "", account_id)
+            await self._keep(connection, None, now, refusal_reason(None, now) or "", account_id)
             credited_to = await connection.fetchval(_query("parked_credited"), self.provider, now.id)
             account_id = credited_to or account_id
         if account_id is not None:
@@ -98,12 +245,12 @@ class Purchases:
         row = await connection.fetchrow(_query("parked_of_object"), self.provider, "payment", payment.id)
         return None if row is None else str(row["state"])
 
-    async def _park(
+    async def _keep(
         self, connection: Connection, order: Order | None, payment: Payment, reason: str, account_id: str | None = None
     ) -> None:
         await connection.execute(
             _query("parked_add"),
-            PARKED_PREFIX + self.new_id(),
+            DEAD_LETTER_PREFIX + self.new_id(),
             self.provider,
             "payment",
             payment.id,
@@ -118,7 +265,7 @@ class Purchases:
         self, connection: Connection, order: Order, payment: Payment, after: After
     ) -> tuple[Order, str | None]:
         """Credit a paid order with its own amount, or park it; return the order as it is then, and whether it waits."""
-        reason = parking_reason(order.standing(), payment)
+        reason = refusal_reason(order, payment)
         account = await connection.fetchrow(_accounts("accounts_lock"), order.account_id)
         if account is not None and account["status"] == "closed":
             reason = reason or "the account is closed"
@@ -128,10 +275,10 @@ class Purchases:
             except GrantError as error:  # raised before anything was written
                 reason = str(error)
         if reason is not None:
-            await self._park(connection, order, payment, reason)
+            await self._keep(connection, order, payment, reason)
             return order, "parked"
         after.balances.add(order.account_id)
-        await self.tell(connection, order.account_id, "payment.succeeded", _notice_data(order))
+        await emit(connection, order.account_id, "payment.succeeded", _notice_data(order))
         return order, None
 
     async def credit(self, connection: Connection, order: Order, payment_id: str, actor: audit.Actor) -> Order:
@@ -145,8 +292,7 @@ class Purchases:
 
     async def _settle(self, connection: Connection, order: Order, now: Payment, *, waits: bool) -> None:
         """Bring the order's row to the payment's state."""
-        standing = order.standing(parked=waits)
-        status = status_of(standing, now)
+        status = status_of(order, now, parked=waits)
         refunded = sum(each.amount_cents for each in now.refunds if each.status not in ("failed", "canceled"))
         disputed = -sum(movement.amount_cents for dispute in now.disputes for movement in dispute.movements)
         reason = order.reason if status not in ("credited", "paid") else None
@@ -242,14 +388,80 @@ class Purchases:
     async def _tell_of_change(self, connection: Connection, before: Order, now: Order) -> None:
         """Write the notices of a failed payment, of a refund and of a dispute."""
         if now.status == "failed" and before.status != "failed":
-            await self.tell(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
+            await emit(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
         if now.refunded_cents > before.refunded_cents:
             refunded = format_cents(now.refunded_cents - before.refunded_cents)
             data = {**_notice_data(now), "refunded_usd": refunded}
-            await self.tell(connection, now.account_id, "payment.refunded", data)
+            await emit(connection, now.account_id, "payment.refunded", data)
         if now.status == "disputed" and before.status != "disputed":
-            await self.tell(connection, now.account_id, "payment.disputed", _notice_data(now))
+            await emit(connection, now.account_id, "payment.disputed", _notice_data(now))
 
 
 def _notice_data(order: Order) -> dict[str, Any]:
     return {"order_id": order.id, "kind": order.kind, "amount_usd": format_cents(order.amount_cents)}
+
+
+ChargeKind = Literal["credit", "plan", "recharge", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One payment. `kind` is that of its order; payments of invoices are `plan`; those that nothing here has asked for
+    are `other`."""
+
+    id: str
+    provider: str
+    account_id: str | None
+    order_id: str | None
+    invoice_id: str | None
+    kind: ChargeKind
+    plan: str | None
+    total_cents: int
+    currency: str
+    refunded_cents: int
+    disputed_cents: int
+    receipt_url: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeSums:
+    """How many payments there were, what was paid, and what of it went back, in US cents."""
+
+    payments: int
+    paid_cents: int
+    refunded_cents: int
+    disputed_cents: int
+
+
+@dataclass
+class Charges:
+    """Reads charges, of whichever provider. Methods raise `DatabaseError`."""
+
+    database: Database
+
+    async def page(
+        self,
+        limit: int,
+        after: str | None = None,
+        *,
+        account_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Page[Charge]:
+        """Return charges, newest first; `after` is the id that ended the page before."""
+        given = (account_id, after, since, until, limit + 1)
+        rows = await self.database.rows(_query("charges_page"), *given)
+        return page_of([_charge_of(row) for row in rows], limit, lambda charge: charge.id)
+
+    async def sums(self, since: datetime, until: datetime) -> ChargeSums:
+        """Return what was paid from `since` on and before `until`."""
+        row = await self.database.row(_query("charges_sums"), since, until, CURRENCY)
+        assert row is not None  # noqa: S101  (an aggregate always has a row)
+        return ChargeSums(**dict(row))
+
+
+def _charge_of(row: Row) -> Charge:
+    fields = dict(row)
+    of_order: ChargeKind | None = fields.pop("order_kind")
+    return Charge(kind=of_order or ("other" if fields["invoice_id"] is None else "plan"), **fields)

@@ -19,16 +19,14 @@ import msgspec
 from billing import audit
 from billing.database.connection import queries
 from billing.money import NANO_PER_CENT
-from billing.payments.objects import Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
 from billing.payments.orders import SCOPE
-from billing.payments.port import PaymentError, money_key
+from billing.payments.port import Customer, Dispute, ObjectKind, ObjectRef, Payment, PaymentError, Refund, money_key
 from billing.times import rfc3339
 from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database, Row
-    from billing.payments.objects import ProviderObject
-    from billing.payments.port import PaymentProvider
+    from billing.payments.port import PaymentProvider, ProviderObject
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 Functions that are given a connection work in the caller's transaction; the caller tells the effects after its commit.
 The account's row is locked first, so that the states of an account's subscriptions are judged one after another; the
-plan follows from all of them together (`billing.payments.in_force`). The handlers are called by
+plan follows from all of them together (`billing.payments.in_force`). Recovery ends plans by the clock alone: one that
+was not paid for is taken back after its days of grace; a payment brings it back at once. The handlers are called by
 `billing.payments.apply`; they write the notices of payments, too.
 
 SubscriptionError
@@ -26,22 +27,26 @@ from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import Invoice, ObjectRef, Subscription
-from billing.payments.port import included_scope, money_key
+from billing.payments.port import Invoice, ObjectRef, Subscription, included_scope, money_key
 from billing.times import rfc3339
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database, Row
-    from billing.payments.objects import Invoice, Subscription
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
 
 
 # Included credit is drawn before what was bought: it expires.
 INCLUDED_PRIORITY: Final = 20
+RECOVERY: Final = "subscriptions"
+RECOVERY_EVERY_S: Final = 60.0
+# Accounts that one round reads; each has a transaction of its own.
+BATCH: Final = 100
 _query = queries("billing.payments")
 _accounts = queries("billing.accounts")
 
@@ -62,28 +67,26 @@ class SubscriptionRefused(SubscriptionError):
     kind, field = "invalid", "plan"
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionRules:
-    """The plan without a subscription, and how long one that is not paid stays in force."""
+@dataclass
+class Subscriptions:
+    """Judges subscriptions. Without one an account has the `default_plan`; one that is not paid stays in force for
+    `grace`. `clock` gives an aware time. Methods raise `DatabaseError`."""
 
+    plans: Plans
+    grants: Grants
     default_plan: str
     grace: timedelta
-
-    def __post_init__(self) -> None:
-        if self.grace < timedelta(0):
-            raise ValueError("grace must not be below zero")
-
-
-class Subscriptions:
-    """Judges subscriptions. `now` is an aware clock. Methods raise `DatabaseError`."""
-
-    def __init__(self, plans: Plans, grants: Grants, rules: SubscriptionRules, now: Callable[[], datetime]) -> None:
-        self._plans, self._grants, self.rules, self.clock = plans, grants, rules, now
+    clock: Callable[[], datetime]
 
     def plan_of_price(self, price_id: str) -> Plan | None:
         """Return our plan of a provider's price: the one that names it as `stripe_price`, or has it as its own id."""
-        found = (each for each in self._plans.values() if each.stripe_price == price_id)
-        return next(found, None) or self._plans.get(price_id)
+        found = (each for each in self.plans.values() if each.stripe_price == price_id)
+        return next(found, None) or self.plans.get(price_id)
+
+    def decided(self, rows: Sequence[Row]) -> InForce:
+        """Return what the rows of an account's subscriptions come to now."""
+        seen = [Seen(**{name: row[name] for name in Seen.__slots__}) for row in rows]
+        return decide(seen, self.plans, self.default_plan, self.clock(), self.grace)
 
     async def apply(self, connection: Connection, provider: str, account_id: str, seen: Subscription) -> InForce:
         """Note a subscription's present state and give its account the plan that follows; the caller then tells
@@ -121,7 +124,7 @@ class Subscriptions:
             named = included_scope(provider, account_id), key, note
             entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *named, terms=terms)
             try:
-                given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+                given |= not (await self.grants.record(connection, entry, audit.SYSTEM)).replayed
             except IdempotencyConflict:  # it was given by what the plan had then
                 continue
         return given
@@ -131,7 +134,7 @@ class Subscriptions:
         or where nothing has changed, nothing is touched."""
         account = await connection.fetchrow(_accounts("accounts_lock"), account_id)
         rows = await connection.fetch(_query("subscriptions_of"), account_id)
-        wanted = decide(map(_seen, rows), self._plans, self.rules.default_plan, self.clock(), self.rules.grace)
+        wanted = self.decided(rows)
         before = await connection.fetchrow(_query("account_plans_get"), account_id)
         if account is None or not rows or (before is None and wanted.standing == "none"):
             return wanted
@@ -145,7 +148,7 @@ class Subscriptions:
         if known is None or known[:2] != values[:2]:
             await self._change(connection, account, before, wanted)
         else:  # it will end, or change, or will not any more
-            await emit(connection, account_id, "subscription.changed", _told(wanted) | {"plan": wanted.plan})
+            await emit(connection, account_id, "subscription.changed", _notice_data(wanted) | {"plan": wanted.plan})
         return wanted
 
     async def _change(self, connection: Connection, account: Row, before: Row | None, wanted: InForce) -> None:
@@ -161,24 +164,19 @@ class Subscriptions:
         about = account["id"]
         await audit.record(connection, audit.SYSTEM, "account.subscription", about, *change, account_id=about)
         type_ = {"active": "subscription.changed", "past_due": "subscription.past_due"}.get(wanted.standing)
-        data = _told(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
+        data = _notice_data(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
         await emit(connection, about, type_ or "subscription.ended", data)  # type: ignore[arg-type]
 
 
+@dataclass
 class SubscriptionChanges:
-    """Changes subscriptions at the provider, as their account asks. `observe` has an object fetched and its state
+    """Changes subscriptions at the provider, as their account asks. `refresh` has an object fetched and its state
     applied, as after an event."""
 
-    def __init__(
-        self,
-        database: Database,
-        provider: PaymentProvider,
-        subscriptions: Subscriptions,
-        plans: Plans,
-        observe: Callable[[ObjectRef], Awaitable[object]],
-    ) -> None:
-        self._database, self._provider, self._plans = database, provider, plans
-        self._subscriptions, self._observe = subscriptions, observe
+    database: Database
+    provider: PaymentProvider
+    subscriptions: Subscriptions
+    refresh: Callable[[ObjectRef], Awaitable[object]]
 
     async def current(self, account_id: str) -> Seen | None:
         """Return the subscription that gives an account its plan, or would, were it paid; None: there is none."""
@@ -186,15 +184,14 @@ class SubscriptionChanges:
 
     async def in_force(self, account_id: str) -> InForce:
         """Return what an account's subscriptions come to now."""
-        rows, rules = await self._database.rows(_query("subscriptions_of"), account_id), self._subscriptions.rules
-        return decide(map(_seen, rows), self._plans, rules.default_plan, self._subscriptions.clock(), rules.grace)
+        return self.subscriptions.decided(await self.database.rows(_query("subscriptions_of"), account_id))
 
     async def change(self, account_id: str, plan_id: str, actor: audit.Actor = audit.SYSTEM) -> Seen:
         """Change an account's subscription to another plan: to a dearer one at once, to a cheaper one from the next
         period on; to a free one by ending it then. Its own plan takes back what waits. Return it as it is then.
 
         Raises `NoSubscription`, `SubscriptionRefused` and what the provider raises."""
-        wanted, current = self._plans.get(plan_id), await self.current(account_id)
+        wanted, current = self.subscriptions.plans.get(plan_id), await self.current(account_id)
         if wanted is None:
             raise SubscriptionRefused(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
         if current is None:
@@ -202,16 +199,16 @@ class SubscriptionChanges:
                 "There is no subscription to change: begin one with `metergate billing checkout --plan PLAN`, or in "
                 "the console."
             )
-        change = plan_change(current, wanted, self._plans)
+        change = plan_change(current, wanted, self.subscriptions.plans)
         if change == "nothing":
             return current
-        status = await self._database.value(_query("account_status"), account_id)
+        status = await self.database.value(_query("account_status"), account_id)
         if change != "cancel" and status in ("closed", "suspended"):
             raise SubscriptionRefused(f"The account is {status}: its subscription can be ended, and no more.")
-        name = self._provider.name
+        name = self.provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
             raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask whoever runs this gateway.")
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             asked = await connection.fetchval(_query("subscriptions_ask"), name, current.id)
             said = {"plan": current.plan}, {"plan": plan_id, "change": change}
             await audit.record(connection, actor, "subscription.change", account_id, *said, account_id=account_id)
@@ -219,29 +216,55 @@ class SubscriptionChanges:
         price_id = wanted.stripe_price or wanted.id
         if change == "now":
             if current.ends_at is not None or current.next_plan is not None:
-                await self._provider.resume(current.id, f"{key}:resume")
-            await self._provider.change_plan(current.id, price_id, "now", key)
+                await self.provider.resume(current.id, f"{key}:resume")
+            await self.provider.change_plan(current.id, price_id, "now", key)
         elif change == "period_end":
-            await self._provider.change_plan(current.id, price_id, "period_end", key)
+            await self.provider.change_plan(current.id, price_id, "period_end", key)
         elif change == "cancel":
-            await self._provider.cancel(current.id, "period_end", key)
+            await self.provider.cancel(current.id, "period_end", key)
         else:
-            await self._provider.resume(current.id, key)
-        await self._observe(ObjectRef("subscription", current.id))
+            await self.provider.resume(current.id, key)
+        await self.refresh(ObjectRef("subscription", current.id))
         return await self.current(account_id) or current
 
     async def end(self, account_id: str, actor: audit.Actor) -> None:
         """End what an account subscribes to, where it does, with the period that is paid. Raises as `change`."""
         if await self.current(account_id) is not None:
-            free = (plan.id for plan in self._plans.values() if plan.price_nano == 0)
-            await self.change(account_id, next(free, self._subscriptions.rules.default_plan), actor)
+            free = (plan.id for plan in self.subscriptions.plans.values() if plan.price_nano == 0)
+            await self.change(account_id, next(free, self.subscriptions.default_plan), actor)
 
 
-def _seen(row: Row) -> Seen:
-    return Seen(**{name: row[name] for name in Seen.__slots__})
+@dataclass
+class Recovery:
+    """Finds accounts whose days of grace are over. `owner` names this process."""
+
+    database: Database
+    subscriptions: Subscriptions
+    effects: ChangeNotifier
+    owner: str
+
+    def work(self) -> Periodic:
+        """Return what looks for them."""
+        lease = Lease(self.database, RECOVERY, self.owner)
+        return Periodic(name="recovery", every_s=RECOVERY_EVERY_S, round=self._all, lease=lease)
+
+    async def _all(self) -> None:
+        while await self.round() == BATCH:
+            pass
+
+    async def round(self) -> int:
+        """Take back the plans of some accounts whose days of grace are over; return of how many. Raises
+        `DatabaseError`."""
+        since = self.subscriptions.clock() - self.subscriptions.grace
+        rows = await self.database.rows(_query("subscriptions_overdue"), since, BATCH)
+        for row in rows:
+            async with self.database.transaction() as connection:
+                await self.subscriptions.judge(connection, row["account_id"])
+            await self.effects.account_changed(row["account_id"])
+        return len(rows)
 
 
-def _told(wanted: InForce) -> dict[str, object]:
+def _notice_data(wanted: InForce) -> dict[str, object]:
     """Return the data of the notice of a plan that has come into force."""
     seen = wanted.subscription
     ends_at = wanted.grace_until or (None if seen is None else seen.ends_at)
@@ -288,7 +311,7 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
             is_new = True
         if is_new and now.payment_id is not None:  # earlier refunds and disputes take back the credit that it brings
             after.refs.append(ObjectRef("payment", now.payment_id))
-        await _tell(connection, account_id, now)
+        await _notify_of_invoice(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))
         return Owner(account_id, now.order_id)
@@ -296,7 +319,7 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
     return apply
 
 
-async def _tell(connection: Connection, account_id: str, invoice: Invoice) -> None:
+async def _notify_of_invoice(connection: Connection, account_id: str, invoice: Invoice) -> None:
     """Tell of a payment that came or failed: once, and of each failed attempt once."""
     data = {
         "invoice_id": invoice.id,

@@ -23,7 +23,6 @@ from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.money import NANO_PER_USD, format_usd
 from billing.notices.emit import emit
-from billing.provider_bills.answers import SourceName, headers_of, questions, read_invoice, read_page
 from billing.provider_bills.lines import (
     BillError,
     BillLine,
@@ -31,8 +30,13 @@ from billing.provider_bills.lines import (
     BillUnavailable,
     Comparison,
     Counts,
+    SourceName,
     Tolerance,
     compare,
+    headers_of,
+    questions,
+    read_invoice,
+    read_page,
     together,
 )
 
@@ -168,14 +172,14 @@ class Bills:
             except BillError as error:
                 logger.warning("the bill of %s was not compared: %s", provider, error)
                 continue
-            await self._told(bill)
+            await self._notify(bill)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read how the last comparisons ended, whichever gateway made them."""
         rows = await self._database.rows(_query("comparisons_read"))
         self._differences = {row["provider"]: int(row["difference_nano"]) for row in rows}
 
-    async def _told(self, bill: Bill) -> None:
+    async def _notify(self, bill: Bill) -> None:
         comparison = bill.comparison
         ours, theirs = comparison.total
         amounts = (ours.amount_nano, theirs.amount_nano, comparison.difference_nano)

@@ -12,7 +12,7 @@ from billing.provider_bills.lines import CATEGORIES
 from billing.schemas.base import Answer, Body, PageQuery, Query, Usd
 
 if TYPE_CHECKING:
-    from billing.ledger.margins import Margin
+    from billing.ledger.reports import Margin
 
 Day = Annotated[
     str,

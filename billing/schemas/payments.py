@@ -1,4 +1,5 @@
-"""Orders, hosted pages, invoices and plans, as the API takes and answers them. Pure."""
+"""Orders, hosted pages, invoices, plans and subscriptions, where an account stands; events of payment providers, and
+the comparison with them: as the API takes and answers them. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_cents
-from billing.payments.objects import OrderKind, OrderStatus
+from billing.payments.port import OrderKind, OrderStatus
+from billing.principals import Status
 from billing.quotas import quota_json
-from billing.schemas.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
+from billing.schemas.base import Answer, Body, Id, Moment, Name, PageQuery, PositiveUsdBody, Since, Usd, matching
+from billing.schemas.quotas import WindowShape
+from billing.schemas.service import EventId
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.plans import Plan
+
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on an origin that is allowed here")]
 OrderKey = Annotated[
@@ -248,3 +255,220 @@ class OrderRefundShape(Answer, frozen=True, kw_only=True):
     refund_id: str
     amount_usd: Usd
     status: str
+
+
+EventStateName = Literal["waiting", "done", "ignored", "parked"]
+
+
+class ReceivedShape(Answer, frozen=True, kw_only=True):
+    """An event was stored, now or before."""
+
+    received: Literal[True] = True
+
+
+class PaymentEventsQuery(PageQuery, frozen=True, kw_only=True):
+    """Which events."""
+
+    state: EventStateName | None = None
+
+
+class PaymentEventShape(Answer, frozen=True, kw_only=True):
+    """An event of a payment provider: `object` and `object_id` are what it is about, null where that is nothing that we
+    act on. `parked` events were given up; `error` says why, or why one was ignored."""
+
+    id: str
+    provider: str
+    type: str
+    object: str | None
+    object_id: str | None
+    livemode: bool
+    state: EventStateName
+    attempts: int
+    error: str | None
+    created_at: Moment
+    received_at: Moment
+    next_attempt_at: Moment | None
+    ended_at: Moment | None
+
+    @classmethod
+    def of_event(cls, event: Any) -> Self:
+        """Return an event."""
+        next_attempt_at = event.next_attempt_at if event.state == "waiting" else None
+        return cls.of(event, object=event.ref_kind, object_id=event.ref_id, next_attempt_at=next_attempt_at)
+
+
+class NewComparison(Body, frozen=True, kw_only=True):
+    """Since when everything is to be compared with the payment provider."""
+
+    since: Since
+
+
+class DifferenceShape(Answer, frozen=True, kw_only=True):
+    """An object that is not at the provider what it is here."""
+
+    object: str
+    object_id: str
+    account_id: str | None
+    order_id: str | None
+    difference: str
+    found_at: Moment | None
+
+
+class ComparisonShape(Answer, frozen=True, kw_only=True):
+    """The last comparison: all that was made since `since`. `ended_at` is null while it runs; `asked_since` is set
+    while another one was asked for and has not begun. `differences` are what still differs."""
+
+    provider: str
+    asked_since: Moment | None
+    since: Moment | None
+    began_at: Moment | None
+    ended_at: Moment | None
+    compared: int
+    error: str | None
+    differences: list[DifferenceShape]
+
+    @classmethod
+    def of_comparison(cls, provider: str, found: Any, listed: Iterable[Any]) -> Self:
+        """Return a comparison, None before the first, and what differs."""
+        never = {"compared": 0, **dict.fromkeys(("asked_since", "since", "began_at", "ended_at", "error"))}
+        differences = [DifferenceShape.of(each, object=each.kind, object_id=each.id) for each in listed]
+        return cls.of(found, provider=provider, differences=differences, **(never if found is None else {}))
+
+
+PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
+FeatureName = Annotated[str, matching("[a-z][a-z0-9_.-]{0,63}", examples=["reports"])]
+Units = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+State = Literal["ready", "billing_required", "quota_exhausted", "past_due", "suspended", "closed"]
+
+
+class PlanChange(Body, frozen=True, kw_only=True):
+    """The plan to change a subscription to; a free one ends it with its period."""
+
+    plan: PlanId
+
+
+class NewFeatureUse(Body, frozen=True, kw_only=True):
+    """Units of a feature that an account uses."""
+
+    account_id: Id
+    feature: FeatureName
+    event_id: EventId
+    units: Units = 1
+
+
+class FeatureShape(Answer, frozen=True, kw_only=True):
+    """A feature of the account's plan. `limit` is its units in a period, null: any number; `allowed` says that it may
+    be used, once more at least."""
+
+    feature: str
+    allowed: bool
+    limit: int | None
+    used: int
+    remaining: int | None
+    resets_at: Moment
+
+    @classmethod
+    def of_state(cls, state: Any) -> Self:
+        """Return a feature, and how much of it was used."""
+        return cls.of(state, remaining=state.left, resets_at=state.period.end)
+
+
+class FeaturesShape(Answer, frozen=True, kw_only=True):
+    """The features that an account's plan names, by name."""
+
+    data: list[FeatureShape]
+
+
+class SubscriptionShape(Answer, frozen=True, kw_only=True):
+    """What gives an account its plan. It ends at `ends_at`, or becomes `next_plan` with the next period; while it is
+    not paid its plan stays until `grace_until`."""
+
+    id: str
+    status: str
+    plan: str | None
+    period_start: Moment
+    period_end: Moment
+    ends_at: Moment | None
+    next_plan: str | None
+    grace_until: Moment | None
+
+    @classmethod
+    def in_force(cls, found: Any) -> Self | None:
+        """Return the subscription that gives a plan; None where none does."""
+        return None if found.subscription is None else cls.of(found.subscription, found)
+
+
+class PlanPreviewShape(Answer, frozen=True, kw_only=True):
+    """What choosing a plan would do. `how`: `buy` (there is no subscription yet), `now`, with the next period
+    (`period_end`), end the subscription with its period (`cancel`), keep it (`resume`), or `nothing`. `today_usd` is
+    what is charged at once, `is_estimate` if the payment provider works it out to the second; `method` is the saved
+    payment method that is charged, null if none is known."""
+
+    plan: PlanShown
+    how: Literal["buy", "now", "period_end", "cancel", "resume", "nothing"]
+    today_usd: Usd
+    is_estimate: bool
+    renewal_usd: Usd
+    renews_at: Moment | None
+    method: str | None
+
+    @classmethod
+    def of_outlook(cls, outlook: Any, method: str | None) -> Self:
+        """Return what choosing a plan would do."""
+        plan = PlanShown.of(outlook.plan)
+        return cls.of(outlook, plan=plan, is_estimate=outlook.about, renewal_usd=plan.price_usd, method=method)
+
+
+class PlanShown(Answer, frozen=True, kw_only=True):
+    """A plan, and its price a month."""
+
+    id: str
+    name: str
+    price_usd: Usd
+
+
+class UpgradeShape(Answer, frozen=True, kw_only=True):
+    """The plan that is recommended next, and where it is bought: null, where nothing is sold."""
+
+    plan: str
+    name: str
+    price_usd: Usd
+    url: str | None
+
+
+class StatusShape(Answer, frozen=True, kw_only=True):
+    """Where an account stands: `state` in a word, `guidance` what to do about it, `next` the command for that."""
+
+    account_id: str
+    organization: Name | None
+    state: State
+    status: Status
+    balance_usd: Usd
+    available_usd: Usd
+    plan: PlanShown
+    features: list[FeatureShape]
+    windows: list[WindowShape]
+    subscription: SubscriptionShape | None
+    upgrade: UpgradeShape | None
+    guidance: str | None
+    next: str | None
+
+
+def preview_sentences(preview: PlanPreviewShape) -> tuple[str, ...]:
+    """Return what choosing a plan does: what is charged, when and by which means."""
+    name, renewal = f"The plan {preview.plan.name}", f"{preview.renewal_usd} USD at each renewal"
+    means = f"by {preview.method}" if preview.method is not None else "by your saved payment method"
+    match preview.how:
+        case "buy":
+            return (f"{name}: {preview.today_usd} USD today, then {renewal}, paid on the page that opens next.",)
+        case "now":
+            about = "about " if preview.is_estimate else ""
+            today = f"{name}: {about}{preview.today_usd} USD are charged today {means}, for the rest of this period."
+            return today, f"Then {renewal}, next on {preview.renews_at}."
+        case "period_end":
+            return (f"{name} comes on {preview.renews_at}. Nothing is charged today; then {renewal} {means}.",)
+        case "cancel":
+            return (f"Your plan ends on {preview.renews_at}. Nothing is charged any more.",)
+        case "resume":
+            return (f"Your plan goes on. Nothing is charged today; {renewal} {means}, next on {preview.renews_at}.",)
+    return (f"{name} stays as it is.",)

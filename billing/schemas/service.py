@@ -291,11 +291,6 @@ def usage_of(event: CloudEvent) -> NewUsage:
         event_id=f"{event.source} {event.id}",
         account_id=event.subject,
         meter=event.type,
-        amount_usd=data.amount_usd,
-        quantity=data.quantity,
-        feature=data.feature,
-        user_id=data.user_id,
-        key_id=data.key_id,
-        tags=data.tags,
         time=event.time,
+        **msgspec.structs.asdict(data),
     )

@@ -1,11 +1,11 @@
-"""What the gateway says of itself: models, refused requests, health, jobs. Pure."""
+"""What the gateway says of itself: models, refused requests, health, jobs, the audit log, exports. Pure."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, Meta, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
 from billing.schemas.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
@@ -180,27 +180,11 @@ class JobShape(Answer, frozen=True, kw_only=True):
     revision: str | UnsetType = UNSET
 
 
-_OF_RUN: Final = (
-    "job",
-    "status",
-    "error",
-    "processed_samples",
-    "written_minutes",
-    "replayed_minutes",
-    "conflicts",
-    "set_aside",
-    "debits",
-    "sources",
-    "failed_sources",
-    "revision",
-)
-
-
 def with_run(shape: JobShape, run: Any) -> JobShape:
     """Return the answer of a job together with the counts of its collection."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
-    fields = {name: getattr(run, name) for name in _OF_RUN}
-    return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **fields)
+    fields = {name: getattr(run, name) for name in JobShape.__struct_fields__ if name in RunShape.__struct_fields__}
+    return structs.replace(shape, **{**fields, "started_at": started_at, "finished_at": rfc3339(run.finished_at)})
 
 
 class RunShape(Answer, frozen=True, kw_only=True):
@@ -261,3 +245,104 @@ class ImageShape(Answer, frozen=True, kw_only=True):
     tag: str = ""
     commit: str = ""
     version: str = ""
+
+
+class OwnAuditQuery(PageQuery, frozen=True, kw_only=True):
+    """Which rows: by an actor, of an action (`key.*` means all of a noun), from `since` on and before `until`."""
+
+    actor: Filter | None = None
+    action: Filter | None = None
+    since: Since | None = None
+    until: Since | None = None
+
+
+class AuditQuery(OwnAuditQuery, frozen=True, kw_only=True):
+    """The same, about an account or a user."""
+
+    account_id: Filter | None = None
+    user_id: Filter | None = None
+
+
+class AuditShape(Answer, frozen=True, kw_only=True):
+    """A change: `subject` is the id of the changed object, `before` and `after` its content. `address` is the caller's,
+    null if it is unknown or not for the reader."""
+
+    id: str
+    created_at: Moment
+    actor: str
+    action: str
+    subject: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    address: str | None
+    request_id: str | None
+    account_id: str | None
+    user_id: str | None
+
+    @classmethod
+    def of_entry(cls, entry: Any, *, with_cost: bool = True) -> Self:
+        """Return a row of the log; for customers without what tells of the provider's cost."""
+        states = entry.before, entry.after
+        before, after = states if with_cost else map(_without_cost, states)
+        return cls.of(entry, id=str(entry.id), created_at=entry.at, before=before, after=after)
+
+
+# What a change of an account may say of the price rows that it goes by.
+OF_COST: Final = frozenset({"price_ids"})
+
+
+def _without_cost(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if state is None else {name: value for name, value in state.items() if name not in OF_COST}
+
+
+ExportName = Annotated[str, Meta(min_length=1, max_length=64, description="an export's name")]
+Item = Annotated[
+    str, Meta(min_length=1, max_length=255, description="a request id, or the identifier of an hour's sum")
+]
+
+
+class ExportShape(Answer, frozen=True, kw_only=True):
+    """How an export is: at most `waiting` events are to be told, the oldest of which waits for `lag_seconds`; `parked`
+    is what the other side does not take. `error` is that of the last failure since something was taken."""
+
+    name: str
+    kind: str
+    waiting: int
+    lag_seconds: int
+    parked: int
+    failures: int
+    error: str | None
+    accepted_at: Moment | None
+    created_at: Moment
+
+
+class ParkedExportsQuery(PageQuery, frozen=True, kw_only=True):
+    """Of which export."""
+
+    export: Filter | None = None
+
+
+class ParkedExportShape(Answer, frozen=True, kw_only=True):
+    """What the other side does not take, and why. `item` is the event's request id; of a sum of an hour, the identifier
+    under which it was sent. It is tried `again` where an operator has asked for it."""
+
+    export: str
+    item: str
+    account_id: str
+    admitted_at: Moment | None
+    reason: str
+    again: bool
+    parked_at: Moment
+
+
+class RetryExport(Body, frozen=True, kw_only=True):
+    """What is to be tried again: one item of an export, or without `item` all that is parked of it."""
+
+    export: ExportName
+    item: Item | None = None
+
+
+class RetriedShape(Answer, frozen=True, kw_only=True):
+    """How much is tried again."""
+
+    retried: int

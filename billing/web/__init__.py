@@ -1,7 +1,7 @@
 """The console: pages below /console, for customers and operators, on the functions that /api calls.
 
     application  the pages as an aiohttp application: who is let in, forms, the outermost edge
-    visits       Visit, Page, View: a page's declaration, what its handler is given and returns; the navigation
+    pages        Visit, Page, View: a page's declaration, what its handler is given and returns; the navigation
     render       from a view to HTML: templates, filters, files that browsers keep
     sign_in      signing in and out, registering, the operator's link, which organization
     overview     the first page   usage  what was used, in sums
@@ -32,10 +32,10 @@ To add a page:
    macros.html as `ui`, and the filters `money`, `count`, `words`, `day`. Links are `visit.url("/keys", cursor=...)`,
    and `visit.here(page=2)` for the same page with other parameters: never an absolute path, because a proxy may have
    taken a prefix off. Every form that is sent begins with `ui.hidden(visit)`. No `style`, `onclick` or inline script:
-   the policy refuses them. What a page says at its top after a change is a name of `visits.NOTICES`.
+   the policy refuses them. What a page says at its top after a change is a name of `pages.NOTICES`.
 4. A part that looks again by itself has an id, `data-live`, `hx-get="{{ visit.here() }}"`, `hx-trigger="look"`,
    `hx-select` of that id and `hx-swap="outerHTML"`; console.js tells it to look while somebody does.
-5. `visits.CUSTOMER` and `visits.OPERATOR` have the links already: one is shown once its page is there.
+5. `pages.CUSTOMER` and `pages.OPERATOR` have the links already: one is shown once its page is there.
 6. Add its row to tests/billing/web/test_permissions.py. A POST that leads to another site (a page to pay on) is refused
    by `form-action`: answer it with a page that has the link.
 """

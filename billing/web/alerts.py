@@ -4,10 +4,17 @@ was delivered to each.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from billing.api.budgets import create_budget, delete_budget, get_budget, list_budgets, update_budget
-from billing.api.credit import get_alert, put_alert
+from billing.api.credit import (
+    create_budget,
+    delete_budget,
+    get_alert,
+    get_budget,
+    list_budgets,
+    put_alert,
+    update_budget,
+)
 from billing.api.errors import BadRequest
 from billing.api.webhooks_out import (
     create_webhook,
@@ -21,17 +28,13 @@ from billing.api.webhooks_out import (
     update_webhook,
 )
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.notices.letters import TYPES
+from billing.notices.mail_templates import TYPES
 from billing.pages import MAX_LIMIT
 from billing.schemas.base import PageQuery
-from billing.schemas.budgets import BudgetPatch, NewBudget
-from billing.schemas.credit import AlertBody
+from billing.schemas.credit import AlertBody, BudgetPatch, NewBudget
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.web.forms import count_typed, texts
-from billing.web.visits import NOTICES, Page, View, Visit, key_names, member_names
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from billing.web.pages import NOTICES, Page, View, Visit, does, key_names, member_names, page
 
 PERIODS: Final = (("month", "a month"), ("week", "a week"), ("day", "a day"), ("total", "in all"))
 NOTICES.update(
@@ -73,39 +76,18 @@ def _terms(visit: Visit) -> dict[str, Any]:
     }
 
 
-async def add_budget(visit: Visit) -> web.Response:
-    """Make a budget of all, of a key, of a member, or of a tag."""
+def _new_budget(visit: Visit) -> NewBudget:
+    """Return a budget of all, of a key, of a member, or of a tag."""
     kind, _, about = visit.typed("about", "account").partition(":")
-    tag = visit.field("tag")
-    subject: dict[str, Any] = {"subject": kind, "subject_id": about or None}
-    if kind == "tag":
-        subject = {"subject": "tag", "tag": tag or ""}
-    await create_budget(visit.call, visit.body(NewBudget, **subject, **_terms(visit)))
-    return visit.see("/alerts", "saved")
+    is_tag = kind == "tag"
+    tag, subject_id = visit.field("tag") or "" if is_tag else None, None if is_tag else about or None
+    return visit.body(NewBudget, subject=kind, subject_id=subject_id, tag=tag, **_terms(visit))
 
 
 async def budget(visit: Visit) -> View:
     """Show a budget with the form that changes it."""
     values = {"budget": await get_budget(visit.call), "periods": PERIODS}
     return View("budget.html", {**values, "keys": await key_names(visit), "members": await member_names(visit)})
-
-
-async def change_budget(visit: Visit) -> web.Response:
-    """Change a budget."""
-    await update_budget(visit.call, visit.body(BudgetPatch, **_terms(visit)))
-    return visit.see("/alerts", "saved")
-
-
-async def drop_budget(visit: Visit) -> web.Response:
-    """Remove a budget."""
-    await delete_budget(visit.call)
-    return visit.see("/alerts", "budget-deleted")
-
-
-async def set_alert(visit: Visit) -> web.Response:
-    """Set below what the account is told that its balance is low; nothing typed: the usual amount."""
-    await put_alert(visit.call, AlertBody(low_balance_usd=visit.field("low_balance_usd")))
-    return visit.see("/alerts", "saved")
 
 
 async def add_webhook(visit: Visit) -> View:
@@ -118,20 +100,8 @@ async def add_webhook(visit: Visit) -> View:
 
 async def webhook(visit: Visit) -> View:
     """Show a webhook with its deliveries, newest first."""
-    found, page = await get_webhook(visit.call), await list_deliveries(visit.call, visit.query(PageQuery))
-    return View("webhook.html", {"endpoint": found, "page": page})
-
-
-async def turn_webhook(visit: Visit) -> web.Response:
-    """Turn a webhook on or off."""
-    await update_webhook(visit.call, EndpointPatch(enabled=visit.typed("enabled") == "on"))
-    return visit.see(f"/alerts/webhooks/{visit.call.id('endpoint_id')}", "saved")
-
-
-async def try_webhook(visit: Visit) -> web.Response:
-    """Send a notice of the type `test`."""
-    await test_webhook(visit.call)
-    return visit.see(f"/alerts/webhooks/{visit.call.id('endpoint_id')}", "test-sent")
+    deliveries = await list_deliveries(visit.call, visit.query(PageQuery))
+    return View("webhook.html", {"endpoint": await get_webhook(visit.call), "page": deliveries})
 
 
 async def renew_webhook(visit: Visit) -> View:
@@ -139,39 +109,44 @@ async def renew_webhook(visit: Visit) -> View:
     return View("webhook_secret.html", {"endpoint": await rotate_webhook(visit.call)})
 
 
-async def send_again(visit: Visit) -> web.Response:
-    """Send a delivery again."""
-    await redeliver(visit.call)
-    return visit.see(f"/alerts/webhooks/{visit.call.id('endpoint_id')}", "sent-again")
+def _low_balance(visit: Visit) -> AlertBody:
+    """Return the amount that was typed; nothing: the usual one."""
+    return AlertBody(low_balance_usd=visit.field("low_balance_usd"))
 
 
-async def drop_webhook(visit: Visit) -> web.Response:
-    """Remove a webhook."""
-    await delete_webhook(visit.call)
-    return visit.see("/alerts", "webhook-deleted")
+def _turned(visit: Visit) -> EndpointPatch:
+    return EndpointPatch(enabled=visit.typed("enabled") == "on")
 
 
 _BUDGET: Final = "/alerts/budgets/{budget_id}"
 _WEBHOOK: Final = "/alerts/webhooks/{endpoint_id}"
-
-
-def _changes(path: str, handler: object, again: object) -> Page:
-    """Return what a form does for who sets up billing."""
-    return Page("POST", path, handler, scope=BILLING_SETUP, again=again)  # type: ignore[arg-type]
-
-
 ROUTES: Final[tuple[Page, ...]] = (
-    Page("GET", "/alerts", alerts, scope=BILLING_READ),
-    _changes("/alerts/low-balance", set_alert, alerts),
-    _changes("/alerts/budgets", add_budget, alerts),
-    Page("GET", _BUDGET, budget, scope=BILLING_READ),
-    _changes(_BUDGET, change_budget, budget),
-    _changes(f"{_BUDGET}/delete", drop_budget, budget),
-    _changes("/alerts/webhooks", add_webhook, alerts),
-    Page("GET", _WEBHOOK, webhook, scope=BILLING_READ),
-    _changes(f"{_WEBHOOK}/turn", turn_webhook, webhook),
-    _changes(f"{_WEBHOOK}/test", try_webhook, webhook),
-    _changes(f"{_WEBHOOK}/rotate", renew_webhook, webhook),
-    _changes(f"{_WEBHOOK}/delete", drop_webhook, webhook),
-    _changes(f"{_WEBHOOK}/deliveries/{{delivery_id}}/redeliver", send_again, webhook),
+    *page(
+        "/alerts",
+        alerts,
+        ("/low-balance", does(put_alert, "/alerts", "saved", _low_balance)),
+        ("/budgets", does(create_budget, "/alerts", "saved", _new_budget)),
+        ("/webhooks", add_webhook),
+        scope=BILLING_READ,
+        changes=BILLING_SETUP,
+    ),
+    *page(
+        _BUDGET,
+        budget,
+        ("", does(update_budget, "/alerts", "saved", lambda visit: visit.body(BudgetPatch, **_terms(visit)))),
+        ("/delete", does(delete_budget, "/alerts", "budget-deleted")),
+        scope=BILLING_READ,
+        changes=BILLING_SETUP,
+    ),
+    *page(
+        _WEBHOOK,
+        webhook,
+        ("/turn", does(update_webhook, _WEBHOOK, "saved", _turned)),
+        ("/test", does(test_webhook, _WEBHOOK, "test-sent")),
+        ("/rotate", renew_webhook),
+        ("/delete", does(delete_webhook, "/alerts", "webhook-deleted")),
+        ("/deliveries/{delivery_id}/redeliver", does(redeliver, _WEBHOOK, "sent-again")),
+        scope=BILLING_READ,
+        changes=BILLING_SETUP,
+    ),
 )

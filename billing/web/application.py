@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
+from billing.api.auth import ORG_IN_PATH
 from billing.api.errors import BadRequest, Conflict, InsufficientScope, NotFound, of_failure
 from billing.api.requests import read_bounded
 from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT, Table
 from billing.errors import MetergateError
-from billing.identity.callers import NOBODY, Caller
+from billing.identity.permissions import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
 from billing.web import (
@@ -41,11 +42,8 @@ from billing.web import (
     sign_in,
     usage,
 )
+from billing.web.pages import Handler, Page, View, Visit, Who, shows
 from billing.web.render import STATIC, assets, compile_templates, render
-from billing.web.visits import Page, View, Visit, Who
-
-if TYPE_CHECKING:
-    from billing.web.visits import Handler
 
 _CUSTOMER: Final = (overview, usage, requests, keys, credit, members, alerts, security)
 _OPERATOR: Final = (
@@ -144,11 +142,7 @@ async def _edge(
 
 def _nobody(request: web.Request) -> Visit:
     """Return a visit of which nothing is known yet."""
-    return Visit(request, request.config_dict[SERVICES], Page("GET", "", _none, Who.anyone), NOBODY)
-
-
-async def _none(visit: Visit) -> View:
-    raise NotFound("There is no page at this address.")
+    return Visit(request, request.config_dict[SERVICES], Page("GET", "", shows("problem.html"), Who.anyone), NOBODY)
 
 
 def _failed(visit: Visit, error: Exception) -> web.Response:
@@ -165,14 +159,11 @@ def _failed(visit: Visit, error: Exception) -> web.Response:
 
 
 def _problem(visit: Visit, status: int, message: str, allow: str = "") -> web.Response:
-    response = render(visit, View("problem.html", {"message": message, "code": status}, status), _pages(visit.request))
+    view = View("problem.html", {"message": message, "code": status}, status)
+    response = render(visit, view, visit.request.config_dict[PAGES])
     if allow:
         response.headers["Allow"] = allow
     return response
-
-
-def _pages(request: web.Request) -> Mapping[str, Page]:
-    return request.config_dict[PAGES]
 
 
 def serving(page: Page) -> HttpHandler:
@@ -206,8 +197,8 @@ async def _caller(request: web.Request, services: Services) -> Caller | None:
 async def _enter(visit: Visit) -> None:
     """Read what a page needs of its visitor, and its form. Raises `InsufficientScope`, `Conflict` and `BadRequest`."""
     page, services, caller = visit.page, visit.services, visit.caller
-    if any("\0" in text for pair in visit.request.query.items() for text in pair):
-        raise BadRequest("The address must not contain NUL characters.")
+    _refuse_nul(visit.request.query, "The address")
+    visit.request.match_info[ORG_IN_PATH] = caller.org_id or ""  # for calls whose path names the organization
     if caller.kind == "person":
         visit.organizations = await services.users.organizations(caller.id)
         if caller.account_id is not None:
@@ -245,7 +236,7 @@ async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:
         shown.set_status(422 if refusal.status == BadRequest.status else refusal.status)
         return shown
     if isinstance(found, View):
-        return render(visit, found, _pages(visit.request))
+        return render(visit, found, visit.request.config_dict[PAGES])
     return await found.send(visit.request) if isinstance(found, Table) else found
 
 
@@ -280,6 +271,11 @@ async def _form(request: web.Request) -> MultiDictProxy[str]:
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError as error:
         raise BadRequest("The form can't be read: it is not UTF-8, or has too many fields.") from error
-    if any("\0" in text for pair in fields for text in pair):
-        raise BadRequest("A form must not contain NUL characters.")
-    return MultiDictProxy(MultiDict(fields))
+    form = MultiDictProxy(MultiDict(fields))
+    _refuse_nul(form, "A form")
+    return form
+
+
+def _refuse_nul(given: Mapping[str, str], what: str) -> None:
+    if any("\0" in text for pair in given.items() for text in pair):
+        raise BadRequest(f"{what} must not contain NUL characters.")

@@ -7,25 +7,32 @@ lead there itself (`form-action`). That page looks again by itself until the ord
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.errors import NotFound
-from billing.api.payments import checkout, get_order, list_invoices, list_orders, list_plans, open_portal, setup_billing
-from billing.api.plans import change_subscription, get_billing_status
+from billing.api.payments import (
+    change_subscription,
+    checkout,
+    get_billing_status,
+    get_order,
+    list_invoices,
+    list_orders,
+    list_plans,
+    open_portal,
+    setup_billing,
+)
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
-from billing.payments.outlook import Outlook, outlook
+from billing.payments.in_force import Outlook, outlook
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
-from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
-from billing.schemas.subscriptions import PlanChange
+from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange
 from billing.web.forms import may_return, to_order
-from billing.web.visits import NOTICES, Page, View, Visit
+from billing.web.pages import NOTICES, Page, View, Visit, does, filled, page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,16 +143,10 @@ async def recharge(visit: Visit) -> View:
 
 async def put_recharge(visit: Visit) -> web.Response:
     """Turn auto-recharge on with its amounts, or off with those that it had."""
-    is_on = visit.typed("enabled") == "on"
     amounts = {name: visit.field(name) or "" for name in ("threshold_usd", "amount_usd", "monthly_cap_usd")}
-    await put_auto_recharge(visit.call, visit.body(RechargeBody, enabled=is_on, **amounts))
-    return visit.see("/credit", "recharge-on" if is_on else "recharge-off")
-
-
-async def redeem(visit: Visit) -> web.Response:
-    """Take the credit of a coupon."""
-    await redeem_coupon(visit.call, visit.body(CouponCodeBody, code=visit.field("code") or ""))
-    return visit.see("/credit", "coupon-redeemed")
+    body = visit.body(RechargeBody, enabled=visit.typed("enabled") == "on", **amounts)
+    await put_auto_recharge(visit.call, body)
+    return visit.see("/credit", "recharge-on" if body.enabled else "recharge-off")
 
 
 async def portal(visit: Visit) -> View:
@@ -168,9 +169,9 @@ async def _outlooks(visit: Visit) -> dict[str, Outlook]:
     services, payments = visit.services, visit.services.payments
     current = None if payments is None else await payments.changes.current(visit.account_id)
     mine = services.default_plan if visit.account is None else visit.account.plan
-    now, plans = datetime.fromtimestamp(services.clock(), UTC), dict(services.plans)
+    plans = dict(services.plans)
     ordered = sorted(plans.values(), key=lambda each: (each.price_nano, each.id))
-    return {each.id: outlook(each, current, mine, plans, now) for each in ordered}
+    return {each.id: outlook(each, current, mine, plans, visit.now) for each in ordered}
 
 
 async def _chosen(visit: Visit) -> Outlook:
@@ -218,19 +219,23 @@ async def choose(visit: Visit) -> web.Response:
     return to_order(visit, (await checkout(visit.call, body)).order)
 
 
+_COUPON: Final = does(redeem_coupon, "/credit", "coupon-redeemed", filled(CouponCodeBody, code=""))
 ROUTES: Final[tuple[Page, ...]] = (
-    Page("GET", "/credit", credit, scope=BILLING_READ),
-    Page("POST", "/credit/buy", buy, scope=BILLING_SETUP, again=credit),
-    Page("POST", "/credit/coupon", redeem, scope=BILLING_SETUP, again=credit),
-    Page("POST", "/credit/portal", portal, scope=BILLING_SETUP, again=credit),
+    *page(
+        "/credit",
+        credit,
+        ("/buy", buy),
+        ("/coupon", _COUPON),
+        ("/portal", portal),
+        scope=BILLING_READ,
+        changes=BILLING_SETUP,
+    ),
     Page("POST", "/credit/method", save_method, scope=BILLING_SETUP, again=recharge),
-    Page("GET", "/credit/auto-recharge", recharge, scope=BILLING_READ),
-    Page("POST", "/credit/auto-recharge", put_recharge, scope=BILLING_SETUP, again=recharge),
+    *page("/credit/auto-recharge", recharge, ("", put_recharge), scope=BILLING_READ, changes=BILLING_SETUP),
     Page("GET", "/credit/orders", orders, scope=BILLING_READ),
     Page("GET", "/credit/orders/{order_id}", order, scope=BILLING_READ),
     Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
     Page("GET", "/credit/transactions", transactions, scope=BILLING_READ, csv=True),
     Page("GET", "/plan", plans, scope=BILLING_READ),
-    Page("GET", "/plan/{plan_id}", plan, scope=BILLING_READ),
-    Page("POST", "/plan/{plan_id}", choose, scope=BILLING_SETUP, again=plan),
+    *page("/plan/{plan_id}", plan, ("", choose), scope=BILLING_READ, changes=BILLING_SETUP),
 )

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
-from billing.ledger.used import Grouping, UsageQueryError
-from billing.payments.return_urls import origin_of
+from billing.ledger.sums import Grouping, UsageQueryError
+from billing.payments.port import origin_of
 from billing.quotas import Metric, Window, names_model
-from billing.times import rfc3339
-from billing.zones import Period, period_of
+from billing.times import Period, period_of, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from billing.schemas.keys import KeyShape
     from billing.schemas.payments import OrderShape
     from billing.schemas.quotas import QuotaShape
-    from billing.web.visits import Visit
+    from billing.web.pages import Visit
 
 # The model of examples where none is known: that of the local provider.
 EXAMPLE_MODEL: Final = "demo"

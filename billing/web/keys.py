@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.api.errors import BadRequest
-from billing.api.own_keys import (
+from billing.api.keys import (
     create_own_key,
     get_own_key,
     list_own_keys,
@@ -22,8 +22,7 @@ from billing.api.own_keys import (
 )
 from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.schemas.keys import RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
-from billing.schemas.rules import DEFAULT_SCOPES
+from billing.schemas.keys import DEFAULT_SCOPES, RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.times import parse_rfc3339, rfc3339, within_calendar
 from billing.web.forms import (
     LIMIT_VALUES,
@@ -36,7 +35,7 @@ from billing.web.forms import (
     spent_by,
     texts,
 )
-from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
+from billing.web.pages import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from billing.money import ceil_div
-from billing.web.visits import View
-
-if TYPE_CHECKING:
-    from billing.web.visits import Visit
+from billing.web.pages import View, Visit
 
 # How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
 # of the audit log has changed, prices.

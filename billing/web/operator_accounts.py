@@ -19,7 +19,7 @@ from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment,
 from billing.schemas.credit import LotsQuery
 from billing.schemas.usage import TransactionShape
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from billing.api.errors import Unavailable
-from billing.api.exports import list_exports, list_parked_exports, retry_exports
-from billing.api.oversight import assign_subject, list_runs, list_subjects
+from billing.api.oversight import (
+    assign_subject,
+    list_exports,
+    list_parked_exports,
+    list_runs,
+    list_subjects,
+    retry_exports,
+)
 from billing.api.requests import encode_cursor, page_asked
 from billing.schemas.base import PageQuery
-from billing.schemas.exports import ParkedExportsQuery, RetryExport
-from billing.schemas.system import AssignBody, JobShape, SubjectsQuery
+from billing.schemas.system import AssignBody, JobShape, ParkedExportsQuery, RetryExport, SubjectsQuery
 from billing.schemas.webhooks import DeliveryShape, EndpointShape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

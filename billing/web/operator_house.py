@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from msgspec import UNSET, json, structs
 
-from billing.api.exports import list_exports
-from billing.api.oversight import get_user, list_audit, list_providers, list_users, update_user
+from billing.api.oversight import get_user, list_audit, list_exports, list_providers, list_users, update_user
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
-from billing.ledger.margins import Margin, MarginBy
+from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, format_cents
-from billing.schemas.admin_users import UserPatch, UsersQuery
-from billing.schemas.audit import AuditQuery
-from billing.schemas.system import RefusedShape
+from billing.schemas.people import UserPatch, UsersQuery
+from billing.schemas.system import AuditQuery, RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from billing.api.services import Services
-    from billing.payments.charges import ChargeSums
+    from billing.payments.purchases import ChargeSums
     from billing.schemas.system import ProviderShape, TargetShape
 
 _TARGETS: Final = (
@@ -103,7 +101,10 @@ async def home(visit: Visit) -> View:
     troubles = services.troubles()
     span = f"since={since.date()}&until={until.date()}"
     days = f"/operator/margin?by=day&{span}"
-    queue = 0 if services.payments is None else await services.payments.orders.parked_count()
+    queue = 0
+    if services.payments is not None:
+        await services.payments.orders.refresh_stats()
+        queue = services.payments.orders.waiting
     exports = (await list_exports(visit.call)).data
     drifts: int | str = "not looked at" if job is None or job.drifts is UNSET else len(job.drifts)
     figures = (

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.margin import get_margin
+from billing.api.oversight import get_margin
 from billing.api.payments import (
     get_any_order,
     list_all_orders,
     list_charges,
     list_parked,
     list_payment_events,
+    list_plans_in_force,
     payment_differences,
     payments_of,
     refund_order,
     replay_payment_event,
 )
-from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.schemas.margin import MarginQuery
-from billing.schemas.payment_events import PaymentEventsQuery
 from billing.schemas.payments import (
     AdminOrdersQuery,
     ChargesQuery,
@@ -27,9 +26,10 @@ from billing.schemas.payments import (
     DismissParked,
     NewOrderRefund,
     ParkedQuery,
+    PaymentEventsQuery,
 )
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -197,16 +197,16 @@ async def credit(visit: Visit) -> web.Response:
     """Credit parked money: to its own account, or to the one that the form names."""
     parked_id = visit.request.match_info.get("parked_id") or visit.field("parked_id") or ""
     body = visit.body(CreditParked, account_id=visit.field("account_id"), note=visit.field("note"))
-    desk = payments_of(visit.call).desk
-    await desk.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
+    admin = payments_of(visit.call).admin
+    await admin.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
 
 async def dismiss(visit: Visit) -> web.Response:
     """Decide that parked money is not credited."""
     body = visit.body(DismissParked, note=visit.field("note"))
-    desk = payments_of(visit.call).desk
-    await desk.dismiss(visit.field("parked_id") or "", body.note, actor=visit.call.actor)
+    admin = payments_of(visit.call).admin
+    await admin.dismiss(visit.field("parked_id") or "", body.note, actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
 

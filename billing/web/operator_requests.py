@@ -19,7 +19,7 @@ from billing.schemas.keys import KeysQuery
 from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventShape, ExplainedEventShape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
+from billing.api.accounts import balance_of
 from billing.api.credit import get_auto_recharge
-from billing.api.plans import get_billing_status
-from billing.api.sums import get_billing_summary
-from billing.api.usage import balance_of, list_events
+from billing.api.payments import get_billing_status
+from billing.api.usage import get_billing_summary, list_events
 from billing.identity.permissions import BILLING_READ
-from billing.ledger.used import total
+from billing.ledger.sums import total
 from billing.money import parse_usd
 from billing.schemas.usage import EventQuery
+from billing.web.pages import Page, View, Visit, Who, key_names
 from billing.web.render import usd_text
-from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.schemas.base import Listing
     from billing.schemas.credit import RechargeShape
-    from billing.schemas.reports import BillingSummaryShape
-    from billing.schemas.subscriptions import StatusShape
-    from billing.schemas.usage import BalanceShape, EventShape
+    from billing.schemas.payments import StatusShape
+    from billing.schemas.usage import BalanceShape, BillingSummaryShape, EventShape
 
 # Requests that the first page has.
 LAST: Final = 10

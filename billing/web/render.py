@@ -24,7 +24,7 @@ from msgspec import json
 from billing.identity.permissions import RANK
 from billing.money import NANO_PER_USD, format_usd, parse_usd
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.visits import ALONE, NOTICE, NOTICES, SECTIONS
+from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from billing.web.lists import Listed
-    from billing.web.visits import Page, View, Visit
 
 STATIC: Final = "static"
 LASTING: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}

@@ -21,7 +21,7 @@ from billing.quotas import names_model
 from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventQuery
 from billing.web.forms import examples, models_of
-from billing.web.visits import Page, View, Visit, key_names
+from billing.web.pages import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
     from billing.schemas.base import Listing

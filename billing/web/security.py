@@ -6,7 +6,7 @@ What is shown once (the secret of an app, recovery codes) is the answer to a for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from billing.api.oversight import list_own_audit
 from billing.api.people import (
@@ -14,15 +14,16 @@ from billing.api.people import (
     change_password,
     confirm_email,
     confirm_totp,
+    end_session,
     enrol_totp,
+    list_sessions,
     remove_totp,
     renew_recovery_codes,
+    revoke_all_tokens,
     update_me,
     who_am_i,
 )
-from billing.api.tokens import end_session, list_sessions, revoke_all_tokens
 from billing.identity.permissions import AUDIT_READ
-from billing.schemas.audit import OwnAuditQuery
 from billing.schemas.base import PageQuery
 from billing.schemas.people import (
     FactorBody,
@@ -31,15 +32,13 @@ from billing.schemas.people import (
     PasswordChange,
     PasswordShown,
     ProfilePatch,
+    RevokeAllBody,
     TotpConfirmation,
     TotpRemoval,
 )
-from billing.schemas.tokens import RevokeAllBody
+from billing.schemas.system import OwnAuditQuery
 from billing.web.forms import factor_typed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from billing.web.pages import NOTICES, Handler, Page, View, Visit, Who, does, filled, page, shows
 
 # Sessions that the page has.
 SESSIONS: Final = 50
@@ -68,22 +67,13 @@ def _field_of(visit: Visit) -> str | None:
     return next((name for name in visit.form if name.endswith(f"_{wrong}")), wrong)
 
 
-async def rename(visit: Visit) -> web.Response:
-    """Change the caller's name."""
-    await update_me(visit.call, visit.body(ProfilePatch, name=visit.field("name") or ""))
-    return visit.see("/security", "saved")
-
-
-async def set_password(visit: Visit) -> web.Response:
-    """Change one's password, and with it end all other sessions."""
-    body = visit.body(
+def _password(visit: Visit) -> PasswordChange:
+    return visit.body(
         PasswordChange,
         current_password=visit.typed("current_password") or None,
         password=visit.typed("password"),
         revoke_keys=visit.field("revoke_keys") is not None,
     )
-    await change_password(visit.call, body)
-    return visit.see("/security", "password-changed")
 
 
 async def ask_address(visit: Visit) -> View:
@@ -98,22 +88,10 @@ async def again_address(visit: Visit) -> View:
     return View("address_code.html", {"email": visit.typed("email"), "challenge": visit.typed("challenge")})
 
 
-async def set_address(visit: Visit) -> web.Response:
-    """Make another address one's own, by the code that was mailed there."""
-    given = {"email": visit.field("email") or "", "code": visit.field("code") or ""}
-    await confirm_email(visit.call, visit.body(NewAddressCode, **given, challenge=visit.field("challenge")))
-    return visit.see("/security", "address-changed")
-
-
 async def enrol(visit: Visit) -> View:
     """Make the secret of an authenticator app, and show it with where its first code is typed in."""
     made = await enrol_totp(visit.call, visit.body(PasswordShown, password=visit.typed("totp_password") or None))
     return View("totp.html", {"secret": made.secret, "uri": made.uri})
-
-
-async def again_confirm(visit: Visit) -> View:
-    """Show again where the first code of an app is typed in."""
-    return View("totp.html", {"secret": "", "uri": ""})
 
 
 async def confirm(visit: Visit) -> View:
@@ -128,25 +106,6 @@ async def renew_codes(visit: Visit) -> View:
     return View("recovery_codes.html", {"codes": made.recovery_codes})
 
 
-async def remove_app(visit: Visit) -> web.Response:
-    """Remove the authenticator app."""
-    given = factor_typed(visit, "remove_factor")
-    await remove_totp(visit.call, visit.body(TotpRemoval, password=visit.typed("remove_password") or None, **given))
-    return visit.see("/security", "totp-removed")
-
-
-async def end_one(visit: Visit) -> web.Response:
-    """End a session."""
-    await end_session(visit.call)
-    return visit.see("/security", "session-ended")
-
-
-async def end_all(visit: Visit) -> web.Response:
-    """End all sessions, this one too."""
-    await revoke_all_tokens(visit.call, RevokeAllBody())
-    return visit.see("/sign-in", "signed-out")
-
-
 async def audit(visit: Visit) -> View:
     """Show what was done to the organization, newest first."""
     page = await list_own_audit(visit.call, visit.query(OwnAuditQuery))
@@ -156,26 +115,36 @@ async def audit(visit: Visit) -> View:
     return View("audit.html", {"page": page, "names": names, "filters": filters})
 
 
+def _removal(visit: Visit) -> TotpRemoval:
+    given = factor_typed(visit, "remove_factor")
+    return visit.body(TotpRemoval, password=visit.typed("remove_password") or None, **given)
+
+
 FILTERS: Final = ("action", "actor", "since", "until")
-_CODE: Final = "/security/address/confirm"
+_NEW_ADDRESS: Final = filled(NewAddressCode, email="", code="", challenge=None)
+_END_ALL: Final = does(revoke_all_tokens, "/sign-in", "signed-out", filled(RevokeAllBody))
 
 
-def _own(path: str, handler: object, again: object = security) -> Page:
+def _own(path: str, handler: Handler, again: Handler = security) -> Page:
     """Return what a form does to the visitor themself, which a session of narrowed rights does not."""
-    return Page("POST", path, handler, Who.person, again=again, whole=True)  # type: ignore[arg-type]
+    return Page("POST", path, handler, Who.person, again=again, whole=True)
 
 
 ROUTES: Final[tuple[Page, ...]] = (
-    Page("GET", "/security", security, Who.person),
-    _own("/security/name", rename),
-    _own("/security/password", set_password),
+    *page(
+        "/security",
+        security,
+        ("/sessions/{session_id}/end", does(end_session, "/security", "session-ended")),
+        ("/end-all", _END_ALL),
+        who=Who.person,
+    ),
+    _own("/security/name", does(update_me, "/security", "saved", filled(ProfilePatch, name=""))),
+    _own("/security/password", does(change_password, "/security", "password-changed", _password)),
     _own("/security/address", ask_address),
-    _own(_CODE, set_address, again_address),
+    _own("/security/address/confirm", does(confirm_email, "/security", "address-changed", _NEW_ADDRESS), again_address),
     _own("/security/totp", enrol),
-    _own("/security/totp/confirm", confirm, again_confirm),
+    _own("/security/totp/confirm", confirm, shows("totp.html", secret="", uri="")),
     _own("/security/totp/recovery-codes", renew_codes),
-    _own("/security/totp/remove", remove_app),
-    Page("POST", "/security/sessions/{session_id}/end", end_one, Who.person, again=security),
-    Page("POST", "/security/end-all", end_all, Who.person, again=security),
+    _own("/security/totp/remove", does(remove_totp, "/security", "totp-removed", _removal)),
     Page("GET", "/security/audit", audit, scope=AUDIT_READ),
 )

@@ -13,16 +13,15 @@ from aiohttp import web
 
 from billing.api import people
 from billing.api.attempts import SIGN_INS
-from billing.api.browsers import end_session_of, set_session, set_session_cookie
 from billing.api.errors import Conflict, NotFound, Unauthorized
-from billing.api.tokens import oidc_of, sent_to_provider
+from billing.api.people import end_session_of, oidc_of, sent_to_provider, set_session, set_session_cookie
 from billing.identity.providers import is_path
 from billing.schemas.people import CodeAsked, Login, PasswordForgotten, PasswordReset, Registration, Verification
 from billing.web.forms import factor_typed
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
-    from billing.schemas.tokens import AccessTokenShape
+    from billing.schemas.people import AccessTokenShape
 
 _GONE: Final = "This link is wrong, used or too old: `metergate operator login-link` makes another one."
 

@@ -13,23 +13,22 @@ from zoneinfo import ZoneInfo
 
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
-from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
+from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
-from billing.ledger.used import NOTHING, OTHERS, total
+from billing.ledger.sums import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
-from billing.schemas.reports import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
-from billing.times import parse_rfc3339, rfc3339
+from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
+from billing.times import Period, day_begins, parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
+from billing.web.pages import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.web.render import usd_text
-from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
-from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from billing.api.tables import Table
-    from billing.ledger.used import Group, Span, Used
+    from billing.ledger.sums import Group, Span, Used
 
 # The name of the group of requests without a value.
 NOT_SAID: Final = "(none)"

@@ -287,7 +287,7 @@ def _program(name: str) -> Path:
     """Return where one of Postgres's programs is. Raises `CommandFailed`."""
     import shutil
 
-    from gateway.embedded.lock import EmbeddedServersError
+    from gateway.embedded.folders import EmbeddedServersError
     from gateway.embedded.process import postgres_bin
 
     with suppress(EmbeddedServersError):

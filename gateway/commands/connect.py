@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from billing.api.services import Services
     from billing.cli.session import FindSession, Session
     from billing.client.calls import BillingCalls
-    from gateway.commands.api_url import GatewayAccess
+    from gateway.commands.data_folder import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
 
@@ -54,12 +54,12 @@ def _of_people(adder: str) -> Callable[[typer.Typer], None]:
 
 
 add_auth = _of_people("billing.cli.auth:add_auth")
-add_keys = _of_people("billing.cli.own_keys:add_own_keys")
+add_keys = _of_people("billing.cli.keys:add_own_keys")
 add_orgs = _of_people("billing.cli.orgs:add_orgs")
-add_requests = _of_people("billing.cli.requests:add_requests")
+add_requests = _of_people("billing.cli.usage:add_requests")
 add_usage = _of_people("billing.cli.usage:add_usage")
 add_billing = _of_people("billing.cli.billing:add_billing")
-add_webhooks = _of_people("billing.cli.webhooks:add_webhooks")
+add_webhooks = _of_people("billing.cli.billing:add_webhooks")
 
 
 def finder(environ: Mapping[str, str]) -> "FindSession":
@@ -67,9 +67,7 @@ def finder(environ: Mapping[str, str]) -> "FindSession":
 
     def find(output: Output) -> "Session":
         from billing.cli.session import Session, TokenFiles, auth_folder
-        from gateway.commands.api_url import find_own_gateway
-        from gateway.commands.first_start import read_key_file
-        from gateway.commands.misuse import explained_misuse
+        from gateway.commands.data_folder import explained_misuse, find_own_gateway, read_key_file
         from gateway.config.environment import command_environment
 
         with explained_misuse():
@@ -108,7 +106,7 @@ def connector(environ: Mapping[str, str]) -> Connect:
 
     @asynccontextmanager
     async def connect(output: Output) -> AsyncIterator["BillingCalls"]:
-        from gateway.commands.misuse import explained_misuse
+        from gateway.commands.data_folder import explained_misuse
         from gateway.config.environment import command_environment
 
         with explained_misuse():
@@ -128,7 +126,7 @@ def connector(environ: Mapping[str, str]) -> Connect:
 
 def _gateway(environment: "Environment", output: Output) -> "GatewayAccess | None":
     """Return which gateway to call, and with which key; None: none, the stores are used. Raises `BadKeyFile`."""
-    from gateway.commands.api_url import GatewayAccess, find_own_gateway
+    from gateway.commands.data_folder import GatewayAccess, find_own_gateway
 
     url = output.common.api_url or environment.api_url
     if url is not None:
@@ -146,7 +144,7 @@ def _http(gateway: "GatewayAccess", output: Output) -> "BillingCalls":
 
 
 def _admin_key(environment: "Environment", output: Output) -> "Secret":
-    from gateway.commands.first_start import find_admin_key, read_key_file
+    from gateway.commands.data_folder import find_admin_key, read_key_file
 
     if output.common.token_file is not None:
         return read_key_file(output.common.token_file)

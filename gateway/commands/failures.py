@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed
 from billing.database.connection import DatabaseError, DatabaseHindered, DatabaseUnavailable
 from billing.database.migrate import MigrationError
-from billing.holds.partition import NotReady
+from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import RedisError, RedisRefused
-from gateway.commands.misuse import explained_misuse
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.commands.data_folder import explained_misuse
+from gateway.embedded.folders import EmbeddedServersError
 
 _DOCTOR: Final = "`metergate doctor` says more."
 

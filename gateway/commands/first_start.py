@@ -1,37 +1,22 @@
-"""What the first `metergate up` makes, the admin key, the service key and an account with a key; and what `up` and
-`serve` print once they serve: the address, what is on and off, the first key, a line to try.
+"""What the first `metergate up` makes, an account with a key; and what `up` and `serve` print once they serve: the
+address, what is on and off, the first key, a line to try."""
 
-The admin key is made where ADMIN_API_KEY is unset, and read by operator commands; the service key where
-SERVICE_API_KEY is. They are in `DATA_DIR/admin-key` and `DATA_DIR/service-key`, readable by their owner alone from
-their first moment on.
-"""
-
-import os
-import secrets
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from billing.cli.output import Shown, Table
-from billing.errors import MetergateError
 from billing.identity.providers import CONSOLE
 from billing.money import NANO_PER_USD, format_usd
-from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 
 if TYPE_CHECKING:
     from billing.identity.browsers import LoginLink
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime
 
-PREFIX: Final = "mga_"
-# Of this form and length, such a key is known to be none that could be guessed (`billing.keys.secrets.made_at_random`).
-ENTROPY_BYTES: Final = 32
-FILE_MODE: Final = 0o600
-LIMIT_BYTES: Final = 4096
 ACCOUNT_NAME: Final = "default"
 GRANT_NANO: Final = 5 * NANO_PER_USD
 # Fixed, so that a first start that was cut off and repeated grants once.
@@ -41,107 +26,12 @@ DEMO_MODEL: Final = "demo"
 _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, as one would call it
 
 
-class BadKeyFile(MetergateError):
-    """A file that should hold a key does not, or can't be read. The message says what to do and holds no secret."""
-
-
-def admin_key_file(data_dir: Path) -> Path:
-    """Return the path of the admin key in a data folder."""
-    return data_dir / "admin-key"
-
-
-def service_key_file(data_dir: Path) -> Path:
-    """Return the path of the key for other services in a data folder."""
-    return data_dir / "service-key"
-
-
-def first_key_file(data_dir: Path) -> Path:
-    """Return the path of the first account's key in a data folder, which `metergate connect` reads."""
-    return data_dir / "first-key"
-
-
-def read_key_file(path: Path, most_bytes: int = LIMIT_BYTES) -> Secret:
-    """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(most_bytes + 1).decode("ascii").strip()
-    except OSError as error:
-        raise BadKeyFile(f"Cannot read the key in {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise BadKeyFile(f"{path} holds no key: it is not plain ASCII text.") from error
-    if not text or len(text) > most_bytes or not text.isprintable() or " " in text:
-        raise BadKeyFile(f"{path} holds no key: one line of printable characters was expected.")
-    return Secret(text)
-
-
-def find_admin_key(data_dir: Path) -> Secret | None:
-    """Return the key of a data folder; None where none was made. Raises `BadKeyFile`."""
-    path = admin_key_file(data_dir)
-    return read_key_file(path) if path.exists() else None
-
-
-def ensure_admin_key(data_dir: Path) -> Secret:
-    """Return the admin key of a data folder, made where there is none. Raises `BadKeyFile`."""
-    return _ensured(admin_key_file(data_dir), "admin")
-
-
-def ensure_service_key(data_dir: Path) -> Secret:
-    """Return the key for other services of a data folder, made where there is none. Raises `BadKeyFile`."""
-    return _ensured(service_key_file(data_dir), "service")
-
-
-def _ensured(path: Path, what: str) -> Secret:
-    """Return the key in a file, made where there is none; of several processes that make it at once, one wins."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(f"{PREFIX}{secrets.token_urlsafe(ENTROPY_BYTES)}\n")
-                    file.flush()
-                    os.fsync(descriptor)
-                _link_unless_there(temporary, path)
-            finally:
-                temporary.unlink()
-    except OSError as error:
-        raise BadKeyFile(f"Cannot make the {what} key in {path}: {error.strerror}.") from error
-    key = read_key_file(path)
-    if not long_enough(key):
-        raise BadKeyFile(
-            f"The {what} key in {path} has fewer than {KEY_CHARACTERS} characters: "
-            "remove the file, and another is made."
-        )
-    return key
-
-
-def _link_unless_there(source: Path, target: Path) -> None:
-    """Rename without replacing: of several processes the first one makes the key."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-
-
 @dataclass(frozen=True, slots=True)
 class FirstAccount:
     """The account and its key; `key` is the secret, which can't be had again."""
 
     account_id: str
     key: str = field(repr=False)
-
-
-def keep_first_key(data_dir: Path, key: str) -> None:
-    """Write the key of the first account for its owner alone, if no file is there. Raises `BadKeyFile`."""
-    try:
-        descriptor = os.open(first_key_file(data_dir), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{key}\n")
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise BadKeyFile(f"Cannot write the key to {first_key_file(data_dir)}: {error.strerror}.") from error
 
 
 async def make_first_account(runtime: "Runtime") -> FirstAccount | None:

@@ -67,8 +67,8 @@ def init_folder(folder: Path, *, force: bool) -> tuple[Path, ...]:
 
     Raises `WouldOverwrite`, with nothing written, if any of them is there and `force` is not given, and `OSError`.
     """
-    from gateway.config.files import FILES, LOCAL_FOLDER, SHIPPED_FOLDER
     from gateway.config.settings import environment_example
+    from gateway.config.source import FILES, LOCAL_FOLDER, SHIPPED_FOLDER
 
     files = [
         _File(folder / LOCAL_FOLDER / name, (SHIPPED_FOLDER / name).read_text("utf-8"), _ORDINARY) for name in FILES

@@ -9,7 +9,7 @@ from billing.money import format_usd
 from gateway.commands.store_options import MARKS, open_database, refuse_api_url
 
 if TYPE_CHECKING:
-    from billing.ledger.set_aside import Replayed, SetAside
+    from billing.ledger.dead_letters import DeadLetter, Replayed
     from billing.ledger.verify import Verified
 
 
@@ -46,11 +46,11 @@ async def list_debits(
 ) -> None:
     """Show what was set aside, the oldest first, and why."""
     refuse_api_url(output)
-    from billing.holds.journal import debit_of_entry
-    from billing.ledger.set_aside import count_set_aside, list_set_aside
+    from billing.holds.recovery import debit_of_entry
+    from billing.ledger.dead_letters import count_dead_letters, list_dead_letters
 
     async with open_database(output, output.common.timeout_s) as database:
-        found, total = await list_set_aside(database, debit_of_entry, limit), await count_set_aside(database)
+        found, total = await list_dead_letters(database, debit_of_entry, limit), await count_dead_letters(database)
     rows = [(each.request_id, _account(each), _charged(each), each.kind, each.reason) for each in found]
     parts: list[str | Table] = [Table(("request", "account", "USD", "kind", "reason"), rows)] if rows else []
     parts.append(f"{total} debits are set aside." if total else "No debit is set aside.")
@@ -71,8 +71,8 @@ async def replay_debits(
     refuse_api_url(output)
     if bool(request_ids) == all_:
         raise CommandFailed("Name the requests to replay, or give --all.", USAGE)
-    from billing.holds.journal import debit_of_entry
-    from billing.ledger.set_aside import replay
+    from billing.holds.recovery import debit_of_entry
+    from billing.ledger.dead_letters import replay
 
     async with open_database(output, output.common.timeout_s) as database:
         replayed = [each async for each in replay(database, debit_of_entry, request_ids or None)]
@@ -94,7 +94,7 @@ async def discard_debit(
 ) -> None:
     """Give up one that can never be written. The audit log keeps what it was."""
     refuse_api_url(output)
-    from billing.ledger.set_aside import discard
+    from billing.ledger.dead_letters import discard
 
     async with open_database(output, output.common.timeout_s) as database:
         found = await discard(database, request_id)
@@ -103,15 +103,15 @@ async def discard_debit(
     output.show(Shown({"id": request_id, "discarded": True}, (f"{request_id} is given up; the audit log has it.",)))
 
 
-def _account(each: "SetAside") -> str:
+def _account(each: "DeadLetter") -> str:
     return each.debit.account_id if each.debit is not None else "?"
 
 
-def _charged(each: "SetAside") -> str:
+def _charged(each: "DeadLetter") -> str:
     return format_usd(each.debit.charged_nano) if each.debit is not None else "?"
 
 
-def _shape(each: "SetAside") -> dict[str, object]:
+def _shape(each: "DeadLetter") -> dict[str, object]:
     debit = each.debit
     return {
         "id": each.request_id,

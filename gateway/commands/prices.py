@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.confirmation import Yes, confirm
+from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.repricing import NewRepricing, RepricedShape
+    from billing.schemas.accounts import NewRepricing, RepricedShape
 
 # Requests that a repricing names.
 MOST_SHOWN: Final = 1000
@@ -39,15 +39,15 @@ def add_prices(app: typer.Typer, connect: Connect) -> None:
 
 def _path() -> Path:
     """Return the file in force."""
-    from gateway.config.files import PRICES_FILE, find_folder
+    from gateway.config.source import PRICES_FILE, find_folder
 
     named = os.environ.get("METERGATE_CONFIG")
     return find_folder(Path(named) if named else None) / PRICES_FILE
 
 
 def _table(file: Path | None) -> PriceTable:
-    from gateway.commands.misuse import explained_misuse
-    from gateway.config.price_file import load_prices
+    from gateway.commands.data_folder import explained_misuse
+    from gateway.config.prices import load_prices
 
     with explained_misuse():
         return load_prices(file or _path(), os.environ)
@@ -94,7 +94,7 @@ async def check(output: Output, file: File = None) -> None:
 
 async def import_prices(output: Output, file: Annotated[Path, typer.Argument(help="A prices.yaml.")]) -> None:
     """Check a file and put it in the place of the one in force; running gateways follow within a second."""
-    from gateway.config.files import SHIPPED_FOLDER
+    from gateway.config.source import SHIPPED_FOLDER
 
     rows, target = len(_table(file).rows), _path()
     if target.parent == SHIPPED_FOLDER:
@@ -135,7 +135,7 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.pricing.trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
+    from billing.pricing.table import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.schemas.usage import LineShape
 
     now_s = time.time()
@@ -163,17 +163,24 @@ async def try_price(
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Which requests are compared with which price, and why."""
+
+    model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
+    since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)]
+    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)]
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None
+    price_id: Annotated[
+        str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None
+
+
 def _add_reprice(price: typer.Typer, connect: Connect) -> None:
     async def work(
         output: Output,
-        model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)],
-        since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)],
-        until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)],
-        account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None,
-        price_id: Annotated[
-            str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
-        ] = None,
-        reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None,
+        period: Period,
         apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
         yes: Yes = False,
     ) -> None:
@@ -181,19 +188,19 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        from billing.schemas.repricing import NewRepricing
+        from billing.schemas.accounts import NewRepricing
 
-        provider, slash, name = model.partition("/")
+        provider, slash, name = period.model.partition("/")
         if not (provider and slash and name):
             raise typer.BadParameter("name it as provider/model, as operator price list does")
         asked = NewRepricing(
             provider=provider,
             model=name,
-            since=since,
-            until=until,
-            account_id=account,
-            price_id=price_id,
-            reason=reason,
+            since=period.since,
+            until=period.until,
+            account_id=period.account,
+            price_id=period.price_id,
+            reason=period.reason,
             dry_run=True,
         )
         await _reprice(output, connect, asked, apply=apply, yes=yes)
@@ -204,7 +211,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 async def _reprice(output: Output, connect: Connect, asked: "NewRepricing", *, apply: bool, yes: bool) -> None:
     from msgspec.structs import replace
 
-    from billing.cli.operator import explained_answers
+    from billing.cli.calls import explained_answers
 
     with explained_answers():
         async with connect(output) as client:

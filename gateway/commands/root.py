@@ -19,7 +19,7 @@ ADDERS: Final = {
     **dict.fromkeys(("migrate", "doctor", "explain", "reconcile"), "gateway.commands.upkeep:add_upkeep"),
     **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
     "connect": "gateway.commands.tools.command:add_connect",
-    "export": "gateway.commands.export:add_export",
+    "export": "gateway.commands.upkeep:add_export",
     "ledger": "gateway.commands.ledger:add_ledger",
     "operator": "gateway.commands.connect:add_operator",
     "auth": "gateway.commands.connect:add_auth",

@@ -17,8 +17,7 @@ from billing.database.connection import Database
 from billing.database.migrate import migrate, pending
 from gateway.commands.failures import named_store
 from gateway.config.environment import Environment
-from gateway.embedded.folders import has_data
-from gateway.embedded.lock import AlreadyRunning
+from gateway.embedded.folders import AlreadyRunning, has_data
 from gateway.embedded.servers import EmbeddedServers, Endpoints, running
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from billing.api.operations import PaymentOperations
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.operator import add_calls
-from billing.cli.options import FIRST_PAGE, Paging, given
-from billing.cli.output import listed
+from billing.cli.calls import add_calls, argument, command_of, option
+from billing.cli.output import columns, says
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
-    from billing.schemas.payment_events import ComparisonShape
+    from billing.schemas.payments import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
@@ -34,6 +34,22 @@ def add_stripe(app: typer.Typer, connect: Connect) -> None:
     """Add the group `stripe`."""
     stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
     add_command(stripe, "sync", sync)
+    events = command_of(
+        PaymentOperations.payment_events,
+        "List events that the payment provider has delivered, those that came last first.",
+        columns("received_at", ("event", "id"), "type", "object_id", "state", ("tries", "attempts"), "error"),
+        {
+            "state": option("STATE", "waiting, done, ignored or parked."),
+        },
+    )
+    replay = command_of(
+        PaymentOperations.replay_payment_event,
+        "Process an event again; nothing is credited twice.",
+        says("{id} ({type}) is {state}: a gateway looks into it."),
+        {
+            "event_id": argument("The event's id, evt_..."),
+        },
+    )
     add_calls(stripe, connect, events=events, replay=replay, reconcile=reconcile)
     app.add_typer(stripe, name="stripe")
 
@@ -70,7 +86,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 
     from billing.payments.port import PaymentError, PaymentProviderUnavailable
     from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls, sync_endpoint
-    from gateway.commands.misuse import explained_misuse
+    from gateway.commands.data_folder import explained_misuse
     from gateway.config.environment import command_environment
 
     with explained_misuse():
@@ -96,7 +112,7 @@ async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
     from billing.money import NANO_PER_CENT
     from billing.payments.stripe.client import price_faults
-    from gateway.commands.misuse import explained_misuse
+    from gateway.commands.data_folder import explained_misuse
     from gateway.config.settings import load_settings
 
     with explained_misuse():
@@ -113,33 +129,6 @@ def _write(file: Path, secret: str) -> None:
         raise CommandFailed(f"{file} can't be written: {error.strerror}. The endpoint is made.") from error
     with os.fdopen(descriptor, "w") as opened:
         opened.write(secret + "\n")
-
-
-async def events(
-    client: "BillingCalls",
-    state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, done, ignored or parked.")] = None,
-    page: Paging = FIRST_PAGE,
-) -> Shown:
-    """List events that the payment provider has delivered, those that came last first."""
-    return listed(
-        await client.payment_events(**page.asked, **given(state=state)),
-        "received_at",
-        ("event", "id"),
-        "type",
-        "object_id",
-        "state",
-        ("tries", "attempts"),
-        "error",
-    )
-
-
-async def replay(
-    client: "BillingCalls",
-    event_id: Annotated[str, typer.Argument(help="The event's id, evt_...", show_default=False)],
-) -> Shown:
-    """Process an event again; nothing is credited twice."""
-    event = await client.replay_payment_event(event_id)
-    return Shown(event.received, (f"{event.id} ({event.type}) is {event.state}: a gateway looks into it.",))
 
 
 async def reconcile(

@@ -23,29 +23,28 @@ from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction
-from billing.identity.sealing import SealBroken
+from billing.identity.encryption import SealBroken
 from billing.ledger.leases import ending_leases
 from billing.logs import write_json
-from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
-from gateway.commands.failures import named_store
-from gateway.commands.first_start import (
+from gateway.commands.data_folder import (
     admin_key_file,
+    api_url_file,
     ensure_admin_key,
     ensure_service_key,
-    first_account_lines,
     keep_first_key,
-    local_url,
-    make_first_account,
-    ready,
+    publish_api_url,
     service_key_file,
+    withdraw_api_url,
 )
+from gateway.commands.failures import named_store
+from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
-from gateway.metrics.folder import METRICS_DIR_VARIABLE
+from gateway.metrics.registry import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime.encryption import check_encryption

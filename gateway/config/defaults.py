@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from billing.identity.callers import CustomersSee
+from billing.identity.permissions import CustomersSee
 from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
 from billing.settings import (
     DAY_S,
@@ -28,8 +28,8 @@ from billing.settings import (
     within,
 )
 from gateway.config.problems import nearest
-from gateway.config.sections import Key, keys_of, text
-from gateway.dialects.structure import StructureBounds
+from gateway.config.source import Key, keys_of, text
+from gateway.dialects.body import StructureBounds
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

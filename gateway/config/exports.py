@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from billing.exports.events import MEASURES
+from gateway.config.providers import NO_KEY, read_base_url, read_key
 from gateway.config.secret import Secret
 from gateway.config.source import Value
-from gateway.config.targets import NO_KEY, read_base_url, read_key
 
 if TYPE_CHECKING:
     from gateway.config.source import Section

@@ -9,8 +9,8 @@ from msgspec import Struct, structs
 
 from billing.identity.permissions import Approval
 from billing.identity.providers import OIDC_SCOPES, SignInProvider
-from gateway.config.sections import read_by, read_section, text
-from gateway.config.targets import ApiKey, BaseUrl
+from gateway.config.providers import ApiKey, BaseUrl
+from gateway.config.source import read_by, read_section, text
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

@@ -9,11 +9,10 @@ from msgspec import Meta, Struct, structs
 
 from billing.plans import MAX_TOOL_CALLS
 from billing.pricing.scales import parse_factor
-from billing.pricing.table import PriceTable
 from billing.quotas import MAX_NAME
 from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S
-from gateway.config.sections import decimal, names, read_section, text
+from gateway.config.source import decimal, names, read_section, text
 
 if TYPE_CHECKING:
     from billing.pricing.table import PriceTable

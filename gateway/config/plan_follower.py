@@ -13,7 +13,7 @@ from billing.database.migrate import pending
 from billing.ledger.catalogue import Revision, newest_revision, plans_in_force, revision_of, sync_plans
 from billing.plans import LivePlans
 from billing.work import Periodic
-from gateway.config.files import PLANS_FILE
+from gateway.config.source import PLANS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta, Struct, structs
 
 from billing.money import MAX_NANO, NANO_PER_CENT, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
-from billing.payments.return_urls import origin_of
-from billing.payments.stripe.parameters import CheckoutRules
+from billing.payments.port import origin_of
+from billing.payments.stripe.objects import CheckoutRules
 from billing.plans import MAX_TOOL_CALLS, Plan
 from billing.pricing.scales import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from gateway.config.problems import nearest
-from gateway.config.sections import decimal, read_by, read_section
+from gateway.config.source import decimal, read_by, read_section
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

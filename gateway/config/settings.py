@@ -6,29 +6,21 @@ tables equal them. The settings' own are declared by the fields of `gateway.conf
 here.
 """
 
+from __future__ import annotations
+
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing.table import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
-from gateway.config.betas import read_betas
 from gateway.config.defaults import Defaults, read_defaults
-from gateway.config.environment import VARIABLES_OF, Environment, read_environment
+from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
-from gateway.config.files import (
-    FILES,
-    MAIN_FILE,
-    PRICES_FILE,
-    SHIPPED_FOLDER,
-    FileMarks,
-    file_marks,
-    find_folder,
-    read_file,
-)
 from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
 from gateway.config.plans import (
@@ -42,10 +34,55 @@ from gateway.config.plans import (
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
-from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
-from gateway.config.source import Value
+from gateway.config.source import (
+    FILES,
+    MAIN_FILE,
+    PRICES_FILE,
+    SHIPPED_FOLDER,
+    FileMarks,
+    Value,
+    file_marks,
+    find_folder,
+    read_file,
+)
 from gateway.dialects.declarations import BetaEffect
+
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
+_NAME: Final = re.compile(r"[!-+\--~]{1,200}", re.ASCII)
+_EFFECTS: Final = ("pass", "window", "refuse")
+LEAST_WINDOW: Final = 1_000
+MOST_WINDOW: Final = 100_000_000
+
+
+def read_betas(at: Value | None) -> Mapping[str, Mapping[str, BetaEffect]]:
+    """Return effects by header and by how a feature's name begins; wrong ones are problems."""
+    found: dict[str, dict[str, BetaEffect]] = {}
+    for header, features in {} if at is None else at.entries().items():
+        if not _HEADER.fullmatch(header):
+            features.problem("expected the name of a header")
+        found[header.lower()] = {}
+        for name, value in {} if features.is_null else features.entries().items():
+            if not _NAME.fullmatch(name):
+                value.problem("expected how a feature's name begins, without blanks and commas")
+            effect = _effect(value)
+            if effect is not None:
+                found[header.lower()][name.lower()] = effect
+    return found
+
+
+def _effect(value: Value) -> BetaEffect | None:
+    text = value.scalar(_EXPECTED)
+    if text is None or text in _EFFECTS:
+        return cast("BetaEffect | None", text)
+    if text.isascii() and text.isdigit() and LEAST_WINDOW <= int(text[:12]) <= MOST_WINDOW:
+        return int(text)
+    value.expected(_EXPECTED)
+    return None
+
+
+_EXPECTED: Final = f"{', '.join(_EFFECTS)}, or a context window from {LEAST_WINDOW} to {MOST_WINDOW} tokens"
+
 
 __all__ = [
     "ConfigError",

@@ -23,40 +23,20 @@ request, ten times faster than frozen dataclasses; who builds one has checked wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import msgspec
 
-from gateway.dialects.declarations import NO_HEADERS, Declarations
-from gateway.dialects.events import EVENT_STREAM, with_charge
-from gateway.dialects.structure import DEFAULT_BOUNDS, StructureBounds
+from gateway.dialects.body import DEFAULT_BOUNDS, StructureBounds
+from gateway.dialects.declarations import NO_HEADERS, Declarations, Endpoint
+from gateway.dialects.streaming import EVENT_STREAM
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-    from gateway.dialects.facts import Creation, EventFacts, ParsedRequest, Reported
-    from gateway.dialects.output import Inline, Output, Piece
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint that is metered.
-
-    `path` is a pattern, and what the ledger and the metrics record: `{model}` stands for a model's name, slashes
-    included, any other `{name}` for one segment. `operation` is the dialect's own word for what is done there, the same
-    for all paths that lead to it. `free`: forwarded and not charged. `header` is one that a request must have, for a
-    path that several APIs share. `id_header` is a further header in which its clients look for the request's id.
-    `writes`: a model writes an answer there, which has output tokens.
-    """
-
-    path: str
-    operation: str
-    method: str = "POST"
-    free: bool = False
-    header: str | None = None
-    id_header: str | None = None
-    writes: bool = True
+    from gateway.dialects.facts import Creation, ParsedRequest, Reported
+    from gateway.dialects.output import Inline, Output
 
 
 NO_PARAMETERS: Final[Mapping[str, str]] = {}
@@ -130,50 +110,6 @@ class RefusalFacts(Protocol):
 
     @property
     def final(self) -> FinalQuotaFacts | None: ...
-
-
-class EventReader(Protocol):
-    """How a dialect reads the server-sent events of a stream. Nothing raises: what can't be read says nothing.
-
-    One instance serves one stream where usage is put together from several events, else any number of them.
-
-    Without `usage_marker` an event has no usage; `usage_pattern` begins with it, and matches where usage follows that
-    is not null. Without `error_marker` an event is no error; what it names and is null is none. Any of `finish_markers`
-    says that an answer came to its end, also where no terminal event follows. Every terminal event has one of
-    `terminal_markers`; lines that begin with `terminal_lines` may be of one and are not passed on by themselves.
-    Without `tool_call_marker` an event tells of no call of a tool at the provider (empty: none does), and
-    `tool_call_pattern` matches where one does.
-    """
-
-    usage_marker: bytes = b'"usage"'
-    usage_pattern: re.Pattern[bytes] = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: bytes = b'"error"'
-    finish_markers: tuple[bytes, ...] = ()
-    terminal_markers: tuple[bytes, ...] = ()
-    terminal_lines: tuple[bytes, ...] = ()
-    tool_call_marker: bytes = b""
-    tool_call_pattern: re.Pattern[bytes] = re.compile(rb"(?!)")
-
-    def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """Return whether a whole event that has a terminal marker is one; `data` is its data."""
-
-    def facts(self, data: bytes) -> EventFacts:
-        """Return usage and errors in an event's data. Called once, in order, for each event with a marker of either."""
-
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in one event's data: (choice, piece) pairs, none of them empty. May be called again."""
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in the data of an event that broke off, as far as it can be told."""
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Return whole events without the usage that is null in them, because the gateway asked for it; all else byte
-        for byte."""
-        return block
-
-    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
-        """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
-        return with_charge(data, ("usage",), charge_usd)
 
 
 class Tap(Protocol):

@@ -1,4 +1,5 @@
-"""What a dialect declares of its API, for parts of the gateway that name no dialect. Data alone, and light to import.
+"""What a dialect declares of its API: its endpoints, and what parts of the gateway need that name no dialect. Data
+alone, and light to import.
 
 Each dialect's folder has its own in a module `declared`; `gateway.dialects.declared` collects them.
 """
@@ -15,6 +16,25 @@ import msgspec
 BetaEffect = Literal["pass", "window", "refuse"] | int
 NO_HEADERS: Final[Mapping[str, str]] = {}
 NO_NAMES: Final[tuple[str, ...]] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One endpoint that is metered.
+
+    `path` is a pattern, and what the ledger and the metrics record: `{model}` stands for a model's name, slashes
+    included, any other `{name}` for one segment. `operation` is the dialect's own word for what is done there, the same
+    for all paths that lead to it. `free`: forwarded and not charged. `header` is one that a request must have, for a
+    path that several APIs share. `id_header` is a further header in which its clients look for the request's id.
+    `writes`: a model writes an answer there, which has output tokens.
+    """
+
+    path: str
+    operation: str
+    method: str = "POST"
+    free: bool = False
+    header: str | None = None
+    id_header: str | None = None
+    writes: bool = True
 
 
 class Declarations(msgspec.Struct, frozen=True, eq=False, kw_only=True):

@@ -1,21 +1,61 @@
-"""What a dialect tells of a request and of its answer: the facts that metering needs."""
+"""What a dialect tells of a request and of its answer: the facts that metering needs. Pure.
+
+This file owns the two rules of `docs/providers.md` for counts that say too little or too much, and how a count that no
+reader knows is found: parts of a count are cut down to their whole, and shared out where a provider does not say whose
+they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
-from gateway.dialects.decoding import UNREADABLE
-from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.shares import Anomaly
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Endpoint
+    from collections.abc import Collection, Iterable, Iterator
 
-T = TypeVar("T")
+    from gateway.dialects.declarations import Endpoint
+
+_MARK: Final = "token"
+# Of one answer that are told.
+MAX_ANOMALIES: Final = 8
+# What of a usage could not be placed (`field`, `total`), and the name that it has there.
+Anomaly = tuple[str, str]
+# Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so.
+MORE_IN_TOTAL: Final = "total_tokens above all that is named"
+
+
+def cut_down(whole: int, parts: Iterable[int]) -> list[int]:
+    """Return the parts in order, each cut down to what is left of the whole."""
+    kept = []
+    for part in parts:
+        kept.append(min(part, whole))
+        whole -= kept[-1]
+    return kept
+
+
+def shared_out(count: int, **shares: int) -> dict[str, int]:
+    """Return how many of each share are meant by a count of all of them: the first ones first."""
+    return dict(zip(shares, cut_down(count, shares.values()), strict=True))
+
+
+def is_zero(count: object) -> bool:
+    """Return whether a count is present and zero."""
+    return type(count) is int and count == 0
+
+
+def unknown_counts(counts: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Anomaly]:
+    """Yield the names of counts of tokens above zero that are not `known`, in a usage object and its details."""
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            yield from unknown_counts(value, known, f"{name}.") if not within else ()
+        elif type(value) is int and value > 0 and name not in known and _MARK in name.lower():
+            yield "field", within + name
+
+
 NO_METADATA: Final[Mapping[str, str]] = {}
 
 
@@ -252,11 +292,3 @@ class EventFacts(msgspec.Struct, frozen=True):
     has_usage: bool = False
     is_usage_only: bool = False
     is_error: bool = False
-
-
-def decoded_answer(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Return a provider's answer, or the data of an event. Raises `GarbageAnswer` where it is no JSON object."""
-    try:
-        return decoder.decode(body)
-    except UNREADABLE as error:
-        raise GarbageAnswer("the provider's answer is not a JSON object") from error

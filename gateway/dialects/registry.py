@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
-from gateway.dialects.base import Dialect, Endpoint, Match, ModelList
+from gateway.dialects.base import Dialect, Match, ModelList
 from gateway.dialects.gemini.dialect import GeminiDialect
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
+    from gateway.dialects.body import StructureBounds
+    from gateway.dialects.declarations import Endpoint
     from gateway.dialects.facts import Creation
-    from gateway.dialects.structure import StructureBounds
 
 # Every dialect that this version has. The last one owns the paths that no other does.
 DIALECTS: Sequence[type[Dialect]] = (

@@ -12,37 +12,231 @@ removed or changed, an event cut by the end of a chunk is passed on at once. A c
 costs a few byte searches; of one that has a marker only the events that have one are decoded.
 
 What passed is kept for what is asked in the end: whether the model wrote, what, and after its usage. Nothing of it is
-looked at before that. `MAX_KEPT_BYTES` of it are kept, of the rest its length alone.
+looked at before that, or before it is packed: the last `MAX_PLAIN_BYTES` are kept as they are, what came before them is
+compressed, which makes a tenth of it. `MAX_KEPT_BYTES` of it are kept, of the rest its length alone.
+
+Line ends are as in https://html.spec.whatwg.org/multipage/server-sent-events.html, but for a lone carriage return.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
+import zlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
+from msgspec import Raw
 
-from gateway.dialects.events import (
-    ENDS,
-    EVENT_END,
-    EVENT_END_BYTES,
-    after_last,
-    change_first,
-    event_data,
-    first_marked,
-    last_end,
-    split_events,
-    unsafe_from,
-)
+from gateway.dialects.decoding import FIELDS, UNREADABLE
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import EventReader
-    from gateway.dialects.facts import Reported
+    from collections.abc import Callable, Collection, Sequence
+
+    from gateway.dialects.facts import EventFacts, Reported
+
+ENDS: Final = (b"\n\n", b"\n\r\n")
+EVENT_END: Final = re.compile(rb"\n\r?\n")
+# The most that `EVENT_END` matches.
+EVENT_END_BYTES: Final = 3
+# The text after a field's name, where the field is empty.
+_NULLS: Final = (b":null", b": null")
+_NEWLINE: Final = ord("\n")
+_END: Final = b"\n\n"
+_BRACE_END: Final = b"}\n\n"
+_DATA_BYTES: Final = len(b"data: ")
+# What a usage object says of the charge; the first is the name until the next release.
+CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
+EVENT_STREAM: Final = b"text/event-stream"
+
+
+def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:
+    """Return where the last event ends that is whole before `search_to`, or before the end; 0 where none is. A newline
+    alone is found fifty times as fast as two of them."""
+    newline = text.rfind(b"\n", search_from, search_to)
+    while newline > search_from:
+        if text[newline - 1] == _NEWLINE or text.startswith(b"\n\r", max(search_from, newline - 2)):
+            return newline + 1
+        newline = text.rfind(b"\n", search_from, newline)
+    return 0
+
+
+def first_marked(
+    block: bytes, start: int, positions: list[int], markers: Sequence[bytes], usage_pattern: re.Pattern[bytes]
+) -> int:
+    """Return where the first marker stands from `start` on, the block's size where none does.
+
+    The first marker is that of usage, the second that of errors: a field of that name that is null says nothing.
+    `positions` says where each marker was found last, below 0 where it is not there, and is brought up to date: no
+    bytes are searched twice for the same one, however many events have another.
+    """
+    size = len(block)
+    for number, marker in enumerate(markers):
+        at = positions[number]
+        if at < start:
+            at = block.find(marker, start)
+        if number == 0:
+            while 0 <= at < size and usage_pattern.match(block, at) is None:
+                at = block.find(marker, at + 1)
+        elif number == 1:
+            while 0 <= at < size and block.startswith(_NULLS, at + len(marker)):
+                at = block.find(marker, at + 1)
+        positions[number] = at if at >= 0 else size
+    return min(positions)
+
+
+def split_events(block: bytes, start: int = 0) -> Iterator[bytes]:
+    """Yield the events of a block from `start` on, each with the empty line that ends it; joined, they are the rest."""
+    for match in EVENT_END.finditer(block, start):
+        yield block[start : match.end()]
+        start = match.end()
+    if start < len(block):
+        yield block[start:]
+
+
+def first_event(block: bytes, start: int) -> bytes:
+    """Return the first event from `start` on, with the empty line that ends it: as `split_events` would, by searches
+    for one byte."""
+    newline = block.find(b"\n", start)
+    while newline >= 0:
+        if block.startswith(ENDS, newline):
+            return block[start : newline + (2 if block[newline + 1] == _NEWLINE else 3)]
+        newline = block.find(b"\n", newline + 1)
+    return block[start:]
+
+
+def event_data(event: bytes) -> bytes:
+    """Return the `data` of one event, its lines joined by newlines; empty for comments alone.
+
+    A byte order mark before it is passed over, as clients do; a line that is JSON by itself is read as data, too.
+    """
+    if event.startswith(b"data: {") and event.find(b"\n") == len(event) - len(_END) and event.endswith(_BRACE_END):
+        return event[_DATA_BYTES : -len(_END)]  # as nearly all are: one line
+    lines = []
+    for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
+        if line.startswith(b"{"):
+            lines.append(line)
+        if line.startswith(b"data:"):
+            lines.append(line[6 if line.startswith(b"data: ") else 5 :].removesuffix(b"\r"))
+    return b"\n".join(lines)
+
+
+def replace_data(event: bytes, data: bytes) -> bytes:
+    """Return the event with its first data line replaced and further ones left out; all other lines as they were."""
+    out = bytearray()
+    replaced = False
+    for line in event.splitlines(keepends=True):
+        if not line.startswith(b"data:"):
+            out += line
+        elif not replaced:
+            replaced = True
+            out += b"data: " + data + line[len(line.rstrip(b"\r\n")) :]
+    return bytes(out)
+
+
+def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    """Return the events of a block that follow the last one in whose data a pattern is found."""
+    events = list(split_events(block))
+    while events and pattern.search(event_data(events[-1])) is None:
+        events.pop()
+    return block[sum(map(len, events)) :]
+
+
+def with_charge(data: bytes, path: Sequence[str], charge_usd: str) -> bytes:
+    """Return JSON with `charge_usd`, and `cost_usd`, its name until the next release, as the last fields of its usage
+    object, which is found below the fields in `path`; all else as it was but for outer spaces, and the same object
+    where it has none."""
+    try:
+        return _with_charge(data, path, charge_usd)
+    except (*UNREADABLE, KeyError):
+        return data
+
+
+def _with_charge(data: bytes | Raw, path: Sequence[str], charge_usd: str) -> bytes:
+    fields = FIELDS.decode(data)
+    if path:
+        fields[path[0]] = Raw(_with_charge(fields[path[0]], path[1:], charge_usd))
+    else:
+        fields |= dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd)))
+    return msgspec.json.encode(fields)
+
+
+def change_first(events: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return some events with the data of the first one changed."""
+    if (first := next(split_events(events), None)) is None:
+        return events
+    return replace_data(first, change(event_data(first))) + events[len(first) :]
+
+
+def unsafe_from(partial: bytearray, start: int, lines: Collection[bytes]) -> int:
+    """Return where, in what follows `start` of an event that is not whole, a line begins that is one of `lines`, begins
+    with it or may become it; where there is none, the end."""
+    for begins in lines:
+        at = partial.find(begins, start)
+        while at > 0 and partial[at - 1] != _NEWLINE:
+            at = partial.find(begins, at + 1)
+        if at >= 0:
+            return at
+    newline = partial.rfind(b"\n", max(0, start - 1))
+    if newline < 0 and start:
+        return len(partial)  # a part of the last line is out
+    line = bytes(partial[newline + 1 :])
+    return newline + 1 if any(begins.startswith(line) for begins in lines) else len(partial)
+
+
+class EventReader(Protocol):
+    """How a dialect reads the server-sent events of a stream. Nothing raises: what can't be read says nothing.
+
+    One instance serves one stream where usage is put together from several events, else any number of them.
+
+    Without `usage_marker` an event has no usage; `usage_pattern` begins with it, and matches where usage follows that
+    is not null. Without `error_marker` an event is no error; what it names and is null is none. Any of `finish_markers`
+    says that an answer came to its end, also where no terminal event follows. Every terminal event has one of
+    `terminal_markers`; lines that begin with `terminal_lines` may be of one and are not passed on by themselves.
+    Without `tool_call_marker` an event tells of no call of a tool at the provider (empty: none does), and
+    `tool_call_pattern` matches where one does.
+    """
+
+    usage_marker: bytes = b'"usage"'
+    usage_pattern: re.Pattern[bytes] = re.compile(rb'"usage"\s*:\s*\{')
+    error_marker: bytes = b'"error"'
+    finish_markers: tuple[bytes, ...] = ()
+    terminal_markers: tuple[bytes, ...] = ()
+    terminal_lines: tuple[bytes, ...] = ()
+    tool_call_marker: bytes = b""
+    tool_call_pattern: re.Pattern[bytes] = re.compile(rb"(?!)")
+
+    def is_terminal(self, event: bytes, data: bytes) -> bool:
+        """Return whether a whole event that has a terminal marker is one; `data` is its data."""
+
+    def facts(self, data: bytes) -> EventFacts:
+        """Return usage and errors in an event's data. Called once, in order, for each event with a marker of either."""
+
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return the output in one event's data: (choice, piece) pairs, none of them empty. May be called again."""
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return the output in the data of an event that broke off, as far as it can be told."""
+
+    def without_null_usage(self, block: bytes) -> bytes:
+        """Return whole events without the usage that is null in them, because the gateway asked for it; all else byte
+        for byte."""
+        return block
+
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
+        """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
+        return with_charge(data, ("usage",), charge_usd)
 
 
 # Of what passed, for `output_text`; beyond it only the length is counted.
 MAX_KEPT_BYTES: Final = 4 << 20
+# Of that, as it is; the events of a long stream are much alike, so that what is packed is small.
+MAX_PLAIN_BYTES: Final = 24 << 10
+_PACK_LEVEL: Final = 3
+_BLOCKS: Final = msgspec.msgpack.Decoder(list[bytes])
 
 
 class Passed:
@@ -55,15 +249,20 @@ class Passed:
         "_kept",
         "_kept_bytes",
         "_not_kept_bytes",
+        "_packed",
+        "_packed_bytes",
         "_reported_at",
         "_searched_for_output",
         "_unfinished",
+        "_wrote_on",
     )
 
     def __init__(self, keep_bytes: int) -> None:
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
-        self._kept_bytes = self._not_kept_bytes = 0
+        self._packed: list[bytes] = []
+        self._kept_bytes = self._packed_bytes = self._not_kept_bytes = 0  # what is packed counts as it was kept
+        self._wrote_on = False  # the model did in what is packed, after the last usage
         self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._began = False
         self._searched_for_output = 0  # how many of what is kept were searched for output
@@ -72,6 +271,28 @@ class Passed:
     def _pieces(self, block: bytes) -> Iterable[tuple[int, Piece]]:
         """Return the output in one block."""
         raise NotImplementedError
+
+    def _search_kept(self) -> None:
+        """Look in what is kept for all that is asked of it but for the output, and forget where that was found."""
+        raise NotImplementedError
+
+    def _pack(self) -> None:
+        """Compress what is kept as it is, before more is kept."""
+        self._search_kept()
+        self._wrote_on = self._wrote_after_usage()
+        self._began = self.began_output
+        self._packed.append(zlib.compress(msgspec.msgpack.encode(self._kept), _PACK_LEVEL))
+        self._kept = []
+        self._packed_bytes = self._kept_bytes
+        self._searched_for_output, self._reported_at = 0, (0, self._reported_at[1])
+
+    def _note_reported(self, kept: int, unkept_bytes: int) -> None:
+        """Note that usage was seen when so much was kept, and not kept."""
+        self._reported_at, self._wrote_on = (kept, unkept_bytes), False
+
+    def _wrote_after_usage(self) -> bool:
+        """Return whether the model wrote after the last usage in what was kept."""
+        return self._wrote_on or any(any(self._pieces(block)) for block in self._kept[self._reported_at[0] :])
 
     @property
     def _unkept_bytes(self) -> int:
@@ -94,14 +315,13 @@ class Passed:
     @property
     def stale(self) -> bool:
         """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
-        kept, unkept_bytes = self._reported_at
-        if unkept_bytes != self._unkept_bytes or self._unfinished:
-            return True
-        return any(any(self._pieces(block)) for block in self._kept[kept:])
+        _, unkept_bytes = self._reported_at
+        return unkept_bytes != self._unkept_bytes or bool(self._unfinished) or self._wrote_after_usage()
 
     def output(self) -> Output:
         """Return what the model wrote in the whole blocks within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        output = joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
+        blocks = chain(*(_BLOCKS.decode(zlib.decompress(packed)) for packed in self._packed), self._kept)
+        output = joined([*(pair for block in blocks for pair in self._pieces(block)), *self._unfinished])
         calls = self.tool_calls
         return msgspec.structs.replace(output, tool_calls=calls) if calls else output
 
@@ -243,13 +463,15 @@ class SseTap(Passed):
         self._end.clear()
         return rest
 
-    @property
-    def stale(self) -> bool:
-        """Return whether the model wrote on after the last usage was seen, so that it does not say all."""
+    def _wrote_after_usage(self) -> bool:
         kept, _ = self._reported_at
         if self._read_on and kept and any(self._pieces(after_last(self._kept[kept - 1], self._reader.usage_pattern))):
             return True
-        return super().stale
+        return super()._wrote_after_usage()
+
+    def _search_kept(self) -> None:
+        self._done, self._tool_calls = self.done, self.tool_calls
+        self._searched_for_end = self._calls_counted = 0
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """Pass a block of whole events, of which `sent_bytes` are out: mostly as it is, for nothing in it matters."""
@@ -257,13 +479,15 @@ class SseTap(Passed):
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
             start = last_end(block, 0, usage)
-            rest = block[start:]
+            rest = block[start:] if start else block
             if (shorter := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
-                block = block[:start] + shorter
+                block = block[:start] + shorter if start else shorter
                 find = block.find
                 usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
+            if kept_bytes - self._packed_bytes > MAX_PLAIN_BYTES and self._kept:
+                self._pack()
             self._kept.append(block)
             self._kept_bytes = kept_bytes
         else:
@@ -337,7 +561,7 @@ class SseTap(Passed):
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
         while start < len(block):
-            event = next(split_events(block, start))
+            event = first_event(block, start)
             data = event_data(event)
             unsent = event[max(0, sent_bytes - start) :]
             end = start + len(event)
@@ -380,7 +604,7 @@ class SseTap(Passed):
             self.error_seen = self.error_seen or facts.is_error
             if facts.reported is not None and (self.reported is None or not facts.reported.counts_nothing):
                 self.reported, self._read_on = facts.reported, False
-                self._reported_at = (len(self._kept), self._unkept_bytes)
+                self._note_reported(len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:
                 if blank := unsent[: len(unsent) - len(unsent.lstrip(b"\r\n"))]:
                     out.append(blank)

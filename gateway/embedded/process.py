@@ -27,9 +27,7 @@ from signal import SIGCONT, SIGKILL, Signals
 from typing import TYPE_CHECKING
 
 from gateway.embedded import launch
-from gateway.embedded.account import Account
-from gateway.embedded.folders import shared_folders
-from gateway.embedded.lock import EmbeddedServersError, ServerFailed
+from gateway.embedded.folders import Account, EmbeddedServersError, ServerFailed, shared_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable

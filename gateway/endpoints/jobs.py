@@ -25,8 +25,8 @@ from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError
 from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
+from billing.ledger.dead_letters import count_dead_letters
 from billing.ledger.retention import UsageRetention
-from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
@@ -112,7 +112,7 @@ def house_work(runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsi
         if used:
             now_s = time.time()
             await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
-        aside.count = await count_set_aside(runtime.database)
+        aside.count = await count_dead_letters(runtime.database)
 
     async def create_months() -> None:
         await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
@@ -143,11 +143,11 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         runtime.start(retention.work())
-    start_mailer(runtime, metrics, new_id)
+    start_mailer(runtime, metrics)
     start_payments(runtime, metrics)
-    start_collecting(runtime, metrics, new_id)
-    start_notices(runtime, metrics, new_id)
-    return start_exports(runtime, metrics, new_id)
+    start_collecting(runtime, metrics)
+    start_notices(runtime, metrics)
+    return start_exports(runtime, metrics)
 
 
 RECONCILE: Final = "reconcile"
@@ -261,7 +261,7 @@ class Jobs:
     async def last(self) -> JobShape:
         """Return the last run of a job, in any process of this gateway."""
         with suppress(DatabaseError):
-            await self._collector.look()
+            await self._collector.refresh()
         told = [msgspec.json.decode(each, type=JobShape) for each in self._metrics.told(RECONCILE)]
         last = max((self._last, *told), key=_started)
         run = self._collector.last

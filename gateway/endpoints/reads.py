@@ -13,22 +13,22 @@ from msgspec import UNSET
 
 from billing.api.auth import BILLING_READ
 from billing.api.live_windows import live_windows
-from billing.holds.journal import settled_debit
+from billing.holds.recovery import settled_debit
 from billing.ledger.explanations import explain
 from billing.pricing.scales import marked_up_usd
 from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.people import JwksShape
 from billing.schemas.system import (
     HealthShape,
     ModelShape,
     ModelsShape,
     PricingShape,
 )
-from billing.schemas.tokens import JwksShape
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai_responses.envelopes import CLIENT_VERSION, CodexModels
+from gateway.dialects.openai_responses.dialect import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.proxy.estimate import markup_of

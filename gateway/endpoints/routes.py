@@ -29,8 +29,8 @@ from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
 from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.people import JwksShape
 from billing.schemas.system import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
-from billing.schemas.tokens import JwksShape
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES

@@ -29,8 +29,7 @@ from billing.web.render import compile_templates
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
-from gateway.metrics.folder import METRICS_DIR_VARIABLE
-from gateway.metrics.registry import Metrics
+from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
 from gateway.process.pages import Hand, adopting, yield_to_workers
 from gateway.process.supervisor import (
     EMBEDDED_VARIABLE,

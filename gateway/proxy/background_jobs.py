@@ -20,11 +20,11 @@ import msgspec
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.model import SettlementLost
-from billing.ledger.usage_columns import other_counts, total_usage
+from billing.ledger.debits import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
 from billing.usage import Usage
 from gateway.dialects.base import Match
-from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.decoding import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.estimate import charge
 from gateway.proxy.headers import outgoing
@@ -36,7 +36,6 @@ from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, Ups
 if TYPE_CHECKING:
     from billing.holds.model import Hold
     from billing.ledger.debits import Debit
-    from billing.owned.jobs import BackgroundJobs
     from gateway.config.defaults import Defaults, RequestSettings
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored

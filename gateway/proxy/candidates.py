@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.pricing.rows import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.scales import COST_SCALE, MILLION, round_up
 from gateway.proxy.headers import Fixed
 from gateway.server.ids import served_lines
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from billing.pricing.rows import PriceRow
     from billing.pricing.table import PriceTable
+    from billing.usage import TextUsage
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth
@@ -26,6 +27,40 @@ if TYPE_CHECKING:
 
 # What of a path is the same for all requests on a route.
 _OF_THE_ROUTE: Final = frozenset({"model"})
+
+
+class TextPrice(msgspec.Struct, frozen=True, gc=False):
+    """What text costs by a row without tiers, variants and multipliers: nano-USD / `COST_SCALE` of a token of each
+    class, and of a request. As `PriceRow.cost_scaled`, for a third of its time."""
+
+    input: int
+    cached_input: int
+    output: int
+    reasoning: int
+    request: int
+
+    @classmethod
+    def of(cls, row: PriceRow) -> TextPrice | None:
+        """Return a row's price of text; None where it has more than one."""
+        if row.tiers or row.variants or row.multipliers or row.cost_reported:
+            return None
+        scale = COST_SCALE // MILLION  # rates are by the million
+        return cls(
+            input=row.rate("input", 0) * scale,
+            cached_input=row.rate("cached_input", 0) * scale,
+            output=row.rate("output", 0) * scale,
+            reasoning=row.rate("reasoning", 0) * scale,
+            request=row.per_unit.get("request", 0) * COST_SCALE,
+        )
+
+    def cost_scaled(self, usage: TextUsage) -> int:
+        """Return the exact cost in nano-USD / `COST_SCALE`."""
+        cost = usage.input_tokens * self.input + usage.output_tokens * self.output + self.request
+        if cached := usage.cached_input_tokens:
+            cost += cached * (self.cached_input - self.input)
+        if reasoning := usage.reasoning_tokens:
+            cost += reasoning * (self.reasoning - self.output)
+        return cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +83,8 @@ class Rates:
     untiered: Rates | None = None
     """The rates of requests with at most `untiered_tokens` of input, which reach no tier; None where there are none."""
     untiered_tokens: int = 0
+    text: TextPrice | None = None
+    """The price of text where the row has one alone; what it costs follows from the row like the bounds above."""
     _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
     """Bounds of one output token, by markup: there are as many as plans."""
 
@@ -65,6 +102,7 @@ class Rates:
             search_nano=row.dearest_unit("search"),
             minute=minute,
             prices_audio="audio_output" in row.per_million,
+            text=TextPrice.of(row),
         )
         untiered_tokens = row.untiered_tokens
         if untiered_tokens is None:

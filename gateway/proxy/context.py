@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
-from billing.ledger.debits import LAYOUT, Debit
-from billing.ledger.usage_columns import other_counts
+from billing.ledger.debits import LAYOUT, Debit, other_counts
 from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
 from gateway.dialects.base import Match

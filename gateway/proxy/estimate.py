@@ -16,10 +16,10 @@ import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.model import Need, NeedTooLarge
-from billing.ledger.usage_columns import encode_shares, share_of
+from billing.ledger.debits import encode_shares, share_of
 from billing.money import MAX_NANO
-from billing.pricing.scales import round_up
-from billing.usage import MAX_COUNT, ModelUsage, Usage
+from billing.pricing.scales import COST_SCALE, round_up
+from billing.usage import MAX_COUNT, ModelUsage, TextUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
@@ -306,7 +306,7 @@ def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage
     counted = parsed.work.search_units > 0 and usage.input_tokens > 0  # zeros that are trusted are no search
     by_search = counted and route.rates is not None and "search" in route.rates.row.per_unit
     if (parsed.work.one_search or route.searches_itself or by_search) and not usage.searches:
-        return msgspec.structs.replace(usage, searches=1)
+        return usage.with_counts(searches=1)
     return usage
 
 
@@ -323,6 +323,13 @@ def charge(
     the input by its own; all are rounded up together. Raises `NotPriced`."""
     if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
+    text, others = route.rates.text, route.others or route.answered_by or (reported is not None and reported.others)
+    if text is not None and not others and isinstance(usage, TextUsage):
+        scaled = text.cost_scaled(usage)
+        cost_nano = -(-scaled // COST_SCALE)
+        return Charge(
+            cost_nano, round_up(scaled, markup_scaled) if markup_scaled else cost_nano, None, route.rates.row.id
+        )
     model, rates = route.rates_of(served) if route.others else (route.model, route.rates)
     row = rates.row
     variant = _variant(row, rates.minute, service_tier, reported) if row.variants or row.multipliers else None

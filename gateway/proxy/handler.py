@@ -18,12 +18,11 @@ from billing.holds.model import Hold, HoldRequest, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
-from gateway.dialects.betas import Betas
-from gateway.dialects.declared import DEFAULT_BETAS
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.declared import DEFAULT_BETAS, Betas
+from gateway.dialects.decoding import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.intake import Intake
-from gateway.proxy.preparation import Preparation
+from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.provider_request import prepare
 from gateway.proxy.provider_tools import UnknownTools
 from gateway.proxy.senders import Senders
@@ -100,9 +99,8 @@ class Proxy:
             parts.bodies,
             parts.tokenizer,
             clock,
-            betas=Betas(DEFAULT_BETAS, settings.betas),
             links=links,
-            senders=Senders(request.session_headers),
+            headers=KnownHeaders(Senders(request.session_headers), Betas(DEFAULT_BETAS, settings.betas)),
         )
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self.bodies = parts.bodies

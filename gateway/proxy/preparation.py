@@ -7,13 +7,14 @@ a bound: texts that stand alone are counted by the model's own vocabulary, and t
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
-from gateway.dialects.betas import NO_BETAS
+from gateway.dialects.declared import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
     from gateway.dialects.base import Match
-    from gateway.dialects.betas import Betas
+    from gateway.dialects.declared import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.routing import Router
@@ -53,9 +54,17 @@ TURN_CHARACTERS: Final = 131_072
 MAX_COUNTED_BYTES: Final = 4 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class KnownHeaders:
+    """What the configuration knows of clients' headers: opt-ins that change the bill, and what names who sent a
+    request."""
+
+    senders: Senders
+    betas: Betas = NO_BETAS
+
+
 class Preparation:
-    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead, `senders`
-    says what sent a request."""
+    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead."""
 
     def __init__(
         self,
@@ -65,18 +74,16 @@ class Preparation:
         tokenizer: Tokenizer,
         clock: Callable[[], float],
         *,
-        betas: Betas = NO_BETAS,
         links: Links,
-        senders: Senders,
+        headers: KnownHeaders,
     ) -> None:
-        self._senders = senders
+        self._headers = headers
         self._links = links
         self._router = router
         self._rules = rules
-        self._betas = betas
         self._bodies = bodies
         self._tokenizer = tokenizer
-        self._draw = random.random
+        self._draw = random.random  # noqa: S311  # it chooses among targets
         self.clock = clock
 
     def context(
@@ -91,7 +98,7 @@ class Preparation:
         """Return what is known of a request before it is held: its route, and the terms of its key there. Raises
         `Refuse`, `BadRequest`."""
         headers = exchange.headers
-        parsed = self._betas.applied(parsed, headers)
+        parsed = self._headers.betas.applied(parsed, headers)
         named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
@@ -131,7 +138,7 @@ class Preparation:
             self._rules.strict,
             terms,
             tags,
-            self._senders.of(headers, parsed.session),
+            self._headers.senders.of(headers, parsed.session),
         )
 
     def _destinations(self, match: Match, parsed: ParsedRequest) -> tuple[Route, tuple[Destination, ...]]:

@@ -16,12 +16,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from billing.pricing.rows import ANY_TOOL
-from gateway.dialects.exceptions import BadRequest
-from gateway.metrics.folder import OTHER
+from gateway.dialects.decoding import BadRequest
+from gateway.metrics.registry import OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from gateway.dialects.facts import ParsedRequest, Work
     from gateway.metrics.registry import Metrics
     from gateway.proxy.candidates import Candidate

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
-from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
-from billing.pricing.variants import MINUTES_OF_DAY
+from billing.pricing.rows import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
 from billing.quotas import DAY_S
 from gateway.config.models import ModelConfig
 from gateway.dialects.declared import is_asked_here

@@ -17,8 +17,8 @@ import msgspec
 
 from billing.database.connection import DatabaseError
 from billing.owned.objects import OwnedObject, OwnedObjects
-from gateway.dialects.events import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.dialects.facts import charged_by_search
+from gateway.dialects.streaming import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 

@@ -19,18 +19,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.holds.redis.connection import RedisError
-from billing.holds.upkeep import asked_to_end
 from billing.schemas.system import ProviderShape, TargetShape
 from billing.times import rfc3339
+from billing.work import asked_to_end
 from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from billing.holds.redis.state import RedisState
-    from gateway.config.providers import ProviderConfig
+    from gateway.config.providers import ProviderConfig, TargetConfig
     from gateway.config.settings import Settings
-    from gateway.config.targets import TargetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from billing.database.connection import Database, queries
-from billing.identity.sealing import Sealer
+from billing.identity.encryption import Sealer
 from gateway.config.secret import revealed
 
 if TYPE_CHECKING:

@@ -6,18 +6,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never, cast
 
-from billing.exports.cloudevents import DEFAULT_TYPE, CloudEvents, CloudEventsRules
 from billing.exports.folder import Folder
 from billing.exports.lago import DEFAULT_CODE, DEFAULT_PLAN, Lago, LagoMeter, LagoRules
-from billing.exports.meters import StripeMeter, StripeMeters
-from billing.exports.sinks import Peer
+from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
+from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportRules, ExportWorker
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from gateway.config.exports import ExportConfig
+from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from billing.exports.sinks import Sink
     from billing.exports.worker import Export
     from billing.payments.stripe.provider import StripePayments
@@ -45,14 +43,14 @@ def exports_of(settings: Settings) -> tuple[ExportConfig, ...]:
     )
 
 
-def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> ExportWorker | None:
+def start_exports(runtime: Runtime, metrics: Metrics) -> ExportWorker | None:
     """Start telling usage to other systems, in the background; None where there are none."""
     wanted = exports_of(runtime.settings)
     if not wanted:
         return None
     begins = frozenset(each.name for each in wanted if each.from_beginning)
     rules = ExportRules(alarm_s=runtime.settings.defaults.process.export_alarm_s)
-    sinks = [_sink(each, runtime, new_id) for each in wanted]
+    sinks = [_sink(each, runtime) for each in wanted]
     worker = ExportWorker(runtime.database, sinks, new_id(), rules, from_beginning=begins)
     for name, export in worker.exports.items():
         for metric, told in (
@@ -71,7 +69,7 @@ def _standing(export: Export, field: str) -> float:
     return float("nan") if export.standing is None else float(getattr(export.standing, field))
 
 
-def _sink(export: ExportConfig, runtime: Runtime, new_id: Callable[[], str]) -> Sink:
+def _sink(export: ExportConfig, runtime: Runtime) -> Sink:
     """Make an export's other side."""
     match export.kind:
         case "folder":
@@ -81,7 +79,7 @@ def _sink(export: ExportConfig, runtime: Runtime, new_id: Callable[[], str]) -> 
             told = CloudEventsRules(_configured(export.url), source, export.type or DEFAULT_TYPE, export.batch)
             return CloudEvents(export.name, told, _peer("the endpoint", export.key, private=export.private_addresses))
         case "stripe_meters":
-            return _stripe_meters(export, runtime, new_id)
+            return _stripe_meters(export, runtime)
         case "lago":
             settings = runtime.settings
             codes = tuple(LagoMeter(each.code, each.value, each.feature) for each in export.meters)
@@ -93,7 +91,7 @@ def _sink(export: ExportConfig, runtime: Runtime, new_id: Callable[[], str]) -> 
             assert_never(export.kind)
 
 
-def _stripe_meters(export: ExportConfig, runtime: Runtime, new_id: Callable[[], str]) -> StripeMeters:
+def _stripe_meters(export: ExportConfig, runtime: Runtime) -> StripeMeters:
     payments = _configured(runtime.services.payments)
     meters = [StripeMeter(each.code, each.value or "requests", each.feature) for each in export.meters]
     customers, calls = payments.customers, cast("StripePayments", payments.provider).calls
@@ -105,8 +103,7 @@ def _stripe_meters(export: ExportConfig, runtime: Runtime, new_id: Callable[[], 
         export.name,
         meters,
         calls,
-        customer=customer,
-        gone=customers.gone,
+        MeterCustomers(customer, customers.gone),
         database=runtime.database,
         new_id=new_id,
         now=lambda: datetime.now(UTC),

@@ -9,35 +9,30 @@ from typing import TYPE_CHECKING, Final
 
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
-from billing.identity.credentials import Credentials
-from billing.identity.invitations import Invitations
-from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
-from billing.identity.members import Members
+from billing.identity.credentials import Credentials, People
+from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Organizations, found
 from billing.identity.passwords import Passwords
-from billing.identity.people import People
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
-from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.subjects import Subjects
-from billing.identity.users import Users
+from billing.identity.users import Found, Subjects, Users
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
+from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from billing.audit import Actor
     from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
-    from billing.identity.sealing import Sealer
-    from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
     from gateway.runtime.outgoing import Outgoing
@@ -68,26 +63,35 @@ def make_identity(
     ask: Outgoing,
     plans: Plans,
     effects: ChangeNotifier,
-    new_id: Callable[[], str],
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
     defaults, frontend_url = settings.defaults, settings.frontend_url
-    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan, new_id)
+    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
-    shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
     admits = partial(_admits, settings.identity.providers)
-    sessions = Sessions(database, keys, new_id, shown, admits=admits)
-    people = _people(settings, database, users, sessions, effects, new_id, sealer)
+    foreign = _foreign_tokens(settings, ask)
+    sessions = Sessions(database, keys, new_id, foreign=foreign, subjects=subjects, admits=admits)
+    people = People(
+        database,
+        users,
+        Codes(database, new_id, defaults.codes),
+        Passwords(at_once=defaults.sign_in.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+        sealer,
+    )
     return Identity(
         people=people,
         sign_in=SignIn(people, founder),
         credentials=Credentials(people),
         sessions=sessions,
         browsers=Browsers(database, new_id, revealed(settings.admin_api_key), browser_rules(settings), admits),
-        oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
+        oidc=_oidc_sign_in(settings, ask, sessions, subjects),
         organizations=Organizations(database, new_id, plan, defaults.organizations),
         members=Members(database, effects, defaults.organizations.organizations_per_user),
         invitations=Invitations(
@@ -120,9 +124,7 @@ def browser_rules(settings: Settings) -> BrowserRules:
     return BrowserRules(public_url(settings), secure=told.startswith("https://"))
 
 
-def _oidc_sign_in(
-    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
-) -> OidcSignIn | None:
+def _oidc_sign_in(settings: Settings, ask: Outgoing, sessions: Sessions, subjects: Subjects) -> OidcSignIn | None:
     """Return what signs people in elsewhere; None where no provider is configured."""
     identity = settings.identity
     if identity.public_url is None or not identity.providers:
@@ -131,11 +133,9 @@ def _oidc_sign_in(
         identity.providers,
         identity.public_url,
         settings.frontend_url,
-        ask=ask,
-        keys=keys,
+        discovery=Discovery(ask, time.monotonic),
         sessions=sessions,
         subjects=subjects,
-        clock=time.monotonic,
         now=time.time,
     )
 
@@ -156,36 +156,12 @@ def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
     return ForeignTokens(rules, keys, time.time)
 
 
-def _people(
-    settings: Settings,
-    database: Database,
-    users: Users,
-    sessions: Sessions,
-    effects: ChangeNotifier,
-    new_id: Callable[[], str],
-    sealer: Sealer,
-) -> People:
-    """Make what people register, sign in and are changed by."""
-    defaults = settings.defaults
-    return People(
-        database,
-        users,
-        Codes(database, new_id, defaults.codes),
-        Passwords(at_once=defaults.sign_in.passwords_at_once),
-        sessions,
-        effects,
-        new_id,
-        time.time,
-        sealer,
-    )
-
-
 def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
     """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
     return name not in providers or providers[name].admits(domain)
 
 
-def _founder(plan: str, new_id: Callable[[], str]) -> Found:
+def _founder(plan: str) -> Found:
     """Return what makes the personal organization of who registers, on a plan."""
 
     async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:

@@ -18,34 +18,30 @@ from msgspec import structs
 from billing.accounts.grants import Grants
 from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
-from billing.collect.charging import rate_of
 from billing.collect.collector import LEASE, Collector, CollectRules, Parts
-from billing.collect.debits import TrafficDebits
-from billing.collect.exporter import Exporters
+from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts
-from billing.collect.snapshots import Source
+from billing.collect.snapshots import Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
+from gateway.runtime.stores import new_id
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp import web
-
-    from billing.collect.charging import ByteRate
+    from billing.collect.debits import ByteRate
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
-    from billing.metering.claims import NotAdmitted, Payer
+    from billing.metering.charges import NotAdmitted, Payer
     from billing.pricing.table import PriceTable
     from billing.principals import Principal
-    from gateway.config.derived import ExporterSource
+    from gateway.config.environment import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
@@ -67,7 +63,6 @@ def make_collector(
     database: Database,
     engine: Engine,
     prices: Callable[[], PriceTable],
-    new_id: Callable[[], str],
 ) -> Collector:
     """Return the collector of this process, on a database of its own."""
     defaults, effects = settings.defaults, engine.change_notifier
@@ -120,7 +115,7 @@ def _source(given: ExporterSource) -> Source:
     )
 
 
-def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+def start_collecting(runtime: Runtime, metrics: Metrics) -> None:
     """Start collecting in the background where a source is configured, and add the metrics of collection."""
     collector, settings = runtime.collector, runtime.settings
     if not collector.sources:
@@ -137,11 +132,11 @@ def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], st
 
     async def collect() -> None:
         await collector.run()
-        await collector.look()
+        await collector.refresh()
 
     runtime.start(
         Periodic(name=LEASE, every_s=settings.collect_interval_s, round=collect, lease=lease),
-        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.look),
+        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.refresh),
     )
 
 
@@ -165,7 +160,6 @@ def make_meters(
     engine: Engine,
     prices: Callable[[], PriceTable],
     links: Links,
-    new_id: Callable[[], str],
 ) -> Meters:
     """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults
@@ -177,9 +171,9 @@ def make_meters(
         batch_rows=defaults.stores.ledger_batch_rows,
         most=service.service_events_waiting,
     )
-    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
-    holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
-    return Meters(Metering(desk), holds, _refusals(engine, links))
+    context = MeteringContext(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
+    holds = ServiceHolds(context, database, engine.lasting, engine.keyspace.partition_of)
+    return Meters(Metering(context), holds, _refusals(engine, links))
 
 
 def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Principal | None]]:

@@ -6,17 +6,18 @@ Questions are bounded in time and size, follow no redirects and go by the enviro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from billing.identity.issuers import IssuerAway, IssuerRefused
 from billing.identity.mailer import Mailer, Smtp, to_console
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.secret import revealed
+from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
     from billing.identity.mailer import Delivery
@@ -83,7 +84,7 @@ def delivery_here(settings: Settings) -> Delivery | None:
     return mail_delivery(settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
 
 
-def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+def start_notices(runtime: Runtime, metrics: Metrics) -> None:
     """Start telling notices, in the background."""
     settings, defaults = runtime.settings, runtime.settings.defaults
     to_customers = Poster(
@@ -104,7 +105,7 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     runtime.start(*worker.work())
 
 
-def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+def start_mailer(runtime: Runtime, metrics: Metrics) -> None:
     """Start sending mails in the background."""
     settings = runtime.settings
     mails, delivery = settings.defaults.mails, delivery_here(settings)

@@ -1,11 +1,14 @@
-"""Payments by the settings: which provider, within which bounds, and their work beside the requests.
+"""Payments by the settings: which provider, within which bounds, and their work beside the requests. And the providers'
+bills: which providers are asked with which key, and the rounds of fetching, in one gateway at a time.
 
 And /pay/plans/{plan}, where an exhausted quota leads to: whoever may set up billing buys the plan there.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -14,35 +17,81 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
-from billing.api.plans import preview_of
+from billing.api.payments import preview_of
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
 from billing.identity.providers import CONSOLE
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
-from billing.payments.expiry import Expiry
+from billing.payments.balances import Expiry
 from billing.payments.flows import FlowRules, Wanted
-from billing.payments.local.html import HEADERS, framed
-from billing.payments.local.web import PAY, pay_routes
-from billing.payments.return_urls import origins_of
-from billing.schemas.subscriptions import preview_sentences
+from billing.payments.local.web import HEADERS, PAY, framed, pay_routes
+from billing.payments.port import origins_of
+from billing.provider_bills.bills import BillAccount, Bills, fetch
+from billing.provider_bills.lines import Tolerance
+from billing.schemas.payments import preview_sentences
 from billing.work import Lease, Periodic
 from gateway.config.settings import public_url
-from gateway.runtime.bills import start_bills
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.api.services import Services
+    from billing.database.connection import Database
     from billing.payments.assembly import Payments
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
-    from billing.schemas.subscriptions import PlanPreviewShape
-    from gateway.config.settings import Settings
+    from billing.schemas.payments import PlanPreviewShape
+    from gateway.config.settings import ProviderConfig, Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
+
+BILLS: Final = "provider_bills"
+# Four times a day: what failed is tried again before the day is over.
+BILLS_EVERY_S: Final = 6 * 3600.0
+# How often a gateway learns what the last comparison in any of them came to.
+BILLS_LOOK_S: Final = 60.0
+
+
+def make_bills(settings: Settings, database: Database) -> Bills:
+    """Return what reads and compares the bills of the configuration's providers."""
+    accounts = {name: _account(each) for name, each in settings.providers.items()}
+    return Bills(database, accounts, fetch, time.time)
+
+
+def _account(provider: ProviderConfig) -> BillAccount:
+    billing = provider.billing
+    if billing is None:
+        return BillAccount((provider.name,))
+    tolerance = Tolerance(billing.tolerance_nano, round(billing.tolerance_percent * 100))
+    providers = tuple(dict.fromkeys((provider.name, *billing.providers)))
+    if billing.key is None:
+        return BillAccount(providers, keys=billing.keys, tolerance=tolerance)
+    return BillAccount(providers, billing.source, billing.base_url, billing.key.reveal(), billing.keys, tolerance)
+
+
+def start_bills(runtime: Runtime, metrics: Metrics) -> None:
+    """Start comparing, where a provider's bill can be fetched, and show the differences."""
+    bills = runtime.services.bills
+    if bills is None or not bills.asked:
+        return
+    for provider in bills.asked:
+        told = "USD by which a provider's bill and the ledger differ, in the days that were compared last."
+        metrics.gauge(
+            "provider_difference_usd", told, partial(bills.difference_usd, provider), "max", provider=provider
+        )
+    lease = Lease(runtime.database, BILLS, runtime.services.new_id())
+
+    async def compare() -> None:
+        await bills.round()
+        await bills.refresh()
+
+    runtime.start(
+        Periodic(name=BILLS, every_s=BILLS_EVERY_S, round=compare, lease=lease),
+        Periodic(name=f"{BILLS}_look", every_s=BILLS_LOOK_S, round=bills.refresh),
+    )
 
 
 EXPIRY: Final = "credit_expiry"

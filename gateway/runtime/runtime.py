@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.holds.engine import Engine
     from billing.holds.redis.client import RedisClient
-    from billing.identity.people import People
+    from billing.identity.credentials import People
     from billing.keys.keys import ApiKeys
     from billing.keys.principals import Principals
     from billing.ledger.reports import Reports

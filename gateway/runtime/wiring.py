@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
-from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
@@ -24,10 +23,10 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
-from billing.exports.cursor import Exports
+from billing.exports.worker import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
-from billing.identity.visits import Visits
+from billing.identity.passwords import SignInLimit
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -36,18 +35,16 @@ from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
 from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
-from billing.payments.auto_recharge import Alerts
+from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
-from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
-from gateway.runtime.bills import make_bills
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.runtime.outgoing import Outgoing, delivery_here
-from gateway.runtime.payments import links_of, open_payments, payment_services
+from gateway.runtime.payments import links_of, make_bills, open_payments, payment_services
 from gateway.runtime.runtime import InForce, Runtime
 from gateway.runtime.stores import OpenStores, new_id, open_engine
 
@@ -146,7 +143,7 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier, new_id)
+    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier)
     services = _services(settings, pools.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
         pools.of_api,
@@ -158,7 +155,7 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
         deployment,
         gateway_id=engine.gateway_id,
     )
-    collector = make_collector(settings, pools.of_collection, engine, in_force.now, new_id)
+    collector = make_collector(settings, pools.of_collection, engine, in_force.now)
     services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
@@ -221,17 +218,15 @@ def _services(
         plans=plans,
         credits_per_usd=defaults.services.credits_per_usd,
         sends_mail=delivery_here(settings) is not None,
-        visits=Visits(defaults.sign_in.sign_ins_at_once),
+        sign_in_limit=SignInLimit(defaults.sign_in.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=revealed(settings.service_api_key),
-        meters=make_meters(settings, database, engine, in_force.now, links, new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links),
         admin_api_key=revealed(settings.admin_api_key),
-        unknown_models=lambda names: unknown_models(
-            settings.models, settings.providers, in_force.prices, names, time.time()
-        ),
+        unknown_models=partial(_unknown_models, settings, in_force),
         providers=partial(provider_list, settings, engine.redis),
         **structs.asdict(defaults.accounts),
         new_id=new_id,
@@ -243,6 +238,11 @@ def _services(
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,
     )
+
+
+def _unknown_models(settings: Settings, in_force: InForce, names: Iterable[str]) -> list[str]:
+    """Return which of some names lead to no model now."""
+    return unknown_models(settings.models, settings.providers, in_force.prices, names, time.time())
 
 
 def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:

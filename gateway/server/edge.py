@@ -13,17 +13,17 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.api.expect_continue import AWAITS_CONTINUE
+from billing.api.requests import AWAITS_CONTINUE
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients
 from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers, Serve
-from gateway.server.exchange import CONTINUES, Exchange
+from gateway.server.exchange import CONTINUES, Exchange, Written
 from gateway.server.guard import EdgeRules, Shared
 from gateway.server.heads import Heads
 from gateway.server.ids import Ulids
 from gateway.server.paced import Pace
-from gateway.server.plain import Written, serve_plainly
+from gateway.server.plain import serve_plainly
 
 
 class EdgeServer(web.Server):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 
-from billing.api.expect_continue import CONTINUE
+from billing.api.requests import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
 from gateway.server.ids import date_now
@@ -332,3 +332,22 @@ class Exchange:
         if self.version < HttpVersion11 and connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         transport.abort()
+
+
+class Written(web.StreamResponse):
+    """Stands, where aiohttp wants a response, for an answer that an exchange has written."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Return whether the connection serves another request."""
+        return self._exchange.keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send nothing: all of it is sent."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send nothing: all of it is sent."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.events import EVENT_END, event_data
+from gateway.dialects.streaming import EVENT_END, event_data
 from gateway.server.exchange import BodyTooLarge, ClientGone, Ended, Exchange
 
 if TYPE_CHECKING:

@@ -24,10 +24,9 @@ from gateway.config.defaults import EdgeSettings
 from gateway.server import refusals
 from gateway.server.aiohttp_private import ERROR, HttpProcessingError, LineTooLong, RawRequestMessage
 from gateway.server.clients import ConnectionRules
-from gateway.server.exchange import BodyTooSlow, Exchange, FramingTooLarge
+from gateway.server.exchange import BodyTooSlow, Exchange, FramingTooLarge, Written
 from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd
 from gateway.server.paced import PacedProtocol
-from gateway.server.plain import Written
 from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-from billing.money import format_usd
+from billing.money import NANO_PER_CENT, NANO_PER_USD
 
 if TYPE_CHECKING:
     from billing.holds.model import Hold
@@ -28,6 +28,7 @@ CHARGE: Final = "x-metergate-charge-usd"
 COST: Final = "x-metergate-cost-usd"
 BALANCE: Final = "x-metergate-balance-usd"
 GRANTED: Final = "x-metergate-granted-output-tokens"
+GRANTED_LINE: Final = b"x-metergate-granted-output-tokens: %d\r\n"
 GRANTED_CALLS: Final = "x-metergate-granted-tool-calls"
 PROVIDER: Final = "x-metergate-provider"
 MODEL: Final = "x-metergate-model"
@@ -45,57 +46,78 @@ _SHOWN_AS_THEY_ARE: Final = "!#$&'()*+,/:;=?@[]~ "
 Minute = tuple[tuple[str, int], ...]
 
 
-def duration(milliseconds: int) -> str:
+def duration(milliseconds: int) -> bytes:
     """Return a duration as OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
     if milliseconds < 1000:
-        return f"{milliseconds}ms"
+        return b"%dms" % milliseconds
     minutes, rest = divmod(milliseconds, MINUTE_MS)
-    shown = f"{rest / 1000:g}"  # at most five digits: all of them are shown
-    return f"{minutes}m{shown}s" if minutes else f"{shown}s"
+    seconds, thousandths = divmod(rest, 1000)
+    shown = (b"%d.%03d" % (seconds, thousandths)).rstrip(b"0") if thousandths else b"%d" % seconds
+    return b"%dm%bs" % (minutes, shown) if minutes else b"%bs" % shown
 
 
-def limit_lines(hold: Hold) -> str:
-    """Return `x-ratelimit-*` of the minute windows that have the least left, as admission left them."""
-    shown = _shown(hold.target.limits.minute)
-    if not shown:
-        return ""
-    used = hold.minute_used
-    reset = duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
-    lines = ""
-    for windows, reset_begins in shown:
-        begins, most, index = windows[0]
-        left = most - used[index]
-        for other, limit, at in windows[1:]:
-            if limit - used[at] < left:
-                begins, left = other, limit - used[at]
-        lines += f"{begins}{left if left > 0 else 0}{reset_begins}{reset}\r\n"
-    return lines
+def usd(nano: int) -> bytes:
+    """Return an amount as `billing.money.format_usd` shows it, as bytes."""
+    if nano < 0:
+        return b"-" + usd(-nano)
+    whole, rest = divmod(nano, NANO_PER_USD)
+    cents, smaller = divmod(rest, NANO_PER_CENT)
+    if smaller:
+        return (b"%d.%09d" % (whole, rest)).rstrip(b"0")
+    return b"%d.%02d" % (whole, cents)
+
+
+class _Lines(NamedTuple):
+    """Lines as templates: `first` says which request it was, `charged` also what it cost, `limits` what its minute has
+    left. `windows` are, by metric, windows as (limit, index among the minute's)."""
+
+    first: bytes
+    charged: bytes
+    limits: bytes
+    windows: tuple[tuple[tuple[int, int], ...], ...]
 
 
 @lru_cache(maxsize=WINDOWS_KEPT)
-def _shown(minute: Minute) -> tuple[tuple[tuple[tuple[str, int, int], ...], str], ...]:
-    """Return by metric: its windows, each as what its lines begin with up to what is left, its limit, and its index
-    among the `minute` windows; and what stands between that and the time of the reset."""
-    found: dict[str, list[tuple[str, int, int]]] = {}
+def _lines_of(minute: Minute, id_header: str | None) -> _Lines:
+    """Return the templates for these windows."""
+    found: dict[str, list[tuple[int, int]]] = {}
     for index, (metric, limit) in enumerate(minute):
         if metric in _SHOWN:
-            begins = f"x-ratelimit-limit-{metric}: {limit}\r\nx-ratelimit-remaining-{metric}: "
-            found.setdefault(metric, []).append((begins, limit, index))
-    return tuple((tuple(windows), f"\r\nx-ratelimit-reset-{metric}: ") for metric, windows in found.items())
+            found.setdefault(metric, []).append((limit, index))
+    limits = "".join(
+        f"x-ratelimit-limit-{metric}: %d\r\nx-ratelimit-remaining-{metric}: %d\r\nx-ratelimit-reset-{metric}: %b\r\n"
+        for metric in found
+    )
+    first = f"{REQUEST_ID}: %b\r\n"
+    own = f"{id_header}: %b\r\n" if id_header is not None else ""
+    charged = f"{first}{CHARGE}: %b\r\n{COST}: %b\r\n{own}"
+    return _Lines(f"{first}{own}".encode(), charged.encode(), limits.encode(), tuple(map(tuple, found.values())))
 
 
 def paid_lines(hold: Hold, charged_nano: int | None, id_header: str | None = None) -> bytes:
     """Return header lines: which request this was (also in `id_header`), what was charged where that is known, how many
-    output tokens it could have where the hold has bounded them and not the client, and what its minute has left."""
-    charge = ""
+    output tokens it could have where the hold has bounded them and not the client, and of the minute's windows by
+    metric the one that has the least left, as admission left it."""
+    first, charged, limits, shown = _lines_of(hold.target.limits.minute, id_header)
+    values: list[object] = [hold.id_bytes]
     if charged_nano is not None:
-        charge_usd = format_usd(charged_nano)
-        charge = f"{CHARGE}: {charge_usd}\r\n{COST}: {charge_usd}\r\n"
-    limits = limit_lines(hold) if hold.target.limits.minute else ""
-    granted = f"{GRANTED}: {hold.granted_output}\r\n" if hold.granted_output < hold.need.most_output else ""
+        first, charge_usd = charged, usd(charged_nano)
+        values += (charge_usd, charge_usd)
     if id_header is not None:
-        charge += f"{id_header}: {hold.id}\r\n"
-    return f"{REQUEST_ID}: {hold.id}\r\n{charge}{granted}{limits}".encode()
+        values.append(hold.id_bytes)
+    if hold.granted_output < hold.need.most_output:
+        first += GRANTED_LINE
+        values.append(hold.granted_output)
+    if shown:
+        used, reset = hold.minute_used, duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
+        for windows in shown:
+            most, index = windows[0]
+            left = most - used[index]
+            for limit, at in windows[1:]:
+                if limit - used[at] < left:
+                    most, left = limit, limit - used[at]
+            values += (most, left if left > 0 else 0, reset)
+    return first % tuple(values) if not shown else (first + limits) % tuple(values)
 
 
 def served_lines(provider: str, model: str) -> bytes:
@@ -121,7 +143,7 @@ def granted_calls_line(calls: int) -> bytes:
 
 def balance_line(balance_nano: int) -> bytes:
     """Return the header line of what the account has, holds taken off."""
-    return f"{BALANCE}: {format_usd(balance_nano)}\r\n".encode()
+    return b"x-metergate-balance-usd: %b\r\n" % usd(balance_nano)
 
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -19,8 +19,8 @@ class AddressInUse(MetergateError, OSError):
     """Another process listens on the address; the message says which, and what to set."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(
-            errno.EADDRINUSE, f"{address} is in use by another process. Set LISTEN_ADDR to another address"
+        OSError.__init__(
+            self, errno.EADDRINUSE, f"{address} is in use by another process. Set LISTEN_ADDR to another address"
         )
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ from aiohttp import ClientConnectionResetError, HttpVersion, web
 from aiohttp.hdrs import TRANSFER_ENCODING
 from multidict import CIMultiDictProxy
 
-from gateway.server.exchange import Exchange
+from gateway.server.exchange import Exchange, Written
 from gateway.server.listening import BACKLOG
 
 if TYPE_CHECKING:
@@ -121,25 +121,6 @@ class PlainConnection:
             task.cancel()
         else:
             self._timer = self._loop.call_later(GONE_LOOK_S, self._look, task)
-
-
-class Written(web.StreamResponse):
-    """Stands, where aiohttp wants a response, for an answer that an exchange has written."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Return whether the connection serves another request."""
-        return self._exchange.keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Send nothing: all of it is sent."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Send nothing: all of it is sent."""
 
 
 class PlainRunner(web.AppRunner):

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
-from gateway.dialects.openai import errors as openai_errors
+from gateway.dialects.openai import dialect as openai_errors
 from gateway.server.caching import NO_STORE
 from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from billing.keys.presented import DifferentKeys
+    from billing.keys.secrets import DifferentKeys
     from gateway.dialects.base import Envelope
     from gateway.server.exchange import Exchange
 

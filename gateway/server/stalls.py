@@ -14,7 +14,7 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from billing.api.expect_continue import CONTINUE
+from billing.api.requests import CONTINUE
 
 if TYPE_CHECKING:
     import asyncio

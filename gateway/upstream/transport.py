@@ -1,9 +1,10 @@
-"""The transport to real providers, behind the port of `gateway.upstream.base`: kept-alive connections, or the proxy
-that the environment names (`gateway.upstream.http_proxy`).
+"""The transport to real providers, behind the port of `gateway.upstream.base`: kept-alive connections, directly or
+by the proxy that the environment names.
 
-Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, looked up once per origin; `.netrc` is not read. Redirects
-are not followed: they would carry the provider's key to another host. Messages name the host and the kind of failure,
-never a path, a query or a header; the libraries' own errors hold the whole URL and are not chained.
+Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, looked up once per origin. A provider with TLS is reached by
+a tunnel (CONNECT), another one by asking the proxy for its whole URL. `.netrc` is not read. Redirects are not followed:
+they would carry the provider's key to another host. Messages name the host and the kind of failure, never a path, a
+query or a header.
 
 Providers close idle connections: one that has idled for a while is checked before it is used, so that nothing is
 written to one that is closed already. What remains is a request that crosses the close on the wire. That can't be told
@@ -11,27 +12,499 @@ from a provider that took the request and died, and a POST must not be repeated 
 applied, or to be applied once (RFC 9110, 9.2.2; Go's client draws the same line): so only a request that carries an
 Idempotency-Key, or whose method is safe, is sent once more, over a new connection. Every other failure is an
 `UpstreamError`, and routing decides.
+
+A connection decides which bytes are an answer's head and body, and whether it is whole; `Response` reads it. A body
+with neither length nor chunks ends with its connection; a reset is no such end, an early close can't be told from one.
+Reading stops above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's. After an
+answer the connection can serve another if the provider allows it and nothing is left over. A body is taken in one of
+three ways: whole, in chunks, or pumped. The reader gets every byte in order, what came before a failure before the
+failure, and no more is in memory than it has room for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, cast
 from urllib.request import getproxies, proxy_bypass
 
+import httptools
 from yarl import URL
 
-from gateway.upstream.base import UPLOAD_BYTES_PER_S, ConnectionSlots, UpstreamCut, UpstreamRequest, UpstreamUnreachable
-from gateway.upstream.connection import Connection, StaleConnection
-from gateway.upstream.http_proxy import ProxiedResponse, ProxiedTransport
+from gateway.upstream.base import (
+    UPLOAD_BYTES_PER_S,
+    ConnectionSlots,
+    Drained,
+    Sink,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamRequest,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnreachable,
+)
 
-if TYPE_CHECKING:
-    from gateway.upstream.connection import Response
+
+class Response:
+    """An answer whose head has arrived; an `UpstreamResponse`. The connection gives it pieces, says when it `ended` or
+    met a `failure`; `on_release` gets the connection and whether it is free."""
+
+    __slots__ = (
+        "_connection",
+        "_parts",
+        "_refused",
+        "_size",
+        "_stalled",
+        "buffered_bytes",
+        "ended",
+        "failure",
+        "headers",
+        "on_release",
+        "pieces",
+        "sink",
+        "status",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.buffered_bytes = 0
+        self.ended = False
+        self.failure: UpstreamError | None = None
+        self.on_release: Callable[[Any, bool], None] | None = None
+        self._connection: Connection | None = connection
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.sink: Sink | None = None
+        self._stalled = False
+        self._refused: Exception | None = None
+
+    async def next_piece(self) -> bytes:
+        """Return what has arrived, at least a byte; nothing at the body's end. Raises `UpstreamCut`,
+        `UpstreamTimeout`."""
+        while not self.pieces:  # what came before a failure is read before it
+            if self.failure is not None:
+                raise self.failure
+            if self.ended:
+                return b""
+            if self._connection is None:
+                raise UpstreamCut("the answer was released before its end")
+            await self._connection.wait()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        pieces, self.pieces = self.pieces, []
+        self.buffered_bytes = 0
+        if self._connection is not None:
+            self._connection.resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Return the whole body, undecoded. Raises `UpstreamTooLarge` once the limit is passed, and what `next_piece`
+        raises.
+
+        A read that was cancelled can be taken up by another.
+        """
+        if not self.ended and self._announced() > limit_bytes:
+            raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
+        while piece := self._taken() if self.pieces else await self.next_piece():
+            self._parts.append(piece)
+            self._size += len(piece)
+            if self._size > limit_bytes:
+                raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
+            if self.ended and not self.pieces:
+                break
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def taken(self) -> bytes:
+        """Return what `read` has of the body so far."""
+        return b"".join(self._parts)
+
+    async def head(self) -> Response:
+        """Return this answer when its head is here: for a request that its sender has left."""
+        while not self.status:
+            if self.failure is not None:
+                self.release()
+                raise self.failure
+            if self._connection is None:
+                raise UpstreamCut("the answer was released before its end")
+            await self._connection.wait()
+        return self
+
+    def _announced(self) -> int:
+        return next((int(value) for name, value in self.headers if name.lower() == b"content-length"), 0)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives, undecoded. Raises what `next_piece` raises."""
+        while piece := await self.next_piece():
+            yield piece
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """Give the body to `sink` as it arrives, in the event loop's own turn: a task that is woken for a piece costs
+        more than all that is done with it. As `UpstreamResponse.pump` else."""
+        self.sink = sink
+        try:
+            self.deliver()
+            while self._connection is not None and self._refused is None:
+                if self._stalled:
+                    await drained()
+                    self._stalled = False
+                    self._connection.resume()
+                    self.deliver()
+                elif self.ended or self.failure is not None:
+                    break
+                else:
+                    await self._connection.wait()
+        finally:
+            self.sink = None
+            if self._stalled and self._connection is not None:
+                self._stalled = False
+                self._connection.resume()  # another reader may come
+        if self._refused is not None:
+            raise self._refused
+        if self.failure is not None:
+            raise self.failure
+
+    def receive(self, piece: bytes) -> None:
+        """Take a piece of the body: pass it to the sink where that can take it at once, else keep it."""
+        sink, connection = self.sink, self._connection
+        if sink is None or connection is None or self._stalled or self.pieces or self._refused is not None:
+            self.pieces.append(piece)
+            self.buffered_bytes += len(piece)
+            if sink is not None:
+                self.deliver()
+        else:
+            self._give(piece, sink, connection)
+
+    def deliver(self) -> None:
+        """Pass what has arrived to the sink; wake `pump` where that can't take more."""
+        if self.sink is None or self._connection is None or self._stalled or not self.pieces or self._refused:
+            return
+        pieces, self.pieces = self.pieces, []
+        self.buffered_bytes = 0
+        self._give(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.sink, self._connection)
+
+    def _give(self, piece: bytes, sink: Sink, connection: Connection) -> None:
+        try:
+            self._stalled = not sink(piece)
+        except Exception as error:  # raised in the pumping task
+            self._refused = error
+        if self._stalled:
+            connection.pause()
+        elif connection.paused:
+            connection.resume()  # a burst was above what is kept
+        if self._stalled or self._refused is not None:
+            connection.wake()
+
+    def release(self) -> None:
+        """Free the connection where the body was read to its end; else close it, which stops the
+        provider."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        free = connection.finish()
+        if not self.ended and self.failure is None:
+            self.failure = UpstreamCut("the answer was released before its end")
+            connection.wake()
+        if self.on_release is not None:
+            self.on_release(connection, free)
+
+
+BUFFER_BYTES: Final = 131_072
+# A larger body is not copied to stand behind its head.
+JOINED_BYTES: Final = 65_536
+# Of a head, of trailers, or of what else frames a body, without a byte of the body in between.
+MAX_BARE_BYTES: Final = 65_536
+# Interim answers (1xx) before the final one; a provider that sends more is not answering.
+MAX_INTERIM: Final = 8
+FIRST_STATUS: Final = 100
+FIRST_FINAL_STATUS: Final = 200
+SWITCHING: Final = 101
+_CHUNKED_BY: Final = b"transfer-encoding"
+_FRAMING: Final = frozenset({b"content-length", _CHUNKED_BY})
+
+
+class StaleConnection(UpstreamUnreachable):
+    """A connection that had served before broke, and not a byte of an answer had come."""
+
+
+class Connection(asyncio.Protocol):
+    """Serves one request at a time: `send`, then the answer's `read` or `chunks`, then its `release`."""
+
+    __slots__ = (
+        "_answer",
+        "_bare_bytes",
+        "_chunks",
+        "_deadline",
+        "_fresh",
+        "_headers",
+        "_host",
+        "_interim",
+        "_keep",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_served",
+        "_timeout_s",
+        "_timer",
+        "_until_close",
+        "_waiter",
+        "on_body",
+        "on_lost",
+        "paused",
+        "transport",
+    )
+
+    def __init__(self, host: str, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """`host` is for messages; `timeout_s` the longest silence of the provider."""
+        self.transport: asyncio.Transport | None = None
+        self.on_lost: Callable[[Connection], None] | None = None
+        self._host = host
+        self._timeout_s = timeout_s
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        """Of the body, from the bytes that are being parsed."""
+        self.on_body = self._pieces.append  # a frame of Python for each chunk would cost more than all that is done
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: Response | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._bare_bytes = 0
+        self._interim = 0
+        self._fresh = True
+        self._served = 0
+        self._keep = False
+        self.paused = False
+        self._until_close = False
+
+    @property
+    def usable(self) -> bool:
+        """Return whether another request can be sent."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def hung_up(self) -> bool:
+        """Return whether the provider has closed it, or sent bytes unasked, which the event loop has not seen yet."""
+        if self.transport is None:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def send(self, head: bytes, body: bytes, upload_s: float) -> Response:
+        """Send a request and return its answer's head. Raises `UpstreamUnreachable`, `UpstreamTimeout` where the
+        provider is silent for so long after `upload_s`, seconds that the upload itself may take; the connection is
+        closed then. Where it is cancelled, the connection stays open if all of the request has left: then it is
+        `unanswered`."""
+        transport = self.transport
+        if transport is None:
+            raise StaleConnection(f"{self._host}: the connection had been closed")
+        answer = self._answer = Response(self)
+        self._fresh, self._until_close = True, False
+        self._interim = self._bare_bytes = 0
+        if len(body) > JOINED_BYTES:
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body)
+        self._watch_from(upload_s)
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            if transport.get_write_buffer_size():  # the provider has not got all of it, and can't have begun
+                self.close()
+            raise
+        finally:
+            self._waiter = None
+        if answer.failure is not None and not answer.status:
+            raise answer.failure
+        return answer
+
+    @property
+    def unanswered(self) -> Response | None:
+        """Return the answer to a request whose sender has been cancelled, where it may still come."""
+        answer = self._answer
+        return answer if answer is not None and answer.failure is None and self.transport is not None else None
+
+    async def wait(self) -> None:
+        """Wait for a head, a piece of the body, its end or a failure."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Wake the task that waits for this connection."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        answer, pieces = self._answer, self._pieces
+        if answer is None or answer.ended:  # unasked bytes
+            self.close()
+            return
+        self._fresh = False
+        self._deadline = self._loop.time() + self._timeout_s
+        self._bare_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+            if not pieces and self._bare_bytes > MAX_BARE_BYTES:
+                self.fail(self._broken("(nothing but framing)"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(self._broken(f"({type(error).__name__})"))
+        if pieces:
+            self._bare_bytes = 0
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            answer.receive(piece)
+            if answer.buffered_bytes > BUFFER_BYTES:
+                self.pause()
+            if answer.sink is None:
+                self.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        answer = self._answer
+        if answer is not None and not answer.ended:
+            if answer.status and self._until_close and error is None and answer.failure is None:
+                answer.ended = True
+                self.wake()
+            else:
+                self.fail(self._broken("(connection lost)"))
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def _broken(self, reason: str) -> UpstreamError:
+        """Return the error for a break now: within an answer, before one, or as a connection was used again."""
+        if self._answer is not None and self._answer.status:
+            return UpstreamCut(f"{self._host}: the answer broke off {reason}")
+        kind = StaleConnection if self._fresh and self._served else UpstreamUnreachable
+        return kind(f"{self._host}: no answer {reason}")
+
+    def fail(self, failure: UpstreamError) -> None:
+        """End the answer with a failure, and close."""
+        answer = self._answer
+        if answer is not None and not answer.ended and answer.failure is None:
+            answer.failure = failure
+            self.wake()
+        self.close()
+
+    def close(self) -> None:
+        """Close at once; what was not sent is dropped."""
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+
+    def detach(self) -> None:
+        """Leave the transport to the protocol that goes on with it."""
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:
+            self._keep = False  # what follows a whole answer was not asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is not None and not self._answer.status:  # trailers are dropped
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        if answer is None or answer.status or status < FIRST_STATUS or status == SWITCHING:
+            raise ValueError("an unasked answer")
+        headers, self._headers = self._headers, []
+        if (
+            self._bare_bytes > MAX_BARE_BYTES
+            and sum(len(name) + len(value) for name, value in headers) > MAX_BARE_BYTES
+        ):
+            raise ValueError("a head above its bound")
+        if status < FIRST_FINAL_STATUS:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ValueError("too many interim answers")
+            return
+        answer.status, answer.headers = status, headers
+        self._keep = self._parser.should_keep_alive()
+        if not self._keep:
+            self._until_close = not any(name.lower() in _FRAMING for name, _ in headers)
+        elif self._parser.get_http_version() == "1.0" and any(name.lower() == _CHUNKED_BY for name, _ in headers):
+            self._keep = False  # HTTP/1.0 has no chunks (RFC 9112, 6.1)
+        self.wake()
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status:
+            answer.ended = True
+            self._served += 1
+            self.wake()
+
+    # Back-pressure and silence.
+
+    def pause(self) -> None:
+        """Stop reading: the reader can't keep up."""
+        if not self.paused and self.transport is not None:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on: the reader has caught up."""
+        if self.paused and self.transport is not None:
+            self.paused = False
+            self._deadline = self._loop.time() + self._timeout_s
+            self.transport.resume_reading()
+
+    def _watch_from(self, upload_s: float) -> None:
+        """Count silence from now. One timer lives as long as the connection and is moved on only when it fires."""
+        self._deadline = self._loop.time() + self._timeout_s + upload_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        answer, now = self._answer, self._loop.time()
+        if answer is None or answer.ended or self.transport is None:
+            return
+        if self.paused:
+            self._deadline = now + self._timeout_s
+        if now < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
+            return
+        within = "within its answer" if answer.status else "with no answer"
+        self.fail(UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s {within}"))
+
+    # What an answer asks for.
+
+    def finish(self) -> bool:
+        """End the answer and return whether the connection can serve another; close it otherwise."""
+        answer, self._answer = self._answer, None
+        transport = self.transport
+        whole = answer is not None and answer.ended and self._keep and not self.paused
+        if transport is None or not whole or transport.is_closing() or transport.get_write_buffer_size():
+            self.close()
+            return False
+        return True
+
 
 KEEPALIVE_S: Final = 75.0  # how long a connection may idle in the pool
-URLS_MAX: Final = 1_024  # addresses whose proxy is cached
 ACCOUNT_SHARE: Final = 0.5
 WAITING: Final = 1_000
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
@@ -39,17 +512,19 @@ IDEMPOTENCY_KEY: Final = b"idempotency-key: "
 # A connection that has idled for longer is checked before it is used.
 CHECKED_AFTER_S: Final = 0.5
 TARGETS_MAX: Final = 1_024  # addresses whose parts are cached
+TUNNEL_OPEN: Final = 200
 
 
 class Origin:
-    """Where connections go, and the idle ones."""
+    """Where connections go, by which proxy, and the idle ones."""
 
-    __slots__ = ("host", "idle", "port", "tls")
+    __slots__ = ("host", "idle", "port", "proxy", "tls")
 
     def __init__(self, url: URL) -> None:
         self.host = url.host or "no host"
         self.port = url.port or 443
         self.tls = url.scheme == "https"
+        self.proxy = _environment_proxy(url)
         self.idle: list[tuple[Connection, float]] = []
 
     def forget(self, connection: Connection) -> None:
@@ -62,22 +537,38 @@ class Target:
 
     __slots__ = ("begins", "origin")
 
-    def __init__(self, origin: Origin, begins: bytes) -> None:
+    def __init__(self, method: str, url: URL, origin: Origin) -> None:
         self.origin = origin
-        self.begins = begins
+        place, host, proxy = url.raw_path_qs, url.host_port_subcomponent, origin.proxy
+        authorization = ""
+        if proxy is not None and not origin.tls:
+            place, authorization = f"http://{host}{place}", _authorization(proxy)
+        self.begins = f"{method} {place} HTTP/1.1\r\nHost: {host}\r\n{authorization}".encode()
 
 
-class ConnectionPool:
-    """Connections of one process to one provider, in use by `slots`. Made inside a running event loop."""
+class HttpTransport:
+    """The connections of one process to one provider. Made inside a running event loop; `close` it at the end."""
 
     def __init__(
-        self, slots: ConnectionSlots, *, connect_timeout_s: float, timeout_s: float, keepalive_s: float
+        self,
+        *,
+        connections: int,
+        connect_timeout_s: float,
+        timeout_s: float,
+        account_share: float = ACCOUNT_SHARE,
+        waiting: int = WAITING,
     ) -> None:
+        """At most `connections` at once, of them `account_share` (of 1) for one account, at least one; `waiting`
+        requests wait for one, as long as for connecting.
+
+        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless they are above zero.
+        """
+        if connections < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
+            raise ValueError("connections, connect_timeout_s and timeout_s must be above zero")
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
-        self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._slots = slots
+        self._slots = ConnectionSlots(connections, max(1, int(connections * account_share)), waiting)
         self._origins: dict[tuple[str, str | None, int | None], Origin] = {}
         self._targets: dict[tuple[str, str], Target] = {}
         self._used: dict[Connection, tuple[Origin, str]] = {}
@@ -125,40 +616,28 @@ class ConnectionPool:
         if len(self._targets) >= TARGETS_MAX:
             self._targets.clear()
         url = URL(request.url)
-        begins = f"{request.method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
-        target = self._targets[request.method, request.url] = Target(self._origin(url), begins.encode())
-        return target
-
-    def _origin(self, url: URL) -> Origin:
         name = (url.scheme, url.host, url.port)
         origin = self._origins.get(name)
         if origin is None:
             origin = self._origins[name] = Origin(url)
-        return origin
+        target = self._targets[request.method, request.url] = Target(request.method, url, origin)
+        return target
 
     def _idle(self, origin: Origin) -> Connection | None:
         """Return the connection that idled least, if it can still be used."""
         while origin.idle:
             connection, since = origin.idle.pop()
             idled_s = self._loop.time() - since
-            fresh = connection.usable and idled_s < self._keepalive_s
+            fresh = connection.usable and idled_s < KEEPALIVE_S
             if fresh and (idled_s < CHECKED_AFTER_S or not connection.hung_up()):
                 return connection
             connection.close()
         return None
 
     async def _connect(self, origin: Origin) -> Connection:
-        if origin.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(origin.host, self._timeout_s, self._loop),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls if origin.tls else None,
-                    server_hostname=origin.host if origin.tls else None,
-                )
+                connection = await self._open(origin)
         except TimeoutError:
             raise UpstreamUnreachable(f"{origin.host}: no connection within {self._connect_timeout_s:g} s") from None
         except OSError as error:
@@ -168,6 +647,41 @@ class ConnectionPool:
         connection.on_lost = origin.forget
         return connection
 
+    async def _open(self, origin: Origin) -> Connection:
+        def make() -> Connection:
+            return Connection(origin.host, self._timeout_s, self._loop)
+
+        proxy = origin.proxy
+        if proxy is None:
+            place = origin.host, origin.port, origin.tls
+        else:
+            place = proxy.host or "", proxy.port or 80, proxy.scheme == "https"
+        host, port, tls = place
+        _, connection = await self._loop.create_connection(make, host, port, ssl=self._context() if tls else None)
+        if proxy is None or not origin.tls:
+            return connection
+        name = f"{origin.host}:{origin.port}"
+        request = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{_authorization(proxy)}\r\n"
+        try:
+            answer = await connection.send(request.encode(), b"", 0.0)
+            carrier, within = connection.transport, make()
+            if answer.status != TUNNEL_OPEN or carrier is None:
+                raise UpstreamUnreachable(f"{origin.host}: no connection (its proxy answers {answer.status})")
+            transport = await self._loop.start_tls(carrier, within, self._context(), server_hostname=origin.host)
+            if transport is None:
+                raise ConnectionResetError("the tunnel was closed")
+        except BaseException:
+            connection.close()
+            raise
+        connection.detach()
+        within.connection_made(transport)
+        return within
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
     def _give_back(self, connection: Connection, free: bool) -> None:
         origin, account = self._used.pop(connection)
         self._slots.release(account)
@@ -176,7 +690,7 @@ class ConnectionPool:
         else:
             connection.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close every connection; answers that are being read are cut."""
         self._closed = True
         for connection, (origin, _) in self._used.items():
@@ -187,55 +701,17 @@ class ConnectionPool:
             origin.idle = []
 
 
-class HttpTransport:
-    """One pool of connections for one provider. Made inside a running event loop; `close` it at the end."""
-
-    def __init__(
-        self,
-        *,
-        connections: int,
-        connect_timeout_s: float,
-        timeout_s: float,
-        account_share: float = ACCOUNT_SHARE,
-        waiting: int = WAITING,
-    ) -> None:
-        """At most `connections` at once, of them `account_share` (of 1) for one account, at least one; `waiting`
-        requests wait for one, as long as for connecting.
-
-        `timeout_s` is the longest silence of a provider. Raises `ValueError` unless they are above zero.
-        """
-        if connections < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
-            raise ValueError("connections, connect_timeout_s and timeout_s must be above zero")
-        slots = ConnectionSlots(connections, max(1, int(connections * account_share)), waiting)
-        self._pool = ConnectionPool(
-            slots, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
-        )
-        self._proxied = ProxiedTransport(
-            slots, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, keepalive_s=KEEPALIVE_S
-        )
-        self._proxies: dict[str, URL | None] = {}
-
-    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, Response | ProxiedResponse]:
-        """Return the answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`."""
-        url = request.url
-        if url not in self._proxies:
-            if len(self._proxies) >= URLS_MAX:
-                self._proxies.clear()
-            self._proxies[url] = _environment_proxy(URL(url))
-        proxy = self._proxies[url]
-        if proxy is None:
-            return self._pool.send(request)
-        return self._proxied.send(request, proxy)
-
-    async def close(self) -> None:
-        """Close every connection; answers that are still being read are cut."""
-        self._pool.close()
-        await self._proxied.close()
-
-
 def _environment_proxy(url: URL) -> URL | None:
     """Return the proxy that the environment names for a URL, with the credentials that stand in its address."""
     named = getproxies().get(url.scheme)
     if not named or proxy_bypass(f"{url.host}:{url.port}"):
         return None
     return URL(named if "://" in named else f"http://{named}")
+
+
+def _authorization(proxy: URL) -> str:
+    """Return the header line with a proxy's credentials, nothing where it has none."""
+    if proxy.user is None:
+        return ""
+    credentials = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return f"Proxy-Authorization: Basic {credentials}\r\n"

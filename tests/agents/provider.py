@@ -148,7 +148,6 @@ def _thinks(api: Any, body: Body) -> bool:
 async def playing(script: Script, *, caches: bool = False) -> AsyncIterator[Provider]:
     """Serve a script on a free port; `url` has no path."""
     provider = Provider(script, caches=caches)
-    provider._tokenizer.load()
     app = web.Application(client_max_size=MOST_BYTES)
     app.router.add_route("*", "/{path:.*}", provider.serve)
     try:

@@ -11,10 +11,10 @@ import yaml
 
 from billing.holds.redis.layout import Entry
 from billing.money import NANO_PER_USD
-from gateway.config.files import PRICES_FILE, SHIPPED_FOLDER
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, Settings
+from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER
 from tests.agents.agents import Agent
 from tests.agents.provider import Exchange, Provider
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks import wire
 from benchmarks.apis import APIS, Api
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 
 
 @pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import wire
-from benchmarks.connection import Connection, ended
+from benchmarks.connection import CHAT, LONG, Connection, Shape, ended
 
 
 def body_of(request: bytes) -> dict[str, object]:
@@ -25,18 +25,33 @@ def test_a_request_has_its_key_and_its_length() -> None:
 
 
 def test_a_slow_stream_is_marked() -> None:
-    request = wire.request("x", slow=True)
+    request = wire.request("x", user="slow")
     assert wire.SLOW_MARK in request
     assert b'"stream":true' in request
     assert wire.SLOW_MARK not in wire.request("x", stream=True)
 
 
 def test_a_burst_is_marked_and_is_a_whole_stream() -> None:
-    request = wire.request("x", burst=True)
+    request = wire.request("x", user="burst")
     assert wire.BURST_MARK in request
     assert b'"stream":true' in request
-    assert wire.BURST_MARK not in wire.request("x", slow=True)
-    assert answered(wire.BURST, streaming=True) == [None]
+    assert wire.BURST_MARK not in wire.request("x", user="slow")
+    assert answered(wire.burst(request), streaming=True) == [None]
+
+
+def test_a_stream_says_that_there_is_no_usage_yet_where_usage_is_asked_for() -> None:
+    asked = wire.request("x", user="burst").replace(b'"user"', b'"stream_options":{"include_usage":true},"user"')
+    assert wire.burst(asked).count(b'"usage":null}') == wire.STREAM_CHUNKS
+    assert answered(wire.burst(asked), streaming=True) == [None]
+    assert b'"usage":null' not in wire.burst(wire.request("x", user="burst"))
+
+
+def test_a_long_stream_is_whole_with_all_its_events() -> None:
+    events = wire.stream_events(wire.request("x", user="long"))
+    whole = (wire.STREAM_HEAD, *events, wire.STREAM_LAST)
+    assert wire.LONG_LAST_WORD in events[-1]
+    assert answered(*whole, streaming=True, shape=LONG) == [None]
+    assert answered(*whole, streaming=True) == ["a stream that is not whole"]
 
 
 def test_headers_replace_those_of_the_client() -> None:
@@ -75,10 +90,10 @@ class Sink(asyncio.Transport):
         self.closed = True
 
 
-def answered(*parts: bytes, exact: bool = True, streaming: bool = False) -> list[str | None]:
+def answered(*parts: bytes, exact: bool = True, streaming: bool = False, shape: Shape = CHAT) -> list[str | None]:
     """What a connection makes of an answer that comes in these parts."""
     problems: list[str | None] = []
-    connection = Connection(exact)
+    connection = Connection(exact, shape)
     connection.connection_made(Sink())
     connection.ask(b"", streaming, lambda _, problem: problems.append(problem))
     for part in parts:

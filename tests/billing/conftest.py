@@ -5,12 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
-from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
@@ -42,6 +40,5 @@ async def people(billing: Billing) -> AsyncIterator[People]:
     """People and their sessions."""
     of_keys = billing.database.another(size=1, timeout_s=10)
     keys = SigningKeys(of_keys, TokenRules(), billing.new_id, time.monotonic)
-    shown = ShownTokens(billing.database, keys)
-    yield People(billing.database, billing.new_id, Sessions(billing.database, keys, billing.new_id, shown))
+    yield People(billing.database, billing.new_id, Sessions(billing.database, keys, billing.new_id))
     await of_keys.close()

@@ -11,13 +11,11 @@ from argon2 import PasswordHasher
 from billing.audit import Actor
 from billing.database.connection import Connection
 from billing.identity.codes import Codes
-from billing.identity.credentials import Credentials
+from billing.identity.credentials import Credentials, People
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
-from billing.identity.people import People
 from billing.identity.permissions import Approval
 from billing.identity.sessions import Sessions
-from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Users
@@ -83,7 +81,7 @@ def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeSe
     """People under a policy; `close` their passwords' threads afterwards."""
     database, new_id, clock = billing.database, billing.new_id, Clock()
     keys = SigningKeys(database, TokenRules(secret=SECRET), new_id, time.monotonic)
-    sessions = Sessions(database, keys, new_id, ShownTokens(database, keys))
+    sessions = Sessions(database, keys, new_id)
     people = People(
         database,
         Users(database, new_id, approval),

@@ -11,18 +11,16 @@ from typing import Any
 from msgspec import structs
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
 from billing.api.attempts import AttemptLimits, Attempts
 from billing.change_notifier import LiveBalance
 from billing.database.connection import Database
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
-from billing.ledger.debits import Debit
+from billing.ledger.debits import Debit, other_counts
 from billing.ledger.reports import Reports
-from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from billing.plans import Plan

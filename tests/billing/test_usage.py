@@ -2,9 +2,11 @@
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from billing.usage import COUNT_NAMES, INPUT_PARTS, MAX_COUNT, OUTPUT_PARTS, Usage, UsageError
-from tests.billing.usages import UNITS, usages
+from billing.ledger.debits import other_counts
+from billing.usage import COUNT_NAMES, INPUT_PARTS, MAX_COUNT, Usage, UsageError, text_usage
+from tests.billing.usages import OUTPUT_PARTS, UNITS, usages
 
 
 @given(usages())
@@ -48,3 +50,24 @@ def test_parts_count_together() -> None:
         Usage(input_tokens=10, cached_input_tokens=6, cache_write_tokens=5)
     with pytest.raises(UsageError):
         Usage(output_tokens=10, reasoning_tokens=6, audio_output_tokens=5)
+
+
+COUNTS = st.integers(0, MAX_COUNT) | st.integers(0, 20)
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_a_usage_of_text_is_the_usage_of_its_counts(prompt: int, output: int, cached: int, reasoning: int) -> None:
+    counts = {"input_tokens": prompt, "output_tokens": output, "cached_input_tokens": cached}
+    found = text_usage(prompt, output, cached, reasoning)
+    if found is None:
+        with pytest.raises(UsageError):
+            Usage(**counts, reasoning_tokens=reasoning)
+        return
+    usage = Usage(**counts, reasoning_tokens=reasoning)
+    assert found == usage
+    assert usage == found
+    assert hash(found) == hash(usage)
+    assert (found.is_usual, found.is_plain, found.by_class()) == (True, usage.is_plain, usage.by_class())
+    assert other_counts(found) is None
+    assert found.with_counts(searches=2) == usage.with_counts(searches=2) != usage
+    assert not found.with_counts(searches=2).is_usual

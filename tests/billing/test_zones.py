@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.times import TimeError
-from billing.zones import Period, period_of, periods, zone_of
+from billing.times import Period, TimeError, period_of, periods, zone_of
 
 ZONES: Final = (
     "UTC",

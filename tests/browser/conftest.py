@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import yaml
 
-from gateway.config.files import SHIPPED_FOLDER
+from gateway.config.source import SHIPPED_FOLDER
 from tests.billing.conftest import billing
 from tests.billing.web.conftest import bare_services, console, payments, people, registry, services
 from tests.support.commands import Running, Shell

@@ -9,8 +9,7 @@ from typing import Final
 
 from billing.audit import ADMIN
 from billing.collect.collector import Collector, CollectRules, Parts
-from billing.collect.exporter import Exporters
-from billing.collect.snapshots import Source
+from billing.collect.snapshots import Exporters, Source
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.payments.assembly import Payments

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
-from billing.identity.totp import STEP_S, code_at
+from billing.identity.codes import TOTP_STEP_S, totp_code
 from billing.payments.assembly import Payments
 from billing.web.application import ROUTES
 from tests.billing.people_support import Registry
@@ -206,7 +206,7 @@ class Forms(Walk):
 
     def right(self) -> str:
         """The code that an authenticator app shows now."""
-        return code_at(self.secret, int(self.clock()) // STEP_S)
+        return totp_code(self.secret, int(self.clock()) // TOTP_STEP_S)
 
 
 async def send_all(

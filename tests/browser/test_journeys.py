@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from billing.identity.totp import STEP_S, code_at
+from billing.identity.codes import TOTP_STEP_S, totp_code
 from tests.browser.conftest import Served, watched
 
 if TYPE_CHECKING:
@@ -113,15 +113,15 @@ async def test_signing_in_paying_and_revoking_need_no_scripts(served: Served, br
         await page.goto(f"{served.console}/security")
         await page.locator("form", has_text="Add an app").get_by_label("Password").fill(PASSWORD)
         await page.get_by_role("button", name="Add an app").click()
-        secret, step = await page.locator(".copyable code").first.inner_text(), int(time.time()) // STEP_S
-        await page.get_by_label("The code").fill(code_at(secret, step))
+        secret, step = await page.locator(".copyable code").first.inner_text(), int(time.time()) // TOTP_STEP_S
+        await page.get_by_label("The code").fill(totp_code(secret, step))
         await page.get_by_role("button", name="Confirm").click()
         recovery = (await page.locator(".copyable code").inner_text()).split()
         await page.get_by_role("button", name="Sign out").click()
 
         await sign_in(page, served, email)
         assert "authenticator" in await page.get_by_role("alert").inner_text()
-        await sign_in(page, served, email, code_at(secret, step + 1))
+        await sign_in(page, served, email, totp_code(secret, step + 1))
         await page.get_by_role("heading", name="Overview").wait_for()
         await page.get_by_role("button", name="Sign out").click()
         await page.get_by_role("link", name="Send me a code by mail").click()

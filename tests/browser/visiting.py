@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from billing.identity.callers import NOBODY
+from billing.identity.permissions import NOBODY
 from billing.web.application import ROUTES
-from billing.web.visits import Page as Declared
-from billing.web.visits import Who
+from billing.web.pages import Page as Declared
+from billing.web.pages import Who
 from tests.billing.web.support import Console
 from tests.browser.conftest import watched
 from tests.browser.looking import findings, ill_on_phones, too_wide

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from unittest import mock
 
-from gateway.embedded.account import Account
+from gateway.embedded.folders import Account
 from gateway.embedded.process import postgres_bin, valkey_server
 
 POLL_S: Final = 0.02

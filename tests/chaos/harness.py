@@ -22,10 +22,9 @@ from billing.database.migrate import migrate
 from billing.money import parse_usd
 from billing.quotas import Quota, parse_quotas
 from gateway.config.settings import load_settings
-from gateway.embedded import stores
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
-from gateway.embedded.servers import EmbeddedServers, Endpoints
+from gateway.embedded.servers import EmbeddedServers, Endpoints, postgres_answers
 from gateway.runtime.runtime import Runtime
 from gateway.runtime.wiring import open_runtime
 from tests.chaos.places import (
@@ -174,7 +173,7 @@ class Stack:
     def postgres_answers(self) -> bool:
         """Whether Postgres takes sessions."""
         published = json.loads((self.folder / "data" / "endpoints.json").read_bytes())
-        return self.postgres_pid() is not None and stores.postgres_answers(Path(published["postgres_socket"]))
+        return self.postgres_pid() is not None and postgres_answers(Path(published["postgres_socket"]))
 
     async def admin(self, method: str, path: str, body: Any = None, bound_s: float = BOUND_S) -> Any:
         """One call of the admin API, repeated until it is answered: grants and the like are idempotent."""

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from billing.database.connection import DatabaseError
-from billing.holds.partition import NotReady
+from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import RedisError
 from billing.holds.redis.layout import Entry
 from gateway.runtime.runtime import Runtime

@@ -18,7 +18,7 @@ import msgspec
 
 from billing.database.connection import Database, DatabaseError
 from billing.payments.local.store import KINDS
-from billing.payments.objects import Dispute, Invoice, ObjectKind, ObjectRef, Payment, Refund, Subscription
+from billing.payments.port import Dispute, Invoice, ObjectKind, ObjectRef, Payment, Refund, Subscription
 from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Stack
 from tests.chaos.waiting import until

@@ -82,7 +82,7 @@ class Gateway:
         )
         sessions = self.runtime.services.sessions
         async with sessions.transaction() as connection:
-            pair = await sessions.start(connection, user_id, address=None, user_agent=None)
+            pair = await sessions.start(connection, user_id)
         return pair.access_token
 
     async def admin(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from gateway.config.providers import ProviderConfig
+from gateway.config.providers import BillingConfig, Key, ProviderConfig
 from gateway.config.secret import Secret
-from gateway.config.targets import BillingConfig, Key
 from tests.gateway.conftest import MakeGateway
 from tests.support.answering import BOUND_S
 from tests.support.provider_bills import KEY, billing_apis, cost

@@ -27,7 +27,7 @@ async def test_two_gateways(make_gateway: MakeGateway) -> None:
 
     sessions = one.runtime.services.sessions
     async with sessions.transaction() as connection:
-        pair = await sessions.start(connection, user_id, address=None, user_agent=None)
+        pair = await sessions.start(connection, user_id)
     body = {"refresh_token": pair.refresh_token}
     answers = await asyncio.gather(
         *(call(each, "POST", "/api/auth/refresh", body=body) for each in (one, other) for _ in range(4))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.files import FILES, SHIPPED_FOLDER
 from gateway.config.settings import environment_example
+from gateway.config.source import FILES, SHIPPED_FOLDER
 from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch, with_host
 
 pytestmark = pytest.mark.slow

@@ -8,6 +8,7 @@ redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
 tables             tables of cases in YAML, next to the tests that read them
+tls                certificates for servers of tests
 holds              an engine on the real stores, requests for holds, and what both stores say of them
 refusals           one of everything that the proxy refuses
 gateways           requests to a gateway, and what must hold once one is over
@@ -24,6 +25,7 @@ fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it
 command_tree       every command, as it is called
+command_calls      what commands do with a client, without a command line
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process

@@ -17,7 +17,7 @@ import uvloop
 from aiohttp import web
 
 from billing.api.requests import read_bounded
-from gateway.dialects.base import Endpoint
+from gateway.dialects.declarations import Endpoint
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects
 from gateway.server.connection import EdgeProtocol, Serve

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.upstream.base import UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from gateway.upstream.connection import Connection, Response
+from gateway.upstream.transport import Connection, Response
 
 # No test is silent for so long but those of silence, which have a shorter one.
 TIMEOUT_S: Final = 300.0

@@ -211,7 +211,6 @@ def counted(body: bytes) -> int:
     texts = [message["content"] for message in asked.get("messages", ())]
     texts += [asked["prompt"]] if "prompt" in asked else []
     tokenizer = Tokenizer()
-    tokenizer.load()
     try:
         gained = sum(len(json.dumps(text)) - 3 - tokenizer.count(text, O200K) for text in texts) - 3
     finally:

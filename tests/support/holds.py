@@ -9,11 +9,11 @@ from typing import Any
 
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineSettings
+from billing.holds.epochs import NotReady, Partition
 from billing.holds.model import (
     Decision,
     Hold,
@@ -22,7 +22,6 @@ from billing.holds.model import (
     Need,
     Settled,
 )
-from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, Keyspace, KeyState
 from billing.keys.keys import ApiKeys

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from billing.provider_bills.answers import BASE_URLS, SourceName
+from billing.provider_bills.lines import BASE_URLS, SourceName
 
 KEY = "sk-admin-of-the-tests"
 

@@ -7,13 +7,13 @@ from typing import Final
 
 from billing.api.attempts import TooManyAttempts
 from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
-from billing.keys.presented import DifferentKeys
+from billing.keys.secrets import DifferentKeys
 from billing.plans import Plan
 from billing.principals import Limit, Principal, Subject
 from billing.quotas import Metric, Quota, Window
 from gateway.dialects.base import Envelope
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refusal

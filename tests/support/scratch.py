@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.embedded.account import SERVER_USER
+from gateway.embedded.folders import SERVER_USER
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
 # Of the servers' data and logs, several of each at a time, and half as much again.

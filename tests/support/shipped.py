@@ -6,10 +6,9 @@ from pathlib import Path
 
 from billing.pricing.table import PriceTable
 from gateway.config import settings
-from gateway.config.files import PRICES_FILE, SHIPPED_FOLDER
 from gateway.config.problems import Problems
 from gateway.config.settings import Settings, load_settings
-from gateway.config.source import Value
+from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER, Value
 
 
 @cache

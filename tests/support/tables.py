@@ -2,7 +2,8 @@
 
 A table has `columns`, the test's arguments, and `rows`. `!usage`, `!work` and `!parts` are these structs, without the
 fields that have their defaults; `!bytes` is a text in UTF-8, `!tuple` a tuple, `!power` a large number (`[10, 4000]`),
-and `!run` a text with a sign that is repeated (`[before, sign, times, after]`).
+`!run` a text with a sign that is repeated (`[before, sign, times, after]`), `!many` a list of one item, repeated, and
+`!names` a mapping of so many names.
 """
 
 from collections.abc import Callable
@@ -30,11 +31,17 @@ _Loader.add_constructor("!parts", _struct(Parts))
 _Loader.add_constructor("!bytes", lambda loader, node: loader.construct_scalar(node).encode())
 _Loader.add_constructor("!tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
 _Loader.add_constructor("!power", lambda loader, node: pow(*loader.construct_sequence(node)))
+_Loader.add_constructor("!many", lambda loader, node: _many(*loader.construct_sequence(node)))
+_Loader.add_constructor("!names", lambda loader, node: {str(n): "" for n in range(int(loader.construct_scalar(node)))})
 _Loader.add_constructor("!run", lambda loader, node: _run(*loader.construct_sequence(node)))
 
 
 def _run(before: str, sign: str, times: int, after: str) -> str:
     return before + sign * times + after
+
+
+def _many(item: object, times: int) -> list[object]:
+    return [item] * times
 
 
 class Tables:

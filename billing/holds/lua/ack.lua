@@ -10,7 +10,7 @@ if not epoch_is(KEYS[1], epoch) then return {1} end
 local replies = {0}
 
 -- Answers whether an account's state has a correction.
-local function told(place, xseq)
+local function has_applied(place, xseq)
   local account = read_state(KEYS[place])
   return account and account[EPOCH] == epoch and account[A_XSEQ] >= xseq
 end
@@ -26,7 +26,7 @@ for first = 2, #ARGV, 1000 do -- Lua's stack bounds the arguments of a command
     if raw and string.byte(raw, 2) == SETTLED then
       local place, xseq = unpack_from('<Hi8', ARGV[first + n - 1], 27)
       local _, of_epoch = entry_head(raw)
-      if place > 0 and of_epoch == epoch and not told(place, xseq) then
+      if place > 0 and of_epoch == epoch and not has_applied(place, xseq) then
         replies[#replies + 1] = ids[n]
       else
         done[#done + 1] = ids[n]

@@ -22,7 +22,7 @@
 -- ARGV[7] 'account', 'key' or 'user'   ARGV[8] the version from which on a user has had limits without a break; else 0
 -- ARGV[9..] one counter each: I4 tag, model pattern ('' any; may end in '*'), feature (each B + bytes)
 -- Reply: {1} another epoch   {2} not installed: nothing to adopt   {3} call again with the ids of open holds
---        {4} the account is held back (see join.lua): nothing was done   {5} the account has an older version: nothing was
+--        {4} the account is quarantined (see join.lua): nothing was done   {5} the account has an older version: nothing was
 --        done
 --        {0, dseq, xseq, the account's time in ms, counters that are pending}
 

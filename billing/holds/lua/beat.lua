@@ -3,7 +3,7 @@
 --
 -- KEYS[1] meta   KEYS[2] installed
 -- ARGV[1] epoch   ARGV[2] the ledger's beats   ARGV[3] '1': close
--- Reply: -1 another epoch   0 closed   1 open   2 open, and accounts are held back
+-- Reply: -1 another epoch   0 closed   1 open   2 open, and accounts are quarantined
 
 if not epoch_is(KEYS[1], tonumber(ARGV[1])) then return -1 end
 local NOTED_EVERY = 10

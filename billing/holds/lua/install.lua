@@ -1,4 +1,4 @@
--- Load an account, and a key of it, from one snapshot of Postgres into this epoch. One that is held back (see join.lua) is
+-- Load an account, and a key of it, from one snapshot of Postgres into this epoch. One that is quarantined (see join.lua) is
 -- not served yet: its version is 0.
 --
 -- KEYS[1] meta   KEYS[2] installed (hash: subject -> epoch, and "epoch" itself)   KEYS[3] account state   KEYS[4] key state (optional)

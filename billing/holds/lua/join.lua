@@ -3,7 +3,7 @@
 -- account is not served while any gateway holds it back, and the others are. Each call says all that its gateway holds
 -- back; that of a gateway which is gone ends when another one says so.
 --
--- KEYS[1] meta   KEYS[2] joined (set of gateways)   KEYS[3] installed (hash: `back`, the accounts that are held back, and
+-- KEYS[1] meta   KEYS[2] joined (set of gateways)   KEYS[3] installed (hash: `back`, the accounts that are quarantined, and
 -- `back:ID`, the gateways that do it, both separated by spaces)   KEYS[4..] states of the accounts that this one holds back
 -- ARGV[1] epoch   ARGV[2] this gateway   ARGV[3] number n of the accounts that it holds back   ARGV[4] number m of gateways
 -- that are gone   ARGV[5..] the n accounts, in the order of KEYS; the m gateways; the gateways that live, as it has seen

@@ -1,34 +1,51 @@
-"""LocalProvider: a payment provider that takes no money, with the same port as one that does."""
+"""LocalProvider: a payment provider that takes no money, with the same port as one that does; and its subscriptions:
+invoices, renewals, changes and cancellations.
+
+A period is paid in advance by the saved card, or by the one that the payer has shown. What is not paid leaves the
+subscription past due, until a button of the portal pays its invoice.
+"""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 
 from billing.errors import MetergateError
-from billing.payments.local import bills
-from billing.payments.local.cards import card_of
-from billing.payments.objects import Checkout, Customer, Event, ObjectKind, ObjectRef, Payment, Refund, Subscription
+from billing.payments.local.store import Card, card_of
 from billing.payments.port import (
+    CURRENCY,
+    Checkout,
+    Customer,
     CustomerGone,
+    Event,
     HostedPage,
+    Invoice,
+    InvoiceLine,
     NewCustomer,
+    ObjectKind,
+    ObjectRef,
+    Payment,
     PaymentEventRefused,
     PaymentRefused,
     Purchase,
+    Refund,
     ReturnUrls,
+    Subscription,
 )
+from billing.times import months_later
 from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.payments.local.store import Change, LocalStore
-    from billing.payments.objects import ProviderObject
+    from billing.payments.port import ProviderObject
+
+logger = logging.getLogger(__name__)
 
 # How often due work is done: renewals, expiry of pages, delivery of events.
 EVERY_S: Final = 10.0
@@ -46,28 +63,24 @@ _PREFIXES: Final[Mapping[ObjectKind, str]] = {
 }
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+When = Literal["now", "period_end"]
 # Returns what each price costs a month, in cents, by the price's id.
 Catalogue = Callable[[], Mapping[str, int]]
 
 
+@dataclass
 class LocalProvider:
-    """The local provider. `base_url` is where its pages are found, without a slash at its end; `take` is what an event
-    is delivered to, and raises where it has to be delivered again."""
+    """The local provider. `base_url` is where its pages are found, without a slash at its end; `receiver` is what
+    an event is delivered to, and raises where it has to be delivered again."""
 
-    name: Final[Literal["local"]] = "local"
-    livemode: Final = False
+    name: ClassVar[Literal["local"]] = "local"
+    livemode: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        store: LocalStore,
-        base_url: str,
-        deployment: str,
-        catalogue: Catalogue,
-        take: Callable[[Event], Awaitable[None]] | None = None,
-    ) -> None:
-        self.store, self.deployment, self.catalogue, self.take = store, deployment, catalogue, take
-        self._base_url = base_url
+    store: LocalStore
+    base_url: str
+    deployment: str
+    catalogue: Catalogue
+    receiver: Callable[[Event], Awaitable[object]] | None = None
 
     def new_id(self, kind: ObjectKind) -> str:
         """Return an id for a new object."""
@@ -138,23 +151,8 @@ class LocalProvider:
         """Charge the saved test card, which decides what comes of it."""
 
         async def make(change: Change) -> Payment:
-            card = card_of((await self.customer(change, purchase.customer_id)).method)
-            made = Payment(
-                self.new_id("payment"),
-                card.status,
-                purchase.amount_cents,
-                purchase.amount_cents,
-                purchase.currency,
-                purchase.customer_id,
-                purchase.order_id,
-                self.deployment,
-                livemode=False,
-                created_at=change.now,
-                decline_code=card.decline_code,
-                hard=card.hard,
-            )
-            await self.store.put(change, made, f"payment.{made.status}")
-            return made
+            card = await self._saved_card(change, purchase.customer_id)
+            return await self.pay_in(change, purchase, purchase.amount_cents, card)
 
         return await self._once(key, purchase, Payment, make)
 
@@ -171,11 +169,8 @@ class LocalProvider:
     async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
         """Give back a part of a payment, or all of it: once by `name`, which is kept as a key is. Raises
         `PaymentRefused` for more than is left of it, and for one that is disputed."""
-
-        async def make(change: Change) -> Refund:
-            return await self.refund_in(change, payment_id, amount_cents)
-
-        return await self._once(name, [payment_id, amount_cents], Refund, make)
+        asked = payment_id, amount_cents
+        return await self._once(name, asked, Refund, lambda change: self.refund_in(change, *asked))
 
     async def refund_in(self, change: Change, payment_id: str, amount_cents: int) -> Refund:
         """Give back as `refund`, in a change of the provider's."""
@@ -194,31 +189,20 @@ class LocalProvider:
         await self.store.put(change, made, "refund.created")
         return made
 
-    async def change_plan(
-        self, subscription_id: str, price_id: str, when: Literal["now", "period_end"], key: str
-    ) -> Subscription:
+    async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
         """Change a subscription's price, now or from the next period on."""
+        asked = subscription_id, price_id, when
+        return await self._once(key, asked, Subscription, lambda change: self.change_plan_in(change, *asked))
 
-        async def make(change: Change) -> Subscription:
-            return await bills.change_plan(self, change, subscription_id, price_id, when)
-
-        return await self._once(key, [subscription_id, price_id, when], Subscription, make)
-
-    async def cancel(self, subscription_id: str, when: Literal["now", "period_end"], key: str) -> Subscription:
+    async def cancel(self, subscription_id: str, when: When, key: str) -> Subscription:
         """Cancel a subscription, now or when its period ends."""
-
-        async def make(change: Change) -> Subscription:
-            return await bills.cancel(self, change, subscription_id, when)
-
-        return await self._once(key, [subscription_id, "cancel", when], Subscription, make)
+        asked = subscription_id, "cancel", when
+        return await self._once(key, asked, Subscription, lambda change: self.cancel_in(change, subscription_id, when))
 
     async def resume(self, subscription_id: str, key: str) -> Subscription:
         """Take back a cancellation or a change that has not come about yet."""
-
-        async def make(change: Change) -> Subscription:
-            return await bills.resume(self, change, subscription_id)
-
-        return await self._once(key, [subscription_id, "resume"], Subscription, make)
+        asked = subscription_id, "resume"
+        return await self._once(key, asked, Subscription, lambda change: self.resume_in(change, subscription_id))
 
     async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
         """Return an object as it is now."""
@@ -242,10 +226,10 @@ class LocalProvider:
     async def deliver(self, events: list[Event]) -> None:
         """Deliver events; one that is not taken waits for `run_once`."""
         for event in events:
-            if self.take is None:
+            if self.receiver is None:
                 return
             try:
-                await self.take(event)
+                await self.receiver(event)
                 await self.store.delivered(event.id)
             except MetergateError as error:
                 logger.warning("an event of the local payment provider waits: %s: %s", event.type, error)
@@ -256,7 +240,7 @@ class LocalProvider:
         for checkout_id in await self.store.due("checkout", LISTED_AT_ONCE):
             await self.expire_checkout(checkout_id, f"{checkout_id}:expired")
         for subscription_id in await self.store.due("subscription", LISTED_AT_ONCE):
-            await self.deliver(await bills.renew(self, subscription_id))
+            await self.deliver(await self._renew(subscription_id))
         await self.store.forget()
 
     def work(self) -> Periodic:
@@ -270,6 +254,38 @@ class LocalProvider:
             raise CustomerGone("The payment provider does not know this customer any more.")
         return found
 
+    async def _saved_card(self, change: Change, customer_id: str) -> Card:
+        return card_of((await self.customer(change, customer_id)).method)
+
+    async def pay_in(
+        self,
+        change: Change,
+        asked: Purchase | Invoice,
+        cents: int,
+        card: Card,
+        *,
+        payment_id: str | None = None,
+        invoice_id: str | None = None,
+    ) -> Payment:
+        """Make a payment by a card, in a change of the provider's, or try one that was declined again."""
+        made = Payment(
+            id=payment_id or self.new_id("payment"),
+            status=card.status,
+            amount_cents=cents,
+            total_cents=cents,
+            currency=asked.currency,
+            customer_id=asked.customer_id,
+            order_id=asked.order_id,
+            deployment=self.deployment,
+            livemode=False,
+            created_at=change.now,
+            decline_code=card.decline_code,
+            hard=card.hard,
+            invoice_id=invoice_id,
+        )
+        await self.store.put(change, made, f"payment.{made.status}")
+        return made
+
     async def _customer_page(self, kind: str, customer_id: str, urls: ReturnUrls, hours: int, key: str) -> HostedPage:
         async def make(change: Change) -> HostedPage:
             await self.customer(change, customer_id)
@@ -280,9 +296,171 @@ class LocalProvider:
     async def _page(self, change: Change, kind: str, object_id: str, urls: ReturnUrls, ends_at: datetime) -> HostedPage:
         secret = secrets.token_urlsafe(32)
         await self.store.open_page(change.connection, secret, kind, object_id, urls, ends_at)
-        return HostedPage(object_id, f"{self._base_url}/pay/{secret}", ends_at)
+        return HostedPage(object_id, f"{self.base_url}/pay/{secret}", ends_at)
 
     async def _once(self, key: str, asked: Any, answer: type[T], make: Callable[[Change], Awaitable[T]]) -> T:
         made, events = await self.store.once(key, msgspec.to_builtins(asked), answer, make)
         await self.deliver(events)
         return made
+
+    async def subscribe(self, change: Change, purchase: Purchase, card: Card) -> Subscription:
+        """Begin the subscription of a plan whose first month is paid by a card. Its payment is made anyway."""
+        start, end = change.now, months_later(change.now, 1)
+        assert purchase.price_id is not None  # noqa: S101  (an order of a plan has one)
+        made = Subscription(
+            self.new_id("subscription"),
+            "incomplete",
+            purchase.customer_id,
+            purchase.order_id,
+            self.deployment,
+            purchase.price_id,
+            start,
+            end,
+            livemode=False,
+            created_at=change.now,
+        )
+        lines = (self._line("subscription", purchase.amount_cents, purchase.price_id, start, end),)
+        invoice = await self._bill(change, made, lines, card)
+        status: Literal["active", "incomplete"] = "active" if invoice.status == "paid" else "incomplete"
+        made = replace(made, status=status, latest_invoice_id=invoice.id)
+        await self.store.put(change, made, "subscription.created")
+        return made
+
+    async def _bill(
+        self, change: Change, subscription: Subscription, lines: tuple[InvoiceLine, ...], card: Card
+    ) -> Invoice:
+        """Make an invoice and have it paid by a card, as far as that goes."""
+        amount = max(0, sum(line.amount_cents for line in lines))
+        invoice = Invoice(
+            self.new_id("invoice"),
+            "open",
+            subscription.customer_id,
+            subscription.id,
+            None,
+            subscription.order_id,
+            self.deployment,
+            amount,
+            amount,
+            CURRENCY,
+            lines,
+            livemode=False,
+            created_at=change.now,
+        )
+        invoice = replace(invoice, number=invoice.id[-8:])
+        return await self._pay(change, invoice, card)
+
+    async def _pay(self, change: Change, invoice: Invoice, card: Card) -> Invoice:
+        """Have an open invoice paid by a card."""
+        if invoice.amount_cents == 0:
+            invoice = replace(invoice, status="paid")
+        else:
+            payment = await self.pay_in(change, invoice, invoice.amount_cents, card, invoice_id=invoice.id)
+            status: Literal["paid", "open"] = "paid" if card.status == "paid" else "open"
+            invoice = replace(invoice, status=status, payment_id=payment.id, attempts=invoice.attempts + 1)
+        await self.store.put(change, invoice, "invoice.paid" if invoice.status == "paid" else "invoice.payment_failed")
+        return invoice
+
+    async def _renew(self, subscription_id: str) -> list[Event]:
+        """Begin the next period of a subscription whose own is over, or end it; return the events."""
+        async with self.store.change() as change:
+            found = await self._locked(change, subscription_id)
+            if found.period_end > change.now or found.status not in ("active", "past_due"):
+                return []
+            ends_at = found.ends_at
+            if ends_at is not None and ends_at <= found.period_end:
+                ended = replace(found, status="canceled", ended_at=ends_at)
+                await self.store.put(change, ended, "subscription.deleted")
+                return change.events
+            price_id = found.next_price_id or found.price_id
+            number = 1
+            while months_later(found.created_at, number) <= found.period_end:
+                number += 1
+            start, end = found.period_end, months_later(found.created_at, number)
+            card = await self._saved_card(change, found.customer_id)
+            lines = (self._line("subscription", self.price_of(price_id), price_id, start, end),)
+            found = replace(found, price_id=price_id, next_price_id=None, period_start=start, period_end=end)
+            invoice = await self._bill(change, found, lines, card)
+            status: Literal["active", "past_due"] = "active" if invoice.status == "paid" else "past_due"
+            await self.store.put(
+                change, replace(found, status=status, latest_invoice_id=invoice.id), "subscription.updated"
+            )
+            return change.events
+
+    async def change_plan_in(self, change: Change, subscription_id: str, price_id: str, when: When) -> Subscription:
+        """Change a subscription's price: now, with what is left of the month given back and the rest of it charged at
+        once; or from the next period on. Raises `PaymentRefused` where the card does not pay the difference."""
+        found = await self._locked(change, subscription_id)
+        try:
+            new_cents = self.price_of(price_id)
+        except KeyError as error:
+            raise PaymentRefused("There is no such price.") from error
+        if when == "period_end":
+            found = replace(found, next_price_id=None if price_id == found.price_id else price_id)
+            found = replace(found, cancel_at=None, cancel_at_period_end=False)
+        elif price_id != found.price_id:
+            span = (found.period_start, found.period_end)
+            old = prorated_cents(self.price_of(found.price_id), *span, change.now)
+            new = prorated_cents(new_cents, *span, change.now)
+            lines = (
+                self._line("proration", -old, found.price_id, change.now, found.period_end),
+                self._line("proration", new, price_id, change.now, found.period_end),
+            )
+            found = replace(found, price_id=price_id, next_price_id=None, cancel_at=None, cancel_at_period_end=False)
+            card = await self._saved_card(change, found.customer_id)
+            if new > old and card.status != "paid":
+                raise PaymentRefused("The saved card did not pay the difference: the plan stays as it is.")
+            invoice = await self._bill(change, found, lines, card)
+            found = replace(found, latest_invoice_id=invoice.id)
+        await self.store.put(change, found, "subscription.updated")
+        return found
+
+    async def cancel_in(self, change: Change, subscription_id: str, when: When) -> Subscription:
+        """Cancel a subscription. At the period's end it is told by `cancel_at`, as Stripe's portal does it."""
+        found = await self._locked(change, subscription_id)
+        if when == "now":
+            found = replace(found, status="canceled", ended_at=change.now)
+            await self.store.put(change, found, "subscription.deleted")
+        else:
+            found = replace(found, cancel_at=found.period_end, next_price_id=None)
+            await self.store.put(change, found, "subscription.updated")
+        return found
+
+    async def resume_in(self, change: Change, subscription_id: str) -> Subscription:
+        """Take back what was to come at the period's end."""
+        found = await self._locked(change, subscription_id)
+        found = replace(found, cancel_at=None, cancel_at_period_end=False, next_price_id=None)
+        await self.store.put(change, found, "subscription.updated")
+        return found
+
+    async def pay_overdue(self, change: Change, subscription_id: str) -> None:
+        """Have the last invoice of a subscription that is past due paid by the card that is saved now."""
+        found = await self._locked(change, subscription_id)
+        ref = ObjectRef("invoice", found.latest_invoice_id or "none")
+        invoice = await self.store.read(change.connection, ref, lock=True)
+        if found.status != "past_due" or not isinstance(invoice, Invoice) or invoice.status != "open":
+            return
+        card = await self._saved_card(change, found.customer_id)
+        if (await self._pay(change, invoice, card)).status == "paid":
+            await self.store.put(change, replace(found, status="active"), "subscription.updated")
+
+    async def _locked(self, change: Change, subscription_id: str) -> Subscription:
+        found = await self.store.read(change.connection, ObjectRef("subscription", subscription_id), lock=True)
+        if not isinstance(found, Subscription) or found.status == "canceled":
+            raise PaymentRefused("There is no such subscription, or it has ended.")
+        return found
+
+    def _line(
+        self,
+        kind: Literal["subscription", "proration"],
+        cents: int,
+        price_id: str,
+        start: datetime,
+        end: datetime,
+    ) -> InvoiceLine:
+        return InvoiceLine(f"il_{self.store.new_id()}", kind, cents, price_id, start, end)
+
+
+def prorated_cents(cents: int, start: datetime, end: datetime, at: datetime) -> int:
+    """Return what of a month's price the rest of the month from `at` on costs, to the cent below."""
+    whole, rest = (end - start).total_seconds(), (end - at).total_seconds()
+    return int(cents * max(0, int(rest)) // max(1, int(whole)))

@@ -1,7 +1,10 @@
-"""What the local provider keeps: its objects, idempotency keys, pages and events, in Postgres.
+"""What the local provider keeps: its objects, idempotency keys, pages and events, in Postgres; and its test cards.
 
 Objects are kept as the neutral ones that the port shows, refunds and disputes apart from their payment. A change and
 its event are written in one transaction; the event is delivered afterwards, and again until it was taken.
+
+What a payment by a test card comes to is as by Stripe's test cards of these numbers
+(https://docs.stripe.com/testing#declined-payments).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from billing.database.connection import Connection, Database, queries
-from billing.payments.objects import (
+from billing.payments.port import (
     Checkout,
     Customer,
     Dispute,
@@ -24,15 +27,52 @@ from billing.payments.objects import (
     ObjectKind,
     ObjectRef,
     Payment,
+    PaymentRefused,
+    PaymentStatus,
+    Purchase,
     Refund,
+    ReturnUrls,
     Subscription,
 )
-from billing.payments.port import PaymentRefused, Purchase, ReturnUrls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from billing.payments.objects import ProviderObject
+    from billing.payments.port import ProviderObject
+_query = queries("billing.payments.local")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A test card. `status` is that of a payment without the payer; `asks` has the payer confirm it on a page."""
+
+    method: str
+    label: str
+    status: PaymentStatus
+    decline_code: str | None = None
+    hard: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Return whether the payer has to confirm a payment by it."""
+        return self.status == "requires_action"
+
+
+GOOD: Final = Card("visa 4242", "A card that pays", "paid")
+ASKS: Final = Card(
+    "visa 3155", "A card that asks for confirmation (3-D Secure)", "requires_action", "authentication_required"
+)
+POOR: Final = Card("visa 9995", "A card without funds: declined", "failed", "insufficient_funds")
+STOLEN: Final = Card("visa 9979", "A stolen card: declined for good", "failed", "stolen_card", hard=True)
+NONE: Final = Card("", "No card", "failed", "no_payment_method", hard=True)
+
+CARDS: Final[Mapping[str, Card]] = {card.method: card for card in (GOOD, ASKS, POOR, STOLEN)}
+
+
+def card_of(method: str | None) -> Card:
+    """Return the card that is saved as a method; one that is never paid by where none is."""
+    return CARDS.get(method or "", NONE)
+
 
 KINDS: Final[dict[ObjectKind, type[Any]]] = {
     each.kind: each for each in (Checkout, Payment, Refund, Dispute, Invoice, Subscription, Customer)
@@ -42,7 +82,6 @@ EVENTS_AT_ONCE: Final = 100
 KEPT_DAYS: Final = 30
 
 T = TypeVar("T")
-_query = queries("billing.payments.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +102,13 @@ class Change:
     events: list[Event] = field(default_factory=list)
 
 
+@dataclass
 class LocalStore:
     """Reads and writes the local provider's rows. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime], new_id: Callable[[], str]) -> None:
-        self.database, self.now, self.new_id = database, now, new_id
+    database: Database
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
 
     async def read(self, connection: Connection, ref: ObjectRef, *, lock: bool = False) -> Any | None:
         """Return an object as it is kept; with `lock` for the rest of the connection's transaction."""

@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import stripe
 from aiohttp import ClientTimeout
 
-from billing.payments.objects import CURRENCY
-from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
-from billing.payments.stripe.bills import UNREADABLE, readable
-from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
-from billing.payments.stripe.signatures import ENDPOINT_EVENTS
+from billing.payments.port import CURRENCY, CustomerGone, PaymentProviderUnavailable, PaymentRefused
+from billing.payments.stripe.events import ENDPOINT_EVENTS
+from billing.payments.stripe.objects import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS, UNREADABLE, readable
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from billing.payments.stripe.parameters import Params
+    from billing.payments.stripe.objects import Params
 
 
 # The version whose objects `objects` reads. It is sent with each call, so that the account's own doesn't matter.

@@ -5,18 +5,35 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
-from billing.payments.port import CustomerGone, HostedPage, PaymentError, PaymentRefused
-from billing.payments.stripe import bills, objects, parameters, signatures
+from billing.payments.port import (
+    CURRENCY,
+    CustomerGone,
+    HostedPage,
+    ObjectKind,
+    ObjectRef,
+    Payment,
+    PaymentError,
+    PaymentRefused,
+)
+from billing.payments.stripe import events, objects
 from billing.payments.stripe.client import PAGE, Decline, StripeAccess, StripeCalls, declined_by
-from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
+from billing.payments.stripe.objects import ORDER, CheckoutRules, Params
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import datetime
 
-    from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
-    from billing.payments.port import NewCustomer, Purchase, ReturnUrls
+    from billing.payments.port import (
+        Customer,
+        Event,
+        Invoice,
+        NewCustomer,
+        ProviderObject,
+        Purchase,
+        Refund,
+        ReturnUrls,
+        Subscription,
+    )
 
 _ORDER_ID: Final = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 NO_METHOD: Final = "no_payment_method"
@@ -44,21 +61,21 @@ class StripePayments:
         """Close connections."""
         await self.calls.close()
 
-    @bills.readable()
+    @objects.readable()
     async def ensure_customer(self, customer: NewCustomer, key: str) -> str:
         """Create a customer, once per key. Raises as the port says; so do the others."""
-        params = parameters.customer_params(customer, self._deployment)
+        params = objects.customer_params(customer, self._deployment)
         made = await self.calls.write(self.calls.api.customers.create_async, params=params, key=key)
         return str(made["id"])
 
-    @bills.readable()
+    @objects.readable()
     async def checkout(self, purchase: Purchase, urls: ReturnUrls, key: str) -> HostedPage:
         """Open a page at which a purchase is paid. It ends by itself after 24 hours."""
-        params = parameters.checkout_params(purchase, urls, self._deployment, self._rules)
+        params = objects.checkout_params(purchase, urls, self._deployment, self._rules)
         made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
-        return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
+        return HostedPage(made["id"], made["url"], objects.moment(made["expires_at"]))
 
-    @bills.readable()
+    @objects.readable()
     async def expire_checkout(self, checkout_id: str, key: str) -> None:
         """Close a page that was not paid; one that is closed or paid stays as it is."""
         sessions = self.calls.api.checkout.sessions
@@ -69,27 +86,27 @@ class StripePayments:
             if found is not None and found["status"] == "open":
                 raise
 
-    @bills.readable()
+    @objects.readable()
     async def setup(self, customer_id: str, urls: ReturnUrls, key: str) -> HostedPage:
         """Open a page at which a payment method is saved without paying."""
-        params = parameters.setup_params(customer_id, urls, CURRENCY, self._deployment)
+        params = objects.setup_params(customer_id, urls, CURRENCY, self._deployment)
         made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
-        return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
+        return HostedPage(made["id"], made["url"], objects.moment(made["expires_at"]))
 
-    @bills.readable()
+    @objects.readable()
     async def portal(self, customer_id: str, return_url: str, key: str) -> HostedPage:
         """Open the customer portal."""
         params: Params = {"customer": customer_id, "return_url": return_url}
         made = await self.calls.write(self.calls.api.billing_portal.sessions.create_async, params=params, key=key)
         return HostedPage(made["id"], made["url"], None)
 
-    @bills.readable()
+    @objects.readable()
     async def charge(self, purchase: Purchase, key: str) -> Payment:
         """Charge the saved payment method without the payer; a decline is a payment that has failed."""
         method = await self._method(purchase.customer_id)
         if method is None:
             return objects.not_charged(purchase, NO_METHOD, self.livemode, self._now())
-        params = parameters.charge_params(purchase, method["id"], self._deployment)
+        params = objects.charge_params(purchase, method["id"], self._deployment)
         api = self.calls.api
         try:
             made = await declined_by(self.calls.write(api.payment_intents.create_async, params=params, key=key))
@@ -104,7 +121,7 @@ class StripePayments:
         found = None if made.intent_id is None else await self._payment(made.intent_id)
         return found or objects.not_charged(purchase, made.code, self.livemode, self._now())
 
-    @bills.readable()
+    @objects.readable()
     async def find_payment(self, order_id: str, customer_id: str | None = None) -> Payment | None:
         """Return the newest payment of an order. Stripe's search, for payments of other customers, is up to a minute
         behind, or more when it is not well (https://docs.stripe.com/search#data-freshness); lists are not."""
@@ -121,15 +138,15 @@ class StripePayments:
         """Return the newest payment that was made for an order before, among the customer's last ones."""
         params: Params = {"customer": customer_id, "limit": PAGE}
         page = await self.calls.read(self.calls.api.payment_intents.list_async, params=params)
-        found = [each["id"] for each in page["data"] if bills.marks_of(each).get(ORDER) == order_id]
+        found = [each["id"] for each in page["data"] if objects.marks_of(each).get(ORDER) == order_id]
         return await self._payment(found[0]) if found else None
 
-    @bills.readable()
+    @objects.readable()
     async def cancel_payment(self, payment_id: str, key: str) -> None:
         """Cancel a payment that is open."""
         await self.calls.write(self.calls.api.payment_intents.cancel_async, payment_id, params={}, key=key)
 
-    @bills.readable()
+    @objects.readable()
     async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
         """Return a part of a payment to the payer, or all of it, once by `name`: the payment's refunds are listed
         first, by which one is found whose key Stripe has forgotten, or has kept a failure for."""
@@ -137,48 +154,48 @@ class StripePayments:
         listed = await self.calls.all_of(refunds.list_async, {"payment_intent": payment_id})
         made = objects.refund_made(listed, name)
         if made is None:
-            params = parameters.refund_params(payment_id, amount_cents, name, self._deployment)
+            params = objects.refund_params(payment_id, amount_cents, name, self._deployment)
             made = await self.calls.write(refunds.create_async, params=params, key=key or name)
         return objects.refund_of(made)
 
-    @bills.readable()
+    @objects.readable()
     async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
         """Change a subscription's price. Now: what is left is credited, the rest charged at once, and the change comes
         about with its payment; at the period's end: by a schedule."""
         subscription = await self._subscription(subscription_id)
         if when == "now":
             await self._release(subscription, key)
-            params = parameters.upgrade_params(subscription["items"]["data"][0]["id"], price_id)
+            params = objects.upgrade_params(subscription["items"]["data"][0]["id"], price_id)
             return await self._update(subscription_id, params, key)
         schedules = self.calls.api.subscription_schedules
         schedule = subscription.get("schedule")
         if schedule is None:
             asked: Params = {"from_subscription": subscription_id}
             schedule = await self.calls.write(schedules.create_async, params=asked, key=f"{key}:schedule")
-        asked = parameters.downgrade_params(schedule, price_id)
+        asked = objects.downgrade_params(schedule, price_id)
         await self.calls.write(schedules.update_async, schedule["id"], params=asked, key=key)
-        return bills.subscription_of(await self._subscription(subscription_id))
+        return objects.subscription_of(await self._subscription(subscription_id))
 
-    @bills.readable()
+    @objects.readable()
     async def cancel(self, subscription_id: str, when: When, key: str) -> Subscription:
         """Cancel a subscription: now, giving nothing back, or at the period's end."""
         await self._release(await self._subscription(subscription_id), key)
         if when == "period_end":
             return await self._update(subscription_id, {"cancel_at_period_end": True}, key)
         await self.calls.write(self.calls.api.subscriptions.cancel_async, subscription_id, params={}, key=key)
-        return bills.subscription_of(await self._subscription(subscription_id))
+        return objects.subscription_of(await self._subscription(subscription_id))
 
-    @bills.readable()
+    @objects.readable()
     async def resume(self, subscription_id: str, key: str) -> Subscription:
         """Take back a cancellation, or a change, that has not come about yet."""
         subscription = await self._subscription(subscription_id)
         await self._release(subscription, key)
-        params = parameters.resume_params(subscription)
+        params = objects.resume_params(subscription)
         if not params:
-            return bills.subscription_of(await self._subscription(subscription_id))
+            return objects.subscription_of(await self._subscription(subscription_id))
         return await self._update(subscription_id, params, key)
 
-    @bills.readable()
+    @objects.readable()
     async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
         """Return an object as it is now; None: there is none, it was deleted, or it is no part of a payment."""
         api, find = self.calls.api, self.calls.find
@@ -198,7 +215,7 @@ class StripePayments:
                 return await self._invoice(ref.id)
             case "subscription":
                 found = await find(api.subscriptions.retrieve_async, ref.id, {"expand": ["schedule"]})
-                return None if found is None else bills.subscription_of(found)
+                return None if found is None else objects.subscription_of(found)
             case "customer":
                 return await self._customer(ref.id)
 
@@ -216,14 +233,14 @@ class StripePayments:
         }[kind]
         params: Params = {"status": "all"} if kind == "subscription" else {}
         params["created"] = {"gte": int(since.timestamp())}
-        async with bills.readable():
+        async with objects.readable():
             async for found in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
                 yield ObjectRef(kind, found["id"])
 
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """Return an event that was delivered. Raises `PaymentEventRefused`."""
-        signatures.verify(body, headers.get(signatures.SIGNATURE_HEADER, ""), self._secrets, self._now())
-        return signatures.read(body)
+        events.verify(body, headers.get(events.SIGNATURE_HEADER, ""), self._secrets, self._now())
+        return events.read(body)
 
     async def _payment(self, payment_id: str) -> Payment | None:
         """Return a payment intent with what belongs to it."""
@@ -235,7 +252,7 @@ class StripePayments:
         sessions = await calls.read(api.checkout.sessions.list_async, params=of_it | {"limit": 1})
         session = sessions["data"][0] if sessions["data"] else None
         invoice = None
-        if session is None and not intent["metadata"].get(parameters.DEPLOYMENT):
+        if session is None and not intent["metadata"].get(objects.DEPLOYMENT):
             invoice = await self._paid_invoice(payment_id)
         if intent.get("latest_charge") is None:
             return objects.payment_of(intent, session, invoice)
@@ -250,7 +267,7 @@ class StripePayments:
         found = await self.calls.read(api.invoice_payments.list_async, params=params)
         if not found["data"]:
             return None
-        return await self.calls.find(api.invoices.retrieve_async, bills.id_of(found["data"][0]["invoice"]) or "")
+        return await self.calls.find(api.invoices.retrieve_async, objects.id_of(found["data"][0]["invoice"]) or "")
 
     async def _invoice(self, invoice_id: str) -> Invoice | None:
         api = self.calls.api
@@ -260,7 +277,7 @@ class StripePayments:
         lines = invoice["lines"]["data"]
         if invoice["lines"].get("has_more"):
             lines = await self.calls.all_of(api.invoices.line_items.list_async, {}, invoice_id)
-        return bills.invoice_of(invoice, lines)
+        return objects.invoice_of(invoice, lines)
 
     async def _customer(self, customer_id: str) -> Customer | None:
         customer = await self.calls.find(self.calls.api.customers.retrieve_async, customer_id)
@@ -289,7 +306,7 @@ class StripePayments:
     async def _update(self, subscription_id: str, params: Params, key: str) -> Subscription:
         asked, update = params | {"expand": ["schedule"]}, self.calls.api.subscriptions.update_async
         updated = await self.calls.write(update, subscription_id, params=asked, key=key)
-        return bills.subscription_of(updated)
+        return objects.subscription_of(updated)
 
     async def _release(self, subscription: Mapping[str, Any], key: str) -> None:
         """Let a subscription go from the schedule that it follows: none can be changed beside it."""

@@ -11,9 +11,7 @@ from billing.cli.options import RESULT
 from gateway.commands.tools.settings import TOOLS, Place, Target, Tool
 
 if TYPE_CHECKING:
-    from gateway.commands.tools.backups import Backups
-    from gateway.commands.tools.changes import Change
-    from gateway.commands.tools.keys import FoundKey
+    from gateway.commands.tools.changes import Backups, Change, FoundKey
     from gateway.commands.tools.settings import FileValues
 
 # Where `metergate up` listens.
@@ -47,8 +45,7 @@ def connect(
     tool = TOOLS.get(name)
     if tool is None:
         raise CommandFailed(f"There is no tool {name!r}: it is one of {', '.join(TOOLS)}.", USAGE)
-    from gateway.commands.tools.backups import Backups
-    from gateway.commands.tools.keys import own_folder
+    from gateway.commands.tools.changes import Backups, own_folder
 
     backups = Backups(own_folder(os.environ) / "connected" / tool.name)
     try:
@@ -58,7 +55,7 @@ def connect(
 
 
 def _connect(tool: Tool, backups: "Backups", output: Output, given: tuple[list[str] | None, Path | None, bool]) -> int:
-    from gateway.commands.tools.keys import keep_key
+    from gateway.commands.tools.changes import keep_key
 
     models, key_file, dry_run = given
     found, target = _target(output, models or [], key_file)
@@ -81,9 +78,8 @@ def _connect(tool: Tool, backups: "Backups", output: Output, given: tuple[list[s
 
 
 def _target(output: Output, models: list[str], key_file: Path | None) -> "tuple[FoundKey, Target]":
-    from gateway.commands.api_url import find_own_gateway
-    from gateway.commands.misuse import explained_misuse
-    from gateway.commands.tools.keys import find_key
+    from gateway.commands.data_folder import explained_misuse, find_own_gateway
+    from gateway.commands.tools.changes import find_key
     from gateway.config.environment import command_environment
 
     with explained_misuse():
@@ -112,7 +108,7 @@ def _changes(wanted: "list[FileValues]") -> "tuple[list[Change], list[FileValues
 
 
 def _write(needed: "list[Change]", backups: "Backups") -> None:
-    from gateway.commands.tools.keys import replace_file
+    from gateway.commands.tools.changes import replace_file
 
     if needed:
         backups.keep(needed)  # first: what is written can be undone at every moment
@@ -140,7 +136,7 @@ def _summary(tool: Tool, needed: "list[Change]", *, dry_run: bool, refused: bool
 
 
 def _undo(tool: Tool, backups: "Backups", output: Output) -> int:
-    from gateway.commands.tools.backups import NothingToUndo
+    from gateway.commands.tools.changes import NothingToUndo
 
     try:
         restored, left = backups.restore()

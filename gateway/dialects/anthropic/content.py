@@ -21,23 +21,25 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import FIELDS, ITEMS, NULL
-from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_PARTS, Parts
-from gateway.dialects.fields import (
-    NAMES_BETWEEN,
-    Name,
-    as_name,
-    check_shape,
+from gateway.dialects.body import (
+    PLAIN_BYTES,
+    StructureBounds,
+    are_texts,
+    check_items,
+    check_value,
     first_byte,
     is_null,
+    more_items,
+    objects_of,
     read_object,
     read_objects,
+    text,
+    too_many,
     wrong_type,
 )
+from gateway.dialects.decoding import FIELDS, ITEMS, NULL, BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.output import Inline, Kind, OutputReader, Piece, count_input
-from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
-from gateway.dialects.values import text
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"
@@ -63,7 +65,6 @@ _REFERENCE: Final = "_reference"
 _STORED: Final = "file"
 _LEVEL: Final = 1
 _QUOTE, _LIST, _OBJECT = b'"[{'
-_TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 _SETTINGS: Final = frozenset(
     {
         "model",
@@ -172,10 +173,7 @@ class _Count:
         if first_byte(raw) not in (_OBJECT, _LIST):
             return
         given = Raw(b"[" + bytes(raw) + b"]") if first_byte(raw) == _OBJECT else raw
-        changes = read_objects(given, param, _TOOL)
-        if changes is None:
-            raise wrong_type(param, "an array of objects")
-        for change in changes:
+        for change in objects_of(given, param, _TOOL):
             kind = "" if is_null(change.get("type")) else text(change["type"], f"{param}.type")
             within = _field_with_tool(kind, change)
             if within is not None:
@@ -203,26 +201,16 @@ def read_messages(messages: Raw, system: Raw | None, bounds: StructureBounds) ->
 
     Raises `BadRequest` where they are of another type, where names are tricks, and where there are too many.
     """
-    if more_items(messages, bounds.messages):
-        raise too_many(MESSAGES, bounds.messages, MESSAGES)
+    check_items(messages, bounds.messages, MESSAGES, MESSAGES)
     is_plain = system is None or first_byte(system) == _QUOTE or is_null(system)
-    if is_plain and len(messages) <= PLAIN_BYTES:
-        try:
-            plain = _TEXTS.decode(messages)
-        except (msgspec.ValidationError, RecursionError):
-            pass
-        else:
-            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
-                check_shape(shape, MESSAGES, _MESSAGE)
-            return TEXT_ALONE
+    if is_plain and len(messages) <= PLAIN_BYTES and are_texts(messages, MESSAGES, _MESSAGE):
+        return TEXT_ALONE
     return _read_blocks(messages, system, bounds)
 
 
 def _read_blocks(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
     check_value(messages, bounds, _LEVEL, MESSAGES)
-    found = read_objects(messages, MESSAGES, _MESSAGE)
-    if found is None:
-        raise wrong_type(MESSAGES, "an array of objects")
+    found = objects_of(messages, MESSAGES, _MESSAGE)
     count = _Count(bounds)
     if system is not None and not is_null(system):
         check_value(system, bounds, _LEVEL, "system")

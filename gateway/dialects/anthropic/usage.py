@@ -19,10 +19,9 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapshot, total
 from gateway.dialects.anthropic.content import OUTPUT
-from gateway.dialects.base import EventReader
-from gateway.dialects.decoding import NULL, OBJECT, UNREADABLE, decoded
-from gateway.dialects.facts import EventFacts, Reported, decoded_answer
-from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, is_zero, unknown_counts
+from gateway.dialects.decoding import NULL, OBJECT, UNREADABLE, decoded, decoded_answer
+from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, EventFacts, Reported, is_zero, unknown_counts
+from gateway.dialects.streaming import EventReader
 
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
 # One container that ran code: the answer names it, and its usage does not.

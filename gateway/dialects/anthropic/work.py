@@ -21,12 +21,22 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.decoding import FIELDS, TEXT
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import (
+    MAX_NAME_CHARS,
+    StructureBounds,
+    check_value,
+    field_of,
+    first_byte,
+    is_null,
+    objects_of,
+    read_object,
+    read_tool_objects,
+    short_text,
+    too_many,
+    whole,
+)
+from gateway.dialects.decoding import FIELDS, TEXT, BadRequest
 from gateway.dialects.facts import NO_WORK, Work
-from gateway.dialects.fields import field_of, first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
-from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})
 SEARCH: Final = "web_search"
@@ -236,9 +246,7 @@ def _check_container(raw: Raw) -> bool:
     given = field_of(fields, "skills")
     if given is None:
         return False
-    skills = read_objects(given, "container.skills", frozenset({"type", "skill_id"}))
-    if skills is None:
-        raise wrong_type("container.skills", "an array of objects")
+    skills = objects_of(given, "container.skills", frozenset({"type", "skill_id"}))
     for skill in skills:
         if short_text(skill.get("type"), "container.skills.type") != _ANTHROPICS_SKILL:
             message = "Skills that are kept at the provider can't be used here: take those of type 'anthropic'."
@@ -255,9 +263,7 @@ def _compactions(given: Mapping[str, Raw]) -> int:
     raw = field_of(read_object(given["context_management"], "context_management", frozenset({"edits"})), "edits")
     if raw is None:
         return compactions
-    edits = read_objects(raw, "context_management.edits", frozenset({"type"}))
-    if edits is None:
-        raise wrong_type("context_management.edits", "an array of objects")
+    edits = objects_of(raw, "context_management.edits", frozenset({"type"}))
     kinds = [short_text(edit.get("type"), "context_management.edits.type") for edit in edits]
     return compactions + sum(not kind.startswith(_CLEARS) for kind in kinds)
 
@@ -268,9 +274,7 @@ def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int
         return [], 0, False
     if first_byte(raw) != ord("["):
         raise BadRequest("This leaves the models to the provider: name them in a list of objects.", "fallbacks")
-    entries = read_objects(raw, "fallbacks", _FALLBACK | _NOT_IN_FALLBACK)
-    if entries is None:
-        raise wrong_type("fallbacks", "an array of objects")
+    entries = objects_of(raw, "fallbacks", _FALLBACK | _NOT_IN_FALLBACK)
     if len(entries) > MAX_FALLBACKS:
         raise too_many("fallbacks", MAX_FALLBACKS, "fallbacks")
     models, most, fast = [], 0, False

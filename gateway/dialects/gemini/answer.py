@@ -20,11 +20,10 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
+from gateway.dialects.body import is_null
 from gateway.dialects.decoding import NULL, OBJECT, TEXT, UNREADABLE, decoded
-from gateway.dialects.facts import Reported
-from gateway.dialects.fields import is_null
+from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, Reported, cut_down, is_zero, shared_out, unknown_counts
 from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
-from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, cut_down, is_zero, shared_out, unknown_counts
 
 # Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there.
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')

@@ -1,4 +1,5 @@
-"""Gemini's own API: its endpoints, and the few fields of a request that the gateway changes.
+"""Gemini's own API: its endpoints, and the few fields of a request that the gateway changes. And what the gateway
+answers by itself: errors (https://google.aip.dev/193), and the list of models (https://ai.google.dev/api/models).
 
 Source: https://ai.google.dev/api. The model and what is done stand in the path, the format of a stream in the query
 (`alt=sse`). What is stored or runs at Google without a count (files, caches, tokens for browsers, live sessions,
@@ -15,23 +16,146 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
-from gateway.dialects.decoding import FIELDS, NULL, TEXT
-from gateway.dialects.events import EVENT_STREAM
-from gateway.dialects.facts import Reported, decoded_answer
-from gateway.dialects.fields import is_null
+from gateway.dialects.base import Changes, Dialect, Head, Match
+from gateway.dialects.body import capped, is_null
+from gateway.dialects.declarations import Endpoint
+from gateway.dialects.decoding import FIELDS, TEXT, BadRequest, decoded_answer
+from gateway.dialects.facts import Reported
+from gateway.dialects.gemini import CLIENT, GEMINI, KEY
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
-from gateway.dialects.gemini.declared import CLIENT, GEMINI, KEY
-from gateway.dialects.gemini.envelopes import GeminiModels, error_body
-from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
-from gateway.dialects.gemini.request import MAX_FIELD, REQUEST, input_texts, input_tokens, parse
+from gateway.dialects.gemini.request import (
+    COUNT,
+    EMBED,
+    EMBED_BATCH,
+    GENERATE,
+    MAX_FIELD,
+    REQUEST,
+    STREAM,
+    input_texts,
+    input_tokens,
+    method_of,
+    parse,
+    snake,
+)
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
-from gateway.dialects.values import INTEGER
+from gateway.dialects.streaming import EVENT_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from gateway.dialects.base import FinalQuotaFacts, ListedModel, RefusalFacts
     from gateway.dialects.facts import ParsedRequest
+
+_STATUS: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "FAILED_PRECONDITION",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_TYPE: Final = "type.googleapis.com/google.rpc."
+DOMAIN: Final = "metergate"
+# Gemini CLI 0.61.0 asks again for 227 s (10 requests), silently, unless an error says that this is in vain; with either
+# of these it stops after one request, within 3 s. A RetryInfo of more than 300 s has it show the message, with its
+# address. A quotaId with PerDay has it say "You have exhausted your daily quota on this model" in place of the message:
+# so that is for quotas that reset sooner, or never.
+LONG_S: Final = 300
+PER_DAY: Final = "PerDay"
+DEFAULT_SIZE: Final = 50
+MAX_SIZE: Final = 1_000
+_PREFIX: Final = "models/"
+# Stands in the name of a model that embeds and writes nothing.
+_EMBEDDING: Final = "embedding"
+
+
+def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
+    """Return `{"error": {code, message, status, details, ...}}`: why, in ErrorInfo; which field, in BadRequest; which
+    quota, in QuotaFailure; when to ask again, in RetryInfo."""
+    info = {"code": refusal.code, "request_id": request_id}
+    details: list[dict[str, object]] = [
+        {"@type": _TYPE + "ErrorInfo", "reason": refusal.code.upper(), "domain": DOMAIN, "metadata": info}
+    ]
+    if refusal.param is not None:
+        violation = {"field": refusal.param, "description": refusal.message}
+        details.append({"@type": _TYPE + "BadRequest", "fieldViolations": [violation]})
+    if refusal.final is not None:
+        details.append(_quota_failure(refusal.final, refusal.message))
+    delay_s = refusal.retry_after_s if refusal.final is None else refusal.final.wait_s
+    if delay_s is not None:
+        details.append({"@type": _TYPE + "RetryInfo", "retryDelay": f"{delay_s}s"})
+    error = {
+        "code": refusal.status,
+        "message": refusal.message,
+        "status": _STATUS.get(refusal.status, "UNKNOWN"),
+        "details": details,
+        **refusal.extra,
+    }
+    return msgspec.json.encode({"error": error})
+
+
+def _quota_failure(quota: FinalQuotaFacts, message: str) -> dict[str, object]:
+    """Return which quota refuses, so that clients don't ask again by themselves."""
+    waits = quota.wait_s is not None and quota.wait_s > LONG_S
+    violation = {
+        "subject": quota.subject,
+        "description": message,
+        "quotaMetric": f"{DOMAIN}/{quota.metric}",
+        "quotaId": quota.name if waits else f"{quota.name}-{PER_DAY}",
+    }
+    return {"@type": _TYPE + "QuotaFailure", "violations": [violation]}
+
+
+class GeminiModels:
+    """How Gemini's API lists models; a `ModelList`."""
+
+    paths: Final = ("/v1beta/models",)
+
+    def has(self, model: ListedModel, *, writes: bool) -> bool:
+        """Return whether it writes or embeds."""
+        return writes or _EMBEDDING in model.id
+
+    def listed(self, models: Sequence[ListedModel], query: Mapping[str, str]) -> object:
+        """Return one page, by `pageSize` and `pageToken`, which is the name of its first model. Raises `BadRequest`."""
+        start, size = _start(models, query.get("pageToken", "")), _size(query.get("pageSize", ""))
+        end = start + size
+        more = {"nextPageToken": models[end].id} if end < len(models) else {}
+        return {"models": [self.one(model) for model in models[start:end]], **more}
+
+    def one(self, model: ListedModel) -> object:
+        """Return one model."""
+        methods = [EMBED, EMBED_BATCH] if _EMBEDDING in model.id else [GENERATE, STREAM]
+        limits = {"inputTokenLimit": model.context_window, "outputTokenLimit": model.max_output_tokens}
+        return {
+            "name": _PREFIX + model.id,
+            "version": model.id,
+            "displayName": model.id,
+            **{name: limit for name, limit in limits.items() if limit is not None},
+            "supportedGenerationMethods": [*methods, COUNT],
+        }
+
+
+def _size(digits: str) -> int:
+    if digits in ("", "0"):
+        return DEFAULT_SIZE
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_SIZE)) and int(digits) <= MAX_SIZE):
+        raise BadRequest(f"Invalid value for 'pageSize': expected an integer from 1 to {MAX_SIZE}.", "pageSize")
+    return int(digits)
+
+
+def _start(models: Sequence[ListedModel], token: str) -> int:
+    names = [model.id for model in models]
+    if token and token not in names:
+        raise BadRequest("Invalid value for 'pageToken': take the one of the last page.", "pageToken")
+    return names.index(token) if token else 0
+
 
 # Of Google's API. A provider is asked for the one that the client asks for.
 VERSIONS: Final = ("v1beta", "v1")
@@ -46,7 +170,6 @@ _SHARED_PATH: Final = re.compile(
 )
 JSON: Final = b"application/json"
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
-_PREFIX: Final = "models/"
 
 
 def usage_from_json(operation: str, body: bytes) -> Reported | None:
@@ -121,8 +244,7 @@ class GeminiDialect(Dialect):
             given: Raw | None = fields.get(name)
             config: dict[str, Any] = {} if is_null(given) or given is None else dict(FIELDS.decode(given))
             spelled = snake(max_field) if snake(max_field) in config else max_field
-            own = INTEGER.decode(config.get(spelled, NULL))
-            config[spelled] = granted if own is None else min(own, granted)
+            config[spelled] = capped(config, spelled, granted)
             fields[name] = config
             changed = True
         return msgspec.json.encode(fields) if changed else body

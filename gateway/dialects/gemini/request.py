@@ -19,6 +19,11 @@ tokens of thoughts a byte of it at most (one of 384 has 0.41), and requests that
 byte. Inline images and documents are bounded by a price row's `part_tokens`, sound by its bytes; inline video, files by
 their address, and parts that are not known here and have data or an address, by the context window. Files that are
 stored at Google are shared by all who use the operator's key: an address that leads there is refused.
+
+Google's servers take a field by its JSON name and by its name in the definition (`maxOutputTokens` and
+`max_output_tokens`, https://protobuf.dev/programming-guides/json/), and by no other spelling. Both are read here as the
+first; a name in a third spelling, or in both at once, is refused. A list of one item may be written without its
+brackets, as Google's own examples have it.
 """
 
 from __future__ import annotations
@@ -32,27 +37,99 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.decoding import FIELDS, NULL, TEXT, UNREADABLE
-from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
-from gateway.dialects.fields import first_byte, read_object, top_level, wrong_type
-from gateway.dialects.gemini.names import COUNT, EMBED_BATCH, GENERATE, STREAM, Names, method_of, texts_or_one
-from gateway.dialects.output import Inline, count_input, kind_of
-from gateway.dialects.structure import (
+from gateway.dialects.body import (
+    MAX_LABEL_CHARS,
+    MAX_MODEL_CHARS,
+    MAX_NAME_CHARS,
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     StructureBounds,
+    check_names,
     check_size,
     check_value,
+    first_byte,
+    is_null,
+    label,
     more_items,
+    objects_of,
+    read_object,
+    text,
+    texts,
     too_many,
+    top_level,
+    whole,
+    wrong_type,
 )
-from gateway.dialects.values import MAX_LABEL_CHARS, MAX_MODEL_CHARS, MAX_NAME_CHARS, label, text, whole
+from gateway.dialects.decoding import FIELDS, NULL, TEXT, UNREADABLE, BadRequest
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
+from gateway.dialects.output import Inline, count_input, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.dialects.base import Head
+
+_UPPER: Final = re.compile(r"([A-Z])")
+_OBJECT, _LIST, _QUOTE = b'{["'
+GENERATE: Final = "generateContent"
+STREAM: Final = "streamGenerateContent"
+EMBED: Final = "embedContent"
+EMBED_BATCH: Final = "batchEmbedContents"
+COUNT: Final = "countTokens"
+
+
+class Names:
+    """The names of one kind of object that metering reads."""
+
+    __slots__ = ("_plain", "spelled")
+
+    def __init__(self, *names: str) -> None:
+        self._plain: dict[str, str] = {}
+        for name in names:
+            self._plain[name] = self._plain[snake(name)] = name
+        self.spelled = frozenset(self._plain)
+
+    def plain(self, fields: Mapping[str, Raw]) -> dict[str, Raw]:
+        """Return the fields by their JSON names; null is as if it were not given."""
+        of = self._plain
+        return {of.get(name, name): value for name, value in fields.items() if not is_null(value)}
+
+    def read(self, raw: Raw, param: str) -> dict[str, Raw]:
+        """Return the fields of an object. Raises `BadRequest`."""
+        return self.plain(read_object(raw, param, self.spelled))
+
+    def read_each(self, raw: Raw, param: str, most: int) -> list[dict[str, Raw]]:
+        """Return the fields of each object of a list of at most `most`. Raises `BadRequest`."""
+        if first_byte(raw) == _OBJECT:
+            return [self.read(raw, param)]
+        if first_byte(raw) != _LIST:
+            raise wrong_type(param, "an array of objects")
+        if more_items(raw, most):
+            raise too_many(f"items in '{param}'", most, param)
+        return [self.plain(each) for each in objects_of(raw, param, self.spelled)]
+
+    def check(self, names: Iterable[str], param: str) -> None:
+        """Refuse names that are spelled in another way, or in two. Raises `BadRequest`."""
+        check_names(names, param, self.spelled)
+
+    def spelling(self, fields: Mapping[str, object], name: str) -> str:
+        """Return how an object spells a field: by its JSON name where it has neither."""
+        return snake(name) if snake(name) in fields else name
+
+
+def snake(name: str) -> str:
+    """Return a field's name in the definition, by its JSON name."""
+    return _UPPER.sub(r"_\1", name).lower()
+
+
+def method_of(operation: str) -> str:
+    """Return what is done, without the version of the API."""
+    return operation.partition(":")[2]
+
+
+def texts_or_one(raw: Raw, param: str) -> list[str]:
+    """Return a list of strings, or of the one that stands there without brackets. Raises `BadRequest`."""
+    return [text(raw, param)] if first_byte(raw) == _QUOTE else texts(raw, param)
 
 
 CONTENTS: Final = "contents"
@@ -95,7 +172,6 @@ _BLOB: Final = Names("mimeType", "data", "displayName")
 _FILE: Final = Names("mimeType", "fileUri", "displayName")
 _FUNCTION_RESPONSE: Final = Names("id", "name", "response", "parts", "willContinue", "scheduling")
 _GOOGLES_HOSTS: Final = ("googleapis.com", "cloud.google.com")
-_QUOTE, _OBJECT = b'"{'
 _SHORTEST_ITEM_BYTES: Final = len("{},")
 _FILE_HINT: Final = "send it as 'inlineData', or by an 'https://' address that is open to all."
 

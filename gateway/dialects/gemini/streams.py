@@ -20,19 +20,21 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.body import is_null
 from gateway.dialects.decoding import decoded
-from gateway.dialects.events import (
+from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
+from gateway.dialects.streaming import (
     ENDS,
     EVENT_END_BYTES,
+    MAX_KEPT_BYTES,
+    MAX_PLAIN_BYTES,
+    Passed,
     event_data,
     last_end,
     replace_data,
     split_events,
     with_charge,
 )
-from gateway.dialects.fields import is_null
-from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
-from gateway.dialects.streaming import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported
@@ -267,8 +269,6 @@ class ArrayFrames(Frames):
 
 # Of what follows the last piece, before it passes.
 MAX_HELD_BYTES: Final = 1 << 20
-# The most that is kept of a stream before its usage is read.
-MAX_UNREAD_BYTES: Final = 64 << 10
 _USAGE: Final = ("usageMetadata",)
 NO_ANSWER: Final = Answer()
 # Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped.
@@ -287,7 +287,6 @@ class GeminiTap(Passed):
         self._is_made = False
         self._uncounted = False  # there is output without a count
         self._read = 0  # of how many blocks of what is kept the usage was read
-        self._unread_kept_bytes = 0  # in the others
         self._passed_unkept_bytes = 0  # that were not kept when those came
         self._after: list[bytes] = []  # objects that follow the last usage in its block
         self._finished = False  # a candidate has, and nothing was written since then
@@ -378,13 +377,13 @@ class GeminiTap(Passed):
         return ends
 
     def _keep(self, data: bytes) -> None:
-        """Keep the data of a frame, whose usage is read later; read that at once where there is no room for more."""
+        """Keep the data of a frame, whose usage is read later, at the latest when it is packed; read that at once where
+        there is no room for more."""
         if self._kept_bytes + len(data) <= self._keep_bytes:
+            if self._kept_bytes + len(data) - self._packed_bytes > MAX_PLAIN_BYTES and self._kept:
+                self._pack()
             self._kept.append(data)
             self._kept_bytes += len(data)
-            self._unread_kept_bytes += len(data)
-            if self._unread_kept_bytes > MAX_UNREAD_BYTES:
-                self._read_kept()
         else:
             self._read_kept()
             self._not_kept_bytes += len(data)
@@ -396,22 +395,32 @@ class GeminiTap(Passed):
         left, self._read = self._read, len(self._kept)
         if left == self._read:
             return
-        self._unread_kept_bytes, self._is_made = 0, False
+        self._is_made = False
         if self._read - left > 1 and self._reading.add_lines(self._frames.lines(b"".join(self._kept[left:]))):
-            self._reported_at, self._after = (self._read, self._passed_unkept_bytes), []
+            self._note_usage(self._read)
             return
         for number in range(left, self._read):
             self._read_usage(self._kept[number], number + 1)
+
+    def _note_usage(self, kept: int) -> None:
+        """Note that usage was read where so much was kept."""
+        self._note_reported(kept, self._passed_unkept_bytes)
+        self._after = []
+
+    def _search_kept(self) -> None:
+        self._read_kept()
+        self._tool_calls = self.tool_calls
+        self._read = self._calls_counted = 0
 
     def _read_usage(self, data: bytes, kept: int) -> None:
         """Read the usage in one block, where `kept` blocks are kept with it."""
         reading, frames = self._reading, self._frames
         if reading.add_lines(frames.lines(data)):
-            self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
+            self._note_usage(kept)
             return
         for each in frames.objects(data):
             if reading.add(decoded(ANSWER, each) or NO_ANSWER, each):
-                self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
+                self._note_usage(kept)
             elif self._reported_at[0] == kept:
                 self._after.append(each)
 

@@ -11,28 +11,53 @@ that disagree about a body must not let more through than was held. So a body is
 
 Every value is looked at by a decoder here or by `structure.check_value`, so that `msgspec.json.decode` of a body that
 `parse` has accepted never raises. Nothing below the top level is built but what has to be looked into.
+
+Azure's client names the model of most operations in the path, and that name alone counts; others stand without one
+(https://learn.microsoft.com/azure/ai-foundry/openai/reference). What it calls is served at its own path and below
+`/azure`, so that its endpoint is this gateway's address with or without that.
+
+Errors are in the envelope that OpenAI's clients expect, and that whatever belongs to no API is answered in
+(https://platform.openai.com/docs/guides/error-codes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
+from billing.schemas import base
 from billing.usage import MAX_COUNT
 from gateway.dialects.base import Changes, Dialect
-from gateway.dialects.decoding import FIELDS, ITEMS
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import (
+    BOOLEAN,
+    DEFAULT_BOUNDS,
+    FIELD_LEVEL,
+    INTEGER,
+    FieldTable,
+    StructureBounds,
+    check_value,
+    checked_model,
+    first_byte,
+    integer_within,
+    is_null,
+    label,
+    metadata_of,
+    more_items,
+    read_object,
+    read_values,
+    request_fields,
+    too_many,
+    wrong_type,
+)
+from gateway.dialects.declarations import NO_HEADERS, Endpoint
+from gateway.dialects.decoding import FIELDS, ITEMS, BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
-from gateway.dialects.openai.declared import OPENAI
-from gateway.dialects.openai.errors import error_body
+from gateway.dialects.openai import OPENAI
+from gateway.dialects.openai.answer import OUTPUT, OpenAIEvents, usage_from_json
 from gateway.dialects.openai.messages import count_content, count_parts, input_texts, input_tokens
-from gateway.dialects.openai.output import OUTPUT, OpenAIEvents
-from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
-from gateway.dialects.openai.usage import usage_from_json
 from gateway.dialects.openai.work import (
     SEARCH_PARAMETERS,
     TOOL_CALLS_FIELD,
@@ -41,28 +66,62 @@ from gateway.dialects.openai.work import (
     with_bounded_sources,
 )
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import (
-    DEFAULT_BOUNDS,
-    StructureBounds,
-    check_value,
-    more_items,
-    request_fields,
-    too_many,
-)
-from gateway.dialects.values import (
-    BOOLEAN,
-    FIELD_LEVEL,
-    INTEGER,
-    FieldTable,
-    checked_model,
-    label,
-    metadata_of,
-    read_values,
-    within,
-)
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Head, Match
+    from gateway.dialects.base import Head, Match, RefusalFacts
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
+MODERATIONS: Final = "/v1/moderations"
+# The parameter of a path that names the model.
+DEPLOYMENT: Final = "model"
+_VERSION: Final = "/v1"
+_AZURE: Final = ("/openai", "/azure/openai")
+
+
+def with_azure(
+    operations: Iterable[str], *, free: bool = False, writes: bool = True, deployed: bool = True
+) -> Iterator[Endpoint]:
+    """Give the endpoints of some operations, which are named by their paths here: those, and Azure's of each.
+    `deployed` says that Azure's client names the model in the path."""
+    deployment = f"/deployments/{{{DEPLOYMENT}}}" if deployed else ""
+    for operation in operations:
+        for path in paths_of(operation, deployment):
+            yield Endpoint(path, operation, free=free, writes=writes)
+
+
+def paths_of(path: str, deployment: str = "") -> Iterator[str]:
+    """Give a path, and those of Azure's client for the same; `deployment` stands in those without a version."""
+    yield path
+    for begins in _AZURE:
+        yield begins + path
+        yield f"{begins}{deployment}{path.removeprefix(_VERSION)}"
+        if deployment and path == MODERATIONS:  # which AzureOpenAI sends without a deployment
+            yield begins + path.removeprefix(_VERSION)
+
+
+# LiteLLM maps a 402 or 403 of any other type to its general APIError, which what is built on it repeats (aider 0.86.2:
+# nine times within 71 s), and one of this type to BadRequestError with the same status, which they take for final; seen
+# with LiteLLM 1.81.10 and 1.106.2. No other client looks at these types.
+_TYPES: Final[Mapping[int, str]] = dict.fromkeys((402, 403), "invalid_request_error")
+# OpenAI's type of a quota that waiting does not help with.
+SPENT: Final = "insufficient_quota"
+# At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
+# the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
+
+
+def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
+    """Return `{"error": {message, type, param, code, ...}}`; `code` is the gateway's own, `type` OpenAI's where clients
+    act on it."""
+    type_ = _TYPES.get(refusal.status, refusal.type) if refusal.final is None else SPENT
+    return base.error_body(refusal.code, refusal.message, type_=type_, param=refusal.param, **refusal.extra)
+
+
+def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
+    """Return no further headers: `x-request-id` is what OpenAI's clients show."""
+    return NO_HEADERS
+
 
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
@@ -141,11 +200,13 @@ def parse(
     work = NO_WORK if WORK_FIELDS.isdisjoint(fields) else _work(fields, values, bounds)
     if has_output:
         if "n" in values or "best_of" in values:
-            choices = max(within(values, "n", 1, MAX_CHOICES) or 1, within(values, "best_of", 1, MAX_CHOICES) or 1)
+            choices = max(
+                integer_within(values, "n", 1, MAX_CHOICES) or 1, integer_within(values, "best_of", 1, MAX_CHOICES) or 1
+            )
         given = _maxima(values, 0 if operation == COMPLETIONS else 1)
     most: int | None = values[given[0]] if given else None
     if len(given) > 1:
-        most = max([values[name] for name in given])
+        most = max(values[name] for name in given)
     if operation == CHAT:
         parts, outside = count_parts(content, bounds)
         outside = outside or ("prompt" in fields and first_byte(fields["prompt"]) == ord("{"))  # stored there
@@ -257,7 +318,7 @@ class OpenAIDialect(Dialect):
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent: `configured` is that of chats.
         Completions are older than `max_completion_tokens`."""
-        return configured if operation == CHAT or configured == "n_predict" else "max_tokens"
+        return max_field(configured, operation)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """Return a tap; a client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
@@ -265,14 +326,14 @@ class OpenAIDialect(Dialect):
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    return read_work(fields, within(values, TOOL_CALLS_FIELD, 0, MAX_COUNT), bounds)
+    return read_work(fields, integer_within(values, TOOL_CALLS_FIELD, 0, MAX_COUNT), bounds)
 
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
     """Return the maxima given, by name. Completions allow 0: OpenAI scores an echoed prompt then, and writes none."""
     given: tuple[str, ...] = ()
     for name in MAX_FIELDS:
-        if name in values and within(values, name, least, MAX_COUNT) is not None:
+        if name in values and integer_within(values, name, least, MAX_COUNT) is not None:
             given += (name,)
     return given
 

@@ -22,28 +22,23 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import ITEMS, NULL, TEXT, UNREADABLE
-from gateway.dialects.facts import NO_PARTS, Parts
-from gateway.dialects.fields import (
-    NAMES_BETWEEN,
-    Name,
-    as_name,
-    check_shape,
-    first_byte,
-    read_object,
-    read_objects,
-    wrong_type,
-)
-from gateway.dialects.output import Inline, Kind, count_input, piece_of
-from gateway.dialects.structure import (
+from gateway.dialects.body import (
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     SHORTEST_ITEM_BYTES,
     StructureBounds,
+    are_texts,
     check_value,
+    first_byte,
     more_items,
+    objects_of,
+    read_object,
+    read_objects,
     too_many,
 )
+from gateway.dialects.decoding import ITEMS, NULL, TEXT, UNREADABLE
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.output import Inline, Kind, count_input, piece_of
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"
@@ -78,7 +73,6 @@ class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _PLAIN_MESSAGES: Final = msgspec.json.Decoder(list[_PlainMessage])
 _AROUND_BYTES: Final = len('{"role":"","content":},')
-_TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 
 
 def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
@@ -92,15 +86,8 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
         return NO_PARTS, False
     if size_bytes > SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
         raise too_many(MESSAGES, bounds.messages, MESSAGES)
-    if size_bytes <= PLAIN_BYTES:
-        try:
-            plain = _TEXTS.decode(messages)
-        except (msgspec.ValidationError, RecursionError):
-            pass
-        else:
-            for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
-                check_shape(shape, MESSAGES, _MESSAGE)
-            return NO_PARTS, False
+    if size_bytes <= PLAIN_BYTES and are_texts(messages, MESSAGES, _MESSAGE):
+        return NO_PARTS, False
     return _look_into(messages, bounds)
 
 
@@ -129,9 +116,7 @@ def _are_plain(messages: Raw, bounds: StructureBounds) -> bool:
 
 
 def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
-    found = read_objects(messages, MESSAGES, _MESSAGE)
-    if found is None:
-        raise wrong_type(MESSAGES, "an array of objects")
+    found = objects_of(messages, MESSAGES, _MESSAGE)
     parts: list[dict[str, Raw]] = []
     outside = False
     for message in found:

@@ -38,11 +38,27 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import (
+    MAX_NAME_CHARS,
+    PRESET,
+    StructureBounds,
+    check_value,
+    field_of,
+    first_byte,
+    folded,
+    is_null,
+    objects_of,
+    read_object,
+    read_objects,
+    read_tool_objects,
+    short_text,
+    texts,
+    too_many,
+    whole,
+    wrong_type,
+)
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_WORK, Work, charged_by_search
-from gateway.dialects.fields import field_of, first_byte, folded, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
-from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 TOOLS: Final = "tools"
 # Bounds the calls of all tools that run at the provider.
@@ -394,11 +410,8 @@ def _plugins(raw: Raw | None) -> tuple[int, bool]:
     whether one makes input of a file that is not in the body as text."""
     if raw is None:
         return 0, False
-    plugins = read_objects(raw, "plugins", _PLUGIN)
-    if plugins is None:
-        raise wrong_type("plugins", "an array of objects")
     uses, reads_files = 0, False
-    for index, plugin in enumerate(plugins):
+    for index, plugin in enumerate(objects_of(raw, "plugins", _PLUGIN)):
         param = f"plugins[{index}]"
         name = "" if is_null(plugin.get("id")) else short_text(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:

@@ -1,7 +1,7 @@
 """The Responses API, the answer: usage, units and output of a whole response, or of the events of a stream.
 
 Source: https://platform.openai.com/docs/api-reference/responses/object and .../responses-streaming. Tokens stand in
-`usage` under the names that `gateway.dialects.openai.usage` reads. Searches are those that `tool_usage` counts; where
+`usage` under the names that `gateway.dialects.openai.answer` reads. Searches are those that `tool_usage` counts; where
 it is absent, the calls in `output` that searched: opened pages and calls that failed are not billed.
 
 A stream ends with `response.completed`, `response.incomplete` or `response.failed`, whose `response` has the usage; no
@@ -19,14 +19,11 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import EventReader
-from gateway.dialects.decoding import NULL, decoded
-from gateway.dialects.events import with_charge
-from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.decoding import NULL, GarbageAnswer, decoded
 from gateway.dialects.facts import EventFacts, Reported
-from gateway.dialects.openai.output import TEXTS
-from gateway.dialects.openai.usage import CITATION, PlainResponseUsage, plain_usage, usage_from_json
+from gateway.dialects.openai.answer import CITATION, TEXTS, PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
+from gateway.dialects.streaming import EventReader, with_charge
 
 # Names of fields of an item that say which one it is, not what the model wrote.
 _NO_OUTPUT: Final = frozenset(
@@ -122,7 +119,7 @@ def usage_of(response: bytes) -> Reported | None:
     searches = min(_searches(response), MAX_COUNT)
     if not searches:
         return reported
-    return msgspec.structs.replace(reported, usage=msgspec.structs.replace(reported.usage, searches=searches))
+    return msgspec.structs.replace(reported, usage=reported.usage.with_counts(searches=searches))
 
 
 def _may_have_searched(data: bytes) -> bool:

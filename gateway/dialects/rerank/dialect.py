@@ -19,16 +19,26 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import Changes, Endpoint
-from gateway.dialects.decoding import ITEMS, NULL, decoded
-from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import ParsedRequest, Reported, Work, decoded_answer
-from gateway.dialects.fields import first_byte, folded, other_case, read_objects, wrong_type
+from gateway.dialects.base import Changes
+from gateway.dialects.body import (
+    MAX_MODEL_CHARS,
+    check_value,
+    first_byte,
+    folded,
+    more_items,
+    other_case,
+    read_objects,
+    request_fields,
+    text,
+    too_many,
+    wrong_type,
+)
+from gateway.dialects.declarations import Endpoint
+from gateway.dialects.decoding import ITEMS, NULL, BadRequest, decoded, decoded_answer
+from gateway.dialects.facts import ParsedRequest, Reported, Work
 from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
 from gateway.dialects.output import NO_OUTPUT
-from gateway.dialects.rerank.declared import RERANKS
-from gateway.dialects.structure import check_value, more_items, request_fields, too_many
-from gateway.dialects.values import MAX_MODEL_CHARS, text
+from gateway.dialects.rerank import RERANKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-import msgspec
-
-from billing.ledger.usage_columns import total_usage
+from billing.ledger.debits import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import charged_by_search
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
@@ -121,8 +119,7 @@ class MissingUsage:
             usage = billed_usage(counted, context.parsed, context.route)
             return Guess(usage, context.charge(usage), reason)
         billed = billed_usage(reported.usage, context.parsed, context.route)
-        usage = msgspec.structs.replace(
-            billed,
+        usage = billed.with_counts(
             input_tokens=max(billed.input_tokens, counted.input_tokens),
             output_tokens=max(billed.output_tokens, counted.output_tokens),
             searches=max(billed.searches, counted.searches),

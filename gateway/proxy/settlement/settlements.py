@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.model import Hold, Settled, SettlementLost
-from billing.ledger.usage_columns import total_usage
+from billing.ledger.debits import total_usage
 from billing.logs import log_about, subject
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import NO_WORK, Reported
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap
-    from gateway.metrics.registry import Metrics
+    from gateway.metrics.registry import Metrics, Outcome
     from gateway.proxy.context import Reason, RequestContext
 
 logger = logging.getLogger(__name__)
@@ -81,20 +81,10 @@ class Settlement:
 
     def count(self, settled: Settled) -> None:
         """Count it in the metrics, by what `end` has returned."""
-        metrics, debit = self._metrics, self._debit
-        metrics.settle_latency(self._seconds)
-        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "direct_write")
+        outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
+        self._metrics.charged(self._debit, outcome, self._seconds)
         if self._over:
-            metrics.hold_exceeded()
-        metrics.usage(
-            debit.provider,
-            debit.input_tokens,
-            debit.cached_input_tokens,
-            debit.output_tokens,
-            debit.reasoning_tokens,
-            debit.cost_nano,
-            debit.charged_nano,
-        )
+            self._metrics.hold_exceeded()
 
 
 class Settlements:

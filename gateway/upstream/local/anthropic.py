@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.upstream.local.generator import Choice, Generator, question_of
-from gateway.upstream.local.request import Body, Call, Fields, RequestError
+from gateway.upstream.local.generator import Body, Call, Choice, Fields, Generator, RequestError, question_of
 
 MESSAGES: Final = "/v1/messages"
 COUNT: Final = "/v1/messages/count_tokens"

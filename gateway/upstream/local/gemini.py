@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from gateway.upstream.local.request import Body, Call, RequestError
+from gateway.upstream.local.generator import Body, Call, RequestError
 
 if TYPE_CHECKING:
     from gateway.upstream.local.generator import Choice, Generator

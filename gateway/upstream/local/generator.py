@@ -1,7 +1,11 @@
-"""What the local provider says: words, numbers and vectors. All of its APIs write what this makes.
+"""What the local provider says and understands. All of its APIs write what this makes, and read a request by this.
 
-This file owns that the same seed gives the same words, numbers and vectors. Without a maximum an answer has 20 to 60
-tokens; a question with "count to N" is answered with the numbers from 1 to N.
+The same seed gives the same words, numbers and vectors. Without a maximum an answer has 20 to 60 tokens; a question
+with "count to N" is answered with the numbers from 1 to N.
+
+Parameters are OpenAI's, checked as OpenAI checks them: messages, parameters and codes of refusals follow what
+api.openai.com answers (API reference, "Chat", "Completions", "Embeddings", "Error codes"). A parameter that isn't known
+here is left alone.
 """
 
 from __future__ import annotations
@@ -10,13 +14,14 @@ import asyncio
 import math
 import re
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b, shake_256
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from billing.errors import MetergateError
 from gateway.tokens import vocabulary_for
 
 if TYPE_CHECKING:
@@ -117,7 +122,7 @@ def _say(tokenizer: Tokenizer, vocabulary: str, text: str, max_tokens: int | Non
 
 
 class Generator:
-    """Makes answers, and counts tokens by the vocabulary of a model. `tokenizer` is loaded."""
+    """Makes answers, and counts tokens by the vocabulary of a model."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -173,3 +178,243 @@ def question_of(messages: list[Any]) -> str:
     """Return the last user message's text."""
     asked = (each for each in reversed(messages) if isinstance(each, dict) and each.get("role") == "user")
     return text_of(next(asked, {}).get("content"))
+
+
+STOPS_MAX = 4
+DELAY_MAX_MS = 600_000
+
+_TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal number", list: "an array"}
+
+
+class RequestError(MetergateError):
+    """A request that OpenAI would refuse, with what stands in the error envelope."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slow an answer is: before its head, and between two chunks."""
+
+    delay_ms: int = 0
+    chunk_delay_ms: int = 0
+
+    def __post_init__(self) -> None:
+        for delay in (self.delay_ms, self.chunk_delay_ms):
+            if not 0 <= delay <= DELAY_MAX_MS:
+                raise ValueError(f"a delay is from 0 to {DELAY_MAX_MS} ms, not {delay}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: where it goes, its body, the answer's id, when it came (in seconds since 1970), and how slow its
+    answer is, unless the request itself says."""
+
+    method: str
+    path: str
+    query: str
+    body: bytes
+    answer_id: str
+    now_s: float
+    pace: Pace
+
+    def paced_by(self, fields: Fields) -> Call:
+        """Return the same with the pace that the request says. Raises `RequestError`."""
+        return replace(self, pace=fields.pace(self.pace))
+
+    def check_method(self, *methods: str) -> None:
+        """Raises `RequestError` unless this is one of some methods."""
+        if self.method not in methods:
+            message = f"Not allowed to {self.method} on {self.path}."
+            raise RequestError(message, status=405, code="method_not_supported")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A successful answer's body; `pace` is how slow it comes."""
+
+    pieces: Iterable[bytes]
+    pace: Pace
+    stream: bool = False
+
+    @classmethod
+    def whole(cls, value: object, pace: Pace) -> Body:
+        """Return one JSON value."""
+        return cls((msgspec.json.encode(value),), pace)
+
+
+class Fields:
+    """A request's JSON object, read member by member. Every method raises `RequestError`; null is as good as absent."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            decoded = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise RequestError(
+                "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP"
+                " library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
+            ) from None
+        if not isinstance(decoded, dict):
+            raise RequestError("Invalid body: expected a JSON object.")
+        self._members: dict[str, object] = decoded
+
+    def get(self, name: str) -> object:
+        """Return a member as it stands, or None."""
+        return self._members.get(name)
+
+    def required(self, name: str) -> object:
+        """Return a member that has to be there."""
+        value = self._members.get(name)
+        if value is None:
+            raise RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+        return value
+
+    def model(self) -> str:
+        """Return the model's name."""
+        value = self._members.get("model")
+        if not value or not isinstance(value, str):
+            raise RequestError("you must provide a model parameter")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean, false when absent."""
+        value = self._members.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise _wrong_type(name, "a boolean", value)
+        return bool(value)
+
+    def integer(self, name: str, low: int, high: int | None = None) -> int | None:
+        """Return an integer from `low` to `high`."""
+        value = self._members.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type(name, "an integer", value)
+        if value < low:
+            raise _out_of_range(name, "below minimum", f">= {low}", value, "integer_below_min_value")
+        if high is not None and value > high:
+            raise _out_of_range(name, "above maximum", f"<= {high}", value, "integer_above_max_value")
+        return value
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+        """Return one of a few words; the first when absent."""
+        value = self._members.get(name)
+        if value is None:
+            return allowed[0]
+        if value not in allowed or not isinstance(value, str):
+            words = ", ".join(f"'{word}'" for word in allowed)
+            raise RequestError(
+                f"Invalid value for '{name}'. Supported values are: {words}.", param=name, code="invalid_value"
+            )
+        return value
+
+    def messages(self) -> list[object]:
+        """Return the chat's messages: at least one, each of them an object."""
+        value = self.required("messages")
+        if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+            raise _wrong_type("messages", "an array of objects", value)
+        if not value:
+            raise _empty("messages")
+        return value
+
+    def stop(self) -> tuple[str, ...]:
+        """Return the stop sequences; an empty one stops nothing."""
+        value = self._members.get("stop")
+        if value is None:
+            return ()
+        stops = [value] if isinstance(value, str) else value
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+            raise _wrong_type("stop", "a string or an array of strings", value)
+        if len(stops) > STOPS_MAX:
+            raise _too_long("stop", STOPS_MAX, len(stops))
+        return tuple(stop for stop in stops if stop)
+
+    def texts(self, name: str, most: int) -> tuple[Text, ...]:
+        """Return a string, an array of strings, an array of token numbers or an array of such arrays."""
+        value = self.required(name)
+        if isinstance(value, str) or _is_tokens(value):
+            value = [value]
+        if not isinstance(value, list):
+            raise _wrong_type(name, "a string or an array", value)
+        if not value:
+            raise _empty(name)
+        if len(value) > most:
+            raise _too_long(name, most, len(value))
+        if not (all(isinstance(text, str) for text in value) or all(_is_tokens(text) for text in value)):
+            raise _wrong_type(name, "strings or arrays of token numbers", value)
+        return tuple(value)
+
+    def include_usage(self, stream: bool) -> bool:
+        """Return `stream_options.include_usage`, which only a stream may ask for."""
+        options = self._members.get("stream_options")
+        if options is None:
+            return False
+        if not isinstance(options, dict):
+            raise _wrong_type("stream_options", "an object", options)
+        if not stream:
+            raise RequestError(
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+            )
+        value = options.get("include_usage")
+        if value is not None and not isinstance(value, bool):
+            raise _wrong_type("stream_options.include_usage", "a boolean", value)
+        return bool(value)
+
+    def pace(self, default: Pace) -> Pace:
+        """Return `metadata.delay_ms` and `metadata.chunk_delay_ms`, decimal strings of milliseconds, over the
+        default."""
+        metadata = self._members.get("metadata")
+        if not isinstance(metadata, dict):
+            return default
+        return Pace(
+            _milliseconds(metadata, "delay_ms", default.delay_ms),
+            _milliseconds(metadata, "chunk_delay_ms", default.chunk_delay_ms),
+        )
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+
+
+def _milliseconds(metadata: Mapping[str, object], name: str, default: int) -> int:
+    value = metadata.get(name)
+    if value is None:
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 6:
+        delay_ms = int(value)
+        if delay_ms <= DELAY_MAX_MS:
+            return delay_ms
+    expected = f"a string of 0 to {DELAY_MAX_MS} milliseconds"
+    raise RequestError(
+        f"Invalid 'metadata.{name}': expected {expected}.", param=f"metadata.{name}", code="invalid_value"
+    )
+
+
+def _wrong_type(name: str, expected: str, value: object) -> RequestError:
+    got = _TYPE_NAMES.get(type(value), "an object")
+    return RequestError(
+        f"Invalid type for '{name}': expected {expected}, but got {got} instead.", param=name, code="invalid_type"
+    )
+
+
+def _out_of_range(name: str, side: str, expected: str, value: int, code: str) -> RequestError:
+    message = f"Invalid '{name}': integer {side} value. Expected a value {expected}, but got {value} instead."
+    return RequestError(message, param=name, code=code)
+
+
+def _empty(name: str) -> RequestError:
+    message = f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+    return RequestError(message, param=name, code="empty_array")
+
+
+def _too_long(name: str, most: int, length: int) -> RequestError:
+    return RequestError(
+        f"Invalid '{name}': array too long. Expected an array with maximum length {most}, but got an array with length"
+        f" {length} instead.",
+        param=name,
+        code="array_above_max_length",
+    )

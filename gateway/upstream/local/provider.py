@@ -1,10 +1,8 @@
 """A provider inside the process: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
 For trying things out and for tests that need no provider of their own; behind the same port as the real ones.
 
-    generator what it says: deterministic words, numbers and vectors
-    request   what it understands of a request, and how it refuses one
-    openai    its answers in OpenAI's format, moderations and reranks among them; anthropic, gemini  in theirs
-    responses the Responses API, with what it stores
+    generator what it says (deterministic words, numbers and vectors), and what it understands of a request
+    openai    its answers in OpenAI's format; anthropic, gemini  in theirs
 
 The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
 is counted by tiktoken with the vocabulary of the model that was asked for. `metadata.delay_ms` and
@@ -33,10 +31,8 @@ from gateway.upstream.base import (
 from gateway.upstream.local import anthropic, gemini, openai
 from gateway.upstream.local.anthropic import LocalAnthropic
 from gateway.upstream.local.gemini import LocalGemini
-from gateway.upstream.local.generator import Generator
-from gateway.upstream.local.openai import LocalOpenAI
-from gateway.upstream.local.request import Body, Call, Pace, RequestError
-from gateway.upstream.local.responses import LocalResponses, MemoryObjects, ObjectStore
+from gateway.upstream.local.generator import Body, Call, Generator, Pace, RequestError
+from gateway.upstream.local.openai import LocalOpenAI, LocalResponses, MemoryObjects, ObjectStore
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer

@@ -2,8 +2,7 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound, UnknownPlan
-from billing.accounts.member_limits import MemberQuotas
+from billing.accounts.accounts import AccountNotFound, MemberQuotas, UnknownPlan
 from billing.audit import Actor
 from billing.database.connection import Row
 from billing.money import MAX_NANO

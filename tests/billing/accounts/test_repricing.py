@@ -10,8 +10,7 @@ import pytest
 from billing.accounts.grants import BalanceOutOfBounds
 from billing.accounts.repricing import Batch, Period, PriceNotFound, Repricing
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.debits import Debit
-from billing.ledger.usage_columns import encode_shares, share_of
+from billing.ledger.debits import Debit, encode_shares, share_of
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import MAX_NANO, parse_usd

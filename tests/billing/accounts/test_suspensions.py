@@ -1,6 +1,6 @@
 """Several causes of a suspension stand at once; only the end of the last one lifts it."""
 
-from billing.accounts.suspensions import lift, suspend
+from billing.accounts.accounts import lift, suspend
 from tests.billing.support import Billing
 
 

@@ -14,18 +14,17 @@ from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
-from billing.exports.cursor import Exports
+from billing.exports.worker import Exports
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
-from billing.identity.invitations import Invitations
-from billing.identity.members import Members
+from billing.identity.members import Invitations, Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
-from billing.payments.auto_recharge import Alerts
+from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal

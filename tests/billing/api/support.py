@@ -11,8 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.identity.callers import Caller
-from billing.identity.permissions import allowed
+from billing.identity.permissions import Caller, allowed
 from tests.billing.support import Billing
 
 ADMIN_KEY = "admin-of-the-tests"

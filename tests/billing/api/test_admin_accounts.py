@@ -67,15 +67,6 @@ async def test_quotas_are_replaced(api: Api) -> None:
     path = f"/accounts/{account['id']}/quotas"
     assert (await api.admin("PUT", path, {"quotas": QUOTAS})).json["quotas"] == QUOTAS
     assert (await api.admin("PUT", path, {"quotas": []})).json["quotas"] == []
-    wrong = [(await api.admin("PUT", path, body)) for body in ({}, {"quotas": [], "nope": 1}, {"quotas": 5}, [])]
-    assert [(each.status, each.error["message"]) for each in wrong] == [
-        (400, "quotas is missing: expected a list."),
-        (400, "nope is no field of this body."),
-        (400, "quotas must be a list"),
-        (400, "The body must be an object, not a list."),
-    ]
-    twice = await api.admin("PUT", path, {"quotas": [QUOTAS[0], QUOTAS[0]]})
-    twice.refused(400, "invalid_request_error", "quotas")
 
 
 async def test_a_grant_and_the_same_again(api: Api) -> None:
@@ -106,12 +97,6 @@ async def test_a_refund_and_the_same_again(api: Api) -> None:
     (await api.admin("POST", f"{path}/grants", body)).refused(409, "idempotency_conflict", "idempotency_key")
 
 
-async def test_an_account_shows_the_quotas_of_its_plan(api: Api) -> None:
-    account, _ = await api.customer()
-    assert account["quotas"] == []
-    assert account["plan_quotas"] == [quota_json(quota) for quota in PLANS["free"].quotas]
-
-
 async def test_grants_at_once_get_one_answer(api: Api) -> None:
     account, _ = await api.customer()
     body = {"amount_usd": "5", "idempotency_key": "welcome"}
@@ -130,79 +115,6 @@ async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
     beyond = await api.admin("POST", path, {"amount_usd": "9999999999", "idempotency_key": "c"})
     beyond.refused(400, "invalid_request_error", "amount_usd")
     assert (await api.admin("GET", f"/accounts/{account['id']}")).json["balance_usd"] == most
-
-
-@pytest.mark.parametrize("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
-async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) -> None:
-    account, _ = await api.customer()
-    body = {"amount_usd": amount, "idempotency_key": "welcome"}
-    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", body)
-    message = answer.refused(400, "invalid_request_error", "amount_usd")
-    if not isinstance(amount, str):
-        assert "decimal string" in message
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, "name"),
-        ({"name": ""}, "name"),
-        ({"name": "x" * 201}, "name"),
-        ({"name": 5}, "name"),
-        ({"name": "a\0b"}, None),
-        ({"name": "a", "plan": "gold"}, "plan"),
-        ({"name": "a", "credit_limit_usd": 5}, "credit_limit_usd"),
-        ({"name": "a", "credit_limit_usd": "-1"}, "credit_limit_usd"),
-        ({"name": "a", "quotas": {}}, "quotas"),
-        ({"name": "a", "quotas": [{"window": "day", "metric": "cost", "limit": 5.5}]}, "quotas"),
-        ({"name": "a", "quotas": [{"window": "year", "metric": "cost", "limit": "5"}]}, "quotas"),
-        ({"name": "a", "colour": "red"}, "colour"),
-        ([], None),
-        ("a", None),
-    ],
-)
-async def test_a_wrong_body_names_its_field(api: Api, body: object, param: str | None) -> None:
-    (await api.admin("POST", "/accounts", body)).refused(400, "invalid_request_error", param)
-    assert (await api.admin("GET", "/accounts")).json == {"data": [], "next_cursor": None}
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"name": None}, "name"),
-        ({"status": "gone"}, "status"),
-        ({"plan": None}, "plan"),
-        ({"credit_limit_usd": None}, "credit_limit_usd"),
-        ({"quotas": None}, "quotas"),
-        ({"balance_usd": "5"}, "balance_usd"),
-    ],
-)
-async def test_a_wrong_patch_names_its_field(api: Api, body: object, param: str) -> None:
-    account, _ = await api.customer()
-    answer = await api.admin("PATCH", f"/accounts/{account['id']}", body)
-    answer.refused(400, "invalid_request_error", param)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"note": "n" * 1001}, {"note": 5}],
-)
-async def test_a_grant_keeps_its_bounds(api: Api, changed: dict[str, object]) -> None:
-    account, _ = await api.customer()
-    whole = {"amount_usd": "5", "idempotency_key": "welcome", **changed}
-    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", whole)
-    answer.refused(400, "invalid_request_error", next(iter(changed)))
-
-
-async def test_unknown_accounts_are_404(api: Api) -> None:
-    grant = {"amount_usd": "5", "idempotency_key": "welcome"}
-    for account_id in ("acc_none", "%00", "a%20b", "x" * 300):
-        path = f"/accounts/{account_id}"
-        (await api.admin("GET", path)).refused(404, "not_found")
-        (await api.admin("PATCH", path, {"name": "x"})).refused(404, "not_found")
-        (await api.admin("PUT", f"{path}/quotas", {"quotas": []})).refused(404, "not_found")
-        (await api.admin("POST", f"{path}/grants", grant)).refused(404, "not_found")
-        (await api.admin("POST", f"{path}/refunds", grant)).refused(404, "not_found")
 
 
 async def test_a_wrong_body_goes_before_an_unknown_account(api: Api) -> None:
@@ -268,9 +180,6 @@ async def test_an_account_s_time_zone(api: Api) -> None:
     assert (await api.admin("PATCH", path, {"name": "Acme Ltd"})).json["tz"] == "Europe/Berlin"
     assert (await api.admin("PATCH", path, {"tz": "Asia/Kolkata"})).json["tz"] == "Asia/Kolkata"
     assert (await api.admin("PATCH", path, {"tz": None})).json["tz"] is None
-    for wrong in ("Mars/Olympus", "../etc/passwd", "Europe", "right/UTC", "localtime", "", "x" * 101):
-        assert (await api.admin("PATCH", path, {"tz": wrong})).refused(400, "invalid_request_error", "tz")
-        assert (await api.admin("POST", "/accounts", {"name": "A", "tz": wrong})).status == 400
 
 
 async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
@@ -296,22 +205,9 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
     assert [each["after"]["note"] for each in audited] == ["goodwill", "a chargeback by hand"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "param"),
-    [
-        ({"amount_usd": "0"}, "amount_usd"),
-        ({"amount_usd": -1}, "amount_usd"),
-        ({"amount_usd": "-9007199.254740992"}, "amount_usd"),
-        ({"reason": ""}, "reason"),
-        ({"reason": None}, "reason"),
-        ({"against": "sys:stripe"}, "against"),
-    ],
-)
-async def test_an_adjustment_keeps_its_bounds(api: Api, changed: dict[str, object], param: str) -> None:
+async def test_an_adjustment_keeps_the_bound_of_all_money(api: Api) -> None:
     account, _ = await api.customer()
-    whole = {"amount_usd": "-9007199.254740991", "idempotency_key": "x", "reason": "y", **changed}
     path = f"/accounts/{account['id']}/adjustments"
-    (await api.admin("POST", path, whole)).refused(400, "invalid_request_error", param)
     most = {"amount_usd": "-9007199.254740991", "idempotency_key": "most", "reason": "y"}
     assert (await api.admin("POST", path, most)).status == 201
     more = {"amount_usd": "-0.000000001", "idempotency_key": "more", "reason": "y"}
@@ -325,9 +221,6 @@ async def test_a_closed_account_shows_its_balance(api: Api) -> None:
     assert (balance.status, balance.json["status"]) == (200, "closed")
     reopened = await api.admin("PATCH", f"/accounts/{account['id']}", {"status": "active", "reason": "back"})
     assert reopened.json["status"] == "active"
-    (await api.admin("PATCH", f"/accounts/{account['id']}", {"reason": ""})).refused(
-        400, "invalid_request_error", "reason"
-    )
 
 
 async def test_a_period_is_priced_again(api: Api) -> None:
@@ -350,22 +243,6 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     )
     assert transaction["note"] == "a fee was missing"
     assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
-
-
-@pytest.mark.parametrize(
-    ("changed", "param"),
-    [
-        ({"since": "x"}, "since"),
-        ({"until": "20"}, "until"),
-        ({"model": None}, "model"),
-        ({"dry_run": 0}, "dry_run"),
-        ({"until": "2020-01-01"}, "until"),
-        ({"model": "gpt-4o*"}, "model"),
-    ],
-)
-async def test_a_wrong_period_names_its_field(api: Api, changed: dict[str, object], param: str) -> None:
-    whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **changed}
-    (await api.admin("POST", "/reprice", whole)).refused(400, "invalid_request_error", param)
 
 
 async def test_a_price_that_is_none_is_not_found(api: Api) -> None:

@@ -108,6 +108,10 @@ async def test_a_patch_changes_what_it_says_and_null_clears(api: Api) -> None:
     assert (await api.admin("PATCH", path, {})).json == cleared
 
 
+async def test_a_key_of_no_account_is_not_made(api: Api) -> None:
+    (await api.admin("POST", "/keys", {"account_id": "acc_none", "name": "x"})).refused(404, "not_found")
+
+
 async def test_revoking_is_204_and_stays(api: Api) -> None:
     _, made = await api.customer()
     path = f"/keys/{made['id']}"
@@ -117,63 +121,3 @@ async def test_revoking_is_204_and_stays(api: Api) -> None:
         assert (revoked.status, revoked.json) == (204, None)
     (await api.get(made["key"], "/account/balance")).refused(401, "invalid_api_key")
     assert (await api.admin("GET", path)).json["revoked_at"].endswith("Z")
-
-
-async def test_unknown_keys_and_accounts_are_404(api: Api) -> None:
-    (await api.admin("POST", "/keys", {"account_id": "acc_none", "name": "x"})).refused(404, "not_found")
-    for key_id in ("key_none", "%00"):
-        (await api.admin("GET", f"/keys/{key_id}")).refused(404, "not_found")
-        (await api.admin("PATCH", f"/keys/{key_id}", {"name": "x"})).refused(404, "not_found")
-        (await api.admin("DELETE", f"/keys/{key_id}")).refused(404, "not_found")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", ""),
-        ("name", None),
-        ("scopes", []),
-        ("scopes", ""),
-        ("scopes", ["LLM"]),
-        ("scopes", [5]),
-        ("scopes", {}),
-        ("models", []),
-        ("models", "gpt"),
-        ("models", ["a*b"]),
-        ("models", ["m"] * 101),
-        ("quotas", [{"window": "day"}]),
-        ("max_parallel_requests", 0),
-        ("max_parallel_requests", 2**40),
-        ("max_parallel_requests", "3"),
-        ("default_tool_calls", 0),
-        ("default_tool_calls", 65),
-        ("max_parallel_requests", 1.5),
-        ("expires_at", "tomorrow"),
-        ("expires_at", "2100-13-01"),
-        ("expires_at", "9999-13-31T23:59:59-23:00"),
-        ("expires_at", 4102444800),
-        ("tags", {"a": 5}),
-        ("tags", {"": "x"}),
-        ("tags", {"a": "b" * 257}),
-        ("tags", {str(n): "" for n in range(33)}),
-        ("secret", "mg_x"),
-        ("revoked_at", None),
-    ],
-)
-async def test_a_wrong_field_is_named(api: Api, field: str, value: object) -> None:
-    account, made = await api.customer()
-    created = await api.admin("POST", "/keys", {"account_id": account["id"], "name": "x", field: value})
-    created.refused(400, "invalid_request_error", field)
-    patched = await api.admin("PATCH", f"/keys/{made['id']}", {field: value})
-    patched.refused(400, "invalid_request_error", field)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("quota", -1), ("quota", "5"), ("quota", 2**60), ("expires_at", "2001-01-01"), ("user_id", ""), ("account_id", 5)],
-)
-async def test_a_wrong_field_of_a_new_key_is_named(api: Api, field: str, value: object) -> None:
-    account, _ = await api.customer()
-    created = await api.admin("POST", "/keys", {"account_id": account["id"], "name": "x", field: value})
-    assert created.status == 400
-    assert created.error["param"] in (field, "quotas")

@@ -80,20 +80,6 @@ async def test_an_operator_removes_the_app_of_who_has_lost_it(api: Api, ada: str
     assert await database.value("SELECT recipient FROM mail_outbox") == "ada@example.com"
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"status": "pending"}, "status"),
-        ({"second_factor": True}, "second_factor"),
-        ({"operator": 1}, "operator"),
-        ({"status": "disabled", "operator": True}, "operator"),
-        ({"email": "x@example.com"}, "email"),
-    ],
-)
-async def test_a_wrong_change_names_its_field(api: Api, ada: str, change: dict[str, object], param: str) -> None:
-    (await api.admin("PATCH", "/users/usr_ada", change)).refused(400, "invalid_request_error", param)
-
-
 async def test_organizations_are_shown(api: Api, ada: str) -> None:
     account, _ = await api.customer()
     database = api.billing.database

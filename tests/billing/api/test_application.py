@@ -53,24 +53,6 @@ async def test_what_is_not_under_api_is_left_alone(outer: web.Application) -> No
             assert (response.status, response.content_type) == (404, "application/json")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"nonsense",
-        b'{"name": "a"} x',
-        b'{"name": "\xff"}',
-        b'{"name": "\\ud800"}',
-        b'{"quotas": ' + b"[" * 9000,
-    ],
-)
-async def test_malformed_json_is_400(api: Api, body: bytes) -> None:
-    answer = await api.admin("POST", "/accounts", data=body)
-    assert answer.status == 400
-    assert answer.error["code"] == "invalid_request_error"
-
-
 async def test_a_deeply_nested_body_is_400(services: Services, billing: Billing) -> None:
     deep = b'{"name": "a", "quotas": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
     async with serving(services, billing) as api:

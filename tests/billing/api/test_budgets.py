@@ -9,22 +9,22 @@ import pytest
 
 from billing.api.services import Services
 from billing.audit import SYSTEM
-from billing.budgets.budgets import MOST_FAILED, Budgets
-from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
 from billing.cli import Table
-from billing.cli import budgets as commands
+from billing.cli.billing import add_billing
 from billing.client.client import Client
 from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.ledger.sums import UsageSums
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving, token_of
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.support import PRICES, Billing
+from tests.support.command_calls import calls_of
 
 USD = 1_000_000_000
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -172,15 +172,16 @@ async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> 
 
 
 async def by_commands(api: Api, owner: str) -> None:
+    commands = calls_of(add_billing, "billing", "budget")
     async with Client(str(api.client.make_url("")), api_key=token_of(owner)) as client:
-        made = await commands.create_budget(client, "3.00", tag="team=b", threshold=[10, 20])
+        made = await commands["create"](client, amount_usd="3.00", tag="team=b", thresholds=[10, 20])
         assert isinstance(made.data, dict)
         made_id = made.data["id"]
-        changed = await commands.update_budget(client, made_id, amount="6.00", period="week")
-        listed = await commands.list_budgets(client)
-        await commands.delete_budget(client, made_id)
+        changed = await commands["update"](client, budget_id=made_id, amount_usd="6.00", period="week")
+        listed = await commands["list"](client)
+        await commands["delete"](client, budget_id=made_id)
         with pytest.raises(Refused, match="no budget"):
-            await commands.delete_budget(client, made_id)
+            await commands["delete"](client, budget_id=made_id)
     table = changed.parts[0]
     assert isinstance(table, Table)
     shown = dict(table.rows)

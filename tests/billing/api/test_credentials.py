@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import replace
 
 from billing.api.services import Services
-from billing.identity import totp
-from billing.identity.sealing import PREFIX, Sealer
+from billing.identity.codes import TOTP_STEP_S, totp_code
+from billing.identity.encryption import PREFIX, Sealer
 from tests.billing.api.people import WRONG, post, register, signed_up, who
 from tests.billing.api.support import Api, serving
 from tests.billing.people_support import ADA, EVE, GOOD, OTHER, SECRET, Registry
@@ -119,7 +119,7 @@ async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[
     """Set up an authenticator app: its secret and the recovery codes."""
     made = await post(api, "/totp", token, password=GOOD)
     assert made.status == 201, made.json
-    code = totp.code_at(made.json["secret"], int(registry.clock()) // totp.STEP_S)
+    code = totp_code(made.json["secret"], int(registry.clock()) // TOTP_STEP_S)
     confirmed = await post(api, "/totp/confirm", token, code=code)
     assert confirmed.status == 200, confirmed.json
     return made.json["secret"], confirmed.json["recovery_codes"]
@@ -134,10 +134,10 @@ async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     missing.refused(401, WRONG, "totp")
     assert missing.error["second_factor"] == "required"
     (await post(api, "/login", email=ADA, password=OTHER, totp="123456")).refused(401, WRONG)  # says no more
-    used = totp.code_at(secret, int(registry.clock()) // totp.STEP_S)
+    used = totp_code(secret, int(registry.clock()) // TOTP_STEP_S)
     (await post(api, "/login", email=ADA, password=GOOD, totp=used)).refused(401, WRONG, "totp")  # by confirming
-    registry.clock.at_s += totp.STEP_S
-    code = totp.code_at(secret, int(registry.clock()) // totp.STEP_S)
+    registry.clock.at_s += TOTP_STEP_S
+    code = totp_code(secret, int(registry.clock()) // TOTP_STEP_S)
     registry.people.passwords._at_once = 8
     replayed = await asyncio.gather(*(post(api, "/login", email=ADA, password=GOOD, totp=code) for _ in range(4)))
     assert sorted(answer.status for answer in replayed) == [200, 401, 401, 401]
@@ -172,8 +172,8 @@ async def test_removing_the_app(api: Api, registry: Registry) -> None:
     secret, recovery = await enrolled(api, registry, token)
     (await post(api, "/totp", token, password=GOOD)).refused(409, "idempotency_conflict")
     assert (await post(api, "/password", token, current_password=GOOD, password="k7 tuba fig")).status == 200
-    registry.clock.at_s += totp.STEP_S
-    code = totp.code_at(secret, int(registry.clock()) // totp.STEP_S)
+    registry.clock.at_s += TOTP_STEP_S
+    code = totp_code(secret, int(registry.clock()) // TOTP_STEP_S)
     (await post(api, "/totp/disable", token, password="k7 tuba fig", totp=code)).refused(
         400, "invalid_request_error", "password"
     )
@@ -192,7 +192,7 @@ async def test_an_operator_keeps_the_second_factor(api: Api, registry: Registry)
     token = await signed_up(api, registry)
     secret, _ = await enrolled(api, registry, token)
     await registry.billing.database.execute("UPDATE users SET operator = true")
-    registry.clock.at_s += totp.STEP_S
-    code = totp.code_at(secret, int(registry.clock()) // totp.STEP_S)
+    registry.clock.at_s += TOTP_STEP_S
+    code = totp_code(secret, int(registry.clock()) // TOTP_STEP_S)
     answer = await post(api, "/totp/disable", token, password=GOOD, totp=code)
     assert "operator" in answer.refused(409, "idempotency_conflict")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.api.errors import BadRequest
-from billing.api.event_bodies import CLOUD_BATCH, checked, events_of
+from billing.api.metering import CLOUD_BATCH, checked, events_of
 from billing.api.route import JSON
 
 GOOD = b'{"event_id": "a, ]}\\"\\\\", "tags": {"x": "[1, {2"}, "n": [1, [2, 3], {}]}'

@@ -22,8 +22,7 @@ from billing.api.operations import (
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES
 from billing.schemas.accounts import NewQuotas
-from billing.schemas.budgets import BudgetPatch, NewBudget
-from billing.schemas.credit import AlertBody, CouponCodeBody, RechargeBody
+from billing.schemas.credit import AlertBody, BudgetPatch, CouponCodeBody, NewBudget, RechargeBody
 from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation
 from billing.schemas.organizations import (
     Closing,

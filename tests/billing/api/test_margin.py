@@ -14,7 +14,7 @@ from billing.client.client import Client
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
 from billing.ledger.roller import roll
-from billing.ledger.used import total
+from billing.ledger.sums import total
 from billing.money import format_usd
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
@@ -154,8 +154,8 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
             asked.refused(404, "not_found")
         file.write_text(invoice)
         async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
-            shown = await reconcile(client, "azure", "2026-11-15", file=file, column=["day=When"])
-            again = await reconcile(client, "azure", "2026-11-15", file=file, kept=True)
+            shown = await reconcile(client, provider="azure", since="2026-11-15", file=file, column=["day=When"])
+            again = await reconcile(client, provider="azure", since="2026-11-15", file=file, kept=True)
         assert (shown.data, again.parts) == (bill, shown.parts)
         differing = shown.parts[2]
         assert isinstance(differing, Table)

@@ -24,7 +24,7 @@ from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import found
 from billing.identity.permissions import SCOPES
 from billing.identity.providers import SignInProvider, is_path
-from billing.identity.subjects import Subjects
+from billing.identity.users import Subjects
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import GOOD, Registry, registry_of
@@ -124,11 +124,9 @@ def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, 
         {"example": example, "github": GITHUB},
         public_url,
         None,
-        ask=elsewhere,
-        keys=registry.sessions._keys,
+        discovery=Discovery(elsewhere, time.monotonic),
         sessions=registry.sessions,
         subjects=Subjects(billing.database, users, partial(founded, billing)),
-        clock=time.monotonic,
         now=time.time,
     )
 

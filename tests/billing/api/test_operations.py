@@ -5,6 +5,7 @@ Who may call what, by role and status, is `test_permissions`'s matrix. A new ope
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from billing.schemas.base import PageQuery
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import new_organization, new_user
 from tests.billing.support import Billing
+from tests.support.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,8 +45,24 @@ WRONG_CALLERS: Final[tuple[dict[str, str], ...]] = ({}, {"Authorization": "Beare
 LIMITS: Final = ("0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999")
 CURSORS: Final = ("", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600)
 # What can be no body of any operation; an empty one is none where a body may be left out.
-NO_BODIES: Final = (b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"a": NaN}')
+NO_BODIES: Final = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"\xff",
+    b'{"a": NaN}',
+    b'{"a": "b"} x',
+    b'{"a": "\xff"}',
+    b'{"a": "\\ud800"}',
+    b'{"a": ' + b"[" * 9000,
+)
 NO_IDS: Final = ("%00", "a%20b", "x" * 300)
+
+
+ABSENT: Final = "ABSENT"
+TABLES: Final = Tables(__file__).content
 
 
 @dataclass(frozen=True)
@@ -53,12 +71,17 @@ class World:
 
     api: Api
     headers: dict[Access, dict[str, str]]
-    org_id: str
+    ids: dict[str, str]
     narrow_key: str
+
+    async def traces(self) -> tuple[object, ...]:
+        """What a change would leave."""
+        value = self.api.billing.database.value
+        return await value("SELECT count(*) FROM audit_log"), await value("SELECT count(*) FROM mail_outbox")
 
     async def call(self, each: Declared, headers: dict[str, str] | None = None, **options: Any) -> Any:
         """Call an operation about what is not there, as somebody who may."""
-        named = {name: self.org_id if name == "org_id" else IDS.get(name, "none") for name in each.ids}
+        named = {name: self.ids["org_id"] if name == "org_id" else IDS.get(name, "none") for name in each.ids}
         given = self.headers[each.who] if headers is None else headers
         return await self.api.call(each.method, each.path_of(*named.values()), headers=given, **options)
 
@@ -68,7 +91,7 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
     owner = await new_user(billing, "ana@example.com")
     organization = await new_organization(billing, "Acme", owner)
     account_id = organization.account_id
-    _, secret = await billing.keys.create(account_id, "all", user_id=owner, scopes=tuple(SCOPES))
+    key, secret = await billing.keys.create(account_id, "all", user_id=owner, scopes=tuple(SCOPES))
     _, narrow = await billing.keys.create(account_id, "narrow", user_id=owner, scopes=("none:none",))
     async with serving(replace(services, service_api_key=SERVICE_KEY), billing) as api:
         headers: dict[Access, dict[str, str]] = {
@@ -78,7 +101,8 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
             Access.service: {"X-API-Key": SERVICE_KEY, "X-Service-Name": "tests"},
             Access.admin: {"X-Admin-Key": ADMIN_KEY},
         }
-        yield World(api, headers, organization.id, narrow)
+        ids = {"org_id": organization.id, "account_id": account_id, "key_id": key.id, "user_id": owner}
+        yield World(api, headers, ids, narrow)
 
 
 def asking(schema: type[msgspec.Struct] | None = None) -> Iterator[Declared]:
@@ -145,20 +169,46 @@ async def test_an_unknown_field_is_named(world: World) -> None:
             assert answer.error["param"] == "zzz", each
 
 
+@pytest.mark.parametrize("name", TABLES)
+async def test_a_wrong_field_is_named(world: World, name: str) -> None:
+    """And nothing is changed, and nobody is mailed."""
+    operation: Declared = getattr(Operations, name)
+    path = operation.path_of(*(world.ids[each] for each in operation.ids))
+    given = TABLES[name].get("whole", {}).items()
+    whole = {field: value.format_map(world.ids) if isinstance(value, str) else value for field, value in given}
+    before = await world.traces()
+    for param, changed, *words in (*TABLES[name]["refused"], *TABLES[name].get("also", ())):
+        asked = {**whole, **changed} if isinstance(changed, dict) else changed
+        if isinstance(asked, dict):
+            asked = {field: value for field, value in asked.items() if value != ABSENT}
+        options = {"params" if operation.body is None else "json": asked}
+        headers = world.headers[operation.who]
+        answer = await world.api.call(operation.method, path, headers=headers, **options)
+        message = answer.refused(400, "invalid_request_error", param)
+        assert "".join(words) in message
+    assert await world.traces() == before
+
+
 def _struct(body: Any) -> type[msgspec.Struct]:
     return getattr(body, "__origin__", body)
 
 
-async def test_what_can_be_no_id_is_not_found(world: World) -> None:
+async def test_what_is_not_there_and_what_can_be_no_id_is_not_found(world: World) -> None:
     seen = 0
-    for each in OPERATIONS:
-        if each.method == "GET" and each.who is Access.admin and len(each.ids) == 1:
-            for no_id in NO_IDS:
-                path = each.plain_path.replace(f"{{{each.ids[0]}}}", no_id)
-                answer = await world.api.call("GET", path, headers=world.headers[each.who])
-                assert answer.status in (400, 404), each
-                seen += answer.status == 404
-    assert seen > 9
+    for name in dir(Operations):
+        each = getattr(Operations, name)
+        if not isinstance(each, Operation) or each.who is not Access.admin or not each.ids:
+            continue
+        whole = TABLES.get(name, {}).get("whole", {})
+        required = {} if each.body is None else {f.name for f in msgspec.structs.fields(each.body) if f.required}
+        if not set(required) - set(whole):
+            for no_id in ("none", *NO_IDS):
+                path = re.sub(r"\{\w+\}", no_id, each.plain_path)
+                sent = {} if each.body is None else {"json": whole}
+                answer = await world.api.call(each.method, path, headers=world.headers[each.who], **sent)
+                assert answer.status in (404, 503 if no_id == "none" else 404), (name, no_id, answer)
+            seen += 1
+    assert seen > 20
 
 
 def test_names_are_unique_and_every_operation_is_a_method_of_the_client() -> None:

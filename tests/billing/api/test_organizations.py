@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from billing.change_notifier import LiveBalance
-from billing.identity.invitations import Invitations
+from billing.identity.members import Invitations
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES, Role
 from tests.billing.api.support import Answer, Api

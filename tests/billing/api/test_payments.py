@@ -21,7 +21,7 @@ from billing.payments.assembly import (
 )
 from billing.payments.events import PaymentEvents
 from billing.payments.flows import FlowRules
-from billing.payments.objects import ObjectRef, Payment
+from billing.payments.port import ObjectRef, Payment
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments

@@ -192,24 +192,6 @@ async def test_wrong_codes_end_at_the_fifth_also_when_tried_at_once(api: Api, re
     (await post(api, "/verify", email=ADA, code=code)).refused(401, WRONG)
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"email": "nonsense", "password": GOOD}, "email"),
-        ({"email": ADA, "password": "too short"}, "password"),
-        ({"email": ADA, "password": "passwordpassword"}, "password"),
-        ({"email": ADA, "password": "x" * 129}, "password"),
-        ({"email": ADA, "password": "this is metergate's own"}, "password"),
-        ({"email": "lovelace@example.com", "password": "lovelace is my name"}, "password"),
-        ({"email": ADA, "password": GOOD, "role": "owner"}, "role"),
-        ({"password": GOOD}, "email"),
-    ],
-)
-async def test_what_can_t_be_registered(api: Api, registry: Registry, body: dict[str, str], param: str) -> None:
-    (await post(api, "/register", **body)).refused(400, "invalid_request_error", param)
-    assert await registry.mails() == []
-
-
 async def test_a_lone_surrogate_is_no_password(api: Api) -> None:
     raw = '{"email": "ada@example.com", "password": "\\ud800 tulip anvil quartz"}'
     answer = await api.call(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from billing.api.services import Services
-from billing.cli import plans as commands
+from billing.cli.accounts import add_plans
 from billing.cli.output import CommandFailed, Table
 from billing.metering.features import Features
 from billing.money import parse_usd
@@ -14,6 +14,7 @@ from metergate import Client
 from tests.billing.api.support import ADMIN_KEY, Answer, Api, serving
 from tests.billing.api.test_permissions import SERVICE_KEY
 from tests.billing.support import PLANS, Billing
+from tests.support.command_calls import calls_of
 
 SERVICE = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "reports"}
 
@@ -78,14 +79,15 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
 
 async def test_operators_see_plans_and_give_one_by_commands(api: Api) -> None:
     account, _ = await api.customer()
+    commands = calls_of(add_plans, "plan")
     async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as calls:
-        (listed,) = (await commands.index(calls)).parts
+        (listed,) = (await commands["list"](calls)).parts
         assert isinstance(listed, Table)
         assert [row[:3] for row in listed.rows] == [("free", "Free", "0.00"), ("starter", "Starter", "99.00")]
-        (shown,) = (await commands.show(calls, "free")).parts
+        (shown,) = (await commands["show"](calls, plan="free")).parts
         assert isinstance(shown, Table)
         assert ("quota", "minute:requests=60") in shown.rows
         with pytest.raises(CommandFailed, match="operator plan list"):
-            await commands.show(calls, "unheard")
-        await commands.give(calls, account["id"], "starter")
+            await commands["show"](calls, plan="unheard")
+        await commands["give"](calls, account_id=account["id"], plan="starter")
     assert (await api.admin("GET", f"/accounts/{account['id']}")).json["plan"] == "starter"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from billing.api import buckets
+from billing.api import usage_reports
 from billing.api.services import Services
 from billing.api.tables import rows
 from billing.ledger.catalogue import sync_prices
@@ -156,7 +156,7 @@ async def test_pages_of_buckets_add_up(
         cursor = {"cursor": page["next_cursor"]}
     assert paged == one
     with monkeypatch.context() as patched:
-        patched.setattr(buckets, "MOST_BUCKETS", dict.fromkeys(buckets.MOST_BUCKETS, 7))
+        patched.setattr(usage_reports, "MOST_BUCKETS", dict.fromkeys(usage_reports.MOST_BUCKETS, 7))
         lines = await table(api, secret, BUCKETS, **asked)
     assert [line[:2] for line in lines[1:]] == [[each["start"], each["end"]] for each in one]
     assert [int(line[2]) for line in lines[1:]] == [each["events"] for each in one]
@@ -169,31 +169,6 @@ async def test_without_a_time_the_last_buckets_are_given(api: Api, customer: tup
         found = (await api.get(secret, BUCKETS, granularity=granularity, limit="1000")).json["data"]
         assert (len(found), found[-1]["events"]) in ((many, 1), (many, 0)), granularity
         assert found[-2]["events"] + found[-1]["events"] == 1 or granularity == "month"
-
-
-@pytest.mark.parametrize(
-    ("path", "params", "param"),
-    [
-        (SUMMARY, {"group_by": "colour"}, "group_by"),
-        (SUMMARY, {"group_by": "model,key,user"}, "group_by"),
-        (SUMMARY, {"group_by": "tag:a,tag:b"}, "group_by"),
-        (SUMMARY, {"tz": "Mars/Olympus"}, "tz"),
-        (SUMMARY, {"since": "2026-03-02", "until": "2026-03-01"}, "since"),
-        (SUMMARY, {"since": "yesterday"}, "since"),
-        (BUCKETS, {"granularity": "year"}, "granularity"),
-        (BUCKETS, {"until": "2026-02-31"}, "until"),
-        (BUCKETS, {"cursor": "MTIz"}, "cursor"),
-        (BUCKETS, {"limit": "0"}, "limit"),
-        ("/billing/usage", {"since": "x"}, "since"),
-        ("/account/usage/events", {"status": "abc"}, "status"),
-        ("/account/usage/events", {"estimated": "maybe"}, "estimated"),
-    ],
-)
-async def test_what_can_not_be_asked(
-    api: Api, customer: tuple[str, str], path: str, params: dict[str, str], param: str
-) -> None:
-    _, secret = customer
-    (await api.get(secret, path, **params)).refused(400, "invalid_request_error", param)
 
 
 async def test_a_table_of_too_many_buckets_is_refused(api: Api, customer: tuple[str, str]) -> None:

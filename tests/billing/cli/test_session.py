@@ -17,7 +17,7 @@ from billing.cli.output import CommandFailed
 from billing.cli.session import Kept, Pending, Session, TokenFiles, auth_folder
 from billing.client.calls import BillingCalls
 from billing.client.errors import Exchanged, Refused
-from billing.schemas.tokens import TokenPairShape
+from billing.schemas.people import TokenPairShape
 
 URL = "http://gateway.example.com"
 NOW_S, LIFE_S = 1_900_000_000.0, 3600

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from billing.client import spool
-from billing.client.spool import EventSpool
+from billing.client import recorder as recorder_module
+from billing.client.recorder import EventSpool
 from billing.wal_segment import record_of, records_in
 from metergate import Client, SpoolRules
 from tests.billing.client.support import Answer, debit, refused, scripted, service
@@ -180,7 +180,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
         self.left, self.write = left, os.write
-        monkeypatch.setattr(spool.os, "write", self)
+        monkeypatch.setattr(recorder_module.os, "write", self)
 
     def __call__(self, fd: int, data: Any) -> int:
         if not self.left:

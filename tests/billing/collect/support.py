@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from billing.collect.charging import rate_of
-from billing.collect.debits import TrafficDebits
+from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts, Wrote
 from billing.collect.snapshots import Checkpoint, Source, read_page
 from billing.collect.subjects import SubjectRules, Subjects

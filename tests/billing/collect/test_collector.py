@@ -14,17 +14,15 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.collect.charging import ByteRate, Charged, charge, rate_of
 from billing.collect.collector import Collector, CollectRules, Parts
-from billing.collect.exporter import Exporters
+from billing.collect.debits import ByteRate, Charged, charge, rate_of
 from billing.collect.facts import LOCK
-from billing.collect.snapshots import Checkpoint, Source
+from billing.collect.snapshots import Checkpoint, Exporters, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
-from billing.pricing.rows import PriceRow
+from billing.pricing.rows import PriceRow, Variant
 from billing.pricing.scales import COST_SCALE
 from billing.pricing.table import METER_PROVIDER, PriceTable
-from billing.pricing.variants import Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.answering import until
@@ -43,7 +41,7 @@ def collector_of(room: Room, sources: list[Source], database: Any = None) -> Col
     asked = database or room.billing.database
     exporters = Exporters(connections=20, answer_bytes=20_000, limit=100)
     if database is not None:
-        room.facts._database = room.subjects._database = room.debits._database = database
+        room.facts._database = room.subjects.database = room.debits.database = database
     parts = Parts(exporters, room.facts, room.subjects, room.debits)
     return Collector(asked, sources, parts, RULES, lambda: NOW)
 
@@ -207,7 +205,7 @@ async def test_runs_of_two_gateways_charge_an_account_as_one(billing: Billing) -
     await one.write([Sample("n1", NOW - timedelta(hours=3), "two-b", "", 7, 0)])
     assert await one.debits._fold() == 1
     slow = Slow(billing.database, queries("billing.collect")("write_charges"))
-    one.debits._database = slow
+    one.debits.database = slow
     first = asyncio.create_task(one.debits._charged([*accounts.values()], NOW))  # the other has taken what is due of a
     await slow.reached.wait()
     for ago, up in ((2, 60), (1, 100)):

@@ -17,7 +17,7 @@ from billing.ledger.roller import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
-from gateway.embedded.account import server_account
+from gateway.embedded.folders import server_account
 from tests.billing.ledger.test_debits import account, assert_consistent, debit
 from tests.billing.support import Billing
 from tests.support.ports import free_port

@@ -8,14 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from billing.exports.cloudevents import CloudEvents, CloudEventsRules
 from billing.exports.folder import Folder
 from billing.exports.lago import Lago, LagoMeter, LagoRules
-from billing.exports.sinks import Peer, Sink
+from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer, Sink
 from billing.exports.worker import Export, ExportRules, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from tests.billing.support import PRICE, Billing
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 

@@ -10,11 +10,10 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.cursor import Exports
-from billing.exports.meters import StripeMeter, StripeMeters
-from billing.exports.worker import ExportWorker
+from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
+from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
-from billing.payments.customers import Customers
+from billing.payments.apply import Customers
 from billing.payments.events import PaymentEvents
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
@@ -62,8 +61,7 @@ def sink(billing: Billing, database: Any, stripe: FakeStripe, provider: StripePa
         NAME,
         METERS,
         provider.calls,
-        customer=customer,
-        gone=customers.gone,
+        MeterCustomers(customer, customers.gone),
         database=database,
         new_id=billing.new_id,
         now=now,
@@ -140,7 +138,7 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
     events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)  # type: ignore[arg-type, return-value]
     async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
         await told_to_the_end(worker)
-        too_old = (await exports.parked(50)).items
+        too_old = (await exports.dead_letters(50)).items
         assert len(too_old) == 3
         assert all("35 days" in each.reason for each in too_old)
         (image,) = (each for each in stripe.state.all("billing.meter_event") if each["event_name"] == "images")
@@ -163,13 +161,13 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         await told_to_the_end(worker)  # the report is kept for when the key is mended
         stripe.api_key = ours
         await told_to_the_end(worker)
-        (reported, *_) = (await exports.parked(50)).items
+        (reported, *_) = (await exports.dead_letters(50)).items
         assert (reported.item, reported.reason) == (image["identifier"], "taken, then refused: no meter")
         assert amounts(stripe)[image["payload"]["stripe_customer_id"], "images", image["timestamp"] // 3600] == 1
 
         assert await exports.again(NAME, reported.item, SYSTEM) == 1
         await told_to_the_end(worker)
-        assert [each.item for each in (await exports.parked(50)).items] == [each.item for each in too_old]
+        assert [each.item for each in (await exports.dead_letters(50)).items] == [each.item for each in too_old]
     assert amounts(stripe) == await expected(billing, new)
 
 
@@ -200,7 +198,7 @@ async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is
     await billing.database.execute(exports("hours_park"), *hour, 1, "told by another gateway", "no")
     told, _ = await billing.database.rows(hours)
     assert tuple(told)[1:] == (2, 7, 1_007, True)
-    assert [each.item for each in (await Exports(billing.database).parked(50)).items] == ["the item"]
+    assert [each.item for each in (await Exports(billing.database).dead_letters(50)).items] == ["the item"]
 
 
 async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
@@ -215,11 +213,11 @@ async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_i
         stripe.faults.clear()
         await billing.database.execute("UPDATE export_hours SET asked_at = now() - interval '2 days' WHERE told = 0")
         await told_to_the_end(worker)
-        parked = (await Exports(billing.database).parked(50)).items
+        parked = (await Exports(billing.database).dead_letters(50)).items
         assert {("24 hours" in each.reason) for each in parked} == {True}
         assert await Exports(billing.database).again(NAME, None, SYSTEM) == len(parked) == 2
         await told_to_the_end(worker)
-        assert (await Exports(billing.database).parked(50)).items == ()
+        assert (await Exports(billing.database).dead_letters(50)).items == ()
     assert amounts(stripe) == await ledger(billing)
 
 

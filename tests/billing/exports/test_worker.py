@@ -14,15 +14,13 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.cloudevents import CloudEvents, CloudEventsRules
-from billing.exports.cursor import ExportNotFound, Exports
 from billing.exports.events import ExportEvent
-from billing.exports.sinks import Peer
-from billing.exports.worker import ExportRules, ExportWorker
+from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
+from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.roller import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
@@ -157,8 +155,8 @@ async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing: 
         async with working(billing.database, *sinks) as worker:
             await drain(worker)
             assert {id_ for _, id_ in at_meter.events} == {each.request_id for each in told} - poison
-            first = await exports.parked(3)
-            rest = await exports.parked(3, first.next_after)
+            first = await exports.dead_letters(3)
+            rest = await exports.dead_letters(3, first.next_after)
             found = [*first.items, *rest.items]
             assert {(each.export, each.item) for each in found} == {
                 (x, id_) for x in ("lago", "cloud") for id_ in poison
@@ -170,7 +168,7 @@ async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing: 
             assert await exports.again("lago", told[3].request_id, SYSTEM) == 1
             await drain(worker)
             assert {id_ for _, id_ in at_meter.events} == {each.request_id for each in told}
-            assert {(each.export, each.item, each.again) for each in (await exports.parked(9)).items} == {
+            assert {(each.export, each.item, each.again) for each in (await exports.dead_letters(9)).items} == {
                 ("lago", id_, False) for id_ in poison
             }
             assert {each.name: each.parked for each in await exports.standings()} == {"lago": 2, "cloud": 0}

@@ -6,9 +6,8 @@ from contextlib import AsyncExitStack
 import pytest
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineParts, EngineSettings
 from billing.holds.redis.client import RedisClient

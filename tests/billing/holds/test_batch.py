@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from billing.holds.batch import Batcher, StaleEpoch
+from billing.holds.epochs import Partition
 from billing.holds.model import HoldSettings
-from billing.holds.partition import Partition
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script, ServerSession
 from billing.holds.redis.layout import Keyspace
 

@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from billing.holds import epochs, loading
+from billing.holds.epochs import NotReady
 from billing.holds.model import Hold, QuotaExceeded, Unavailable
-from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script, ServerSession
 from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.quotas import Metric, Quota, Window, window_id

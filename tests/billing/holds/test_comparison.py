@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.holds.comparison import (
+from billing.holds.reconcile import (
     AccountSnapshot,
     ComparedCounter,
     Drift,

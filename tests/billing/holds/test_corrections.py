@@ -7,10 +7,10 @@ import pytest
 from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
-from billing.holds import changes
+from billing.holds import cache
 from billing.holds.engine import EngineSettings
+from billing.holds.epochs import Partition
 from billing.holds.model import SettlementLost
-from billing.holds.partition import Partition
 from billing.holds.redis.connection import RedisAway
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
@@ -98,7 +98,7 @@ async def test_what_fails_each_time_keeps_no_other_change_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.engine.loops.stop("relay")
-    monkeypatch.setattr(changes, "RELAY_ROWS", 2)
+    monkeypatch.setattr(cache, "RELAY_ROWS", 2)
     principals = [await world.customer(10**9) for _ in range(4)]
     accounts = sorted(each.account_id for each in principals)
     for principal in principals:

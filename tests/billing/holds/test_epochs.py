@@ -2,7 +2,9 @@
 request that runs meanwhile is charged exactly once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import chain, repeat
+from typing import Any
 
 import pytest
 
@@ -366,6 +368,25 @@ async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeW
         await spend(world, principal)
     assert len({partition_of(world).epoch for world in worlds}) == 1
     await assert_agreed(worlds[0], principal.account_id)
+
+
+async def test_gateways_in_step_do_not_begin_epochs_over_each_other_for_ever(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each begins one while the other has not told Redis of its own yet."""
+    worlds = [await make_world(), await make_world()]
+    await lose_meta(worlds[0], await worlds[0].customer(10**9))
+    for world, first_s in zip(worlds, (0.02, 0.03), strict=True):
+        client, waits_s = world.engine.partitions.redis.client, chain([first_s], repeat(0.02))
+
+        async def slowly(*given: Any, call: Any = client.call, waits_s: Iterator[float] = waits_s) -> Any:
+            await asyncio.sleep(next(waits_s))
+            return await call(*given)
+
+        monkeypatch.setattr(client, "call", slowly)
+        partition_of(world).forget()
+    epochs = await asyncio.gather(*(world.engine.partitions.ensure(partition_of(world)) for world in worlds))
+    assert len(set(epochs)) == 1
 
 
 async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: World) -> None:

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from ulid import ULID
 
-from billing.holds import journal, recovery
-from billing.holds.journal import debit_of_entry
+from billing.holds import recovery
+from billing.holds.recovery import debit_of_entry
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, HELD, OF_USER, SETTLED, VERSION, Entry, HoldTags, pack_hold, pack_text
+from billing.ledger.dead_letters import discard, list_dead_letters, replay
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
-from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
@@ -180,7 +180,7 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
     assert await debits(world) == {spent: 500}
     assert await world.journal(principal.account_id) == newer
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 0
-    monkeypatch.setattr(journal, "LEFT_TO_OTHERS_MS", -1)
+    monkeypatch.setattr(recovery, "LEFT_TO_OTHERS_MS", -1)
     await world.engine.recovery.sweep(partition_of(world))
     assert await world.journal(principal.account_id) == {}
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 2
@@ -215,7 +215,7 @@ async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -
     insert = "INSERT INTO debits_set_aside (request_id, kind, debit, reason) VALUES ($1, 'entry', $2, 'a test')"
     for request_id, raw in ((ids[0], settled), (ids[1], held), ("none", b"garbage")):
         await world.database.execute(insert, request_id, raw)
-    listed = await list_set_aside(world.database, debit_of_entry, 10)
+    listed = await list_dead_letters(world.database, debit_of_entry, 10)
     assert [each.debit is not None for each in listed] == [True, True, False]
     for expected in ({ids[0]: "written", ids[1]: "written", "none": "unreadable"}, {"none": "unreadable"}):
         done = [each async for each in replay(world.database, debit_of_entry)]

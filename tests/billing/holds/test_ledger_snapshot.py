@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 
 from billing.holds import reconcile
-from billing.holds.comparison import AccountSnapshot
-from billing.holds.partition import Partition
-from billing.holds.reconcile import RedisSnapshots
+from billing.holds.epochs import Partition
+from billing.holds.reconcile import AccountSnapshot, RedisSnapshots
 from billing.holds.redis.layout import AccountState
 from billing.ledger.roller import roll
 from billing.principals import Principal

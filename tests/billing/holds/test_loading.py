@@ -9,9 +9,9 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
+from billing.holds.epochs import Partition
 from billing.holds.loading import Since, read_counters
 from billing.holds.model import Hold
-from billing.holds.partition import Partition
 from billing.holds.redis.layout import Counter, KeyState
 from billing.ledger.debits import Debit
 from billing.ledger.roller import roll

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import admission, changes, loading
+from billing.holds import api, cache, loading
 from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
@@ -139,7 +139,7 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
     """Whoever made the changes has died after the commit. More of them wait than may be told of again at once."""
     await world.engine.loops.stop("relay")
     notifier, loop = world.engine.change_notifier, asyncio.get_running_loop()
-    stuck = [await world.customer(HERS) for _ in range(changes.MOST_AGAIN + 4)]
+    stuck = [await world.customer(HERS) for _ in range(cache.MOST_AGAIN + 4)]
     his, last = await world.customer(HERS), await world.customer(HERS)
     for each in (*stuck, his, last):
         await world.engine.holds.void(await hold_one(world, each))
@@ -172,7 +172,7 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
         assert await suspended_s(his) < WITHIN_S
 
         async def many_wait() -> bool:
-            return len(notifier.publishing) >= changes.MOST_AGAIN
+            return len(notifier.publishing) >= cache.MOST_AGAIN
 
         await eventually(many_wait)
         assert await suspended_s(last) < WITHIN_S
@@ -193,8 +193,8 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
     await world.engine.loops.stop("relay")
     notifier = world.engine.change_notifier
     names = sorted([(await world.customer(HERS)).account_id for _ in range(3)])
-    monkeypatch.setattr(changes, "RELAY_S", 0.0)
-    monkeypatch.setattr(changes, "LANES", 1)
+    monkeypatch.setattr(cache, "RELAY_S", 0.0)
+    monkeypatch.setattr(cache, "LANES", 1)
 
     async def breaks(*_: object) -> None:
         raise ZeroDivisionError("a fault in the program")
@@ -225,7 +225,7 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
 
 async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
     """Then it is refused, and the others are not."""
-    most = 8 * admission.LOCKED_SHARE
+    most = 8 * api.LOCKED_SHARE
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):

@@ -9,8 +9,8 @@ import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
+from billing.holds.epochs import Partition
 from billing.holds.model import Hold
-from billing.holds.partition import Partition
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import Counter, Keyspace
 from billing.principals import Principal

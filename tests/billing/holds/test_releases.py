@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from billing.holds import engine
-from billing.holds.epochs import GREET, MOVE_EPOCH
+from billing.holds.epochs import GREET, MOVE_EPOCH, NotReady
 from billing.holds.lease import Peers
 from billing.holds.model import Unavailable
-from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease

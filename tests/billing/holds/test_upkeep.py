@@ -7,17 +7,18 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds import upkeep
-from billing.holds import upkeep as loops_module
+from billing import work
+from billing.holds import engine
+from billing.holds.engine import Upkeep
+from billing.holds.redis.client import Server
 from billing.holds.redis.connection import RedisUnfit
-from billing.holds.redis.server import Server
-from billing.holds.upkeep import WELL_AFTER_S, Loops, Upkeep
+from billing.work import WELL_AFTER_S, Loops
 from tests.support.holds import WAIT_S, MakeWorld, World, eventually, hold_one, spend
 
 
 @pytest.fixture(autouse=True)
 def _without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops_module, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(work, "FIRST_PAUSE_S", 0.0)
 
 
 async def runs(loops: Loops, faults: list[Exception]) -> asyncio.Event:
@@ -151,9 +152,9 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
     await hold_one(world, principal)
     await spend(world, principal)
     await world.engine.loops.stop()
-    monkeypatch.setattr(upkeep, "RELAY_INTERVAL_S", 0.0)
-    monkeypatch.setattr(upkeep, "RELAY_PAUSE_S", 0.0)
-    monkeypatch.setattr(upkeep, "SWEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(engine, "RELAY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(engine, "RELAY_PAUSE_S", 0.0)
+    monkeypatch.setattr(engine, "SWEEP_INTERVAL_S", 0.0)
     asked, execute = asyncio.Event(), Server.command
 
     async def noted(server: Server, *command: bytes | str | int) -> object:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ulid import ULID
 
 from billing.holds.engine import EngineSettings
+from billing.holds.epochs import Partition
 from billing.holds.model import (
     AdmissionTarget,
     Exhausted,
@@ -19,7 +20,6 @@ from billing.holds.model import (
     QuotaExceeded,
     TooManyRunning,
 )
-from billing.holds.partition import Partition
 from billing.holds.redis.layout import Keyspace
 from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 
 import jwt
@@ -10,12 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
 from billing.identity.issuers import ForeignRules, ForeignTokens, IssuerAway, KeySet
-from billing.identity.shown import ShownTokens
+from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 
 RSA: Final = generate_private_key(65_537, 2048)
 SECRET: Final = "a shared secret of 32 bytes or more"
 ISSUER: Final = "https://login.example.com"
+NO_DATABASE: Final[Any] = SimpleNamespace(transaction=None)
 # Later than the tests are run: some tokens are of the machine's own time.
 NOW: Final = 4_000_000_000
 GOOD: Final[dict[str, Any]] = {"iss": ISSUER, "aud": "here", "sub": "ann", "iat": NOW, "exp": NOW + 3600, "jti": "1"}
@@ -53,12 +55,12 @@ class Clock:
         return self.at
 
 
-def shown(publisher: Publisher | None = None, clock: Clock | None = None, **rules: Any) -> ShownTokens:
+def shown(publisher: Publisher | None = None, clock: Clock | None = None, **rules: Any) -> Sessions:
     """What believes tokens of both issuers, without a database."""
     own = SigningKeys(None, TokenRules(secret="own" * 11), str, time.monotonic)  # type: ignore[arg-type]
     given = {"audience": "here", "internal_audience": "staff", "base_url": ISSUER, "secret": SECRET, **rules}
     keys = KeySet(f"{ISSUER}/.well-known/jwks.json", publisher or Publisher([jwk(RSA)]), clock or Clock())
-    return ShownTokens(None, own, ForeignTokens(ForeignRules(**given), keys, lambda: NOW))  # type: ignore[arg-type]
+    return Sessions(NO_DATABASE, own, str, foreign=ForeignTokens(ForeignRules(**given), keys, lambda: NOW))
 
 
 def rs256(claims: dict[str, Any], key: Any = RSA, **headers: Any) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 from billing.audit import Actor
 from billing.database.connection import Database
-from billing.identity.callers import Caller
-from billing.identity.sessions import Sessions, TokenPair
-from billing.identity.shown import ShownTokens
+from billing.identity.permissions import Caller
+from billing.identity.sessions import Origin, Sessions, TokenPair
 from billing.identity.signing_keys import SigningKeys, TokenRules
 
 SOMEBODY = Actor("nobody", "192.0.2.1", "req_1")
@@ -27,7 +26,7 @@ class People:
         """Sessions of another gateway, over connections of its own, with the keys as it reads them itself."""
         of_keys = database.another(size=1, timeout_s=10)
         keys = SigningKeys(of_keys, rules or TokenRules(), self.new_id, time.monotonic)
-        return Sessions(database, keys, self.new_id, ShownTokens(database, keys))
+        return Sessions(database, keys, self.new_id)
 
     async def user(self, email: str | None = "ann@example.com", **columns: Any) -> str:
         """A user with a verified address, who may sign in; columns are those of the table."""
@@ -66,7 +65,7 @@ class People:
     ) -> TokenPair:
         async with self.database.transaction() as connection:
             return await self.sessions.start(
-                connection, user_id, org_id=org_id, scopes=scopes, address="192.0.2.1", user_agent="tests"
+                connection, user_id, Origin("192.0.2.1", "tests"), org_id=org_id, scopes=scopes
             )
 
     async def caller(self, pair: Any, org_id: str | None = None) -> Caller | None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from billing.audit import SYSTEM
-from billing.identity.invitations import Invitations
-from billing.identity.members import Members
+from billing.identity.members import Invitations, Members
 from billing.identity.organizations import (
     Organization,
     OrganizationConflict,

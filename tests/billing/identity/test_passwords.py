@@ -16,7 +16,7 @@ from billing.identity.passwords import (
     WAITING,
     PasswordRefused,
     Passwords,
-    TooManyHashes,
+    TooManySignIns,
     check_password,
     normalized,
 )
@@ -150,19 +150,19 @@ async def test_so_many_are_hashed_at_once_and_a_place_is_kept_until_its_thread_h
     running = [asyncio.create_task(passwords.hash(GOOD)) for _ in range(2)]
     for _ in running:
         await asyncio.to_thread(begun.acquire)
-    with pytest.raises(TooManyHashes):
+    with pytest.raises(TooManySignIns):
         await passwords.hash(GOOD)
     running[0].cancel()
     await asyncio.wait(running[:1])
-    with pytest.raises(TooManyHashes):  # its thread still runs
+    with pytest.raises(TooManySignIns):  # its thread still runs
         await passwords.hash(GOOD)
     elsewhere = [asyncio.create_task(passwords.hash(GOOD, "192.0.2.7")) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(TooManyHashes):  # who waits for a turn has a place, too
+    with pytest.raises(TooManySignIns):  # who waits for a turn has a place, too
         await passwords.hash(GOOD, "192.0.2.7")
     others = [asyncio.create_task(passwords.hash(GOOD, f"192.0.2.{number}")) for number in range(8, 8 + WAITING - 4)]
     await asyncio.sleep(0)
-    with pytest.raises(TooManyHashes):
+    with pytest.raises(TooManySignIns):
         await passwords.hash(GOOD, "198.51.100.1")
     go_on.set()
     await asyncio.gather(running[1], *elsewhere, *others)

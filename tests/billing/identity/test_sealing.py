@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.database.connection import Database
-from billing.identity.sealing import PREFIX, SealBroken, Sealer
+from billing.identity.encryption import PREFIX, SealBroken, Sealer
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.tokens import Claims
 from tests.billing.support import rising_ids

@@ -8,8 +8,8 @@ import pytest
 from billing.database.connection import Database
 from billing.identity.permissions import ROLES
 from billing.identity.sessions import SignInRefused, TokenPair
-from billing.identity.shown import OPERATOR
 from billing.identity.signing_keys import TokenRules
+from billing.identity.tokens import OPERATOR
 from tests.billing.identity.sessions_support import SOMEBODY, People
 
 
@@ -111,7 +111,7 @@ async def test_another_session_may_be_left_out(people: People) -> None:
     assert await people.sessions.refresh(kept.refresh_token, SOMEBODY)
     async with people.database.transaction() as connection:  # who signs in at the same moment does so anew
         await people.sessions.end_all(connection, user_id, "revoke-all")
-        anew = await people.sessions.start(connection, user_id, address=None, user_agent=None)
+        anew = await people.sessions.start(connection, user_id)
     assert await people.caller(kept) is None
     assert await people.caller(anew)
 
@@ -192,7 +192,7 @@ async def test_a_user_has_so_many_sessions(people: People) -> None:
     pairs = []
     for _ in range(3):
         async with people.database.transaction() as connection:
-            pairs.append(await few.start(connection, user_id, address=None, user_agent=None))
+            pairs.append(await few.start(connection, user_id))
     assert [await people.caller(pair) is None for pair in pairs] == [True, False, False]
 
 

@@ -10,10 +10,9 @@ import pytest
 from billing.audit import Actor
 from billing.identity.organizations import found
 from billing.identity.permissions import ROLES
-from billing.identity.shown import ShownTokens
+from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.subjects import Subjects
-from billing.identity.users import Users
+from billing.identity.users import Subjects, Users
 from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
@@ -26,15 +25,15 @@ async def founded(billing: Billing, connection: Any, user_id: str, name: str, ac
 
 
 @pytest.fixture
-def believer(billing: Billing) -> ShownTokens:
+def believer(billing: Billing) -> Sessions:
     """What believes the tokens of `test_tokens`, on the test's database."""
     own = SigningKeys(billing.database, TokenRules(secret="own" * 11), billing.new_id, time.monotonic)
     users = Users(billing.database, billing.new_id)
     subjects = Subjects(billing.database, users, partial(founded, billing))
-    return ShownTokens(billing.database, own, shown()._foreign, subjects)
+    return Sessions(billing.database, own, billing.new_id, foreign=shown()._foreign, subjects=subjects)
 
 
-async def test_a_subject_is_made_once(believer: ShownTokens, billing: Billing) -> None:
+async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> None:
     callers = await asyncio.gather(*(believer.caller(rs256(VERIFIED), None) for _ in range(10)))
     assert len({caller and caller.id for caller in callers}) == 1
     caller = callers[0]
@@ -50,21 +49,21 @@ async def test_a_subject_is_made_once(believer: ShownTokens, billing: Billing) -
     assert await billing.database.value("SELECT name FROM organizations WHERE personal") == "ann"
 
 
-async def test_subjects_of_two_issuers_are_two_users(believer: ShownTokens) -> None:
+async def test_subjects_of_two_issuers_are_two_users(believer: Sessions) -> None:
     tokens = [rs256(GOOD), hs256(SHARED), hs256({**SHARED, "iss": "third"}), rs256({**GOOD, "sub": "bob"})]
     callers = [await believer.caller(token, None) for token in tokens]
     assert len({caller and caller.id for caller in callers}) == 4
     assert all(caller and caller.email is None and not caller.verified for caller in callers)
 
 
-async def test_an_address_leads_to_nobody_who_is_there(believer: ShownTokens, people: People) -> None:
+async def test_an_address_leads_to_nobody_who_is_there(believer: Sessions, people: People) -> None:
     user_id = await people.user()
     caller = await believer.caller(rs256(VERIFIED), None)
     assert caller is not None
     assert (caller.id == user_id, caller.email) == (False, None)
 
 
-async def test_operators_of_other_issuers(believer: ShownTokens, people: People) -> None:
+async def test_operators_of_other_issuers(believer: Sessions, people: People) -> None:
     token = rs256({**GOOD, "aud": "staff", "role": "admin"})
     caller = await believer.caller(token, None)
     assert caller is not None
@@ -80,7 +79,7 @@ async def test_operators_of_other_issuers(believer: ShownTokens, people: People)
 
 
 @pytest.mark.parametrize("ended", ["jti", "all", "disabled"])
-async def test_what_ends_a_token_of_another_issuer(believer: ShownTokens, people: People, ended: str) -> None:
+async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: People, ended: str) -> None:
     token = rs256({**GOOD, "jti": "one", "iat": int(time.time()) - 5})
     caller = await believer.caller(token, None)
     assert caller is not None
@@ -98,7 +97,7 @@ async def test_what_ends_a_token_of_another_issuer(believer: ShownTokens, people
     assert await people.database.value("SELECT count(*) FROM users") == 1
 
 
-async def test_a_token_narrows(believer: ShownTokens) -> None:
+async def test_a_token_narrows(believer: Sessions) -> None:
     caller = await believer.caller(rs256({**GOOD, "scope": "openid billing:read org:transfer bogus:scope"}), None)
     assert caller is not None
     assert caller.scopes == {"billing:read", "org:transfer"}

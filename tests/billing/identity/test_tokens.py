@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from billing.identity.issuers import ForeignRules, IssuerAway, parse_keys
-from billing.identity.shown import ShownTokens, Verified
+from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, peek
+from billing.identity.tokens import BadToken, Verified, peek
 from tests.billing.identity.issued import (
     GOOD,
     ISSUER,
+    NO_DATABASE,
     NOW,
     RSA,
     SECRET,
@@ -53,7 +54,7 @@ def hmac_by_public_key(claims: dict[str, Any]) -> str:
     return f"{head}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
-async def verified(token: str, believer: ShownTokens | None = None) -> Verified | None:
+async def verified(token: str, believer: Sessions | None = None) -> Verified | None:
     return await (believer or shown()).verified(token)
 
 
@@ -143,7 +144,7 @@ async def test_attacks_are_not_believed(attack: str) -> None:
 
 async def test_who_has_no_issuer_believes_none() -> None:
     own = SigningKeys(None, TokenRules(secret="own" * 11), str, time.monotonic)  # type: ignore[arg-type]
-    believer = ShownTokens(None, own)  # type: ignore[arg-type]
+    believer = Sessions(NO_DATABASE, own, str)
     assert await verified(rs256(GOOD), believer) is None
     only_keys = shown(secret=None)
     assert await verified(hs256(SHARED), only_keys) is None

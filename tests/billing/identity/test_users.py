@@ -7,8 +7,8 @@ import pytest
 from billing import audit
 from billing.database.connection import DatabaseError, UniqueViolation
 from billing.identity.permissions import Approval
-from billing.identity.users import BadAddress, User, UserNotFound, UserRefused, Users, parse_email
-from billing.mail import enqueue
+from billing.identity.users import User, UserNotFound, UserRefused, Users
+from billing.mail import BadAddress, enqueue, parse_email
 from tests.billing.support import Billing
 
 

@@ -9,22 +9,21 @@ from contextlib import ExitStack
 
 import pytest
 
-from billing.identity.passwords import NICENESS, Passwords
-from billing.identity.visits import TooManyVisits, Visits
+from billing.identity.passwords import NICENESS, Passwords, SignInLimit, TooManySignIns
 
 
-def entered(visits: Visits, network: str, open_: ExitStack) -> int:
+def entered(visits: SignInLimit, network: str, open_: ExitStack) -> int:
     """As many visits of a network as there is room for; how many that is."""
     for count in itertools.count():
         try:
             open_.enter_context(visits.entered(network))
-        except TooManyVisits:
+        except TooManySignIns:
             return count
     raise AssertionError
 
 
 def test_a_network_leaves_room_for_others() -> None:
-    visits = Visits(64)
+    visits = SignInLimit(64)
     with ExitStack() as open_:
         had = [entered(visits, f"network {network}", open_) for network in range(20)]
         assert (had[0], had[19], sum(had)) == (7, 2, 62)  # the first is an office, and the twentieth has its two
@@ -35,10 +34,10 @@ def test_a_network_leaves_room_for_others() -> None:
 
 def test_a_site_of_ipv6_is_one_network() -> None:
     """Whoever has one has 65,536 addresses that count for themselves elsewhere, and keeps nobody else out."""
-    visits = Visits(64)
+    visits = SignInLimit(64)
     with ExitStack() as open_:
         assert sum(entered(visits, f"2001:db8:1:{number:x}::/64", open_) for number in range(64)) == 7
-        assert entered(visits, "2001:db8:2::/64", open_) == 6  # an eighth of the 57 that are left, less what it has of them
+        assert entered(visits, "2001:db8:2::/64", open_) == 6  # of what is left
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")

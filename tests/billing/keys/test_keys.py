@@ -8,8 +8,16 @@ from billing.audit import SYSTEM
 from billing.database.connection import Connection
 from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
-from billing.schemas.keys import DEFAULT_SCOPES, KeyRow, total_tokens_quota
-from billing.schemas.rules import KeyConflict, KeyNotFound, KeyRefused, ScopeWithheld, parse_scopes
+from billing.schemas.keys import (
+    DEFAULT_SCOPES,
+    KeyConflict,
+    KeyNotFound,
+    KeyRefused,
+    KeyRow,
+    ScopeWithheld,
+    parse_scopes,
+    total_tokens_quota,
+)
 from tests.billing.support import Billing, changes_told
 
 DAILY = Quota(Window.day, Metric.tokens, 1000)

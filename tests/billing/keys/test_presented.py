@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.keys.presented import KEY_HEADERS, DifferentKeys, bearer_of, presented_key
+from billing.keys.secrets import KEY_HEADERS, DifferentKeys, bearer_of, presented_key
 
 Pairs = list[tuple[str, str]]
 

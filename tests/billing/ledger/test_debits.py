@@ -12,8 +12,7 @@ from ulid import ULID
 
 from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseRefused
-from billing.ledger.debits import Debit, decode_debit, encode_debit
-from billing.ledger.usage_columns import OWN_COLUMNS
+from billing.ledger.debits import OWN_COLUMNS, Debit, decode_debit, encode_debit
 from billing.ledger.writer import (
     WRITE_DEBITS,
     WRITE_FREE_DEBITS,

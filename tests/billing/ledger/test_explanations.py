@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from billing.ledger.debits import UsageEvent
+from billing.ledger.debits import ModelShare, UsageEvent, share_of
 from billing.ledger.explanations import explain
-from billing.ledger.usage_columns import ModelShare, share_of
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE, marked_up_usd, round_up
 from billing.schemas.usage import ExplainedEventShape

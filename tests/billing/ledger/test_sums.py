@@ -12,8 +12,7 @@ from billing.database.connection import Row
 from billing.ledger import roller as rolling
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import Folds, Roller, roll
-from billing.ledger.sums import _left, _Read
-from billing.ledger.used import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, compose
+from billing.ledger.sums import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, _left, _Read, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing

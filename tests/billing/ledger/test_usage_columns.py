@@ -3,7 +3,7 @@
 import msgspec
 from hypothesis import given
 
-from billing.ledger.usage_columns import (
+from billing.ledger.debits import (
     OWN_COLUMNS,
     decode_shares,
     encode_shares,

@@ -17,7 +17,7 @@ from billing.ledger import roller as rolling
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.roller import fold_step, roll
-from billing.ledger.used import (
+from billing.ledger.sums import (
     BEGINNING,
     END,
     OTHERS,
@@ -33,8 +33,8 @@ from billing.ledger.used import (
     total,
 )
 from billing.ledger.verify import verify
+from billing.times import Period, period_of, periods, zone_of
 from billing.usage import Usage
-from billing.zones import Period, period_of, periods, zone_of
 from tests.billing.support import PRICES, Billing
 
 ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from ulid import ULID
 
 from billing.keys.principals import Principals
-from billing.metering.claims import Payer
+from billing.metering.charges import Payer
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from billing.settings import ServiceSettings
@@ -57,6 +56,6 @@ def meters(
     async def principal_of(payer: Payer, stale: bool) -> object:
         return await principals.of_service(payer.account_id, payer.service, payer.key_id)
 
-    desk = Desk(engine.holds, writer, principal_of, prices, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
-    holds = ServiceHolds(desk, world.database, engine.lasting, engine.keyspace.partition_of)
-    return Meters(world, writer, Metering(desk), holds)
+    context = MeteringContext(engine.holds, writer, principal_of, prices, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
+    holds = ServiceHolds(context, world.database, engine.lasting, engine.keyspace.partition_of)
+    return Meters(world, writer, Metering(context), holds)

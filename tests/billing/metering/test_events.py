@@ -16,8 +16,20 @@ from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
 from billing.ledger.catalogue import sync_prices
 from billing.metering import events
-from billing.metering.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
-from billing.metering.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
+from billing.metering.charges import (
+    BadMeasure,
+    Busy,
+    EventConflict,
+    EventRefused,
+    Measure,
+    MeterNotPriced,
+    Payer,
+    Recorded,
+    UnknownAccount,
+    charge_of,
+    digest_of,
+    parse_quantity,
+)
 from billing.money import MAX_NANO
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineParts
 from billing.holds.redis.client import RedisClient
@@ -21,9 +20,8 @@ from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
-from billing.metering.charges import Measure
-from billing.metering.claims import EventConflict, NotAdmitted, Payer
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
+from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import PATIENT, PLANS, World, eventually
 from tests.support.loop_thread import LoopThread
@@ -160,7 +158,7 @@ class Play:
         assert isinstance(dead, ServiceHolds)
 
         async def keep(hold: Any, *_: object) -> None:
-            dead._desk.holds.kept(hold)
+            dead.context.holds.kept(hold)
             _[-1].set_exception(ConnectionError())  # type: ignore[attr-defined]
 
         dead._keep = keep  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from billing.notices.destinations import DestinationRefused, Poster, check_url, is_public
+from billing.notices.delivery import DestinationRefused, Poster, check_url, is_public
 from tests.billing.notices.support import receiving
 
 PRIVATE = (

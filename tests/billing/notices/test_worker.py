@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from billing.audit import SYSTEM
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from billing.notices.emit import emit
 from billing.notices.endpoints import Endpoints
-from billing.notices.letters import NoticeType
+from billing.notices.mail_templates import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from billing.settings import WebhookSettings
 from tests.billing.identity.support import join, mails, new_organization, new_user

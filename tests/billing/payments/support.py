@@ -1,21 +1,52 @@
-"""What the tests of payments share: a provider that is a shelf of objects, and the domain beside it."""
+"""What the tests of payments share: payments put together on a provider; and a provider that only shows objects."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing.database.connection import Connection
 from billing.payments.apply import Applier, checkout_handler, customer_handler
-from billing.payments.objects import Checkout, Customer, ObjectRef, Payment, ProviderObject
+from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
+from billing.payments.assembly import Payments as MadePayments
+from billing.payments.flows import FlowRules
 from billing.payments.orders import NewOrder, Order, Orders
+from billing.payments.port import Checkout, Customer, ObjectRef, Payment, ProviderObject
 from billing.payments.purchases import Purchases
+from billing.plans import Plans
 from tests.billing.support import Billing
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 DEPLOYMENT = "here"
+
+
+def parts_of(billing: Billing, plans: Plans, **changed: Any) -> PaymentParts:
+    """What payments are made of elsewhere, on these stores."""
+    fields: dict[str, Any] = {
+        "database": billing.database,
+        "accounts": billing.accounts,
+        "grants": billing.grants,
+        "effects": billing.change_notifier,
+        "plans": plans,
+        "new_id": billing.new_id,
+        "deployment": DEPLOYMENT,
+    }
+    return PaymentParts(**fields | changed)
+
+
+def rules_of(home: str, most_cents: int = 1_000_000, **changed: Any) -> PaymentRules:
+    """Bounds of orders, the plan without a subscription, and ten days of grace; payers come from `home` and go
+    there."""
+    flows = FlowRules(500, most_cents, 2_000, frozenset({home}), home)
+    return PaymentRules(flows, "free", timedelta(days=10), home, **changed)
+
+
+def local_payments(billing: Billing, plans: Plans, home: str, *, database: Any = None, **changed: Any) -> MadePayments:
+    """Payments on the local provider, as a process of their own; `changed` are other rules, or `now`."""
+    now = {"now": changed.pop("now")} if "now" in changed else {}
+    parts = parts_of(billing, plans, database=database or billing.database, **now)
+    return make_payments(parts, rules_of(home, **changed), local_provider(parts, home))
 
 
 @dataclass
@@ -40,13 +71,12 @@ class Shelf:
 
 @dataclass
 class Payments:
-    """Orders, and what applies the shelf's objects to them; `told` are the notices."""
+    """Orders, and what applies the shelf's objects to them."""
 
     billing: Billing
     shelf: Shelf
     orders: Orders
     applier: Applier
-    told: list[tuple[str, str]]
 
     async def order(self, account_id: str, cents: int = 2000, key: str = "first") -> Order:
         return await self.orders.create(NewOrder(account_id, "credit", cents, key))
@@ -55,6 +85,11 @@ class Payments:
         """Put an object on the shelf and have it applied."""
         self.shelf.put(found)
         await self.applier.refresh(ObjectRef(found.kind, found.id))
+
+    async def notices(self) -> list[tuple[str, str]]:
+        """Accounts and types of the notices so far, as they were written."""
+        rows = await self.billing.database.rows("SELECT account_id, type FROM notices ORDER BY ctid")
+        return [(row["account_id"], row["type"]) for row in rows]
 
     async def balance(self, account_id: str) -> int:
         return (await self.billing.accounts.get(account_id)).balance_nano
@@ -71,19 +106,14 @@ class Payments:
 
 def payments_of(billing: Billing, shelf: Any, deployment: str = DEPLOYMENT) -> Payments:
     """The domain of payments on a provider."""
-    told: list[tuple[str, str]] = []
-
-    async def tell(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
-        told.append((account_id, type))
-
-    purchases = Purchases(shelf.name, billing.grants, billing.new_id, tell)
+    purchases = Purchases(shelf.name, billing.grants, billing.new_id)
     handlers = {
         "payment": (Payment, purchases.apply),
         "checkout": (Checkout, checkout_handler(shelf.name)),
         "customer": (Customer, customer_handler(shelf.name)),
     }
     applier = Applier(billing.database, shelf, billing.change_notifier, deployment, handlers)  # type: ignore[arg-type]
-    return Payments(billing, shelf, Orders(billing.database, shelf.name, billing.new_id), applier, told)
+    return Payments(billing, shelf, Orders(billing.database, shelf.name, billing.new_id), applier)
 
 
 def payment_of(order: Order, status: str = "paid", **changed: Any) -> Payment:

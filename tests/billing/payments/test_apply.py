@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from billing.money import MAX_NANO, NANO_PER_CENT
-from billing.payments.objects import Checkout, Dispute, Movement, ObjectRef, Refund
 from billing.payments.orders import NewOrder, OrderConflict
+from billing.payments.port import Checkout, Dispute, Movement, ObjectRef, Refund
 from tests.billing.payments.support import NOW, Payments, Shelf, payment_of, payments_of
 from tests.billing.support import Billing
 
@@ -40,7 +40,7 @@ async def test_a_paid_order_is_credited_once_however_many_say_so(payments: Payme
     assert await payments.balance(account.id) == ORDER_NANO
     credited = await payments.orders.get(order.id)
     assert (credited.status, credited.payment_id) == ("credited", "pi_1")
-    assert payments.told == [(account.id, "payment.succeeded")]
+    assert await payments.notices() == [(account.id, "payment.succeeded")]
     assert payments.billing.change_notifier.told.count(("balance", account.id)) == 1
 
 
@@ -93,7 +93,11 @@ async def test_refunds_and_disputes_move_their_own_money_and_suspend_the_account
     assert (await billing.accounts.get(account.id)).status == "active"
     after = await payments.orders.get(order.id)
     assert (after.status, after.refunded_cents, after.disputed_cents) == ("credited", 0, 0)
-    assert [kind for _, kind in payments.told] == ["payment.succeeded", "payment.refunded", "payment.disputed"]
+    assert [kind for _, kind in await payments.notices()] == [
+        "payment.succeeded",
+        "payment.refunded",
+        "payment.disputed",
+    ]
 
     refunded = Refund("re_2", "pi_1", "succeeded", 2000, "usd", NOW)
     await payments.see(replace(payment_of(order), disputes=(won,), refunds=(refunded,)))
@@ -107,7 +111,8 @@ async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(pa
     await payments.see(payment_of(order, id="pi_other", deployment="elsewhere"))
     await payments.see(payment_of(order, id="pi_live", livemode=True))
     await payments.see(payment_of(order, id="pi_link", deployment=None))
-    assert await payments.orders.parked_count() == 0
+    await payments.orders.refresh_stats()
+    assert payments.orders.waiting == 0
 
     await payments.see(payment_of(order, id="pi_less", amount_cents=1500))
     assert (await payments.orders.get(order.id)).status == "parked"
@@ -116,7 +121,7 @@ async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(pa
     most = (await payments.orders.create(NewOrder(account.id, "credit", 9_000, "most"))).id
     await payments.billing.grants.grant(account.id, MAX_NANO - 1, "rich")
     await payments.see(payment_of(await payments.orders.get(most), id="pi_most"))
-    parked = (await payments.orders.parked(10)).items
+    parked = (await payments.orders.dead_letters(10)).items
     assert [(each.object_id, each.order_id) for each in parked] == [
         ("pi_most", most),
         ("pi_nobody", None),
@@ -143,5 +148,5 @@ async def test_a_failed_order_can_still_be_paid_and_an_expired_one_too(payments:
     await payments.see(payment_of(order, "failed", id="pi_1"))
     await payments.see(payment_of(order, id="pi_3"))
     assert (await payments.orders.get(order.id)).status == "credited"
-    (twice,) = (await payments.orders.parked(10)).items
+    (twice,) = (await payments.orders.dead_letters(10)).items
     assert (twice.object_id, twice.reason) == ("pi_3", "the order was paid before, by another payment")

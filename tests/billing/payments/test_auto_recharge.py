@@ -12,22 +12,19 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound
 from billing.accounts.lots import Lots, Terms
 from billing.payments import auto_recharge as module
-from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
-from billing.payments.auto_recharge import Alert, Alerts
-from billing.payments.flows import FlowRules
-from billing.payments.keys import KEYS_KEPT, call_once
-from billing.payments.objects import ObjectRef
+from billing.payments.apply import KEYS_KEPT, call_once
+from billing.payments.auto_recharge import RechargeRefused, Wish
+from billing.payments.balances import Alert, Alerts
 from billing.payments.orders import NewOrder
-from billing.payments.port import PaymentProviderUnavailable
-from billing.payments.recharges import RechargeRefused, Wish
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.client import AccessRefused
+from tests.billing.payments.support import local_payments
 from tests.billing.support import PLANS, Billing
 
 if TYPE_CHECKING:
     from billing.payments.assembly import Payments
-    from billing.payments.objects import Payment
     from billing.payments.orders import Order
-    from billing.payments.port import Purchase
+    from billing.payments.port import Payment, Purchase
 
 
 USD: Final = 1_000_000_000
@@ -46,20 +43,7 @@ class Installation:
 
     def started(self) -> Payments:
         """A new process on the same stores."""
-        billing = self.billing
-        parts = PaymentParts(
-            billing.database,
-            billing.accounts,
-            billing.grants,
-            billing.change_notifier,
-            PLANS,
-            billing.new_id,
-            "here",
-            now=lambda: self.now,
-        )
-        flows = FlowRules(500, 1_000_000, 2_000, frozenset({HOME}), HOME)
-        rules = PaymentRules(flows, "free", timedelta(days=10), HOME, credit_days=30)
-        return make_payments(parts, rules, local_provider(parts, HOME))
+        return local_payments(self.billing, PLANS, HOME, now=lambda: self.now, credit_days=30)
 
     async def account(self, card: str | None = GOOD, wish: Wish | None = WISH) -> str:
         account_id = (await self.billing.accounts.create("Acme")).id
@@ -179,21 +163,21 @@ async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(
     with monkeypatch.context() as patched:
         patched.setattr(payments.provider, "charge", is_processing)
         patched.setattr(payments.provider, "find_payment", find)
-        patched.setattr(payments.flows, "_refresh", find)
+        patched.setattr(payments.flows, "refresh", find)
         for later in (timedelta(0), module.MOST_PROCESSING - HOUR):
             assert await here.round(later) == 1
             assert await here.standing(account) == ("charging", None, 0)
-        await payments.orders.look()
+        await payments.orders.refresh_stats()
         assert payments.orders.undecided == 0
         await here.billing.database.execute("UPDATE orders SET created_at = now() - interval '25 hours'")
-        await payments.orders.look()
+        await payments.orders.refresh_stats()
         assert payments.orders.undecided == 1
         assert [await here.round(HOUR), await here.round(HOUR)] == [1, 0]
     assert await here.standing(account) == ("stopped", "payment_pending", 0)
     (notice,) = await here.notices(account)
     assert (notice["reason"], notice["next_attempt_at"]) == ("payment_pending", None)
     await payments.applier.refresh(ObjectRef("payment", shown[0].id))
-    await payments.orders.look()
+    await payments.orders.refresh_stats()
     assert (payments.orders.undecided, await here.charged()) == (0, 1)
     assert await here.standing(account) == ("stopped", "payment_pending", 2000)
 
@@ -322,7 +306,7 @@ async def told(billing: Billing) -> list[tuple[str, str, str]]:
 
 
 async def test_once_for_each_crossing(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOKED_AT", 2)
+    monkeypatch.setattr("billing.payments.balances.ACCOUNTS_READ", 2)
     alerts = Alerts(billing.database, 5 * USD)
     poor, rich, own = [(await billing.accounts.create(name)).id for name in ("Poor", "Rich", "Own")]
 

@@ -5,15 +5,15 @@ A step is a question to the database. Every ninth is one to die at; with HYPOTHE
 
 import os
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from billing.money import parse_usd
-from billing.payments.assembly import PaymentParts, PaymentRules, Payments, local_provider, make_payments
-from billing.payments.flows import FlowRules, Wanted
+from billing.payments.assembly import Payments
+from billing.payments.flows import Wanted
 from billing.payments.local.provider import LocalProvider
+from tests.billing.payments.support import local_payments
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing
 
@@ -41,17 +41,7 @@ class Dying:
 
 
 def gateway(billing: Billing, database: Any) -> Payments:
-    parts = PaymentParts(
-        database,
-        billing.accounts,
-        billing.grants,
-        billing.change_notifier,
-        PLANS,
-        billing.new_id,
-        "here",
-    )
-    rules = PaymentRules(FlowRules(500, 100_000, 2_000, frozenset({HOME}), HOME), "free", timedelta(days=10), HOME)
-    return make_payments(parts, rules, local_provider(parts, HOME))
+    return local_payments(billing, PLANS, HOME, database=database)
 
 
 async def look(payments: Payments) -> None:
@@ -83,7 +73,7 @@ async def pay(payments: Payments, wanted: Wanted) -> str:
 async def buy_and_give_back(payments: Payments, account_id: str) -> None:
     """Buy credit, and have a quarter of it given back by an operator."""
     order_id = await pay(payments, Wanted(account_id, "first", parse_usd("20")))
-    await payments.desk.refund(order_id, 500, "back")
+    await payments.admin.refund(order_id, 500, "back")
     await look(payments)
 
 

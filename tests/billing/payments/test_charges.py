@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 from billing import audit
 from billing.money import NANO_PER_CENT, parse_usd
 from billing.payments.assembly import Payments
+from billing.payments.auto_recharge import Wish
 from billing.payments.flows import Wanted
-from billing.payments.objects import ObjectRef, Payment
-from billing.payments.port import PaymentProvider
-from billing.payments.recharges import Wish
+from billing.payments.port import ObjectRef, Payment, PaymentProvider
 from tests.billing.payments.stripe.conftest import provider as provider
 from tests.billing.payments.stripe.conftest import stripe as stripe
 from tests.billing.payments.stripe.test_plans import deliver_all

@@ -15,15 +15,22 @@ from ulid import ULID
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.objects import Checkout, Customer, Dispute, Invoice, ObjectRef, Payment, Refund, Subscription
 from billing.payments.port import (
+    Checkout,
+    Customer,
     CustomerGone,
+    Dispute,
     HostedPage,
+    Invoice,
     NewCustomer,
+    ObjectRef,
+    Payment,
     PaymentProvider,
     PaymentRefused,
     Purchase,
+    Refund,
     ReturnUrls,
+    Subscription,
 )
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments

@@ -15,7 +15,7 @@ from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
 from billing.settings import CodeSettings
 from tests.billing.identity.support import acting, join, new_organization, new_user
-from tests.billing.payments.test_expiry import DAY, START, Clock
+from tests.billing.payments.test_balances import DAY, START, Clock
 from tests.billing.support import Billing, changes_told
 
 ANA: Final = audit.Actor("user:usr_ana")

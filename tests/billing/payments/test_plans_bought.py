@@ -8,15 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.money import format_usd
-from billing.payments.assembly import PaymentParts, PaymentRules, Payments, local_provider, make_payments
-from billing.payments.expiry import Recovery
-from billing.payments.flows import FlowRules, Wanted
+from billing.payments.assembly import Payments
+from billing.payments.flows import Wanted
 from billing.payments.local.provider import LocalProvider
-from billing.payments.objects import ObjectRef
 from billing.payments.orders import Order, OrderConflict, OrderRefused
-from billing.payments.port import PaymentProviderUnavailable
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.client import AccessRefused
-from billing.payments.subscriptions import NoSubscription, SubscriptionRefused
+from billing.payments.subscriptions import NoSubscription, Recovery, SubscriptionRefused
+from tests.billing.payments.support import local_payments
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing
 
@@ -34,21 +33,9 @@ class Shop:
     payments: Payments = field(init=False)
 
     def __post_init__(self) -> None:
-        billing = self.billing
-        parts = PaymentParts(
-            billing.database,
-            billing.accounts,
-            billing.grants,
-            billing.change_notifier,
-            PLANS,
-            billing.new_id,
-            "here",
-            now=lambda: self.now,
-        )
-        rules = PaymentRules(FlowRules(500, 100_000, 2_000, frozenset({HOME}), HOME), "free", timedelta(days=10), HOME)
-        self.payments = make_payments(parts, rules, local_provider(parts, HOME))
-        effects = billing.change_notifier
-        self.recovery = Recovery(billing.database, self.payments.subscriptions, effects, "this", lambda: self.now)
+        self.payments = local_payments(self.billing, PLANS, HOME, now=lambda: self.now)
+        notifier, subscriptions = self.billing.change_notifier, self.payments.subscriptions
+        self.recovery = Recovery(self.billing.database, subscriptions, notifier, "this")
 
     async def standing(self) -> tuple[str, str, str]:
         """Plan, status and balance once all events are looked into."""
@@ -146,7 +133,7 @@ async def test_included_credit_goes_with_the_money_that_brought_it(billing: Bill
     assert order.url is not None
     await shop.act(order.url, "approve")
     assert (await shop.standing())[2] == "50.00"
-    await shop.payments.desk.refund(order.id, 4950, "half")
+    await shop.payments.admin.refund(order.id, 4950, "half")
     assert (await shop.standing())[2] == "25.00"
     await billing.grants.adjust(shop.account_id, -20_000_000_000, "used", "debits")
     await shop.act(order.url, "refund")  # takes what is left
@@ -252,34 +239,34 @@ async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, mo
     await shop.act(order.url, "approve")
     await shop.standing()
     await billing.grants.adjust(shop.account_id, -10_000_000_000, "used", "debits")
-    desk = shop.payments.desk
+    admin = shop.payments.admin
 
     async def away(ref: ObjectRef) -> None:
         raise PaymentProviderUnavailable("it is away")
 
     with monkeypatch.context() as patched:  # made at the provider, not yet taken from the balance
-        patched.setattr(desk, "_refresh", away)
+        patched.setattr(admin, "refresh", away)
         with pytest.raises(PaymentProviderUnavailable):
-            await desk.refund(order.id, 1000, "first")
+            await admin.refund(order.id, 1000, "first")
     with pytest.raises(OrderRefused, match=r"0\.00 USD are left"):
-        await desk.refund(order.id, 1000, "second")
-    first = await desk.refund(order.id, 1000, "first")
+        await admin.refund(order.id, 1000, "second")
+    first = await admin.refund(order.id, 1000, "first")
     await billing.database.execute("DELETE FROM local_keys")  # the provider forgets its keys after a day
-    assert (await desk.refund(order.id, 1000, "first")).id == first.id
+    assert (await admin.refund(order.id, 1000, "first")).id == first.id
     assert (await shop.standing())[2] == "0.00"
     assert await billing.database.value("SELECT count(*) FROM local_objects WHERE kind = 'refund'") == 1
 
 
 async def test_a_plan_ends_with_the_money_that_paid_for_it(billing: Billing) -> None:
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
-    flows, changes, desk = shop.payments.flows, shop.payments.changes, shop.payments.desk
+    flows, changes, admin = shop.payments.flows, shop.payments.changes, shop.payments.admin
     await shop.buy("starter", "first")
     assert await shop.standing() == ("starter", "active", "50.00")
     order = await flows.checkout(Wanted(shop.account_id, "first", plan="starter"))  # the first answer again
     assert order.status == "credited"
-    await desk.refund(order.id, 4950, "part")
+    await admin.refund(order.id, 4950, "part")
     assert (await shop.standing())[0] == "starter"
-    await desk.refund(order.id, None, "rest")
+    await admin.refund(order.id, None, "rest")
     assert (await billing.accounts.get(shop.account_id)).plan == "free"
     assert await shop.standing() == ("free", "active", "0.00")
     assert (await shop.payments.orders.get(order.id)).status == "refunded"
@@ -291,7 +278,7 @@ async def test_a_plan_ends_with_the_money_that_paid_for_it(billing: Billing) -> 
     shop.now += timedelta(days=32)
     assert (await shop.standing())[0] == "starter"
     order = await flows.checkout(Wanted(shop.account_id, "second", plan="starter"))
-    await desk.refund(order.id, None, "late")
+    await admin.refund(order.id, None, "late")
     assert (await shop.standing())[0] == "starter"
 
     for status in ("suspended", "closed"):
@@ -321,7 +308,7 @@ async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(bi
     assert (await flows.checkout(asked[3])).url == opened[3].url
     await shop.act(opened[3].url, "approve")
     assert (await shop.standing())[1:] == ("closed", "0.00")
-    [parked] = (await orders.parked(9)).items
+    [parked] = (await orders.dead_letters(9)).items
     assert (parked.order_id, parked.reason) == (opened[3].id, "the account is closed")
 
 
@@ -336,9 +323,9 @@ async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Bi
     )
     await billing.database.execute("DELETE FROM payment_events WHERE ref_kind = 'checkout'")
     assert (await shop.standing())[2] == "0.00"
-    [parked] = (await shop.payments.orders.parked(9)).items
+    [parked] = (await shop.payments.orders.dead_letters(9)).items
     assert (parked.order_id, parked.account_id) == (None, shop.account_id)
-    await shop.payments.desk.credit(parked.id, None, "it is theirs")
+    await shop.payments.admin.credit(parked.id, None, "it is theirs")
     assert (await shop.standing())[2] == "20.00"
     await shop.act(order.url, "refund_half")
     assert (await shop.standing())[2] == "10.00"
@@ -369,7 +356,7 @@ async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     chosen = random.Random(seed)  # noqa: S311 - the order of a test's events
     provider, database = shop.payments.provider, shop.billing.database
     assert isinstance(provider, LocalProvider)
-    provider.take = None  # nothing is told but by `some`
+    provider.receiver = None  # nothing is told but by `some`
 
     async def some(*, all_of_it: bool) -> None:
         rows = await database.rows("SELECT kind, id FROM local_objects WHERE kind <> 'purchase'")

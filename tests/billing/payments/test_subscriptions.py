@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from billing.accounts.grants import Grants
 from billing.money import format_usd
-from billing.payments.expiry import Recovery
-from billing.payments.objects import Invoice, InvoiceLine, Subscription
-from billing.payments.subscriptions import SubscriptionRules, Subscriptions
+from billing.payments.port import Invoice, InvoiceLine, Subscription
+from billing.payments.subscriptions import Recovery, Subscriptions
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing, changes_told
 
@@ -40,11 +39,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         grants = Grants(self.billing.database, self.billing.change_notifier, self.billing.new_id)
-        rules = SubscriptionRules("free", timedelta(days=10))
-        self.subscriptions = Subscriptions(PLANS, grants, rules, lambda: self.now)
-        self.recovery = Recovery(
-            self.billing.database, self.subscriptions, self.billing.change_notifier, "this", lambda: self.now
-        )
+        self.subscriptions = Subscriptions(PLANS, grants, "free", timedelta(days=10), lambda: self.now)
+        notifier = self.billing.change_notifier
+        self.recovery = Recovery(self.billing.database, self.subscriptions, notifier, "this")
 
     async def apply(self, **changes: object) -> tuple[str, str]:
         """See the subscription with these changes, twice, and say which plan and status the account has."""

@@ -11,11 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.pricing.classes import INPUT_CLASSES, MULTIPLIERS, OUTPUT_CLASSES, PARENT, TOKEN_CLASSES, UNIT_CLASSES
-from billing.pricing.rows import PART_KINDS, PriceRow, canonical_json, from_canonical_json
+from billing.pricing.rows import (
+    INPUT_CLASSES,
+    MULTIPLIERS,
+    OUTPUT_CLASSES,
+    PARENT,
+    PART_KINDS,
+    TOKEN_CLASSES,
+    UNIT_CLASSES,
+    PriceRow,
+    Tier,
+    canonical_json,
+    from_canonical_json,
+)
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, parse_factor, round_up
 from billing.pricing.table import PriceTable
-from billing.pricing.variants import Tier
 from billing.usage import COUNT_NAMES, Usage
 from tests.billing.usages import usages
 

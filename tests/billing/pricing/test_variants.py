@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow, canonical_json, from_canonical_json
+from billing.pricing.rows import PriceRow, Tier, Variant, canonical_json, from_canonical_json, parse_hours
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, PriceError, round_up
-from billing.pricing.variants import Tier, Variant, parse_hours
-from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total, usage_lines
-from tests.billing.usages import usages
+from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total
+from tests.billing.usages import usage_lines, usages
 
 USD = 10**9
 DAY = date(2026, 1, 1)

@@ -9,9 +9,8 @@ import pytest
 
 from billing.ledger.catalogue import sync_prices
 from billing.provider_bills import bills as module
-from billing.provider_bills.answers import questions, read_page
 from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill, fetch
-from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
+from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance, questions, read_page
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 from tests.support.provider_bills import KEY, BillingApis, billing_apis, cost, tokens
@@ -167,6 +166,6 @@ async def test_a_round_tells_operators_of_each_day_once(bills: Bills, billing: B
         **{"provider": "openai", "day": "2026-11-21", "billed_usd": "0.01", "ledger_usd": "0.00"},
         "models": ["web search tool calls"],
     }
-    await bills.look()
+    await bills.refresh()
     assert bills.difference_usd("openai") == pytest.approx(0.01021)
     assert (bills.difference_usd("anthropic"), bills.asked[0]) == (0, "openai")

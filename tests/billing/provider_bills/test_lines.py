@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.provider_bills.answers import read_invoice
 from billing.provider_bills.lines import (
     CATEGORIES,
     BillLine,
@@ -19,6 +18,7 @@ from billing.provider_bills.lines import (
     Tolerance,
     compare,
     group_of,
+    read_invoice,
     together,
 )
 

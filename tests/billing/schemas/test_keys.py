@@ -11,8 +11,17 @@ from typer.main import get_group
 import billing as package
 from billing.cli.operator import operator_app
 from billing.principals import Principal
-from billing.schemas.keys import RULES, KeyRow, KeyRules, KeyShape, NewKey, RulesBody, given_rules, rules_shown
-from billing.schemas.rules import KeyRefused
+from billing.schemas.keys import (
+    RULES,
+    KeyRefused,
+    KeyRow,
+    KeyRules,
+    KeyShape,
+    NewKey,
+    RulesBody,
+    given_rules,
+    rules_shown,
+)
 from tests.billing.support import Billing
 
 ROOT = Path(package.__file__).parent
@@ -25,7 +34,7 @@ OF_PLANS = {
     "holds/decision.py",
     "keys/principals.py",
     "schemas/payments.py",
-    "cli/plans.py",
+    "cli/accounts.py",
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec import Meta
 
 from billing.api.operations import OPERATIONS
-from billing.schemas.mismatch import mismatch, unreadable
+from billing.schemas.decoding import mismatch, unreadable
 
 VALUES: Final[tuple[Any, ...]] = (
     0,

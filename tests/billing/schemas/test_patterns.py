@@ -11,8 +11,8 @@ import pytest
 import billing.schemas
 from billing.schemas.base import Body, Query
 from billing.schemas.credit import NewCouponBody
+from billing.schemas.payments import NewFeatureUse
 from billing.schemas.service import NewDebit
-from billing.schemas.subscriptions import NewFeatureUse
 
 # Patterns that stand anywhere in a text.
 FREE = {r"\S"}

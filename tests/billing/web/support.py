@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from billing.api.application import setup as setup_api
 from billing.api.services import Services
 from billing.audit import ADMIN
+from billing.identity.credentials import Visitor
 from billing.identity.organizations import Organization
-from billing.identity.people import Visitor
 from billing.payments.assembly import Payments
 from billing.web.application import setup
 from tests.billing.api.support import Client, token_of

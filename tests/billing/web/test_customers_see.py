@@ -12,7 +12,7 @@ from billing.money import format_usd
 from billing.pricing.scales import FACTOR_SCALE
 from billing.usage import Usage
 from billing.web.application import ROUTES
-from billing.web.visits import Who
+from billing.web.pages import Who
 from tests.billing.support import PRICE, PRICES
 from tests.billing.web.paths import PATHS
 from tests.billing.web.support import Console, serving

@@ -10,16 +10,16 @@ from typing import Final
 
 import pytest
 
-from billing.api import buckets
+from billing.api import usage_reports
 from billing.audit import SYSTEM
-from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
 from billing.web.application import ROUTES
-from billing.web.visits import Who
+from billing.web.pages import Who
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
@@ -139,7 +139,7 @@ async def test_groups_that_have_no_room_are_one_row_that_adds_up(
     params = {"by": "key", "tz": "Europe/Berlin", **MARCH}
     whole = await console.get("/usage", "owner", params=params)
     monkeypatch.setattr(usage, "MOST_ROWS", 0)
-    monkeypatch.setattr(buckets, "MOST_CELLS", 1)
+    monkeypatch.setattr(usage_reports, "MOST_CELLS", 1)
     page = await console.get("/usage", "owner", params=params)
     first, second, others = whole.values[5:10], whole.values[10:15], page.values[5:10]
     assert others == [str(Decimal(one) + Decimal(other)) for one, other in zip(first, second, strict=True)]

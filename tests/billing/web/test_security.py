@@ -2,7 +2,7 @@
 
 import re
 
-from billing.identity import totp
+from billing.identity.codes import TOTP_STEP_S, totp_code
 from tests.billing.people_support import GOOD, Registry
 from tests.billing.web.support import Console
 
@@ -23,7 +23,7 @@ async def test_a_person_changes_what_they_sign_in_with(console: Console, registr
     assert 'href="otpauth://totp/' in made.text
     missed = await console.post("/security/totp/confirm", "admin", {"code": "000000"})
     assert (missed.status, 'id="w-code"' in missed.text) == (401, True)
-    code = totp.code_at(secret[1], int(registry.clock()) // totp.STEP_S)
+    code = totp_code(secret[1], int(registry.clock()) // TOTP_STEP_S)
     shown = await console.post("/security/totp/confirm", "admin", {"code": code})
     codes = re.search(r"<code>([^<]+)</code>", shown.text)
     assert codes is not None

@@ -10,18 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway.commands import api_url
-from gateway.commands.api_url import api_url_file, find_own_gateway, publish_api_url, withdraw_api_url
-from gateway.commands.first_start import ensure_admin_key
-from gateway.embedded.lock import locked
+from gateway.commands import data_folder
+from gateway.commands.data_folder import (
+    api_url_file,
+    ensure_admin_key,
+    find_own_gateway,
+    publish_api_url,
+    withdraw_api_url,
+)
+from gateway.embedded.folders import locked
 from tests.support.commands import CHECKOUT, Shell
 
 URL = "http://127.0.0.1:8080"
 PUBLISHES = """
 import sys
 from pathlib import Path
-from gateway.commands.api_url import publish_api_url
-from gateway.embedded.lock import locked
+from gateway.commands.data_folder import publish_api_url
+from gateway.embedded.folders import locked
 with locked(Path(sys.argv[1])):
     publish_api_url(Path(sys.argv[1]), sys.argv[2])
     print("published", flush=True)
@@ -90,7 +95,7 @@ def test_who_lives_without_the_lock_is_not_called(tmp_path: Path) -> None:
 def test_another_machine_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_admin_key(tmp_path)
     with published_by_another(tmp_path):
-        monkeypatch.setattr(api_url, "_machine", lambda: "another")
+        monkeypatch.setattr(data_folder, "_machine", lambda: "another")
         assert find_own_gateway(tmp_path) is None
 
 

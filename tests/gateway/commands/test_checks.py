@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from billing.plans import Plan, upgrade_cycles
-from gateway.commands import checks
-from gateway.commands.checks import (
+from gateway.commands import doctor
+from gateway.commands.doctor import (
     Check,
     check_development,
     check_disk,
@@ -96,14 +96,14 @@ def test_where_metrics_are_read() -> None:
 
 
 def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LITTLE_BYTES", 1)
-    monkeypatch.setattr(checks, "LEAST_BYTES", 0)
+    monkeypatch.setattr(doctor, "LITTLE_BYTES", 1)
+    monkeypatch.setattr(doctor, "LEAST_BYTES", 0)
     found = only(check_disk(settings(METERGATE_DATA_DIR=str(tmp_path / "not" / "yet"))))
     assert (found.name, found.status) == ("disk", "ok")
     assert str(tmp_path / "not" / "yet") in found.message
-    monkeypatch.setattr(checks, "LITTLE_BYTES", 1 << 62)
+    monkeypatch.setattr(doctor, "LITTLE_BYTES", 1 << 62)
     assert disk_finding("disk", tmp_path).status == "warn"
-    monkeypatch.setattr(checks, "LEAST_BYTES", 1 << 62)
+    monkeypatch.setattr(doctor, "LEAST_BYTES", 1 << 62)
     assert disk_finding("disk", tmp_path).status == "fail"
     given = {"DATABASE_URL": "postgresql://h/n", "REDIS_URL": "redis://h", "METERGATE_DATA_DIR": str(tmp_path / "no")}
     assert check_disk(settings(**given)) == []  # nothing is written here

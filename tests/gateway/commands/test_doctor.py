@@ -9,18 +9,18 @@ from msgspec import structs
 
 from billing.cli.output import CommandFailed
 from billing.database.connection import Database
-from billing.identity.sealing import SealBroken, Sealer
+from billing.identity.encryption import SealBroken, Sealer
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from gateway.commands import doctor
 from gateway.commands.doctor import (
     check_clocks,
     check_postgres,
+    check_redis,
     check_secrets_key,
     check_settings,
     check_vocabularies,
     clock_finding,
 )
-from gateway.commands.redis_checks import check_redis
 from gateway.commands.stores import Stores
 from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings

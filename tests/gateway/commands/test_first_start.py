@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from billing.keys.secrets import made_at_random
-from gateway.commands.first_start import BadKeyFile, admin_key_file, ensure_admin_key, find_admin_key, read_key_file
+from gateway.commands.data_folder import BadKeyFile, admin_key_file, ensure_admin_key, find_admin_key, read_key_file
 
 
 def test_it_is_made_once_and_private(tmp_path: Path) -> None:

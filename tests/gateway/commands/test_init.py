@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.commands.init import WouldOverwrite, init_folder
-from gateway.config.files import FILES, SHIPPED_FOLDER
 from gateway.config.settings import load_settings
+from gateway.config.source import FILES, SHIPPED_FOLDER
 from tests.support.commands import Shell
 
 WRITTEN = (*(f"config/{name}" for name in FILES), ".env")

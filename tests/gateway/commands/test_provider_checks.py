@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from gateway.commands.checks import check_providers
+from gateway.commands.doctor import check_providers
 from gateway.config.settings import ProviderConfig, Secret
 from tests.gateway.conftest import Upstream
 from tests.support.ports import free_port

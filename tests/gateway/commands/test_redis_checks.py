@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.commands import redis_checks
-from gateway.commands.checks import Check
-from gateway.commands.redis_checks import check_redis, redis_findings
+from gateway.commands import doctor
+from gateway.commands.doctor import Check, check_redis, redis_findings
 from gateway.embedded.process import valkey_server
 from tests.support.commands import by_name
 from tests.support.ports import free_port, free_ports
@@ -21,7 +20,7 @@ LEASE_S = 5.0
 
 
 async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_checks, "OLDEST_REDIS", (99, 0))
+    monkeypatch.setattr(doctor, "OLDEST_REDIS", (99, 0))
     assert by_name(await check_redis(redis_url, LEASE_S))["redis"].status == "fail"
 
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-import pytest
-
-from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
+from gateway.config.source import SHIPPED_FOLDER
 from gateway.dialects.declared import DEFAULT_BETAS
 from tests.gateway.config.support import MAIN, load, problems
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 OWN = """\
 betas:
@@ -39,21 +40,7 @@ def test_the_shipped_file_shows_what_holds_without_it() -> None:
     assert load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command").betas == DEFAULT_BETAS
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("anthropic-beta: {x: allow}", "expected pass, window, refuse, or a context window"),
-        ("anthropic-beta: {x: 5}", "expected pass"),
-        ("anthropic-beta: {x: -1}", "expected pass"),
-        ("anthropic-beta: {x: 1e9}", "expected pass"),
-        ("anthropic-beta: {x: [refuse]}", "expected pass"),
-        ("anthropic-beta: {x: null}", "expected pass"),
-        ("anthropic-beta: {'a b': refuse}", "without blanks"),
-        ("anthropic-beta: {'a,b': refuse}", "without blanks"),
-        ("anthropic-beta: refuse", "expected a mapping"),
-        ("'a header': {x: refuse}", "name of a header"),
-    ],
-)
+@TABLES.each("what_is_wrong_is_told_with_its_line")
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, line: str, told: str) -> None:
     (problem,) = problems(tmp_path, main=f"{MAIN}betas:\n  {line}\n")
     assert problem.startswith(f"metergate.yaml:{MAIN.count(chr(10)) + 2}: betas.")

@@ -1,15 +1,26 @@
 """The environment's variables: defaults, readings, refusals, and that no secret shows."""
 
-from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from gateway.config.derived import parse_per_byte
-from gateway.config.environment import SETTINGS_VARIABLES, Environment, Mode, read_environment
+from gateway.config.environment import (
+    SETTINGS_VARIABLES,
+    Environment,
+    Mode,
+    Reader,
+    parse_duration_s,
+    parse_listen,
+    parse_origins,
+    parse_per_byte,
+    read_environment,
+)
 from gateway.config.problems import Problems
-from gateway.config.reader import Reader, parse_duration_s, parse_listen, parse_origins
 from gateway.config.secret import Secret
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 
 def read(mode: Mode = "serve", **environ: str) -> Environment:
@@ -99,23 +110,7 @@ def test_up_listens_on_this_machine_alone() -> None:
     assert read("serve").listen_addr == read("command", DATABASE_URL="postgresql://db/m").listen_addr == "0.0.0.0:8080"
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("0.0.0.0:8080", ("0.0.0.0", 8080)),
-        (":9", ("0.0.0.0", 9)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:80", ("::1", 80)),
-        ("8080", None),
-        ("host", None),
-        ("host:", None),
-        ("host:65536", None),
-        ("::1:80", None),
-        ("[x]:80", None),
-        ("a b:80", None),
-        ("host:٣", None),
-    ],
-)
+@TABLES.each("addresses")
 def test_addresses(text: str, address: tuple[str, int] | None) -> None:
     assert parse_listen(text) == address
 
@@ -124,10 +119,7 @@ def test_the_gateways_own_address_is_where_pages_stand() -> None:
     assert read(FRONTEND_URL="https://pay.example.com/").frontend_url == "https://pay.example.com"
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("1m", 60), ("1h30m", 5400), ("24h", 86_400), ("0s", None), ("25h", None), ("1d", None)],
-)
+@TABLES.each("durations")
 def test_durations(text: str, seconds: int | None) -> None:
     assert parse_duration_s(text) == seconds
 
@@ -161,38 +153,7 @@ def test_origins(text: str, origins: tuple[str, ...] | None) -> None:
     assert parse_origins(text) == origins
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("LISTEN_ADDR", "nowhere"),
-        ("DATABASE_URL", "mysql://db"),
-        ("DATABASE_URL", "postgresql://"),
-        ("REDIS_URL", "http://redis"),
-        ("MAX_BODY_BYTES", "1.5"),
-        ("PROXY_MAX_BODY_BYTES", "-1"),
-        ("REQUEST_TIMEOUT_SECONDS", "0"),
-        ("CORS_ORIGINS", "everything"),
-        ("FRONTEND_URL", "pay.example.com"),
-        ("AUTH_BASE_URL", "issuer"),
-        ("JWT_EXPIRY_HOURS", "a day"),
-        ("REFRESH_TOKEN_EXPIRY_DAYS", "0"),
-        ("PAYMENT_PROVIDER", "paypal"),
-        ("STRIPE_API_BASE", "stripe"),
-        ("PAYMENT_GRACE_DAYS", "400"),
-        ("SMTP_PORT", "65536"),
-        ("SMTP_FROM", "nobody"),
-        ("NOTIFICATION_WEBHOOK", "ftp://hook"),
-        ("LAGO_API_URL", "lago"),
-        ("EXPORTER_SOURCES_JSON", "{}"),
-        ("EXPORTER_SOURCES_JSON", "["),
-        ("EXPORTER_BASE_URL", "exporter"),
-        ("COLLECT_INTERVAL", "soon"),
-        ("PRICE_PER_BYTE", "1e-9"),
-        ("INITIAL_INCLUDED_QUOTA_BYTES", "-1"),
-        ("INITIAL_BALANCE", "-1"),
-        ("METERGATE_API_URL", "gateway"),
-    ],
-)
+@TABLES.each("wrong_values_are_refused_by_name")
 def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
     assert any(problem.startswith(f"environment: {name}: ") for problem in refusals(**{name: text}))
 
@@ -261,7 +222,7 @@ def test_no_secret_shows() -> None:
 
 
 def test_secrets_are_of_the_type_that_hides_them() -> None:
-    named = {each.name: each.type for each in fields(Environment)}
+    named = get_type_hints(Environment)
     for name, variable in SETTINGS_VARIABLES.items():
         if variable.secret and name.lower() in named:
             assert named[name.lower()] == Secret | None, name

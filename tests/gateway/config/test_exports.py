@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-import pytest
-
 from gateway.config.exports import MeterConfig
 from gateway.config.settings import warnings
 from gateway.runtime.exports import exports_of
 from tests.gateway.config.support import MAIN, load, problems
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 ALL = """\
 exports:
@@ -45,23 +46,7 @@ def test_lago_by_the_environment_alone(tmp_path: Path) -> None:
     assert exports_of(load(tmp_path, main=MAIN + "exports: [{kind: lago}]\n")) == ()
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("{path: /x}", "kind"),
-        ("{kind: smoke}", "one of lago"),
-        ("{kind: folder}", "path"),
-        ("{kind: folder, path: /x, format: xml}", "csv, parquet"),
-        ("{kind: folder, path: /x, url: y}", "unknown key"),
-        ("{kind: folder, path: /x}, {kind: folder, path: /y}", "give this one a name"),
-        ("{kind: stripe_meters, meters: [{event_name: a}]}", "value"),
-        ("{kind: stripe_meters, meters: [{event_name: 'a:b', value: requests}]}", "meter's code"),
-        ("{kind: lago, meters: [{code: a, value: smiles}]}", "one of requests"),
-        ("{kind: lago, meters: [{code: a}, {code: a}]}", "twice"),
-        ("{kind: cloudevents, url: 'https://user@host'}", "URL"),
-        ("{kind: cloudevents, url: 'https://host', batch: 0}", "1 to 1000"),
-    ],
-)
+@TABLES.each("what_is_wrong_is_told")
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
     (problem,) = problems(tmp_path, main=f"{MAIN}exports: [{text}]\n")
     assert told in problem

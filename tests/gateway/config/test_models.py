@@ -9,6 +9,9 @@ from gateway.config.models import VOCABULARIES
 from gateway.config.settings import ModelConfig, Secret, Settings
 from tests.gateway.config.support import load, problems
 from tests.support.shipped import shipped_settings
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 ROUTES = "models:\n  demo: {provider: p}\n"
 
@@ -108,39 +111,7 @@ def test_where_a_provider_takes_the_most_output_tokens(tmp_path: Path, text: str
     assert with_provider(tmp_path, text).providers["p"].max_output_field == field
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("{}", "providers.p.kind: missing"),
-        (
-            "{kind: openai, base_url: http://h, max_output_field: max_output_tokens}",
-            'providers.p.max_output_field: expected one of max_completion_tokens, max_tokens, n_predict, got "max_out',
-        ),
-        ("{kind: opnai}", "providers.p.kind: expected one of openai, anthropic, gemini, local, azure, cohere, "),
-        ("{kind: openai}", "providers.p.base_url: missing"),
-        ("{kind: local, base_url: http://h}", "providers.p.base_url: a provider of kind local has no such key"),
-        ("{kind: openai, base_url: http://h, delay_ms: 1}", "providers.p.delay_ms: a provider of kind openai has no"),
-        ("{kind: anthropic, base_url: http://h}", "providers.p.api_key: missing"),
-        ("{kind: gemini, base_url: http://h}", "providers.p.api_key: missing"),
-        ("{kind: openai, base_url: h}", "providers.p.base_url: expected a URL"),
-        ("{kind: openai, base_url: ftp://h}", "providers.p.base_url: expected a URL"),
-        ('{kind: openai, base_url: "http://h?a=b#c"}', "providers.p.base_url: expected a URL"),
-        ('{kind: openai, base_url: "${URL}"}', "providers.p.base_url: the variable URL is not set"),
-        ("{kind: local, delay_ms: -1}", "providers.p.delay_ms: expected a whole number from 0 to 600000, got -1"),
-        ("{kind: local, delay_ms: 0.5}", "providers.p.delay_ms: expected a whole number"),
-        ("{kind: local, enabled: 1}", "providers.p.enabled: expected true or false, got 1"),
-        ('{kind: openai, base_url: http://h, api_key: "${A"}', "providers.p.api_key: expected ${NAME}"),
-        ("{kind: openai, base_url: http://h, headers: {Host: h}}", "providers.p.headers.Host: not a header"),
-        ('{kind: openai, base_url: http://h, headers: {"a b": h}}', "providers.p.headers.a b: not a header"),
-        ('{kind: openai, base_url: http://h, headers: {a: "b\\n"}}', "providers.p.headers.a: the text holds"),
-        ("{kind: openai, base_url: http://h, pass_headers: [api-key]}", "providers.p.pass_headers: api-key is not a"),
-        ('{kind: openai, base_url: http://h, pass_headers: ["a b"]}', "providers.p.pass_headers: a b is not a header"),
-        ("{kind: openai, dialects: {openai: h}}", "providers.p.dialects.openai: expected a URL"),
-        ('{kind: openai, dialects: {"Open AI": "http://h"}}', "providers.p.dialects.Open AI: a dialect's name is"),
-        ("{kind: local, dialects: {openai: http://h}}", "providers.p.dialects: a provider of kind local has no such"),
-        ("{kind: openai, base_url: http://h, headers: [a]}", "providers.p.headers: expected a mapping, got a list"),
-    ],
-)
+@TABLES.each("wrong_providers_are_refused")
 def test_wrong_providers_are_refused(tmp_path: Path, text: str, problem: str) -> None:
     (found,) = refused(tmp_path, text)
     assert found.startswith(f"metergate.yaml:2: {problem}")
@@ -200,30 +171,7 @@ def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
     assert models(tmp_path, "  m: {provider: local}\n")["m"] == ModelConfig("m", "local", "m")
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("{}", "models.m.provider: missing"),
-        ("{provider: locl}", 'models.m.provider: expected a provider of this file, got "locl"; did you mean local?'),
-        ("{provider: local, fallbacks: [othr]}", "models.m.fallbacks: othr is no entry of models; did you mean other?"),
-        ("{provider: local, answered_by: 5}", "models.m.answered_by: expected a list, got 5"),
-        ("{provider: local, fallbacks: [m]}", "models.m.fallbacks: an entry is no fallback of its own"),
-        (
-            "{provider: local, model: other, fallbacks: [other]}",
-            "models.m.fallbacks: other asks local/other, which was asked before it; `retries` asks one again",
-        ),
-        ("{provider: local, fallbacks: [other, other]}", "models.m.fallbacks[1]: other stands here twice"),
-        ("{provider: local, fallbacks: other}", 'models.m.fallbacks: expected a list, got "other"'),
-        ("{provider: local, markup_percent: 20}", 'models.m.markup_percent: expected a decimal string such as "20"'),
-        ('{provider: local, markup_percent: "-1"}', "models.m.markup_percent: expected a decimal string"),
-        ("{provider: local, vocabulary: p50k}", "models.m.vocabulary: expected one of o200k_base, cl100k_base"),
-        ("{provider: local, max_output_tokens: 0}", "models.m.max_output_tokens: expected a whole number from 1"),
-        ("{provider: local, default_tool_calls: 65}", "models.m.default_tool_calls: expected a whole number from 1"),
-        ("{provider: local, disconnect_drain_s: -1}", "models.m.disconnect_drain_s: expected a number from 0 to 3600"),
-        ("{provider: local, modle: x}", "models.m.modle: unknown key; did you mean model?"),
-        ("local", 'models.m: expected a mapping, got "local"'),
-    ],
-)
+@TABLES.each("wrong_models_are_refused")
 def test_wrong_models_are_refused(tmp_path: Path, text: str, problem: str) -> None:
     main = f"providers: {{local: {{kind: local}}}}\nmodels:\n  other: {{provider: local}}\n  m: {text}\n"
     (found,) = problems(tmp_path, main=main)

@@ -16,7 +16,7 @@ from tests.test_env_example import assignments
 def test_every_variable_is_read() -> None:
     folder = Path(gateway.__file__).parent
     paths = [*folder.rglob("*.py"), *Path(billing.__file__).parent.rglob("*.py")]
-    only_looking = (folder / "commands" / "checks.py",)
+    only_looking = (folder / "commands" / "doctor.py",)
     reading = [path for path in paths if path.parent != folder / "config" and path not in only_looking]
     code = "\n".join(path.read_text("utf-8") for path in reading)
     unread = {field.name for field in fields(Environment) if not re.search(rf"\.{field.name}\b", code)}

@@ -9,6 +9,9 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import warnings
 from tests.gateway.config.support import PLANS, load, problems
 from tests.support.shipped import shipped_settings
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 
 def test_a_plan_needs_a_name_and_a_price_alone(tmp_path: Path) -> None:
@@ -97,45 +100,7 @@ def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[
     assert load(tmp_path, plans=text).plans["free"].models == allowed
 
 
-@pytest.mark.parametrize(
-    ("more", "problem"),
-    [
-        ("price_usd: 0", 'free.price_usd: expected a decimal string such as "99", got 0; put it in quotes'),
-        ('price_usd: "-1"', "free.price_usd: expected a decimal string"),
-        ('price_usd: "0", users: 0', "free.users: expected a whole number from 1"),
-        ('price_usd: "0", upgrade_to: free', 'free.upgrade_to: expected another plan of this file, got "free"'),
-        ('price_usd: "0", upgrade_to: pro', 'free.upgrade_to: expected another plan of this file, got "pro"'),
-        (
-            'price_usd: "0", models: [dmo]',
-            "free.models: dmo is no entry of metergate.yaml's models; did you mean demo?",
-        ),
-        (
-            'price_usd: "0", included_credits: "1"',
-            "free.included_credits: unknown key; did you mean included_credit?",
-        ),
-        ('price_usd: "0", included_credit: stays', "free.included_credit: expected one of expires, rolls_over"),
-        ('price_usd: "0", features: {A: 1}', "free.features.A: a feature's name is lower-case letters"),
-        ('price_usd: "0", features: {reports: -1}', "free.features.reports: expected a whole number from 0"),
-        ('price_usd: "0", max_parallel_requests: 0', "free.max_parallel_requests: expected a whole number from 1"),
-        ('price_usd: "0", quotas: {}', "free.quotas: expected a list, got a mapping"),
-        ('price_usd: "0", quotas: [day]', 'free.quotas[0]: expected a mapping, got "day"'),
-        ('price_usd: "0", quotas: [{metric: tokens, limit: 1}]', "free.quotas[0].window: missing"),
-        ('price_usd: "0", quotas: [{window: dya, metric: tokens, limit: 1}]', "free.quotas[0]: window must be one of"),
-        ('price_usd: "0", quotas: [{window: day, metric: tokens, limit: 1.5}]', "free.quotas[0]: limit must be an int"),
-        (
-            'price_usd: "0", quotas: [{window: day, metric: cost, limit: 1.5}]',
-            "free.quotas[0]: limit of cost: an amount",
-        ),
-        (
-            'price_usd: "0", quotas: [{window: day, metrc: tokens, metric: tokens, limit: 1}]',
-            "free.quotas[0].metrc: unkn",
-        ),
-        (
-            'price_usd: "0", quotas: [&day {window: day, metric: tokens, limit: 1}, *day]',
-            "free.quotas: two quotas share",
-        ),
-    ],
-)
+@TABLES.each("wrong_plans_are_refused")
 def test_wrong_plans_are_refused(tmp_path: Path, more: str, problem: str) -> None:
     (found,) = problems(tmp_path, plans=f"free: {{name: Free, {more}}}\n")
     assert found.startswith(f"plans.yaml:1: {problem}")

@@ -12,8 +12,8 @@ import pytest
 from billing.errors import MetergateError
 from billing.money import parse_usd
 from billing.pricing.table import PriceTable
-from gateway.config.files import file_marks
-from gateway.config.price_file import POLL_S, PriceFollower, load_prices
+from gateway.config.prices import POLL_S, PriceFollower, load_prices
+from gateway.config.source import file_marks
 from tests.gateway.conftest import Customer, MakeGateway, chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import Fetched, ask, fetch

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing.rows import PriceRow, Tier, Variant
 from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.variants import Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
@@ -104,52 +106,7 @@ def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
     assert load(tmp_path, prices=text).prices.rows[0].effective_from == date(2024, 7, 18)
 
 
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ("per_million: {input: 0.15}", 'per_million.input: expected a decimal string such as "0.15", got 0.15; put it'),
-        ("per_million: {input: 15}", 'per_million.input: expected a decimal string such as "0.15", got 15; put it'),
-        ('per_million: {input: "1e-3"}', 'per_million.input: expected a decimal string such as "0.15", got "1e-3"'),
-        ('per_million: {input: "-1"}', "per_million.input: expected a decimal string"),
-        ('per_million: {input: "0.1234567891"}', "per_million.input: expected a decimal string"),
-        ("per_million: {input: true}", "per_million.input: expected a decimal string"),
-        ("per_million: {input: }", "per_million.input: expected a decimal string"),
-        ('per_million: {inptu: "1"}', "per_million.inptu: unknown key; did you mean input?"),
-        ('per_million: {image: "1"}', "per_million.image: unknown key; did you mean image_input?"),
-        ('per_unit: {image: "1", input: "1"}', "per_unit.input: unknown key"),
-        ("per_unit: {image: 0.04}", 'per_unit.image: expected a decimal string such as "0.04", got 0.04; put it'),
-        ("per_million: {}", "a price row needs a price"),
-        ('per_million: ["1"]', "per_million: expected a mapping, got a list"),
-        ('per_million: {input: "1"}, tiers: [{above_input_tokens: 5}]', "tiers[0].per_million: missing"),
-        ('per_million: {input: "1"}, tiers: [{per_million: {}}]', "tiers[0].above_input_tokens: missing"),
-        (
-            'per_million: {input: "1"}, multipliers: {batch: 0.5}',
-            'multipliers.batch: expected a decimal string such as "0',
-        ),
-        ('per_million: {input: "1"}, multipliers: {batch: "0"}', "batch in multipliers must be above zero"),
-        ('per_million: {input: "1"}, multipliers: {btch: "1"}', "multipliers.btch: unknown key; did you mean batch?"),
-        ('per_million: {input: "1"}, part_tokens: {image: 0}', "part_tokens.image: expected a whole number from 1"),
-        ('per_million: {input: "1"}, tool_call_tokens: -1', "tool_call_tokens: expected a whole number from 0"),
-        ('per_million: {input: "1"}, tool_call_tokens: {x: y}', "tool_call_tokens.x: expected a whole number from 0"),
-        ('per_million: {input: "1"}, max_output_tokens: 0', "max_output_tokens: expected a whole number from 1"),
-        ('per_million: {input: "1"}, context_window: "5"', "context_window: expected a whole number from 1"),
-        ('per_million: {input: "1"}, hidden_reasoning: "yes"', "hidden_reasoning: expected true or false"),
-        ('per_million: {input: "1"}, cost: guessed', "cost: expected one of reported"),
-        ('per_million: {input: "1"}, variants: [{weather: rain}]', "variants[0].weather: unknown key"),
-        ('per_million: {input: "1"}, variants: [{factor: "2"}]', "variants[0]: a variant says when it applies"),
-        ('per_million: {input: "1"}, variants: [{speed: fast, factor: "2"}]', "variants[0]: factor is above zero"),
-        ('per_million: {input: "1"}, variants: [{utc_hours: "9-8"}]', "variants[0]: utc_hours is a span"),
-        (
-            'per_million: {input: "1"}, tiers: [{at_or_above: 1, per_million: {}}]',
-            "tiers[0].at_or_above: expected a whole",
-        ),
-        (
-            'per_million: {input: "1"}, tiers: [{at_or_above: 9, above_input_tokens: 9, per_million: {}}]',
-            "tiers[0]: a tier begins above",
-        ),
-        ('per_million: {input: "1"}, max_ouput_tokens: 5', "max_ouput_tokens: unknown key; did you mean max_output_to"),
-    ],
-)
+@TABLES.each("wrong_rows_are_refused")
 def test_wrong_rows_are_refused(tmp_path: Path, row: str, problem: str) -> None:
     text = f"\n- {{provider: local, model: m, effective_from: 2024-07-18, {row}}}\n"
     (found,) = problems(tmp_path, prices=text)

@@ -3,23 +3,14 @@
 import pytest
 
 from gateway.config.problems import Unset, expand, refers
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 ENVIRON = {"KEY": "value", "EMPTY": ""}
 
 
-@pytest.mark.parametrize(
-    ("text", "expanded"),
-    [
-        ("plain", "plain"),
-        ("${KEY}", "value"),
-        ("a-${KEY}-${KEY}", "a-value-value"),
-        ("${NONE:-text}", "text"),
-        ("${EMPTY:-text}", "text"),
-        ("${NONE:-}", ""),
-        ("${KEY:-text}", "value"),
-        ("$KEY and {KEY}", "$KEY and {KEY}"),
-    ],
-)
+@TABLES.each("expansion")
 def test_expansion(text: str, expanded: str) -> None:
     assert expand(text, ENVIRON) == expanded
 

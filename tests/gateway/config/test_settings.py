@@ -24,6 +24,9 @@ from gateway.config.settings import (
     warnings,
 )
 from tests.gateway.config.support import MAIN, load, problems, write
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 SHIPPED = {"METERGATE_CONFIG": str(SHIPPED_FOLDER)}
@@ -70,23 +73,7 @@ def test_the_shipped_models() -> None:
     assert (models["fast"].model, models["fast"].fallbacks) == ("gpt-4o-mini", ())
 
 
-@pytest.mark.parametrize(
-    ("provider", "model", "input_usd", "output_usd"),
-    [
-        ("anthropic", "claude-opus-4", "15.00", "75.00"),
-        ("anthropic", "claude-sonnet-4", "3.00", "15.00"),
-        ("anthropic", "claude-haiku-4-5", "1.00", "5.00"),
-        ("openai", "gpt-4o", "2.50", "10.00"),
-        ("openai", "gpt-4o-mini", "0.15", "0.60"),
-        ("gemini", "gemini-pro", "1.25", "5.00"),
-        ("deepseek", "deepseek-v3", "0.14", "0.28"),
-        ("openrouter", "whatever/model", "2.00", "8.00"),
-        ("local", "demo", "0.15", "0.60"),
-        ("local", "anything", "0.15", "0.60"),
-        ("local", "demo-embedding", "0.02", None),
-        ("openai", "text-embedding-3-small", "0.02", None),
-    ],
-)
+@TABLES.each("the_shipped_prices")
 def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_usd: str | None) -> None:
     row = shipped().prices.find(provider, model, NOW_S)
     assert row is not None

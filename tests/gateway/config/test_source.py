@@ -2,30 +2,17 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.gateway.config.support import MAIN, problems
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 
 def test_the_small_configuration_loads(tmp_path: Path) -> None:
     assert problems(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "prices.yaml: empty"),
-        ("# nothing\n", "prices.yaml: empty"),
-        ("- a: [1,\n- b", "prices.yaml:2: not YAML"),
-        ("- {a: 1}\n---\n- {b: 1}\n", "prices.yaml:2: not YAML"),
-        ("- *nobody\n", "prices.yaml:1: not YAML"),
-        ("- a\x01b\n", "prices.yaml: not YAML"),
-        ("a: 1\n", "prices.yaml:1: expected a list, got a mapping"),
-        ("text\n", 'prices.yaml:1: expected a list, got "text"'),
-        ("- 5\n", "prices.yaml:1: expected a mapping, got 5"),
-        ("- {? [a] : 1}\n", "prices.yaml:1: expected a name"),
-    ],
-)
+@TABLES.each("what_is_no_list_of_rows")
 def test_what_is_no_list_of_rows(tmp_path: Path, text: str, problem: str) -> None:
     assert problems(tmp_path, prices=text)[0].startswith(problem)
 

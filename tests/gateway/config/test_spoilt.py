@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import ConfigError, Problem, load_settings
+from gateway.config.source import SHIPPED_FOLDER
 
 FILES = ("metergate.yaml", "prices.yaml", "plans.yaml")
 SHIPPED = {name: (SHIPPED_FOLDER / name).read_text("utf-8") for name in FILES}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.providers import MAX_TARGETS, TargetConfig
 from gateway.config.settings import ProviderConfig, Secret
-from gateway.config.targets import MAX_TARGETS, TargetConfig
 from gateway.upstream.health import Cooldown
 from tests.gateway.config.support import load, problems
 

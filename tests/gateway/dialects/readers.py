@@ -6,7 +6,7 @@ from typing import Final
 from gateway.dialects.anthropic.usage import usage_from_json as of_message
 from gateway.dialects.facts import Reported
 from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
-from gateway.dialects.openai.usage import usage_from_json as of_chat
+from gateway.dialects.openai.answer import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
 
 READERS: Final[Mapping[str, Callable[[bytes], Reported | None]]] = {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.facts import Reported
 from gateway.dialects.registry import DIALECTS
-from gateway.dialects.structure import StructureBounds
 from tests.gateway.dialects import answers
 from tests.gateway.dialects.anthropic import bodies
 

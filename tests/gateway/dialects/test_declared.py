@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.keys import presented
+from billing.keys import secrets
 from gateway.dialects.base import Dialect
 from gateway.dialects.declarations import Declarations
 from gateway.dialects.declared import DECLARED, KEY_HEADERS, key_headers, never_sent
@@ -45,7 +45,7 @@ def test_what_providers_answer_passes_as_it_is_declared(declared: Declarations) 
 
 
 def test_a_key_is_read_from_every_declared_header_and_never_sent() -> None:
-    assert set(presented.KEY_HEADERS) == set(KEY_HEADERS)  # the billing API takes a key where any dialect does
+    assert set(secrets.KEY_HEADERS) == set(KEY_HEADERS)  # the billing API takes a key where any dialect does
     assert all(map(never_sent, KEY_HEADERS))
     own = Declarations(key_headers=("x-own-key",))
     assert key_headers(own) == (*KEY_HEADERS, "x-own-key")

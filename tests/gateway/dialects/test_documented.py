@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 from tests.gateway.dialects.answers import Answer, chat
 from tests.gateway.dialects.readers import READERS
 

@@ -12,13 +12,11 @@ from multidict import CIMultiDict
 from gateway.dialects.anthropic.dialect import MESSAGE, METERING_FIELDS, parse, rewrite
 from gateway.dialects.anthropic.work import CAPPED_TOOLS, CLIENT_TOOLS, LOOP_TOOLS, LOOP_TURNS, REFUSED_TOOLS
 from gateway.dialects.base import Changes
-from gateway.dialects.betas import Betas
-from gateway.dialects.declared import DEFAULT_BETAS
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import DEFAULT_BOUNDS, folded
+from gateway.dialects.declared import DEFAULT_BETAS, Betas
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import Work
-from gateway.dialects.fields import folded
 from gateway.dialects.gemini.request import REQUEST
-from gateway.dialects.structure import DEFAULT_BOUNDS
 from tests.gateway.dialects.anthropic.bodies import SAY, message
 from tests.gateway.dialects.gemini.support import asked, parsed, with_part
 

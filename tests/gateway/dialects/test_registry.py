@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.base import Endpoint
+from gateway.dialects.body import StructureBounds
+from gateway.dialects.declarations import Endpoint
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect
 from gateway.dialects.registry import Dialects, make_dialects
-from gateway.dialects.structure import StructureBounds
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

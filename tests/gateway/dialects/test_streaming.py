@@ -7,9 +7,8 @@ import pytest
 
 from gateway.dialects import streaming
 from gateway.dialects.anthropic.usage import AnthropicEvents
-from gateway.dialects.events import event_data, first_marked
-from gateway.dialects.openai.output import OpenAIEvents
-from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
+from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data, first_marked
 from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
 
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.events import event_data
-from gateway.dialects.streaming import SseTap
+from gateway.dialects.streaming import SseTap, event_data
 from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
 
 ENDS = st.sampled_from([b"\n", b"\r\n"])

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import StructureBounds, check_size, check_value, has_overflow, outside_strings
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
-from gateway.dialects.structure import StructureBounds, check_size, check_value, has_overflow, outside_strings
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.usage import usage_lines
+from tests.billing.usages import usage_lines
 from tests.gateway.dialects.answers import Answer, chat, gemini, message, response
 from tests.gateway.dialects.readers import READERS
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects, why_unmetered
-from gateway.dialects.structure import StructureBounds
 from tests.gateway.conftest import Gateway
 from tests.support.gateways import assert_free, fetch
 from tests.support.tables import Tables

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from gateway.embedded import folders, launch
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 from gateway.embedded.servers import EmbeddedServers
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from gateway.embedded import account
-from gateway.embedded.account import SERVER_USER, SHARED_USER, Account, server_account
-from gateway.embedded.folders import take_over
+from gateway.embedded import folders
+from gateway.embedded.folders import SERVER_USER, SHARED_USER, Account, server_account, take_over
 from gateway.embedded.servers import EmbeddedServers
 from tests.gateway.embedded.support import servers_of, store, stored
 
@@ -119,7 +118,7 @@ def test_only_what_was_the_former_user_s_is_given(tmp_path: Path) -> None:
 def new_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A user that this machine does not have."""
     name = f"mg-test-{secrets.token_hex(4)}"
-    monkeypatch.setattr(account, "SERVER_USER", name)
+    monkeypatch.setattr(folders, "SERVER_USER", name)
     yield name
     if shutil.which("userdel"):
         subprocess.run(["/usr/sbin/userdel", name], check=False, capture_output=True, timeout=60)
@@ -146,7 +145,7 @@ def test_the_user_is_made_as_a_package_would(new_name: str) -> None:
 async def test_where_no_user_can_be_made_it_says_that_it_runs_as_a_shared_one(
     data_dir: Path, new_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(account, "MAKERS", ())
+    monkeypatch.setattr(folders, "MAKERS", ())
     lines: list[str] = []
     async with EmbeddedServers(data_dir, report=lines.append) as servers:
         await store(servers.endpoints)

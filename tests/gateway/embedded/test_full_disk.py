@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded.lock import EmbeddedServersError
+from gateway.embedded.folders import EmbeddedServersError
 from gateway.embedded.servers import EmbeddedServers
 
 pytestmark = pytest.mark.slow

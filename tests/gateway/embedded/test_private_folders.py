@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded.account import SERVER_USER
-from gateway.embedded.folders import POINTER_NAME, own_folder
-from gateway.embedded.lock import AlreadyRunning, EmbeddedServersError
+from gateway.embedded.folders import POINTER_NAME, SERVER_USER, AlreadyRunning, EmbeddedServersError, own_folder
 from gateway.embedded.servers import EmbeddedServers
 from tests.gateway.embedded.support import holder, make_home, ourselves, servers_of, store, stored
 

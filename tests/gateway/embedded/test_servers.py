@@ -16,7 +16,7 @@ import pytest
 import redis.asyncio
 import uvloop
 
-from gateway.embedded.lock import AlreadyRunning, EmbeddedServersError, ServerFailed
+from gateway.embedded.folders import AlreadyRunning, EmbeddedServersError, ServerFailed
 from gateway.embedded.process import LOG_LIMIT_BYTES
 from gateway.embedded.servers import EmbeddedServers, running
 from tests.gateway.embedded.support import Home, holder, servers_of, store, stored, until

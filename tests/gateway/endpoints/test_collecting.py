@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from gateway.config.derived import ExporterSource
+from gateway.config.environment import ExporterSource
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway

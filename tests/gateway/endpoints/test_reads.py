@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from billing.holds.upkeep import WELL_AFTER_S
+from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
+from billing.work import WELL_AFTER_S
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
@@ -360,7 +361,8 @@ async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway
 
 async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
     metrics = Metrics()
-    metrics.usage("openai", 1, 0, 1, 0, 7, 8)
+    debit = Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="a", provider="openai", cost_nano=7)
+    metrics.charged(debit, "settled", 0.001)
     with bind("127.0.0.1:0") as listener:
         url = f"http://{address_of(listener)}"
         async with metrics_served(metrics, listener):

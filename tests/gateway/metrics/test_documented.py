@@ -2,7 +2,7 @@
 
 import re
 
-from gateway.metrics.folder import COUNTERS, HISTOGRAMS
+from gateway.metrics.registry import COUNTERS, HISTOGRAMS
 from tests.support.commands import CHECKOUT
 
 GAUGE = re.compile(r'\.gauge\(\s*(f?)"([a-z_]+)(\{?)')

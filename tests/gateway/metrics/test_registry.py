@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,14 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics.folder import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS
-from gateway.metrics.registry import Metrics
+from billing.ledger.debits import Debit
+from gateway.metrics.registry import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS, Metrics
 
 WAIT_S = 60.0
 
 WORKER = f"""
 import os, sys
 from pathlib import Path
+from typing import Any
 from gateway.metrics.registry import Metrics
 metrics = Metrics(Path(os.environ[{METRICS_DIR_VARIABLE!r}]))
 metrics.gauge("holds_live", "Holds.", lambda: 3)
@@ -116,20 +118,27 @@ def worker(folder: Path) -> Iterator[Worker]:
         process.communicate()
 
 
+def charged(**fields: Any) -> Debit:
+    fields = {"provider": "openai", **fields}
+    return Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="acct_1", **fields)
+
+
 def test_every_metric_shows_what_was_counted() -> None:
     metrics = Metrics()
     metrics.request("/v1/chat/completions", "openai", 200, True)
     metrics.request("/v1/chat/completions", "openai", 200, True)
     metrics.request("/v1/embeddings", "local", 502, False)
     metrics.refusal("quota_exceeded")
-    metrics.usage("openai", 100, 20, 30, 10, 1_000, 1_200)
-    metrics.usage("openai", 1, 0, 2, 0, 500, 600)
+    counts = {"input_tokens": 100, "cached_input_tokens": 20, "output_tokens": 30, "reasoning_tokens": 10}
+    metrics.charged(charged(cost_nano=1_000, charged_nano=1_200, **counts), "settled", 0.004)
+    metrics.charged(
+        charged(input_tokens=1, output_tokens=2, cost_nano=500, charged_nano=600, estimated=True), "direct_write", 7.0
+    )
     metrics.hold_latency(0.002)
-    metrics.settle_latency(0.004)
     metrics.upstream_latency("openai", 1.5)
     metrics.time_to_first_byte("openai", 0.3)
     metrics.hold_exceeded()
-    metrics.settled(True, "direct_write")
+    metrics.settled(False, "voided")
     expected = {
         REQUEST: 2,
         'metergate_requests_total{endpoint="/v1/embeddings",provider="local",status="502",stream="false"}': 1,
@@ -141,7 +150,9 @@ def test_every_metric_shows_what_was_counted() -> None:
         'metergate_cost_nano_usd_total{provider="openai"}': 1_500,
         'metergate_charged_nano_usd_total{provider="openai"}': 1_800,
         "metergate_hold_exceeded_total": 1,
+        'metergate_settlements_total{estimated="false",outcome="settled"}': 1,
         'metergate_settlements_total{estimated="true",outcome="direct_write"}': 1,
+        'metergate_settlements_total{estimated="false",outcome="voided"}': 1,
         "metergate_hold_latency_seconds_count": 1,
         "metergate_hold_latency_seconds_sum": 0.002,
         'metergate_hold_latency_seconds_bucket{le="0.001"}': 0,
@@ -182,8 +193,8 @@ def test_a_bucket_holds_what_is_at_most_its_bound(seconds: list[float]) -> None:
 def test_money_is_added_up_exactly(tmp_path: Path) -> None:
     odd = 2**53 + 1  # no float has it
     one, two = Metrics(tmp_path), Metrics(tmp_path)
-    one.usage("openai", 1, 0, 1, 0, odd, odd + 2)
-    two.usage("openai", 1, 0, 1, 0, odd, 1)
+    one.charged(charged(cost_nano=odd, charged_nano=odd + 2), "settled", 0.0)
+    two.charged(charged(cost_nano=odd, charged_nano=1), "settled", 0.0)
     two.flush()
     assert exact(one, "metergate_cost_nano_usd") == {("openai",): 2 * odd}
     assert exact(one, "metergate_charged_nano_usd") == {("openai",): odd + 3}
@@ -197,7 +208,8 @@ def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path: Path) -> No
         one.refusal(f"one-{number}")
         two.refusal(f"two-{number}")
         one.request("/v1/x", "openai", number, False)
-        one.usage(f"provider-{number}", 1, 0, 2, 0, 0, 0)
+        debit = charged(provider=f"provider-{number}", input_tokens=1, output_tokens=2)
+        one.charged(debit, "settled", 0.0)
     refusals = exact(one, "metergate_refusals")
     assert len(refusals) == LABEL_SETS_LIMIT + 1
     assert refusals[OTHER,] == 500

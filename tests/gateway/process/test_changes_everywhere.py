@@ -18,7 +18,6 @@ from ulid import ULID
 
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
-from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from tests.gateway.conftest import ADMIN_KEY, chat
 
@@ -92,9 +91,9 @@ class World:
 
     async def sign_in(self, user_id: str) -> str:
         keys = SigningKeys(self.database, TokenRules(), lambda: str(ULID()), asyncio.get_running_loop().time)
-        sessions = Sessions(self.database, keys, lambda: str(ULID()), ShownTokens(self.database, keys))
+        sessions = Sessions(self.database, keys, lambda: str(ULID()))
         async with sessions.transaction() as connection:
-            return (await sessions.start(connection, user_id, address=None, user_agent=None)).access_token
+            return (await sessions.start(connection, user_id)).access_token
 
 
 @pytest.fixture

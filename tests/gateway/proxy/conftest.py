@@ -7,6 +7,4 @@ from gateway.tokens import Tokenizer
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = Tokenizer()
-    made.load()
-    return made
+    return Tokenizer()

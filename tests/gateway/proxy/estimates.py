@@ -6,10 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from billing.holds.model import Need
-from billing.pricing.classes import TOKEN_CLASSES
-from billing.pricing.rows import PriceRow
+from billing.pricing.rows import TOKEN_CLASSES, PriceRow, Tier
 from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.variants import Tier
 from billing.usage import Usage
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig

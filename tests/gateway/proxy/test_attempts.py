@@ -12,10 +12,9 @@ from aiohttp import web
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig
+from gateway.config.providers import ProviderConfig, TargetConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
 from tests.gateway.conftest import Customer, Handler, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, until, usage_chunk

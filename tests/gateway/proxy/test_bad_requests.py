@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from billing.holds.admission import Admissions
+from billing.holds.api import Admissions
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from tests.gateway.conftest import Gateway, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.holds.admission import Admissions
+from billing.holds.api import Admissions
 from billing.holds.model import Decision, Reload
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, MakeStores, chat
 from tests.support.answering import until

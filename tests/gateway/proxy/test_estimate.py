@@ -1,15 +1,18 @@
 """The hold is a true upper bound: whatever a request can come to within its bounds costs no more."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from billing.holds.model import NeedTooLarge
-from billing.ledger.usage_columns import decode_shares
+from billing.ledger.debits import decode_shares
+from billing.pricing.rows import Tier, Variant
 from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.variants import Tier, Variant
-from billing.usage import MAX_COUNT, Usage
+from billing.usage import MAX_COUNT, Usage, text_usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates
 from gateway.proxy.estimate import NotPriced, Plain, billed_usage, charge, markup_of, worst_case
@@ -269,3 +272,39 @@ def test_a_router_holds_the_dearest_model_and_its_fee_and_is_charged_the_one_tha
         assert [(each.model, each.price_id) for each in shares][1] == ("m", fee.id)
         assert charged.price_id == shares[0].price_id == (cheap if served == "a-2026" else dear).id
     assert decode_shares(charge(used, way, 0, None, "a").by_model)[0].model == "a"
+
+
+RATES = st.integers(0, 10**9)
+
+
+@given(
+    st.fixed_dictionaries({"input": RATES}, optional=dict.fromkeys(("cached_input", "output", "reasoning"), RATES)),
+    st.sampled_from([{}, {"request": 7}]),
+    st.lists(st.integers(0, 10**6) | st.integers(0, MAX_COUNT), min_size=4, max_size=4),
+    st.sampled_from([0, 20 * FACTOR_SCALE, 7]),
+    st.sampled_from([None, "default", "priority"]),
+    st.sampled_from(
+        [
+            {},
+            {"multipliers": {"priority": 2 * FACTOR_SCALE}},
+            {"tiers": (Tier(10, {"input": 5}),)},
+            {"cost_reported": True},
+        ]
+    ),
+)
+def test_text_costs_by_its_price_what_it_costs_by_its_row(
+    per_million: dict[str, int],
+    per_unit: dict[str, int],
+    counts: list[int],
+    markup_scaled: int,
+    tier: str | None,
+    beside: dict[str, Any],
+) -> None:
+    found = text_usage(*counts)
+    assume(found is not None)
+    assert found is not None
+    priced = route(row(per_million, per_unit=per_unit, **beside))
+    assert priced.rates is not None
+    assert (priced.rates.text is None) == bool(beside)
+    usage = Usage(**msgspec.structs.asdict(found))
+    assert charge(found, priced, markup_scaled, tier) == charge(usage, priced, markup_scaled, tier)

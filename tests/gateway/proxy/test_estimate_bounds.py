@@ -22,9 +22,7 @@ from tests.gateway.proxy.estimates import STRICT, hold_nano, markups, price_rows
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = Tokenizer()
-    made.load()
-    return made
+    return Tokenizer()
 
 
 @settings(max_examples=400, deadline=None)
@@ -119,7 +117,7 @@ async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, conte
     for fields in ({"messages": messages}, {"prompt": contents}, {"input": "".join(contents)}):
         body = json.dumps({"model": "m", **fields}, **compact).encode()  # type: ignore[arg-type]
         for vocabulary in (O200K, CL100K):
-            exact = tokenizer._encodings[vocabulary].encode_ordinary
+            exact = tokenizer._encoding(vocabulary).encode_ordinary
             if "messages" in fields:
                 least = 3 + sum(4 + len(exact(content)) for content in contents)
             else:

@@ -26,8 +26,8 @@ async def test_a_failure_while_estimating_charges_the_hold(
 ) -> None:
     """The client hangs up before the usage comes, and what counts its tokens has no threads any more."""
     made: list[Tokenizer] = []
-    load = Tokenizer.load
-    monkeypatch.setattr(Tokenizer, "load", lambda self: (made.append(self), load(self))[1])
+    verify = Tokenizer.verify
+    monkeypatch.setattr(Tokenizer, "verify", lambda self: (made.append(self), verify(self))[1])
     provider = Slow(WORDS[0], *WORDS[1:], usage_chunk(), DONE)
     gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
     customer = await gateway.customer()

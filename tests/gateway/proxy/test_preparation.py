@@ -18,7 +18,7 @@ from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect, parse
 from gateway.proxy.context import RequestContext
 from gateway.proxy.intake import PROXY_SCOPE
-from gateway.proxy.preparation import Preparation
+from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.routing import Router
 from gateway.proxy.senders import Senders
 from gateway.proxy.target_health import HealthBoard
@@ -48,7 +48,8 @@ def preparation(rate: int, **provider: Any) -> Preparation:
     made = ProviderConfig("p", "openai", **{"base_url": "http://p/v1", **provider})
     router = Router({"p": made}, {"m": ModelConfig("m", "p", "m")}, PriceTable((row,)), HealthBoard([made]))
     none: Any = None
-    return Preparation(router, EstimateSettings(), none, none, time.time, links=Links(None, {}), senders=Senders(()))
+    headers = KnownHeaders(Senders(()))
+    return Preparation(router, EstimateSettings(), none, none, time.time, links=Links(None, {}), headers=headers)
 
 
 def prepared(made: Preparation, principal: Principal) -> RequestContext:

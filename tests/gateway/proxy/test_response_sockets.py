@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, web
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
-from gateway.dialects.events import event_data
+from gateway.dialects.streaming import event_data
 from gateway.upstream.socket import _event, _Message
 from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway
 from tests.gateway.dialects.openai_responses.bodies import COST, response

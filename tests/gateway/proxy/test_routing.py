@@ -11,8 +11,8 @@ from billing.pricing.table import PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.structure import StructureBounds
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.routing import MAX_FOUND, Router
 from gateway.proxy.target_health import HealthBoard

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.schemas.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.exceptions import BadRequest
+from billing.schemas.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from gateway.dialects.body import MAX_METADATA
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.openai.dialect import CHAT, parse
-from gateway.dialects.values import MAX_METADATA
 from gateway.proxy.intake import read_tags, request_tags
 from tests.gateway.conftest import Gateway, chat
 from tests.support.gateways import ask, assert_free, fetch, the_event

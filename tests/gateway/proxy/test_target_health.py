@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.config.providers import ProviderConfig
+from gateway.config.providers import ProviderConfig, TargetConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from gateway.config.targets import TargetConfig
 from gateway.proxy.target_health import HealthBoard, Told, open_until
 from gateway.upstream.health import MAX_COOLDOWN_S, Cooldown, TargetHealth
 from tests.gateway.conftest import Gateway, MakeGateway, Upstream

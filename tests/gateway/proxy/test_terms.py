@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.holds.model import Need, NeedTooLarge
+from billing.money import MAX_NANO, format_usd
 from billing.plans import Plan
 from billing.pricing.scales import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
@@ -19,7 +20,7 @@ from gateway.proxy.candidates import Candidate, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.provider_request import provider_body
-from gateway.server.ids import MINUTE_MS, duration, limit_lines
+from gateway.server.ids import MINUTE_MS, duration, paid_lines, usd
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import priced, request
 
@@ -124,13 +125,19 @@ def anew() -> Principal:
 
 
 class Held:
-    """As much of a hold as its limit lines are made of."""
+    """As much of a hold as its lines are made of."""
 
-    def __init__(self, minute: list[tuple[str, int]], used: list[int], admitted_at_ms: int) -> None:
-        self.target = self.limits = self
+    id_bytes = b"01J"
+
+    def __init__(
+        self, minute: list[tuple[str, int]], used: list[int], admitted_at_ms: int, granted: int | None = None
+    ) -> None:
+        self.target = self.limits = self.need = self
         self.minute = tuple(minute)
         self.minute_used = used
         self.admitted_at_ms = admitted_at_ms
+        self.most_output = 1 << 31
+        self.granted_output = self.most_output if granted is None else granted
 
 
 WINDOWS = st.lists(
@@ -138,17 +145,40 @@ WINDOWS = st.lists(
 )
 
 
-@given(WINDOWS, st.integers(0, 10**13))
-def test_limit_lines_are_those_of_the_tightest_windows(windows: list[tuple[str, int, int]], at_ms: int) -> None:
-    held: Any = Held([(name, limit) for name, limit, _ in windows], [used for _, _, used in windows], at_ms)
-    lines = limit_lines(held)
-    shown = [name for name in dict.fromkeys(name for name, _, _ in windows) if name != "cost"]
-    assert lines.count("\r\n") == 3 * len(shown)
-    for name in shown:
+@given(
+    WINDOWS,
+    st.integers(0, 10**13),
+    st.none() | st.integers(0, 10**6),
+    st.none() | st.integers(0, MAX_NANO),
+    st.sampled_from([None, "request-id"]),
+)
+def test_own_lines_say_which_request_it_was_its_charge_and_its_tightest_windows(
+    windows: list[tuple[str, int, int]],
+    at_ms: int,
+    granted: int | None,
+    charged_nano: int | None,
+    id_header: str | None,
+) -> None:
+    minute, used = [(name, limit) for name, limit, _ in windows], [used for _, _, used in windows]
+    held: Any = Held(minute, used, at_ms, granted)
+    lines = ["x-request-id: 01J"]
+    if charged_nano is not None:
+        charge_usd = format_usd(charged_nano)
+        lines += [f"x-metergate-charge-usd: {charge_usd}", f"x-metergate-cost-usd: {charge_usd}"]
+    if id_header is not None:
+        lines.append(f"{id_header}: 01J")
+    if granted is not None:
+        lines.append(f"x-metergate-granted-output-tokens: {granted}")
+    for name in dict.fromkeys(name for name, _, _ in windows if name != "cost"):
         left, limit = min(((limit - used, limit) for other, limit, used in windows if other == name), key=first)
-        reset = duration(MINUTE_MS - at_ms % MINUTE_MS)
-        assert f"x-ratelimit-limit-{name}: {limit}\r\nx-ratelimit-remaining-{name}: {max(0, left)}\r\n" in lines
-        assert f"x-ratelimit-reset-{name}: {reset}\r\n" in lines
+        lines += [f"x-ratelimit-limit-{name}: {limit}", f"x-ratelimit-remaining-{name}: {max(0, left)}"]
+        lines.append(f"x-ratelimit-reset-{name}: {duration(MINUTE_MS - at_ms % MINUTE_MS).decode()}")
+    assert paid_lines(held, charged_nano, id_header).decode() == "\r\n".join((*lines, ""))
+
+
+@given(st.integers(-MAX_NANO, MAX_NANO) | st.integers(-(10**6), 10**6).map(lambda cents: cents * 10**7))
+def test_an_amount_in_a_line_is_shown_as_amounts_are(nano: int) -> None:
+    assert usd(nano).decode() == format_usd(nano)
 
 
 def first(pair: tuple[int, int]) -> int:
@@ -158,6 +188,6 @@ def first(pair: tuple[int, int]) -> int:
 
 @pytest.mark.parametrize("milliseconds", [1000, 1001, 1010, 1100, 12_345, 59_000, 59_999, 60_000, 60_001, 119_999])
 def test_durations_show_every_digit(milliseconds: int) -> None:
-    minutes, _, rest = duration(milliseconds).rpartition("m")
+    minutes, _, rest = duration(milliseconds).decode().rpartition("m")
     seconds, _, fraction = rest.removesuffix("s").partition(".")
     assert int(minutes or 0) * 60_000 + int(seconds) * 1000 + int(fraction.ljust(3, "0")) == milliseconds

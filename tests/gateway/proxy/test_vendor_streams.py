@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.settings import Settings
-from gateway.dialects.openai.output import OpenAIEvents
+from gateway.dialects.openai.answer import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 from tests.gateway.conftest import CustomerOf, chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk

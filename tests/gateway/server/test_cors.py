@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from gateway.config.settings import Settings
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 from gateway.server.cors import PATHS, Cors
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk

@@ -39,7 +39,7 @@ NAMES = [
     ],
 )
 def test_durations_are_written_as_openai_writes_them(milliseconds: int, text: str) -> None:
-    assert duration(milliseconds) == text
+    assert duration(milliseconds).decode() == text
 
 
 def seconds(text: str) -> float:

@@ -17,7 +17,7 @@ from billing.plans import Plan
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from gateway.config.defaults import KEYS
-from gateway.dialects.openai_responses import envelopes as responses
+from gateway.dialects.openai_responses import dialect as responses
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refusal
@@ -120,7 +120,7 @@ def test_what_an_operator_can_do_is_kept_for_them() -> None:
 
 
 # What only they can cause.
-RAISED_FOR_OPERATORS: Final = {"billing/payments/desk.py", "billing/pricing/trials.py", "billing/exports/cursor.py"}
+RAISED_FOR_OPERATORS: Final = {"billing/payments/orders.py", "billing/pricing/table.py", "billing/exports/worker.py"}
 SAYS: Final = re.compile(r"metergate operator|(?:metergate|plans|prices)\.yaml|under `?defaults`?")
 
 

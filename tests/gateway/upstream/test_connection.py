@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.upstream.base import UpstreamCut, UpstreamTimeout, UpstreamTooLarge, UpstreamUnreachable
-from gateway.upstream.connection import BUFFER_BYTES, JOINED_BYTES, MAX_BARE_BYTES, MAX_INTERIM, StaleConnection
+from gateway.upstream.transport import BUFFER_BYTES, JOINED_BYTES, MAX_BARE_BYTES, MAX_INTERIM, StaleConnection
 from tests.support.fed_connections import LIMIT_BYTES, NONE, OK, PLAIN, Outcome, Wire, outcome, settle
 
 LARGE = BUFFER_BYTES + 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.upstream.base import UpstreamCut
-from gateway.upstream.connection import BUFFER_BYTES, Response
+from gateway.upstream.transport import BUFFER_BYTES, Response
 from tests.support.fed_connections import OK, Wire, settle
 
 LARGE = BUFFER_BYTES + 1

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
+from gateway.config.source import SHIPPED_FOLDER
 from tests.gateway.conftest import Customer, MakeGateway, Upstream, chat
 from tests.support.answering import SSE, answer, delta
 from tests.support.gateways import ask, refusal

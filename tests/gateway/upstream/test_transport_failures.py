@@ -208,7 +208,7 @@ async def test_a_connection_that_idled_is_looked_at_before_it_is_used(
 
 def _idle(transport: HttpTransport) -> int:
     """How many pooled connections are taken to be alive."""
-    origins = transport._pool._origins.values()
+    origins = transport._origins.values()
     return sum(connection.usable for origin in origins for connection, _ in origin.idle)
 
 

@@ -8,9 +8,9 @@ import re
 from typing import Any, Final
 
 from billing.usage import Usage
-from gateway.dialects.base import EventReader
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.output import Output, Piece, joined
+from gateway.dialects.streaming import EventReader
 
 
 def usage_of(spent: dict[str, int]) -> Usage:

@@ -2,9 +2,7 @@
 that was not greeted."""
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +12,7 @@ from typing import Any, Final
 import hiredis
 import pytest
 
-from billing.holds.partition import NotReady
+from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import (
     RedisAway,
     RedisConnection,
@@ -28,6 +26,7 @@ from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, 
 from tests.support.holds import MakeWorld, World
 from tests.support.ports import free_port
 from tests.support.redis_cluster import Node
+from tests.support.tls import make_certificate
 
 SECRET: Final = "verysecret"
 
@@ -206,15 +205,7 @@ def test_errors_never_repeat_arguments() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A key and a certificate for 127.0.0.1, signed by itself."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("makes its certificate with openssl, which is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    what = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test"]
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([openssl, *what, *files], check=True, capture_output=True)
-    return key, certificate
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager

@@ -9,9 +9,9 @@ from ulid import ULID
 from billing.holds import recovery
 from billing.holds.engine import EngineSettings
 from billing.holds.model import HoldSettings
+from billing.holds.redis.client import Server
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, VERSION, pack_text
-from billing.holds.redis.server import Server
 from billing.holds.redis.state import RedisState
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal

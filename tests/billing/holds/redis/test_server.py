@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from redis.asyncio.connection import parse_url as parsed_by_library
 from redis.crc import key_slot as slot_by_library
 
-from billing.holds.redis.client import RedisClient
+from billing.holds.redis.client import RedisClient, Server, key_slot, parse_url
 from billing.holds.redis.connection import RedisAway, RedisRefused, RedisStrange, RedisTimeout
-from billing.holds.redis.server import Server, key_slot, parse_url
 from tests.support.redis_cluster import Node
 
 SECRET = "verysecret"

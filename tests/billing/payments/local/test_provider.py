@@ -8,19 +8,22 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.errors import StoreError
-from billing.payments.local.html import CheckoutView, view_page
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
-from billing.payments.local.web import Acts
-from billing.payments.objects import Event, Invoice, ObjectRef, Payment, Subscription
+from billing.payments.local.web import Acts, CheckoutView, view_page
 from billing.payments.port import (
     CustomerGone,
+    Event,
     HostedPage,
+    Invoice,
     NewCustomer,
+    ObjectRef,
+    Payment,
     PaymentEventRefused,
     PaymentRefused,
     Purchase,
     ReturnUrls,
+    Subscription,
 )
 from tests.billing.support import Billing
 

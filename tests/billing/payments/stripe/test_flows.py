@@ -7,8 +7,7 @@ import pytest
 
 from billing.money import NANO_PER_CENT
 from billing.payments.events import EventRules, PaymentEvents
-from billing.payments.objects import ObjectRef
-from billing.payments.port import NewCustomer, PaymentEventRefused, Purchase, ReturnUrls
+from billing.payments.port import NewCustomer, ObjectRef, PaymentEventRefused, Purchase, ReturnUrls
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.billing.payments.support import Payments, payments_of
@@ -96,7 +95,7 @@ async def test_any_order_and_repetition_of_events_ends_the_same(
     moved = await payments.transfers(account.id)
     assert sum(moved.values()) == (2 * 2500 - 500) * NANO_PER_CENT
     assert moved[f"stripe:pi:{paid}"] == 2500 * NANO_PER_CENT
-    await gateways[0].look()
+    await gateways[0].refresh_stats()
     assert (gateways[0].waiting, gateways[0].parked) == (0, 0)
 
 
@@ -149,7 +148,7 @@ async def test_event_that_fails_is_tried_again_given_up_and_replayed(
     assert parked.error is not None
     assert "Stripe failed" in parked.error
     assert "parked" in caplog.text
-    await events.look()
+    await events.refresh_stats()
     assert (events.waiting, events.parked) == (0, 1)
     assert (await payments.orders.get(purchase.order_id)).status == "open"
 

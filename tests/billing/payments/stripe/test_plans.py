@@ -8,16 +8,16 @@ import pytest
 
 from billing import audit
 from billing.money import parse_usd
-from billing.payments.assembly import PaymentParts, PaymentRules, Payments, make_payments
-from billing.payments.flows import FlowRules, Wanted
-from billing.payments.objects import ObjectRef
+from billing.payments.assembly import Payments, make_payments
+from billing.payments.auto_recharge import Wish
+from billing.payments.flows import Wanted
 from billing.payments.orders import NewOrder, OrderRefused
-from billing.payments.port import PaymentProviderUnavailable
-from billing.payments.recharges import Wish
-from billing.payments.stripe.parameters import REFUND
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
+from billing.payments.stripe.objects import REFUND
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
+from tests.billing.payments.support import parts_of, rules_of
 from tests.billing.support import Billing
 from tests.support.stripe_fake import VISA, FakeStripe, signed, thin
 
@@ -27,25 +27,14 @@ PLANS = {
         "starter", "Starter", parse_usd("99"), included_credit_nano=parse_usd("20"), stripe_price="price_s"
     ),
 }
-RULES = PaymentRules(
-    FlowRules(500, 1_000_000, 2000, frozenset(), "https://app.test/"), "free", timedelta(days=10), "https://gw.test"
-)
 
 
 @pytest.fixture
 def payments(stripe: FakeStripe, provider: StripePayments, billing: Billing) -> Payments:
     stripe.subscriptions.add_price("price_s", 9900)
-    parts = PaymentParts(
-        billing.database,
-        billing.accounts,
-        billing.grants,
-        billing.change_notifier,
-        PLANS,
-        billing.new_id,
-        DEPLOYMENT,
-        now=lambda: datetime.fromtimestamp(stripe.state.now, UTC),
-    )
-    return make_payments(parts, RULES, provider)
+    now = {"now": lambda: datetime.fromtimestamp(stripe.state.now, UTC)}
+    parts = parts_of(billing, PLANS, deployment=DEPLOYMENT, **now)
+    return make_payments(parts, rules_of("https://app.test"), provider)
 
 
 async def deliver_all(payments: Payments, stripe: FakeStripe, seed: int) -> None:
@@ -148,15 +137,15 @@ async def test_money_moves_once_whatever_became_of_the_key(
     stripe.faults.extend([None, "fail"])
     for _ in range(2):
         with pytest.raises(PaymentProviderUnavailable):
-            await payments.desk.refund(order.id, 1000, "a" * 255)
-    first = await payments.desk.refund(order.id, 1000, "a" * 255)
+            await payments.admin.refund(order.id, 1000, "a" * 255)
+    first = await payments.admin.refund(order.id, 1000, "a" * 255)
     stripe.faults.extend([None, "lose_answer"])
     with pytest.raises(PaymentProviderUnavailable):
-        await payments.desk.refund(order.id, 1000, "b")
+        await payments.admin.refund(order.id, 1000, "b")
     with pytest.raises(OrderRefused, match=r"30\.00 USD are left"):  # what was asked for is not asked for twice
-        await payments.desk.refund(order.id, 3001, "c")
+        await payments.admin.refund(order.id, 3001, "c")
     stripe.state.now += 2 * 86_400
-    second = await payments.desk.refund(order.id, 1000, "b")
+    second = await payments.admin.refund(order.id, 1000, "b")
     assert {first.id, second.id} == {each["id"] for each in stripe.state.all("refund")}
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("30")
 
@@ -180,10 +169,10 @@ async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(
     stripe.state.now += 2 * 86_400
     await deliver_all(payments, stripe, 1)
     with pytest.raises(OrderRefused, match=r"10\.00 USD are left: .* ask again by the keys unknown\."):
-        await payments.desk.refund(order.id, 1001, "new")
-    assert (await payments.desk.refund(order.id, None, "unknown")).id == made["id"]
+        await payments.admin.refund(order.id, 1001, "new")
+    assert (await payments.admin.refund(order.id, None, "unknown")).id == made["id"]
     assert stripe.count("refund") == 3
-    await payments.desk.refund(order.id, 1000, "new")  # for as much: it is not taken for another's
+    await payments.admin.refund(order.id, 1000, "new")  # for as much: it is not taken for another's
     assert stripe.count("refund") == 4
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("10")
 
@@ -262,7 +251,7 @@ async def test_other_amounts_and_currencies_wait_for_an_operator(
         session["payment_intent"] = intent["id"]
         stripe.pages.pay(session["id"], VISA)
     await deliver_all(payments, stripe, 0)
-    parked = (await payments.orders.parked(10)).items
+    parked = (await payments.orders.dead_letters(10)).items
     assert {each.reason for each in parked} == {
         "it was paid in eur, not in usd",
         "2400 cents were paid of an order of 2500",

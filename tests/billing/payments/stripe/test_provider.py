@@ -4,17 +4,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.payments.objects import Checkout, Customer, Dispute, ObjectRef, Payment, Refund
 from billing.payments.port import (
+    Checkout,
+    Customer,
     CustomerGone,
+    Dispute,
     NewCustomer,
+    ObjectRef,
+    Payment,
     PaymentProviderUnavailable,
     PaymentRefused,
     Purchase,
+    Refund,
     ReturnUrls,
 )
 from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.parameters import CheckoutRules
+from billing.payments.stripe.objects import CheckoutRules
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.support.stripe_fake import POOR, SECURE, STOLEN, VISA, FakeStripe, Fault

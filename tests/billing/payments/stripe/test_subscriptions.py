@@ -2,8 +2,7 @@
 
 from datetime import UTC, datetime
 
-from billing.payments.objects import Invoice, ObjectRef
-from billing.payments.port import Purchase
+from billing.payments.port import Invoice, ObjectRef, Purchase
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.billing.payments.stripe.test_provider import URLS, customer_of, payment

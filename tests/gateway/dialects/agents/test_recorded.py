@@ -9,11 +9,10 @@ from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import load_settings
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS
 from gateway.dialects.base import Match
-from gateway.dialects.betas import Betas
-from gateway.dialects.declared import DEFAULT_BETAS
+from gateway.dialects.body import StructureBounds
+from gateway.dialects.declared import DEFAULT_BETAS, Betas
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import worst_case
 from tests.gateway.dialects.agents.recorded import Recorded, recorded

@@ -3,7 +3,8 @@
 import json
 from typing import Any, Final
 
-from gateway.dialects.base import Endpoint, Match
+from gateway.dialects.base import Match
+from gateway.dialects.declarations import Endpoint
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.gemini.dialect import GeminiDialect
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.dialects.base import Changes
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects, make_dialects
-from gateway.dialects.structure import StructureBounds
 from gateway.server.limit_refusals import Refusal
 from tests.gateway.dialects.gemini.support import ASKED, DIALECT, MODEL, Head, asked, body_of
 from tests.support.tables import Tables

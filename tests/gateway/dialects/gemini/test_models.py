@@ -7,8 +7,8 @@ import pytest
 
 from gateway.config.models import ModelConfig
 from gateway.config.settings import Settings
-from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.gemini.envelopes import GeminiModels
+from gateway.dialects.decoding import BadRequest
+from gateway.dialects.gemini.dialect import GeminiModels
 from tests.gateway.conftest import Customer, MakeGateway
 from tests.support.gateways import Fetched, fetch
 

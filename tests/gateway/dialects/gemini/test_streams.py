@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.gemini.answer import Reading
-from gateway.dialects.gemini.streams import MAX_UNREAD_BYTES, ArrayFrames, EventFrames, GeminiTap
+from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
+from gateway.dialects.streaming import MAX_PLAIN_BYTES
 from tests.gateway.dialects.gemini.support import (
     DIALECT,
     FIRST,
@@ -284,7 +285,7 @@ def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypat
     assert not read
     assert tap.reported is not None
     assert len(read) == 1
-    for _ in range(MAX_UNREAD_BYTES // len(events(FIRST)) + 1):
+    for _ in range(MAX_PLAIN_BYTES // len(events(FIRST)) + 1):
         tap.feed(events(FIRST))
     assert len(read) == 2
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.base import Changes, Match
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import MAX_LABEL_CHARS
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.openai.dialect import (
     CHAT,
@@ -21,7 +22,6 @@ from gateway.dialects.openai.dialect import (
     parse,
     rewrite,
 )
-from gateway.dialects.values import MAX_LABEL_CHARS
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

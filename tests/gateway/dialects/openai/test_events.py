@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 
-from gateway.dialects.openai import output
-from gateway.dialects.openai.output import MOST_TRIED, OpenAIEvents
+from gateway.dialects.openai import answer
+from gateway.dialects.openai.answer import MOST_TRIED, OpenAIEvents
 from gateway.dialects.output import Output, joined
 from tests.support.tables import Tables
 
@@ -110,8 +110,8 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
             looks += 1
             return fields.decode(data)
 
-    fields = output.FIELDS
-    monkeypatch.setattr(output, "FIELDS", Counted())
+    fields = answer.FIELDS
+    monkeypatch.setattr(answer, "FIELDS", Counted())
     left = OpenAIEvents().without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
@@ -119,6 +119,6 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
 
 def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of events with usage in the last of them must not cost a look at each."""
-    monkeypatch.setattr(output, "FIELDS", None)
+    monkeypatch.setattr(answer, "FIELDS", None)
     block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert OpenAIEvents().without_null_usage(block) == block

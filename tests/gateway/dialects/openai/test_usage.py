@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.decoding import decoded
-from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.decoding import GarbageAnswer, decoded
+from gateway.dialects.openai.answer import ANSWER, OpenAIEvents, usage_from_json
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
-from gateway.dialects.openai.output import OpenAIEvents
-from gateway.dialects.openai.usage import ANSWER, usage_from_json
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.openai.usage import ANSWER, reported_of
+from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.openai.answer import ANSWER, reported_of
 from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.streaming import SseTap
 from tests.gateway.dialects.openai_responses.bodies import MESSAGE, READ, USAGE, event, response, stream

@@ -10,10 +10,10 @@ import pytest
 
 from billing.money import parse_usd
 from billing.pricing.rows import PriceRow
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION
 from gateway.dialects.openai_responses.request import RESPONSES, parse
-from gateway.dialects.structure import StructureBounds
 from gateway.proxy.estimate import worst_case
 from tests.gateway.proxy.estimates import STRICT, route
 

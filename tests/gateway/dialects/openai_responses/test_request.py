@@ -6,18 +6,20 @@ from typing import Any
 import pytest
 
 from gateway.dialects.base import Changes
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import StructureBounds
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
-from gateway.dialects.openai_responses.input import KEPT_REASONING_TOKENS, input_texts, input_tokens
 from gateway.dialects.openai_responses.request import (
     CALLS_WITH_COMPACTION,
     COMPACT,
     INPUT_TOKENS,
+    KEPT_REASONING_TOKENS,
     RESPONSES,
+    input_texts,
+    input_tokens,
     parse,
 )
-from gateway.dialects.structure import StructureBounds
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

@@ -9,19 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gateway.dialects.base import Dialect, Endpoint, Match
-from gateway.dialects.betas import Betas
-from gateway.dialects.declared import DEFAULT_BETAS
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.base import Dialect, Match
+from gateway.dialects.body import StructureBounds, folded
+from gateway.dialects.declarations import Endpoint
+from gateway.dialects.declared import DEFAULT_BETAS, Betas
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_WORK, ParsedRequest
-from gateway.dialects.fields import folded
 from gateway.dialects.openai.dialect import METERING_FIELDS as CHAT_FIELDS
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai.work import UNMETERED
 from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
-from gateway.dialects.openai_responses.input import ID_FIELDS
-from gateway.dialects.openai_responses.request import METERING_FIELDS
-from gateway.dialects.structure import StructureBounds
+from gateway.dialects.openai_responses.request import ID_FIELDS, METERING_FIELDS
 
 BOUNDS: Final = StructureBounds()
 SAY: Final = {"role": "user", "content": "Hi"}

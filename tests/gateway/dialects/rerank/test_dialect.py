@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.base import Match
-from gateway.dialects.exceptions import BadRequest, GarbageAnswer
+from gateway.dialects.body import StructureBounds
+from gateway.dialects.decoding import BadRequest, GarbageAnswer
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.rerank.dialect import PAIR_TOKENS, RERANK, RerankDialect
-from gateway.dialects.structure import StructureBounds
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

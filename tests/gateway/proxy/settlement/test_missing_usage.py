@@ -22,9 +22,7 @@ TEXT = "Good day, friend."
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    made = Tokenizer()
-    made.load()
-    return made
+    return Tokenizer()
 
 
 def replies() -> list[tuple[Handler, dict[str, Any]]]:

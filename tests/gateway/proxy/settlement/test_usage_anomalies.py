@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.variants import Variant
+from billing.pricing.rows import PriceRow, Variant
 from billing.usage import Usage
 from gateway.config.providers import ProviderConfig, ProviderKind
 from gateway.config.settings import Settings
-from gateway.dialects.facts import Reported
-from gateway.dialects.shares import MORE_IN_TOTAL
+from gateway.dialects.facts import MORE_IN_TOTAL, Reported
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import usage_anomalies

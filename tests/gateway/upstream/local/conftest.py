@@ -11,7 +11,6 @@ from gateway.upstream.local.provider import LocalTransport
 @pytest.fixture(scope="module")
 def tokenizer() -> Iterator[Tokenizer]:
     made = Tokenizer()
-    made.load()
     yield made
     made.close()
 

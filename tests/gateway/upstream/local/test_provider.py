@@ -4,12 +4,13 @@ import asyncio
 import json
 import math
 import struct
+import threading
 from base64 import b64decode
 from typing import Any
 
 import pytest
 
-from gateway.tokens import CL100K, O200K, Tokenizer, vocabulary_for
+from gateway.tokens import CL100K, O200K, Tokenizer, VocabularyError, vocabulary_for
 from gateway.upstream.base import UpstreamCut, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.local.provider import LocalTransport
 from tests.support.local_answers import LIMIT_BYTES, ask, content, request
@@ -306,3 +307,19 @@ async def test_a_service_tier_is_the_answer_s(local: LocalTransport) -> None:
         for tier in ("auto", "default", "flex", "priority")
     ]
     assert tiers == ["default", "default", "flex", "priority"]
+
+
+async def test_a_vocabulary_is_read_with_the_first_text_that_is_counted_by_it_and_off_the_loop() -> None:
+    made = Tokenizer()
+    made.verify()
+    assert not made._encodings
+    threads: list[int] = []
+    read = made._read
+    made._read = lambda name: (threads.append(threading.get_ident()), read(name))[1]  # type: ignore[method-assign]
+    counts = await asyncio.gather(*(made.count_off_loop("Hello, world.", O200K) for _ in range(5)))
+    assert counts == [4] * 5
+    assert list(made._encodings) == [O200K]
+    assert threading.get_ident() not in threads
+    with pytest.raises(VocabularyError, match="no vocabulary"):
+        made.count("x", "p50k_base")
+    made.close()
