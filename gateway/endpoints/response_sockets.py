@@ -106,7 +106,9 @@ class ResponseSockets:
         principal = proxy.cached(secret) or await proxy.admit(secret, request.remote or "", request.headers)
         account_id = principal.account_id
         await proxy.refuse_hopeless(principal, None, self._stored_nano)
-        if self._of_account[account_id] >= self._settings.response_sockets_per_account or not self._has_room():
+        if self._of_account[account_id] >= self._settings.response_sockets_per_account or not self._has_room(
+            account_id
+        ):
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -133,11 +135,17 @@ class ResponseSockets:
             self._leave(connection)
         return socket
 
-    def _has_room(self) -> bool:
-        """Return whether there may be another connection. An idle one may end for it."""
+    def _has_room(self, account_id: str) -> bool:
+        """Return whether an account may have another connection. An idle one may end for it: its own, or that of an
+        account with more."""
         if len(self._open) < self._most:
             return True
-        idle = [each for each in self._open if each.idle_since_s is not None]
+        idle = [
+            each
+            for each in self._open
+            if each.idle_since_s is not None
+            and (each.account_id == account_id or self._of_account[each.account_id] > self._of_account[account_id])
+        ]
         if not idle:
             return False
         ends = max(idle, key=lambda each: (self._of_account[each.account_id], -(each.idle_since_s or 0.0)))

@@ -447,6 +447,22 @@ async def test_an_account_that_cannot_pay_opens_no_connection(make: Any, speaker
     assert refused.value.status == 402
 
 
+async def test_an_account_does_not_end_the_idle_ones_of_those_with_fewer(make: Any, speaker: Speaker) -> None:
+    gateway = await make(response_sockets=3)
+    many, other = [await gateway.customer() for _ in range(2)]
+    speaker.go_on.clear()
+    async with connected(other) as idle, connected(many) as busy, connected(many) as second:
+        for socket in (busy, second):
+            await socket.send_str(json.dumps(CREATE))
+            assert (await socket.receive_json(timeout=60))["type"] == "response.created"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with connected(many):
+                pass
+        assert refused.value.status == 503
+        speaker.go_on.set()
+        assert (await answer(idle))[-1]["type"] == "response.completed"
+
+
 async def test_the_idle_one_of_the_account_with_most_ends_where_there_are_too_many(make: Any, speaker: Speaker) -> None:
     gateway = await make(response_sockets=3)
     many, other, third = [await gateway.customer() for _ in range(3)]
