@@ -40,9 +40,10 @@ STEPS: Final[dict[str, list[tuple[str, str]]]] = {
     "billing/ledger/debits.py": [("    tool_version: str | None = None\n", "    project: str | None = None\n")],
     **{
         DEBITS.format(kind): [("session, agent, parent_agent, tool, tool_version", ", project"), ("d->>40", ", d->>41")]
-        for kind in ("", "new_", "free_", "claimed_")
+        for kind in ("", "new_", "unlocked_", "claimed_")
     },
     "gateway/proxy/context.py": [("            sender.tool_version,\n", "            principal.project,\n")],
+    "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
 FOLLOWED: Final = """
