@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class LiveBalance:
-    """An account's money as Redis has it now, in nano-USD; `balance_nano` excludes what is held."""
+    """An account's money as Redis has it now, in nano-USD; `balance_nano` still has what is held."""
 
     balance_nano: int
     held_nano: int

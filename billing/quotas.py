@@ -26,7 +26,8 @@ DAY_S: Final = 86_400
 
 
 class Window(IntEnum):
-    """A window's code in a tag, in rising length."""
+    """A window's code in a tag. Codes are stored: new ones are appended, and `windows_at` of `holds/lua/_state.lua`
+    answers by them."""
 
     minute = 0
     hour = 1

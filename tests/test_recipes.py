@@ -1,12 +1,13 @@
-"""A recipe of CONTRIBUTING, followed: a text field on keys, shown in usage events. The steps below are made in a copy
-of the code, in which a key then has the field, a request of the key has it in its event, and the tests that compare the
-places of such fields pass."""
+"""Two recipes of CONTRIBUTING, followed: a text field on keys, shown in usage events, and a window. The steps below are
+made in a copy of the code, in which a gateway then has the field, or the window, and the tests that compare the places
+of such things pass."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ ROOT: Final = Path(__file__).parent.parent
 COPIED: Final = ("billing", "gateway", "tests", "docs", "config", "metergate", "benchmarks", "pyproject.toml")
 DEBITS: Final = "billing/ledger/sql/write_{}debits.sql"
 # In each file: what the new lines follow, and the lines. No more is needed.
-STEPS: Final[dict[str, list[tuple[str, str]]]] = {
+STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "billing/database/migrations/0001_schema.sql": [
         ("    default_tool_calls integer CHECK (default_tool_calls > 0),\n", "    project text,\n"),
         ("    tool_version text,\n", "    project text,\n"),
@@ -40,9 +41,10 @@ STEPS: Final[dict[str, list[tuple[str, str]]]] = {
     "billing/ledger/debits.py": [("    tool_version: str | None = None\n", "    project: str | None = None\n")],
     **{
         DEBITS.format(kind): [("session, agent, parent_agent, tool, tool_version", ", project"), ("d->>40", ", d->>41")]
-        for kind in ("", "new_", "free_", "claimed_")
+        for kind in ("", "new_", "unlocked_", "claimed_")
     },
     "gateway/proxy/context.py": [("            sender.tool_version,\n", "            principal.project,\n")],
+    "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
 FOLLOWED: Final = """
@@ -67,28 +69,93 @@ COMPARING: Final = ("tests/gateway/test_recipe_followed.py", "tests/billing/sche
 LISTING: Final = "tests/billing/schemas/test_keys.py::test_the_default_rules_as_json"
 
 
-@pytest.mark.slow
-def test_a_text_field_on_keys_that_is_shown_in_events(tmp_path: Path) -> None:
+# A quarter is told apart from a month in each place.
+WINDOW_STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "billing/quotas.py": [
+        ("    total = 5\n", "    quarter = 6\n"),
+        ("    Window.total: 3,\n", "    Window.quarter: 3,\n"),
+        (
+            "            return day.year * 12 + day.month - 1\n",
+            "        case Window.quarter:\n            return window_id(Window.month, at_s) // 3\n",
+        ),
+        (
+            "            return int(datetime(day.year, day.month, 1, tzinfo=UTC).timestamp())\n",
+            "        case Window.quarter:\n"
+            "            day = datetime.fromtimestamp(at_s, UTC)\n"
+            "            return int(datetime(day.year, (day.month - 1) // 3 * 3 + 1, 1, tzinfo=UTC).timestamp())\n",
+        ),
+        (
+            "            return int(datetime(day.year + years, month + 1, 1, tzinfo=UTC).timestamp())\n",
+            "        case Window.quarter:\n"
+            "            last_month_s = window_start_s(window, at_s) + 70 * DAY_S\n"
+            "            return window_end_s(Window.month, last_month_s)\n",
+        ),
+    ],
+    "billing/holds/lua/_state.lua": [
+        (
+            "    (yoe + era * 400 + (month <= 2 and 1 or 0)) * 12 + month - 1, 0}\n",
+            "  ids[6] = floor(ids[4] / 3)\n",
+        )
+    ],
+}
+WINDOW_FOLLOWED: Final = """
+from tests.gateway.conftest import Gateway
+
+
+async def test_a_quota_of_a_quarter_refuses_the_second_request(gateway: Gateway) -> None:
+    customer = await gateway.customer(quotas=[{"window": "quarter", "metric": "requests", "limit": 1}])
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+    for expected in (200, 429):
+        async with customer.post(body=body) as answer:
+            assert answer.status == expected, await answer.text()
+            text = await answer.text()
+    assert "1 request a quarter is exhausted" in text, text
+"""
+COMPARING_WINDOWS: Final = (
+    "tests/gateway/test_recipe_followed.py",
+    "tests/billing/holds/test_loading.py::test_random_seconds",
+    "tests/billing/holds/test_loading.py::test_both_sides_of_every_month",
+)
+
+
+def follow(steps: Mapping[str, Sequence[tuple[str, str]]], test: str, tests: Sequence[str], folder: Path) -> None:
+    """Make the steps in a copy of the code, and run tests there; the first file is written, with this test."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir() and not source.is_symlink():
-            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy2(source, tmp_path / name, follow_symlinks=False)
-    for name, steps in STEPS.items():
-        file = tmp_path / name
+            shutil.copy2(source, folder / name, follow_symlinks=False)
+    for name, changes in steps.items():
+        file = folder / name
         text = file.read_text("utf-8")
-        for after, added in steps:
+        for after, added in changes:
             assert after in text, f"{name} has no {after!r}"
             text = text.replace(after, after + added)
         file.write_text(text, "utf-8")
-    (tmp_path / COMPARING[0]).write_text(FOLLOWED, "utf-8")
+    (folder / tests[0]).write_text(test, "utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *COMPARING, "--deselect", LISTING]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        command, cwd=folder, env=environment | {"PYTHONPATH": str(folder)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_text_field_on_keys_that_is_shown_in_events(tmp_path: Path) -> None:
+    follow(STEPS, FOLLOWED, (*COMPARING, "--deselect", LISTING), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_window(tmp_path: Path) -> None:
+    follow(WINDOW_STEPS, WINDOW_FOLLOWED, COMPARING_WINDOWS, tmp_path)
+
+
+def test_contributing_names_the_files_of_a_window() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    part = page.partition("## Add a window\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`((?:billing|gateway)/[\w./*]+)`", part)) == WINDOW_STEPS.keys()
 
 
 def test_contributing_names_the_files_of_these_steps() -> None:

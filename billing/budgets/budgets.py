@@ -135,7 +135,7 @@ class BudgetTerms:
 @dataclass(frozen=True, slots=True)
 class Times:
     """The period that a moment lies in, by its name, and the local days before that moment's own, from `days[0]` on:
-    the last of `days` is where that day begins. Times are of UTC; a total one ends at `ledger.used.END`."""
+    the last of `days` is where that day begins. Times are of UTC; a total one ends at `ledger.sums.END`."""
 
     name: str
     start: datetime

@@ -193,5 +193,5 @@ ORDER BY a.id
 DELETE FROM export_parked WHERE export = $1 AND item = ANY ($2::text[])
 
 -- name: written
--- The last number that was drawn. To be asked before mark.sql.
+-- The last number that was drawn. To be asked before `mark`.
 SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM usage_written

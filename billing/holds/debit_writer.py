@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from billing.database.connection import Database, DatabaseError, DatabaseHindered
 from billing.errors import StoreError
 from billing.holds.model import Hold, Settled, SettlementLost
-from billing.ledger.writer import Stored, write_free
+from billing.ledger.writer import Stored, write_batch
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
@@ -211,7 +211,7 @@ class DebitWriter(ABC, Generic[Item]):
             left = len(waiting)
             while left > 0 and (batch := waiting.batch(self._rows)):
                 try:
-                    written = await write_free(self._database, self._debits(batch))
+                    written = await write_batch(self._database, self._debits(batch))
                 except Exception as error:  # whatever it was is raised; a batch that can't be written makes way
                     if isinstance(error, DatabaseHindered) or not isinstance(error, DatabaseError):
                         self._make_way(batch)

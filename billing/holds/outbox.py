@@ -29,7 +29,7 @@ from billing.holds.debit_writer import DebitWriter
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import ACK
 from billing.ledger.debits import Debit, NewerLayout, decode_debit, encode_debit
-from billing.ledger.writer import write_free
+from billing.ledger.writer import write_batch
 from billing.wal_segment import begin_segment, record_of, records_in, segments_in, taken
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Outbox(DebitWriter[Debit]):
         batch = [debit for debit in debits if debit.account_id not in locked]
         if not batch:
             return 0
-        written = await write_free(self._database, batch)
+        written = await write_batch(self._database, batch)
         locked |= written.locked
         done = [debit for debit in batch if debit.account_id not in locked]
         await self.acknowledge(done, written.stored)

@@ -6,7 +6,7 @@ UPDATE accounts SET pushed_xseq = greatest(pushed_xseq, $2)
 WHERE id = (SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: corrected_many
--- Note that Redis has corrections of accounts $1 up to $2 (arrays of the same order); as corrected.sql.
+-- Note that Redis has corrections of accounts $1 up to $2 (arrays of the same order); as `corrected`.
 UPDATE accounts SET pushed_xseq = greatest(pushed_xseq, published.xseq)
 FROM unnest($1::text[], $2::bigint[]) AS published (id, xseq)
 WHERE accounts.id = published.id AND accounts.id IN (
@@ -67,7 +67,7 @@ SELECT coalesce(p.epoch, 0) AS epoch, p.identity, i.beat,
 FROM installation i LEFT JOIN partitions p ON p.p = $1
 
 -- name: partitions_move_epoch
--- From epoch $2 to epoch $4 by compare-and-set; no row when another gateway was faster. Answers as partitions_greet.sql.
+-- From epoch $2 to epoch $4 by compare-and-set; no row when another gateway was faster. Answers as `partitions_greet`.
 INSERT INTO partitions (p, epoch, identity) VALUES ($1, $4, $3)
 ON CONFLICT (p) DO UPDATE SET epoch = excluded.epoch, identity = excluded.identity, began_at = now() WHERE partitions.epoch = $2
 RETURNING epoch, (SELECT beat FROM installation) AS beat,
@@ -141,7 +141,7 @@ SELECT account_id, id, quotas::text AS quotas FROM api_keys WHERE account_id = A
 
 -- name: reconcile_later
 -- The debits that the ledger has and Redis had not counted, of accounts $2 in places $1: those after debit $3 of epoch
--- $5, and later corrections than $4 but for those of debits that it had settled by then. As window_usage_after.sql, for
+-- $5, and later corrections than $4 but for those of debits that it had settled by then. As `window_usage_after`, for
 -- many accounts, each debit by itself. Debits are looked for from their admission at $6 on.
 SELECT g.place, u.key_id, u.feature, u.model, floor(extract(epoch FROM u.admitted_at))::bigint AS admitted_s,
     CASE WHEN u.outcome = 'settled' OR u.input_tokens + u.output_tokens > 0 THEN 1 ELSE 0 END AS requests,
@@ -171,7 +171,7 @@ FROM member_limits m WHERE m.account_id = ANY ($1::text[])
 -- name: reconcile_windows
 -- What was used in windows of many accounts: for each place $1 and window $3 of account $2 what its keys used from second
 -- $5 on and before second $6, by feature, and by model where $7 asks for that. Rollups and what they do not have yet, of one snapshot, as in
--- window_usage.sql. OFFSET 0 keeps each to one short reading of the rollups' index, whatever the planner believes of the
+-- `window_usage`. OFFSET 0 keeps each to one short reading of the rollups' index, whatever the planner believes of the
 -- table; of fresh rows there are few, and they are read once.
 WITH windows AS (
     SELECT * FROM unnest($1::integer[], $2::text[], $3::smallint[], $4::smallint[], $5::bigint[], $6::bigint[],

@@ -633,7 +633,7 @@ async def _read_usage(connection: Connection, accounts: Sequence[_Account], late
     """Add what the compared counters' windows have used: all that the ledger has, less the debits that came after
     Redis's cursors, which were admitted at `later_from` or after.
 
-    As `windows.read_counters`, which asks for one subject at a time. Here the window of an account is read once, by
+    As `loading.read_counters`, which asks for one subject at a time. Here the window of an account is read once, by
     key, and its counters are sums of what they apply to.
     """
     by_model: dict[tuple[int, Window], bool] = {}

@@ -10,5 +10,5 @@ explanations how an amount came about                                           
 verify       the ledger's promises, proved from one snapshot
 retention    months of usage events that are dropped by age, once they are proved
 catalogue    price rows and plans of the configuration, made known to Postgres
-leases       signs of life of gateways
+leases       signs of life of gateways, and the debits of holds whose gateway died
 """

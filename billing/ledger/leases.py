@@ -43,7 +43,7 @@ END: Final = _sql("gateways_end")
 END_ALL: Final = _sql("gateways_end_all")
 STANDING: Final = _sql("gateways_standing")
 JUDGE: Final = _sql("gateways_judge")
-# The channel on which `gateways_end.sql` notifies which gateway has ended; a listener that misses it reads the leases.
+# The channel on which `gateways_end` notifies which gateway has ended; a listener that misses it reads the leases.
 ENDED_CHANNEL: Final = "metergate_gateway_ended"
 # `Database.rows`, or `fetch` of a connection.
 Fetch = Callable[..., Awaitable[Sequence[Row]]]

@@ -578,7 +578,7 @@ SELECT id, said FROM prices
 -- name: verify_rollups
 -- Sums from $1 on and before $2 that are not those of their events, and sums without any. What counts is as in write_debits.sql, the buckets as in
 -- roll_usage.sql. Fresh rows are taken off: what is left of the events is what the sums must have. Dimensions and tags are
--- compared by the ids that they have: an event of a combination without a row differs. verify_dropped.sql
+-- compared by the ids that they have: an event of a combination without a row differs. `verify_dropped`
 -- knows of months whose events were dropped.
 WITH every AS (
     SELECT account_id, admitted_at, key_id, user_id, model, provider, endpoint, feature, tags, 1 AS requests, input_tokens,

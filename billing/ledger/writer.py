@@ -98,7 +98,7 @@ _as_json: Final = msgspec.json.Encoder().encode
 
 WRITE_DEBITS: Final = _sql("write_debits")
 WRITE_NEW_DEBITS: Final = _sql("write_new_debits")
-WRITE_FREE_DEBITS: Final = _sql("write_free_debits")
+WRITE_FREE_DEBITS: Final = _sql("write_unlocked_debits")
 WRITE_CLAIMED_DEBITS: Final = _sql("write_claimed_debits")
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
@@ -144,13 +144,13 @@ async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str,
     the result. Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it
     again.
     """
-    written = await write_free(database, debits, database.timeout_s)
+    written = await write_batch(database, debits, database.timeout_s)
     if written.left:
         raise DatabaseLocked(f"{len(written.left)} debits wait for the rows of {len(written.locked)} locked accounts")
     return written.stored
 
 
-async def write_free(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> Written:
+async def write_batch(database: Database, debits: Sequence[Debit], wait_s: float = BRIEF_WAIT_S) -> Written:
     """Write a batch as `write_debits` does, but leave the debits of accounts whose rows stay locked. The whole batch
     waits for such a row for `wait_s`.
 
@@ -166,8 +166,8 @@ async def write_free(database: Database, debits: Sequence[Debit], wait_s: float 
             await keep_refused_debit(database, debits[0], error)
             return Written({})
         half = len(debits) // 2
-        first = await write_free(database, debits[:half], wait_s)
-        return first.beside(await write_free(database, debits[half:], wait_s))
+        first = await write_batch(database, debits[:half], wait_s)
+        return first.beside(await write_batch(database, debits[half:], wait_s))
     return Written(written.stored).beside(await _write_patiently(database, written.left))
 
 
@@ -193,7 +193,7 @@ async def _write_patient_group(database: Database, debits: Sequence[Debit], wait
     except DatabaseLocked:
         return Written({}, tuple(debits))
     except DatabaseRefused:  # the row is free, and bisection finds which of them can't be written
-        return await write_free(database, debits)
+        return await write_batch(database, debits)
 
 
 async def write_or_refuse(

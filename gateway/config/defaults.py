@@ -187,7 +187,7 @@ class EdgeSettings(Struct, frozen=True):
         ),
     ] = 4096
     connections_per_account: Annotated[
-        int, within(1, 1_000_000, "and those with requests of one account; at most half of what there may be")
+        int, within(1, 1_000_000, "of these, those with requests of one account; at most half of what there may be")
     ] = 4096
     head_timeout_s: Annotated[float, within(0.05, 3600, "time for a client to send a request's line and headers")] = 10
     head_bytes_in_flight: Annotated[
@@ -204,12 +204,17 @@ class EdgeSettings(Struct, frozen=True):
     body_bytes_per_s: Annotated[
         int, within(65_536, 8192 * MIB, "how fast one process takes all bodies together, after a burst")
     ] = 32 * MIB
-    body_min_bytes_per_s: Annotated[int, within(1, 1024 * MIB, "a body that comes more slowly than that ends")] = 500
-    body_slow_s: Annotated[float, within(0.05, 3600, "once it is so far behind")] = 20
+    body_min_bytes_per_s: Annotated[
+        int,
+        within(1, 1024 * MIB, "the slowest that a request's body may come; it ends once it is `body_slow_s` behind"),
+    ] = 500
+    body_slow_s: Annotated[
+        float, within(0.05, 3600, "how far a body may fall behind `body_min_bytes_per_s` before it ends")
+    ] = 20
     linger_s: Annotated[
         float, within(0, 60, "how long the rest of a refused body is read, so that its client sees why")
     ] = 2
-    linger_bytes: Annotated[int, within(0, 1024 * MIB, "and how much of it")] = 16 * MIB
+    linger_bytes: Annotated[int, within(0, 1024 * MIB, "how much of the rest of a refused body is read")] = 16 * MIB
 
 
 class ClientSocketSettings(Struct, frozen=True):
@@ -285,9 +290,12 @@ class HoldSettings(Struct, frozen=True):
             "requests of one account that may wait in one process for running ones (a plan's admission_queue_s)",
         ),
     ] = 256
-    elastic_share: Annotated[Share, about("of what is free, what one elastic hold may take")] = "0.25"
+    elastic_share: Annotated[Share, about("the share of what is free that one elastic hold may take")] = "0.25"
     elastic_output_tokens: Annotated[
-        int, within(0, 10_000_000, "but so many output tokens it may take where they are free")
+        int,
+        within(
+            0, 10_000_000, "output tokens that an elastic hold may take beyond `elastic_share`, where they are free"
+        ),
     ] = 4096
     lease_s: Annotated[
         float, within(0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, assert_never, cast, get_args
 
 from billing.exports.events import MEASURES
 from gateway.config.providers import NO_KEY, read_base_url, read_key
@@ -94,7 +94,7 @@ def _read_export(value: Value) -> ExportConfig | None:
     begin = section.read("from", lambda each: each.choice((NOW, BEGINNING)), NOW)
     given = section.values.get("token" if kind == "cloudevents" else "api_key")
     key = (None if given is None else read_key(given)) or NO_KEY
-    more = _lago(section) if kind == "lago" else _of_kind(kind, section)
+    more = _of_kind(kind, section)
     if not section.ok or key.off_reason is not None:
         return None
     return ExportConfig(name=name, kind=kind, from_beginning=begin == BEGINNING, key=key.secret, **more)
@@ -110,18 +110,24 @@ def _lago(section: Section) -> dict[str, Any]:
 
 
 def _of_kind(kind: Kind, section: Section) -> dict[str, Any]:
-    if kind == "stripe_meters":
-        return {"meters": section.maybe("meters", lambda each: _meters(each, "event_name")) or ()}
-    if kind == "folder":
-        path = section.read("path", Value.text, "")
-        return {"path": Path(path), "format": section.read("format", lambda each: each.choice(get_args(Format)), "csv")}
-    return {
-        "url": section.maybe("url", read_base_url),
-        "source": section.maybe("source", Value.text),
-        "type": section.maybe("type", Value.text),
-        "batch": section.read("batch", lambda each: each.whole(1, MAX_BATCH), 100),
-        "private_addresses": section.read("private_addresses", Value.truth, False),
-    }
+    match kind:
+        case "lago":
+            return _lago(section)
+        case "stripe_meters":
+            return {"meters": section.maybe("meters", lambda each: _meters(each, "event_name")) or ()}
+        case "folder":
+            path = Path(section.read("path", Value.text, ""))
+            return {"path": path, "format": section.read("format", lambda each: each.choice(get_args(Format)), "csv")}
+        case "cloudevents":
+            return {
+                "url": section.maybe("url", read_base_url),
+                "source": section.maybe("source", Value.text),
+                "type": section.maybe("type", Value.text),
+                "batch": section.read("batch", lambda each: each.whole(1, MAX_BATCH), 100),
+                "private_addresses": section.read("private_addresses", Value.truth, False),
+            }
+        case _:
+            assert_never(kind)
 
 
 def _meters(value: Value, code_key: str) -> tuple[MeterConfig, ...]:

@@ -118,7 +118,7 @@ class Value:
 
     def expand(self) -> str:
         """Return a scalar's text with its variables replaced. Raises `Unset` and `ValueError`, see
-        `references.expand`."""
+        `problems.expand`."""
         return expand(self.node.value, self.file.environ)
 
     def scalar(self, what: str) -> str | None:

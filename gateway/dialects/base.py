@@ -2,12 +2,12 @@
 
 Two things are apart. A **client dialect** is how clients speak: paths, where a key may stand, what a request asks for,
 the envelope of errors, how a stream ends. A **provider** names the dialects that it serves, each with a base URL
-(`gateway.config.models`); a request goes only to providers that serve its dialect, and no body is translated.
+(`gateway.config.providers`); a request goes only to providers that serve its dialect, and no body is translated.
 
 To add an API: a folder with a class that extends `Dialect`, and a line each in `gateway.dialects.registry` and
 `gateway.dialects.declared`.
 
-- What it declares (headers, the key's place, features) is data in a module `declared`
+- What it declares (headers, the key's place, features) is data in its package's `__init__`
   (`gateway.dialects.declarations`); parts that name no dialect read it there.
 - Endpoints are patterns (`/v1beta/models/{model}:generateContent`), told apart by method, path and, where APIs share a
   path, by a header. One that is `free` is authenticated, admitted and forwarded, and charged nothing.

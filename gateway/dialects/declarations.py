@@ -1,7 +1,7 @@
 """What a dialect declares of its API: its endpoints, and what parts of the gateway need that name no dialect. Data
 alone, and light to import.
 
-Each dialect's folder has its own in a module `declared`; `gateway.dialects.declared` collects them.
+Each dialect's package has its own in its `__init__`; `gateway.dialects.declared` collects them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ handler      route, authenticate, estimate, hold, forward, price, settle: the or
 intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
 senders      what sent a request: its session, its tool
+candidates   providers and price rows that may serve a request, their targets, and what each is sent always
 routing      from a model's name to the candidates that may serve it, their targets and prices; what a model is for
 estimate     the worst case, which the hold covers, and the charge
 provider_tools  tools that run at the provider: how often, what their calls add to the input, and unknown types

@@ -231,10 +231,10 @@ def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links, m
 def _used_up(exhausted: Exhausted, details: Mapping[str, object]) -> str:
     """Return that a window has too little left, and when it resets."""
     quota = exhausted.limit.quota
-    message = f"{_quota_name(exhausted)} is exhausted"
+    message = f"The {_quota_name(exhausted)} is exhausted"
     if exhausted.used < quota.limit:
         left = _amount(quota.metric, quota.limit - exhausted.used)
-        message = f"{_quota_name(exhausted)} has {left} left, and this request may take"
+        message = f"The {_quota_name(exhausted)} has {left} left, and this request may take"
         message += f" {_amount(quota.metric, exhausted.requested)}"
     return message + ("." if details["resets_at"] is None else f"; it resets at {details['resets_at']}.")
 
@@ -243,7 +243,7 @@ def _never_fits(exhausted: Exhausted, fitting_output: int, max_field: str | None
     """Return that a request is larger than a whole limit, and what would fit into it."""
     quota = exhausted.limit.quota
     if not quota.limit:
-        return f"{_quota_name(exhausted)} allows nothing. {raising}."
+        return f"The {_quota_name(exhausted)} allows nothing. {raising}."
     limit = f"{_amount(quota.metric, quota.limit)}{_unit(quota)}{_of_model(quota)}{_span(quota)}"
     message = f"The {exhausted.limit.subject}'s limit is {limit}, and this request may take"
     message += f" {_amount(quota.metric, exhausted.requested)}"
@@ -304,7 +304,7 @@ def _span(quota: Quota) -> str:
 def _quota_name(exhausted: Exhausted) -> str:
     quota = exhausted.limit.quota
     limit = f"{_amount(quota.metric, quota.limit)}{_unit(quota)}"
-    return f"The {exhausted.limit.subject}'s quota of {limit}{_of_model(quota)}{_span(quota)}"
+    return f"{exhausted.limit.subject}'s quota of {limit}{_of_model(quota)}{_span(quota)}"
 
 
 def _quota_details(exhausted: Exhausted, at_ms: int, *, held: bool = False) -> dict[str, object]:
@@ -342,7 +342,7 @@ def capacity_held(
         worst = _worst(refused.exhausted, refused.at_ms)
         extra = {"quota": _quota_details(worst, refused.at_ms, held=True)}
         metric = worst.limit.quota.metric
-        held, of = _amount(metric, worst.held), _quota_name(worst)[len("The ") :]
+        held, of = _amount(metric, worst.held), _quota_name(worst)
         if metric is not Metric.cost:
             held += f" {_words(metric)}"
     else:

@@ -62,10 +62,16 @@ LINKS: Final = {
 
 
 def spent(
-    subject: Subject, window: Window = Window.day, *, requested: int = 5, held: int = 0, metric: Metric = Metric.tokens
+    subject: Subject,
+    window: Window = Window.day,
+    *,
+    used: int = 8,
+    requested: int = 5,
+    held: int = 0,
+    metric: Metric = Metric.tokens,
 ) -> QuotaExceeded:
     """A limit of 10 of which 8 are used, or held."""
-    exhausted = Exhausted(Limit(subject, Quota(window, metric, 10)), 8 - held, held, requested)
+    exhausted = Exhausted(Limit(subject, Quota(window, metric, 10)), used - held, held, requested)
     return QuotaExceeded((exhausted,), AT_MS, 2, 7)
 
 
@@ -73,6 +79,7 @@ def of_limits(links: Links) -> dict[str, list[Refusal]]:
     """What each constructor of `limit_refusals` makes."""
     subjects: tuple[Subject, ...] = ("key", "user", "plan", "account")
     quotas = [spent(subject, window) for subject in subjects for window in Window]
+    used_up = [spent(subject, used=10) for subject in subjects]
     never = [spent(subject, requested=11, metric=metric) for subject in subjects for metric in Metric]
     held = [spent("key", held=5), InsufficientBalance(1, 5, 9, 3)]
     statuses = ("active", "suspended", "closed", "past_due")
@@ -85,7 +92,7 @@ def of_limits(links: Links) -> dict[str, list[Refusal]]:
         ],
         "quota_exceeded": [
             limit_refusals.quota_exceeded(each, WHO, links, field)
-            for each in (*quotas, *never)
+            for each in (*quotas, *used_up, *never)
             for field in ("max_tokens", None)
         ],
         "capacity_held": [limit_refusals.capacity_held(each, WHO, links, "max_tokens") for each in held],  # type: ignore[arg-type]

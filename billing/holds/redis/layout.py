@@ -93,7 +93,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """An account as Redis has it. `balance_nano` excludes holds."""
+    """An account as Redis has it. `balance_nano` still has what is held."""
 
     epoch: int
     balance_nano: int

@@ -14,7 +14,7 @@
 -- A row of 41 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
 -- `= ANY (ARRAY(...))` reads accounts by their index, whatever the planner believes of the number of debits.
 --
--- write_debits.sql, write_free_debits.sql and write_claimed_debits.sql are the same but for what they say at their head.
+-- write_debits.sql, write_unlocked_debits.sql and write_claimed_debits.sql are the same but for what they say at their head.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', $2::text, true) AS lock_timeout
 ), given AS MATERIALIZED (

@@ -16,7 +16,7 @@ from billing.database.urls import split_url
 from billing.ledger import debits as debits_module
 from billing.ledger import writer
 from billing.ledger.debits import Debit, decode_debit
-from billing.ledger.writer import write_debits, write_free
+from billing.ledger.writer import write_batch, write_debits
 from tests.billing.ledger.test_debits import account, assert_consistent, balance, debit, placed
 from tests.billing.support import Billing
 
@@ -139,12 +139,12 @@ async def test_a_row_that_is_locked_keeps_its_own_debits_waiting_alone(
     batch = [hers[0], his[0], hers[1], his[1], hers[2], his[2]]
     async with billing.database.transaction() as other:
         await other.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
-        written = await write_free(counted, batch)
+        written = await write_batch(counted, batch)
         assert list(written.left) == hers[1:]
         assert written.locked == {account.id}
         assert {*written.stored} == {each.request_id for each in (hers[0], *his)}
         assert [written.stored[each.request_id].fresh for each in (hers[0], *his)] == [False, True, True, True]
-    assert (await write_free(counted, batch)).left == ()
+    assert (await write_batch(counted, batch)).left == ()
     assert await billing.database.value(ASIDE) == 0
     assert await balance(billing.database, account) == 10**9 - 1500
     await assert_consistent(billing.database)
@@ -158,11 +158,11 @@ async def test_a_debit_that_is_refused_is_found_beside_a_row_that_is_locked(
     good, bad, hers = debit(free), debit(free, model="bad"), placed(account, 1)
     async with billing.database.transaction() as other:
         await other.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", account.id)
-        written = await write_free(counted, [hers, good, bad])
+        written = await write_batch(counted, [hers, good, bad])
         assert (list(written.left), {*written.stored}) == ([hers], {good.request_id})
     rows = await billing.database.rows("SELECT request_id FROM debits_set_aside")
     assert [row["request_id"] for row in rows] == [bad.request_id]
-    assert [each.fresh for each in (await write_free(counted, [hers])).stored.values()] == [True]
+    assert [each.fresh for each in (await write_batch(counted, [hers])).stored.values()] == [True]
     await assert_consistent(billing.database)
 
 

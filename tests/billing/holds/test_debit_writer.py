@@ -13,7 +13,7 @@ from billing.holds.debit_writer import FIRST_PAUSE_S, LASTING_PAUSE_S, MOST_PAUS
 from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, HoldSettings, IllegalTransition, Settled, SettlementLost
 from billing.ledger.debits import Debit
-from billing.ledger.writer import Written, write_free
+from billing.ledger.writer import Written, write_batch
 from billing.principals import Principal
 from tests.support.holds import WAIT_S, MakeWorld, World, debits, eventually, hold_one, partition_of, settle
 
@@ -139,9 +139,9 @@ def fails_while(patch: pytest.MonkeyPatch, condition: Callable[[Sequence[Debit]]
     async def write(database: Database, batch: Sequence[Debit]) -> Written:
         if condition(batch):
             raise ZeroDivisionError("a fault in the program")
-        return await write_free(database, batch)
+        return await write_batch(database, batch)
 
-    patch.setattr(debit_writer, "write_free", write)
+    patch.setattr(debit_writer, "write_batch", write)
 
 
 async def has_failed(world: World) -> None:

@@ -363,11 +363,11 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
 LAST_S = 4_291_747_199
 WINDOWS_AT = PlainScript(
     "windows_at",
-    """
-    local ids = {}
+    f"""
+    local ids = {{}}
     for i, second in ipairs(ARGV) do
       local at = windows_at(tonumber(second))
-      ids[i] = {at[0], at[1], at[2], at[3], at[4], at[5]}
+      ids[i] = {{{", ".join(f"at[{window.value}]" for window in Window)}}}
     end
     return ids
     """,

@@ -18,7 +18,7 @@ from billing.holds.model import HoldSettings
 from billing.holds.outbox import Spool, left_behind, read_debits
 from billing.holds.redis.connection import Script
 from billing.ledger.debits import Debit
-from billing.ledger.writer import write_free
+from billing.ledger.writer import write_batch
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from billing.wal_segment import taken
@@ -397,7 +397,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(outbox, "write_free", away)
+        patched.setattr(outbox, "write_batch", away)
         with pytest.raises(DatabaseUnavailable):
             await living.engine.replay.run()
     assert await living.engine.replay.run() == 2
@@ -440,9 +440,9 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
     async def slowly(*given: Any) -> Any:
         begun.set()
         await go_on.wait()
-        return await write_free(*given)
+        return await write_batch(*given)
 
-    monkeypatch.setattr(outbox, "write_free", slowly)
+    monkeypatch.setattr(outbox, "write_batch", slowly)
     sweeping = asyncio.create_task(living.engine.replay.run())
     await begun.wait()
     preparing = asyncio.create_task(living.engine.replay.run())

@@ -216,7 +216,7 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
         await command("CLIENT", "PAUSE", 60_000, "WRITE")
         try:
             with monkeypatch.context() as patched:
-                patched.setattr("billing.holds.debit_writer.write_free", away)
+                patched.setattr("billing.holds.debit_writer.write_batch", away)
                 gate.opened.set()
                 return await running
         finally:
