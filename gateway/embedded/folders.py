@@ -298,6 +298,11 @@ class Folders:
         return self.postgres_run / ".s.PGSQL.5432"
 
     @property
+    def postgres_socket_lock(self) -> Path:
+        """Return the file in which Postgres names the owner of its socket."""
+        return self.postgres_run / ".s.PGSQL.5432.lock"
+
+    @property
     def logs(self) -> Path:
         """Return the folder of both servers' logs."""
         return self.home / "log"

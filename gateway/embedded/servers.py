@@ -126,9 +126,12 @@ class Postgres:
         if left:
             numbers = ", ".join(str(each) for each in left)
             report(f"Stopped what a Postgres of an earlier run had left behind (processes {numbers}).")
-        if pid is not None and _exists(pid) and read_pid(record) == pid:
-            # Another program has the number now. Postgres would take it for itself and refuse to start.
-            record.unlink(missing_ok=True)
+        # Nothing runs here now. Where a recorded number exists, another program has it, or nobody has reaped the server
+        # yet. Postgres would take it for itself and refuse to start, by either file.
+        for lock in (record, self.folders.postgres_socket_lock):
+            owner = read_pid(lock)
+            if owner is not None and _exists(owner):
+                lock.unlink(missing_ok=True)
 
     def ready(self, pid: int) -> bool:
         """Return whether the server with this process id accepts connections: its pid file says so, which pg_ctl reads

@@ -8,7 +8,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 import psutil
@@ -207,14 +207,15 @@ async def test_servers_end_with_a_killed_parent(home: Home) -> None:
 
 
 async def test_a_pid_file_that_names_another_program_hinders_nothing(data_dir: Path) -> None:
-    async with EmbeddedServers(data_dir):
-        pass
+    async with EmbeddedServers(data_dir) as servers:
+        postgres_run = Path(parse_qs(urlsplit(servers.endpoints.database_url).query)["host"][0])
     postgres_uid = (data_dir / "postgres").stat().st_uid
     bystander = await asyncio.create_subprocess_exec(
         "/bin/sleep", "600", user=postgres_uid if os.geteuid() == 0 else None
     )
     try:
         (data_dir / "postgres" / "postmaster.pid").write_text(f"{bystander.pid}\n{data_dir / 'postgres'}\n")
+        (postgres_run / ".s.PGSQL.5432.lock").write_text(f"{bystander.pid}\n{data_dir / 'postgres'}\n")
         (data_dir / "redis.pid").write_text(f"{bystander.pid}\n")
         async with EmbeddedServers(data_dir):
             pass
