@@ -34,7 +34,7 @@ from billing.collect.snapshots import WINDOW, Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.runtime.stores import new_id
 
 MINUTES: Final = 3

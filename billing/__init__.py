@@ -2,7 +2,7 @@
 
 money  usage  quotas  plans  principals     pure
 shares       pure
-pricing/     what usage costs: price rows and the arithmetic of a charge     pure
+pricing      what usage costs: price rows, the table of them, the arithmetic of a charge     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there

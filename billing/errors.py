@@ -124,9 +124,9 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
-+-- PriceError                     billing.pricing.scales
-+-- TrialRefused                   billing.pricing.table
-|   +-- NoSuchPrice                billing.pricing.table
++-- PriceError                     billing.pricing
++-- TrialRefused                   billing.pricing
+|   +-- NoSuchPrice                billing.pricing
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines

@@ -14,7 +14,7 @@ MAX_TOOL_CALLS: Final = 64
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
     each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
-    `pricing.scales.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
+    `billing.pricing.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
     for them; `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as
     the model's entry and the gateway's defaults say.
 

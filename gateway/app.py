@@ -71,7 +71,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime

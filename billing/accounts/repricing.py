@@ -26,8 +26,7 @@ from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.pricing.rows import ANY_MODEL, from_canonical_json
-from billing.pricing.scales import round_up
+from billing.pricing import ANY_MODEL, from_canonical_json, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 
     from billing.change_notifier import ChangeNotifier
     from billing.ledger.debits import UsageEvent
-    from billing.pricing.rows import PriceRow
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceRow, PriceTable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -33,7 +33,7 @@ from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.identity.members import Acting
 from billing.identity.organizations import OrganizationConflict
 from billing.money import format_usd
-from billing.pricing.rows import ANY_MODEL
+from billing.pricing import ANY_MODEL
 from billing.quotas import parse_quotas
 from billing.schemas.accounts import (
     AccountPatch,

@@ -24,7 +24,7 @@ from billing.collect.debits import ENDPOINT, KEY, METER
 from billing.collect.facts import TRAFFIC_NAMES, read_traffic
 from billing.ledger.sums import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used, total
 from billing.pages import BadCursor, place_of
-from billing.pricing.table import METER_PROVIDER
+from billing.pricing import METER_PROVIDER
 from billing.schemas.usage import ordered
 from billing.times import Period, periods
 

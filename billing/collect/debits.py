@@ -29,8 +29,7 @@ from billing.database.connection import DatabaseLocked, DatabaseRefused, Missing
 from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.ledger.writer import create_months, write_within
 from billing.money import ceil_div
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
-from billing.pricing.table import METER_PROVIDER
+from billing.pricing import COST_SCALE, FACTOR_SCALE, METER_PROVIDER
 from billing.principals import SERVICE_KEY
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database, Row
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.collect")

@@ -12,8 +12,7 @@ import typer
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -135,7 +134,7 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.pricing.table import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
+    from billing.pricing import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.schemas.usage import LineShape
 
     now_s = time.time()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 from msgspec import Meta, Struct, structs
 
 from billing.plans import MAX_TOOL_CALLS
-from billing.pricing.scales import parse_factor
+from billing.pricing import parse_factor
 from billing.quotas import MAX_NAME
 from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S
 from gateway.config.source import decimal, names, read_section, text
 
 if TYPE_CHECKING:
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.config.source import Value
 
@@ -26,7 +26,7 @@ VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
 class ModelConfig(Struct, frozen=True, rename={"markup_scaled": "markup_percent"}):
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
-    `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
+    `markup_scaled` is in percent times `billing.pricing.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
     `disconnect_drain_s`, in seconds, its provider's and that of `defaults`; `default_tool_calls` that of `defaults`.
     `answered_by` are the models there of which one answers in its place, so that its own price row is a router's fee.
     """

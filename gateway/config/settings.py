@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
-from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment

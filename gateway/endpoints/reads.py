@@ -15,7 +15,7 @@ from billing.api.auth import BILLING_READ
 from billing.api.live_windows import live_windows
 from billing.holds.recovery import settled_debit
 from billing.ledger.explanations import explain
-from billing.pricing.scales import marked_up_usd
+from billing.pricing import marked_up_usd
 from billing.schemas.keys import KeyLimitsShape
 from billing.schemas.people import JwksShape
 from billing.schemas.system import (

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
     from billing.metering.charges import NotAdmitted, Payer
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from billing.principals import Principal
     from gateway.config.environment import ExporterSource
     from gateway.config.settings import Settings

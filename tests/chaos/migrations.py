@@ -32,7 +32,7 @@ from billing.ledger.debits import Debit
 from billing.ledger.roller import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
-from billing.pricing.scales import round_up
+from billing.pricing import round_up
 from billing.usage import Usage
 from gateway.embedded.process import read_pid
 from gateway.embedded.servers import EmbeddedServers

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.verify import verify
-from billing.pricing.rows import from_canonical_json
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable, from_canonical_json
 from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import ask

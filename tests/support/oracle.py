@@ -6,7 +6,7 @@ from pathlib import Path
 
 from genai_prices import Usage as TheirUsage
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.usage import Usage
 from gateway.config.prices import read_prices
 from gateway.config.problems import Problems

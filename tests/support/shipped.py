@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config import settings
 from gateway.config.problems import Problems
 from gateway.config.settings import Settings, load_settings

@@ -8,8 +8,7 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import round_up
+from billing.pricing import PriceRow, round_up
 from billing.usage import Usage
 from tests.support.oracle import table, theirs
 from tools.make_prices import AS_OF, NAMES

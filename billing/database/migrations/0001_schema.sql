@@ -1537,7 +1537,7 @@ CREATE TABLE collected_charges (
     bytes numeric NOT NULL,
     PRIMARY KEY (account_id, price)
 );
-COMMENT ON TABLE collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.scales.COST_SCALE.';
+COMMENT ON TABLE collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.COST_SCALE.';
 
 CREATE TABLE collect_runs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

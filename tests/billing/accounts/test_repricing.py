@@ -15,8 +15,7 @@ from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import MAX_NANO, parse_usd
 from billing.pages import BadCursor
-from billing.pricing.scales import FACTOR_SCALE, round_up
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceTable, round_up
 from billing.usage import Usage
 from tests.billing.support import PRICE, Billing, changes_told
 

@@ -5,7 +5,7 @@ import pytest
 
 from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.quotas import quota_json
 from billing.usage import Usage
 from tests.billing.api.support import Api

@@ -9,7 +9,7 @@ from billing.api.services import Services
 from billing.change_notifier import LiveBalance
 from billing.identity.permissions import Caller, Kind
 from billing.ledger.catalogue import sync_prices
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PRICE, PRICES, Billing

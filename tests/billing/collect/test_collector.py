@@ -20,9 +20,7 @@ from billing.collect.facts import LOCK
 from billing.collect.snapshots import Checkpoint, Exporters, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
-from billing.pricing.rows import PriceRow, Variant
-from billing.pricing.scales import COST_SCALE
-from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing import COST_SCALE, METER_PROVIDER, PriceRow, PriceTable, Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.answering import until

@@ -7,8 +7,7 @@ import pytest
 from billing.ledger.catalogue import newest_revision, plans_in_force, revision_of, sync_plans, sync_prices
 from billing.money import parse_usd
 from billing.plans import Plan, Plans
-from billing.pricing.rows import from_canonical_json
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable, from_canonical_json
 from tests.billing.support import PLANS, PRICE, PRICES, Billing
 
 

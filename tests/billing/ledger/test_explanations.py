@@ -11,8 +11,7 @@ from msgspec import UNSET
 
 from billing.ledger.debits import ModelShare, UsageEvent, share_of
 from billing.ledger.explanations import explain
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import FACTOR_SCALE, marked_up_usd, round_up
+from billing.pricing import FACTOR_SCALE, PriceRow, marked_up_usd, round_up
 from billing.schemas.usage import ExplainedEventShape
 from billing.usage import Usage
 

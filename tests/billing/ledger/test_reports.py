@@ -17,7 +17,7 @@ from billing.ledger.roller import roll
 from billing.ledger.sums import NOTHING, Used
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
+from billing.pricing import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 

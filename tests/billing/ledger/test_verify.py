@@ -13,7 +13,7 @@ from billing.ledger.roller import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 

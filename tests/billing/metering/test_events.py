@@ -31,8 +31,7 @@ from billing.metering.charges import (
     parse_quantity,
 )
 from billing.money import MAX_NANO
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.quotas import Metric, Quota, Window
 from tests.billing.metering.support import PRICES, meters
 from tests.support.holds import World, eventually

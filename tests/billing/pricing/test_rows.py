@@ -11,21 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.pricing.rows import (
+from billing.pricing import (
+    COST_SCALE,
+    FACTOR_SCALE,
     INPUT_CLASSES,
+    MILLION,
     MULTIPLIERS,
     OUTPUT_CLASSES,
     PARENT,
     PART_KINDS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
+    PriceError,
     PriceRow,
+    PriceTable,
     Tier,
     canonical_json,
     from_canonical_json,
+    parse_factor,
+    round_up,
 )
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, parse_factor, round_up
-from billing.pricing.table import PriceTable
 from billing.usage import COUNT_NAMES, Usage
 from tests.billing.usages import usages
 

@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow, Tier, Variant, canonical_json, from_canonical_json, parse_hours
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, PriceError, round_up
+from billing.pricing import (
+    COST_SCALE,
+    FACTOR_SCALE,
+    PriceError,
+    PriceRow,
+    Tier,
+    Variant,
+    canonical_json,
+    from_canonical_json,
+    parse_hours,
+    round_up,
+)
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total
 from tests.billing.usages import usage_lines, usages
 

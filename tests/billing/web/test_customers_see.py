@@ -9,7 +9,7 @@ import pytest
 from billing.identity.permissions import ROLES
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.usage import Usage
 from billing.web.application import ROUTES
 from billing.web.pages import Who

@@ -9,7 +9,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
 from billing.payments.flows import Wanted
 from billing.payments.local.provider import LocalProvider
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.usage import Usage
 from tests.billing.identity.support import join
 from tests.billing.support import PRICE, PRICES, Billing

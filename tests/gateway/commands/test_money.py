@@ -15,8 +15,7 @@ from ulid import ULID
 
 from billing.cli import REFUSED, USAGE
 from billing.ledger.catalogue import sync_prices
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.commands.person import Person, signed_in

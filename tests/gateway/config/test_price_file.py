@@ -11,7 +11,7 @@ import pytest
 
 from billing.errors import MetergateError
 from billing.money import parse_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.prices import POLL_S, PriceFollower, load_prices
 from gateway.config.source import file_marks
 from tests.gateway.conftest import Customer, MakeGateway, chat

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow, Tier, Variant
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE, PriceRow, Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 from tests.support.tables import Tables

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.scales import round_up
+from billing.pricing import round_up
 from billing.usage import Usage
 from gateway.config.defaults import Defaults
 from gateway.config.settings import (

@@ -19,8 +19,7 @@ from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.explanations import explain
 from billing.money import format_usd, parse_usd
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
 from tests.support.gateways import Fetched, ask, fetch

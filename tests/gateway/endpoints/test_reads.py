@@ -12,8 +12,7 @@ import pytest
 from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.work import WELL_AFTER_S
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served

@@ -9,8 +9,7 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig, TargetConfig
 from gateway.config.secret import Secret

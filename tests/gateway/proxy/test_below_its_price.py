@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.messages import CONTENT
 from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, chat

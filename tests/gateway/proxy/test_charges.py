@@ -11,9 +11,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.pricing.rows import PriceRow, Tier
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable, Tier
 from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying, usage

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.tokens import O200K, Tokenizer

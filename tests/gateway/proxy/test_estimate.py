@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from billing.holds.model import NeedTooLarge
 from billing.ledger.debits import decode_shares
-from billing.pricing.rows import Tier, Variant
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE, Tier, Variant
 from billing.usage import MAX_COUNT, Usage, text_usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates

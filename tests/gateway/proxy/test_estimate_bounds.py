@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow
+from billing.pricing import PriceRow
 from billing.usage import Usage
 from gateway.dialects.facts import Work
 from gateway.dialects.openai.dialect import CHAT, parse

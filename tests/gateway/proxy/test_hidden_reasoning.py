@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.tokens import Tokenizer

@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.principals import Principal
 from gateway.config.defaults import EstimateSettings
 from gateway.config.models import ModelConfig

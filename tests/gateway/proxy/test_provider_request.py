@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing import PriceRow
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.dialects.decoding import BadRequest

@@ -9,8 +9,7 @@ import pytest
 
 from billing.ledger.explanations import explain, format_explanation
 from billing.money import format_usd, parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import CustomerOf, GatewayOf, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk

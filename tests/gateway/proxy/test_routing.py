@@ -5,9 +5,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from billing.holds.model import Need, NeedTooLarge
 from billing.money import MAX_NANO, format_usd
 from billing.plans import Plan
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.defaults import EstimateSettings
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work

@@ -12,8 +12,7 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, Upstream, chat

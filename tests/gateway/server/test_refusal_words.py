@@ -120,7 +120,7 @@ def test_what_an_operator_can_do_is_kept_for_them() -> None:
 
 
 # What only they can cause.
-RAISED_FOR_OPERATORS: Final = {"billing/payments/orders.py", "billing/pricing/table.py", "billing/exports/worker.py"}
+RAISED_FOR_OPERATORS: Final = {"billing/payments/orders.py", "billing/pricing.py", "billing/exports/worker.py"}
 SAYS: Final = re.compile(r"metergate operator|(?:metergate|plans|prices)\.yaml|under `?defaults`?")
 
 

@@ -4,7 +4,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from billing.money import NANO_PER_USD
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import load_settings
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing import PriceRow
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION

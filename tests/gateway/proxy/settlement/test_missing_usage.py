@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from gateway.tokens import CL100K, O200K, Tokenizer
 from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler, MakeGateway, Upstream, chat

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from billing.pricing.rows import PriceRow, Variant
+from billing.pricing import PriceRow, Variant
 from billing.usage import Usage
 from gateway.config.providers import ProviderConfig, ProviderKind
 from gateway.config.settings import Settings

@@ -1,4 +1,4 @@
-"""Rows of a provider price table: the exact cost of a usage, its upper bound, and a row's id. Pure.
+"""What usage costs: price rows, the table of them, and the exact arithmetic of a charge. Pure.
 
 A rate is a whole number of nano-USD per million (tokens), per unit or per hour; a cost is summed exactly as an integer
 over `COST_SCALE` and rounded up once.
@@ -11,6 +11,9 @@ of the sheet; fees by the unit stay.
 A row's id is a digest of what it says as canonical JSON, so that an edited file adds a row and never changes one that
 has priced a debit. Equal rows have equal ids on every gateway and in every release: what only newer rows have is left
 out where a row has none of it.
+
+TrialRefused         the counts can't be a usage
++-- NoSuchPrice      no row is meant by the name, or more than one
 """
 
 from __future__ import annotations
@@ -18,18 +21,69 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from billing.money import ceil_div
-from billing.pricing.scales import COST_SCALE, EIGHTEENTHS, FACTOR_SCALE, MILLION, PriceError, reported_scaled
+from billing.errors import MetergateError
+from billing.money import USD_DECIMALS, MoneyError, ceil_div, decimal, format_usd, parse_usd
+from billing.usage import COUNT_NAMES, Usage, UsageError
 
-if TYPE_CHECKING:
-    from billing.usage import Usage
+MILLION: Final = 1_000_000
+# Multipliers and markups are decimals of at most nine places, held as integers times this.
+FACTOR_SCALE: Final = 10**9
+# Decimals that a markup in percent adds to what it is put on.
+MARKUP_DECIMALS: Final = len(str(100 * FACTOR_SCALE)) - 1
+# What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5.
+EIGHTEENTHS: Final = 18
+# An exact cost is an integer in nano-USD / COST_SCALE.
+COST_SCALE: Final = EIGHTEENTHS * MILLION * FACTOR_SCALE
+_REPORTED_DECIMALS: Final = 24
+
+
+class PriceError(MetergateError, ValueError):
+    """A price row that is impossible; the message names the field and what was expected."""
+
+
+def parse_factor(text: object) -> int:
+    """Return a multiplier or a percentage from a decimal string ("0.5"), times `FACTOR_SCALE`. Raises `PriceError`."""
+    try:
+        scaled = parse_usd(text)
+    except MoneyError as error:
+        raise PriceError('expected a decimal string with at most 9 decimals, such as "0.5"') from error
+    if scaled < 0:
+        raise PriceError("expected a number that is not below zero")
+    return scaled
+
+
+def reported_scaled(usd: str) -> int:
+    """Return the exact cost in nano-USD / `COST_SCALE` of a plain decimal of USD with at most 24 decimals."""
+    whole, _, fraction = usd.partition(".")
+    return int(whole + fraction.ljust(_REPORTED_DECIMALS, "0")) * EIGHTEENTHS
+
+
+def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
+    """Return whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
+    if not markup_scaled:
+        return ceil_div(cost_scaled, COST_SCALE)
+    return ceil_div(marked_up(cost_scaled, markup_scaled), COST_SCALE * 10**MARKUP_DECIMALS)
+
+
+def marked_up(amount: int, markup_scaled: int) -> int:
+    """Return an amount plus a markup in percent (scaled by `FACTOR_SCALE`), exact, times 10^`MARKUP_DECIMALS`."""
+    return amount * (100 * FACTOR_SCALE + markup_scaled)
+
+
+def marked_up_usd(rate_nano: int, markup_scaled: int) -> str:
+    """Return a price plus a markup, exact, as a plain decimal of USD with at least two decimals."""
+    if not markup_scaled:
+        return format_usd(rate_nano)
+    whole, _, fraction = decimal(marked_up(rate_nano, markup_scaled), USD_DECIMALS + MARKUP_DECIMALS).partition(".")
+    return f"{whole}.{fraction.ljust(2, '0')}"
+
 
 # A class without a price of its own takes its parent's.
 PARENT: Final = {
@@ -635,3 +689,111 @@ def from_canonical_json(text: str) -> PriceRow:
 
 def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
     return tuple(Tier(above, rates) for above, rates in values)
+
+
+# The provider of a meter's rows in the table of prices: the model is the meter's name.
+METER_PROVIDER: Final = "meter"
+
+
+class PriceTable:
+    """All price rows, found by (provider, upstream model) and the day they take effect (00:00 UTC)."""
+
+    def __init__(self, rows: Iterable[PriceRow]) -> None:
+        self.rows = tuple(rows)
+        self._by_name: dict[tuple[str, str], list[PriceRow]] = {}
+        prefixes: dict[str, set[str]] = {}
+        for row in sorted(self.rows, key=lambda row: row.effective_from):
+            same = self._by_name.setdefault((row.provider, row.model), [])
+            if same and same[-1].effective_from == row.effective_from:
+                raise PriceError(f"two rows for {row.provider}/{row.model} from {row.effective_from}")
+            same.append(row)
+            if row.model.endswith(ANY_MODEL):
+                prefixes.setdefault(row.provider, set()).add(row.model)
+        self._prefixes = {provider: sorted(names, key=len, reverse=True) for provider, names in prefixes.items()}
+
+    def models(self, provider: str) -> list[str]:
+        """Return the names of a provider's models that have a row of their own."""
+        return [name for owner, name in self._by_name if owner == provider and not name.endswith(ANY_MODEL)]
+
+    def find(self, provider: str, model: str, at_s: float) -> PriceRow | None:
+        """Return the row in force at a Unix time: the model's own, else that of the longest prefix of its name, else
+        the provider's default row, else None."""
+        today = datetime.fromtimestamp(at_s, UTC).date()
+        matching = (name for name in self._prefixes.get(provider, ()) if model.startswith(name[:-1]))
+        for name in (model, *matching):
+            in_force = [row for row in self._by_name.get((provider, name), ()) if row.effective_from <= today]
+            if in_force:
+                return in_force[-1]
+        return None
+
+
+MINUTE_S: Final = 60
+# Of a count: more than any that can be priced.
+MAX_DIGITS: Final = 18
+
+
+class TrialRefused(MetergateError):
+    """What was asked to be priced is no usage. The message is fit for a reader."""
+
+    kind = "invalid"
+
+
+class NoSuchPrice(TrialRefused):
+    """No row, or no single one, is meant by a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a usage would cost: by this row and variant, in these lines; `cost_nano` is their sum, rounded up once."""
+
+    row: PriceRow
+    variant: str | None
+    lines: tuple[PriceLine, ...]
+    cost_nano: int
+
+
+def find_row(table: PriceTable, model: str, now_s: float) -> PriceRow:
+    """Return the row in force of `provider/model`. Without the provider: of the only one that has a row for that very
+    name. Raises `NoSuchPrice`."""
+    provider, slash, name = model.partition("/")
+    row = table.find(provider, name, now_s) if slash else None
+    if row is not None:
+        return row
+    named = sorted({each.provider for each in table.rows if each.model == model})
+    found = [row for each in named if (row := table.find(each, model, now_s)) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ways = ", ".join(f"{row.provider}/{model}" for row in found)
+        raise NoSuchPrice(f"Several providers have {model}: name one of {ways}.")
+    known = "See metergate operator price list." if slash else "Name it as provider/model, as price list does."
+    raise NoSuchPrice(f"No row prices {model}. {known}")
+
+
+def usage_of(counts: Sequence[str]) -> Usage:
+    """Return the counts of a usage, each `NAME=NUMBER`. Raises `TrialRefused`."""
+    values = {}
+    for each in counts:
+        name, _, number = each.partition("=")
+        if name not in COUNT_NAMES:
+            raise TrialRefused(f"There is no count {name!r}. Counts are {', '.join(COUNT_NAMES)}.")
+        if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
+            raise TrialRefused(f"{each!r} is no count: write {name} and a whole number, such as {name}=1000.")
+        values[name] = int(number)
+    try:
+        return Usage(**values)  # type: ignore[arg-type]
+    except UsageError as error:
+        raise TrialRefused(f"These counts can't be: {error}.") from error
+
+
+def try_usage(
+    row: PriceRow,
+    usage: Usage,
+    now_s: float,
+    service_tier: str | None = None,
+    speed: str | None = None,
+    region: str | None = None,
+) -> Trial:
+    """Return what a usage would cost now; tier, speed and region as an answer names them."""
+    variant = row.variant(service_tier, None, speed, region, int(now_s // MINUTE_S % MINUTES_OF_DAY))
+    return Trial(row, variant, tuple(row.lines(usage, variant)), round_up(row.cost_scaled(usage, variant)))
