@@ -28,7 +28,7 @@ MetergateError
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
-+-- LotNotFound                    billing.accounts.lots
++-- LotNotFound                    billing.accounts.grants
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
 +-- ApiError                       billing.api.errors

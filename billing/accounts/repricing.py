@@ -16,8 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from billing import audit
-from billing.accounts import lots
-from billing.accounts.grants import REVENUE, bounded_balance
+from billing.accounts.grants import REVENUE, add_lot, bounded_balance, settle_lots
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.ledger.catalogue import PriceHistory
@@ -187,10 +186,10 @@ class Repricing:
                 delta_nano = -sum(each.difference_nano for each in wrong)
                 balance_nano = bounded_balance(account["balance_nano"] + delta_nano)
                 transfers = [_transfer(each, corrected.get(each.request_id, _NEVER), reason) for each in wrong]
-                await lots.settle(connection, account_id)
+                await settle_lots(connection, account_id)
                 await connection.execute(_query("reprice_apply"), account_id, delta_nano, transfers)
                 if delta_nano > 0:
-                    await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
+                    await add_lot(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
                 before = {"balance_usd": format_usd(account["balance_nano"])}
                 after = {"balance_usd": format_usd(balance_nano), **_audited(period, wrong, reason)}
                 change = "account.reprice", account_id, before, after

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from msgspec import UNSET
 
 from billing.accounts.accounts import AccountChanges
-from billing.accounts.grants import REVENUE, WRITE_OFF
-from billing.accounts.lots import Terms
+from billing.accounts.grants import REVENUE, WRITE_OFF, Terms
 from billing.accounts.repricing import Period
 from billing.api.errors import BadRequest
 from billing.api.operations import AccountOperations

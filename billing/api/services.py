@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from billing.accounts.accounts import Account, Accounts, MemberLimits
-    from billing.accounts.grants import Grants
-    from billing.accounts.lots import Lots
+    from billing.accounts.grants import Grants, Lots
     from billing.accounts.repricing import Repricing
     from billing.api.attempts import Attempts
     from billing.audit import AuditLog

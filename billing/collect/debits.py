@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing import audit
-from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
-from billing.accounts.lots import PAID
+from billing.accounts.grants import PAID, REVENUE, BalanceOutOfBounds, Entry
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.ledger.writer import create_months, write_within

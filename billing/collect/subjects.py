@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from billing import audit
 from billing.accounts.accounts import AccountNotFound, open_account
-from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
-from billing.accounts.lots import PROMOTIONAL
+from billing.accounts.grants import PROMOTIONAL, PROMOTIONS, BalanceOutOfBounds, Entry
 from billing.collect.facts import LOCK
 from billing.database.connection import queries
 from billing.errors import Kind, MetergateError

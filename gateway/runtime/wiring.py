@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from billing.accounts.accounts import Accounts, MemberLimits
-from billing.accounts.grants import Grants
-from billing.accounts.lots import Lots
+from billing.accounts.grants import Grants, Lots
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis

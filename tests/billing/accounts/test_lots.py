@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from billing import audit
 from billing.accounts.accounts import Accounts
-from billing.accounts.grants import PROMOTIONS, Entry, Grants
-from billing.accounts.lots import PAID, LotNotFound, Lots, Terms, find, lot_id
+from billing.accounts.grants import PAID, PROMOTIONS, Entry, Grants, LotNotFound, Lots, Terms, find_lot, lot_id
 from billing.database.connection import Database
 from billing.ledger.verify import verify
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
@@ -152,10 +151,10 @@ async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
     assert expiry is not None
     assert (expiry.at, expiry.left_nano) == (START, 5)
     async with billing.database.transaction() as connection:
-        lot = await find(connection, account, made[1].transfer_id)
+        lot = await find_lot(connection, account, made[1].transfer_id)
         assert (lot.left_nano, lot.terms, lot.id) == (5, soon, lot_id(made[1].transfer_id))
         with pytest.raises(LotNotFound, match="no lot"):
-            await find(connection, "acc_other", lot.id)
+            await find_lot(connection, "acc_other", lot.id)
 
 
 def test_terms_are_checked() -> None:

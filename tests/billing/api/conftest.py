@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 
-from billing.accounts.lots import Lots
+from billing.accounts.grants import Lots
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services

@@ -10,7 +10,7 @@ import pytest
 
 from billing import audit
 from billing.accounts.accounts import AccountNotFound
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
 from billing.payments import auto_recharge as module
 from billing.payments.apply import KEYS_KEPT, call_once
 from billing.payments.auto_recharge import RechargeRefused, Wish

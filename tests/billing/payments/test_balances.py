@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
 from billing.change_notifier import LiveBalance
 from billing.ledger.verify import verify
 from billing.payments import balances

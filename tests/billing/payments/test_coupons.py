@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from billing import audit
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
 from billing.identity.codes import Codes, TooManyTries
 from billing.identity.members import Members
 from billing.ledger.verify import verify
