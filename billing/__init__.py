@@ -1,7 +1,8 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  usage  quotas  plans  principals     pure
-shares       pure
+money  usage  quotas  plans     pure
+principals   the account, user and key behind a request, with its limits; who calls the API     pure
+permissions  roles, scopes, and what each role may do: one table, which the API also serves     pure
 pricing      what usage costs: price rows, the table of them, the arithmetic of a charge     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents

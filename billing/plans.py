@@ -53,9 +53,8 @@ class Plan:
         return dict(self.features).get(name)
 
 
-# The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`.
+# The feature without which keys of an account can't call models: they lose the scope `permissions.PROXY`.
 API_ACCESS: Final = "api_access"
-API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 
 

@@ -19,8 +19,8 @@ from billing.api.operations import KeyOperations, OwnKeyOperations
 from billing.api.requests import in_future, listing, page_asked
 from billing.api.route import Call, serves
 from billing.identity.members import grantable_scopes
-from billing.identity.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
 from billing.keys.secrets import well_formed
+from billing.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
 from billing.schemas.keys import (
     KeyPatch,
     KeyShape,

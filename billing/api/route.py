@@ -36,8 +36,9 @@ from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
-from billing.identity.permissions import BILLING_SETUP, NOBODY, Caller
 from billing.logs import log_about
+from billing.permissions import BILLING_SETUP
+from billing.principals import NOBODY, Caller
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from billing.identity.members import Invitations, Members
     from billing.identity.oidc import OidcSignIn
     from billing.identity.organizations import Organizations
-    from billing.identity.permissions import Caller, CustomersSee
     from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
     from billing.identity.users import Users
@@ -43,8 +42,9 @@ if TYPE_CHECKING:
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
     from billing.payments.reconcile import PaymentComparisons
+    from billing.permissions import CustomersSee
     from billing.plans import Plan, Plans
-    from billing.principals import Principal
+    from billing.principals import Caller, Principal
     from billing.provider_bills.bills import Bills
     from billing.refused_requests import RefusedRequests
     from billing.schemas.quotas import WindowShape

@@ -1,6 +1,5 @@
 """People: who signs in, which organizations they belong to, and what they may do there.
 
-permissions     roles, and what each may do: one table, which the API also serves; Caller: who asks, for which account
 organizations   who owns an account: founded, named, listed
 members         who belongs to one, with which role, and what ends with that; who is invited by an address
 users           User, Users: who signs in, and what state they are in; Subjects: whom other issuers sign in

@@ -31,7 +31,11 @@ from billing.identity.organizations import (
     not_found,
     organization_of,
 )
-from billing.identity.permissions import (
+from billing.keys.keys import confine_keys
+from billing.keys.secrets import secret_digest
+from billing.mail import enqueue
+from billing.pages import BEFORE_ALL, Page, page_of
+from billing.permissions import (
     KEYS_ADMIN,
     MEMBERS_READ,
     MEMBERS_WRITE,
@@ -43,10 +47,6 @@ from billing.identity.permissions import (
     Role,
     allowed,
 )
-from billing.keys.keys import confine_keys
-from billing.keys.secrets import secret_digest
-from billing.mail import enqueue
-from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:

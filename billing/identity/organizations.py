@@ -30,7 +30,7 @@ from billing.settings import OrganizationSettings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from billing.identity.permissions import Role
+    from billing.permissions import Role
     from billing.schemas.keys import KeyRow
 
 ID_PREFIX: Final = "org_"

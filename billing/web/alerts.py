@@ -27,9 +27,9 @@ from billing.api.webhooks_out import (
     test_webhook,
     update_webhook,
 )
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.notices.mail_templates import TYPES
 from billing.pages import MAX_LIMIT
+from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import AlertBody, BudgetPatch, NewBudget
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint

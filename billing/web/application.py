@@ -22,9 +22,9 @@ from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT, Table
 from billing.errors import MetergateError
-from billing.identity.permissions import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
+from billing.principals import NOBODY, Caller
 from billing.web import (
     alerts,
     credit,

@@ -24,10 +24,10 @@ from billing.api.payments import (
 )
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
 from billing.payments.in_force import Outlook, outlook
+from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange

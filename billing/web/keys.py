@@ -21,7 +21,7 @@ from billing.api.keys import (
     update_own_key,
 )
 from billing.api.requests import shaped
-from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
+from billing.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
 from billing.schemas.keys import DEFAULT_SCOPES, RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.times import parse_rfc3339, rfc3339, within_calendar
 from billing.web.forms import (

@@ -23,9 +23,9 @@ from billing.api.requests import query_of, shaped
 from billing.api.route import Call
 from billing.api.services import Services
 from billing.api.tables import CSV, wants_csv
-from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.users import OwnOrganization
+from billing.principals import Caller
 from billing.times import DEFAULT_ZONE, TimeError, zone_of
 
 if TYPE_CHECKING:

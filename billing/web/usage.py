@@ -15,9 +15,9 @@ from billing.api.errors import BadRequest
 from billing.api.requests import zone
 from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
-from billing.identity.permissions import BILLING_READ
 from billing.ledger.sums import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
+from billing.permissions import BILLING_READ
 from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import Period, day_begins, parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from billing.identity.permissions import CustomersSee
+from billing.permissions import CustomersSee
 from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
 from billing.settings import (
     DAY_S,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from billing.identity.permissions import NOBODY
+from billing.principals import NOBODY
 from billing.web.application import ROUTES
 from billing.web.pages import Page as Declared
 from billing.web.pages import Who

@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.identity.permissions import AUDIT_READ
+from billing.permissions import AUDIT_READ
 from tests.billing.api.support import ADMIN_KEY, Api, token_of
 
 

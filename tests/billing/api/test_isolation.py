@@ -20,7 +20,7 @@ from billing.api.operations import (
     WebhookOperations,
 )
 from billing.identity.organizations import Organization
-from billing.identity.permissions import ROLES, SCOPES
+from billing.permissions import ROLES, SCOPES
 from billing.schemas.accounts import NewQuotas
 from billing.schemas.credit import AlertBody, BudgetPatch, CouponCodeBody, NewBudget, RechargeBody
 from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation

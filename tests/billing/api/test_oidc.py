@@ -22,9 +22,9 @@ from billing.audit import Actor
 from billing.identity.issuers import DISCOVERED_S, Discovery, IssuerAway, IssuerRefused
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import found
-from billing.identity.permissions import SCOPES
 from billing.identity.providers import SignInProvider, is_path
 from billing.identity.users import Subjects
+from billing.permissions import SCOPES
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import GOOD, Registry, registry_of

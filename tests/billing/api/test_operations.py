@@ -19,7 +19,7 @@ from billing.api.operations import OPERATIONS, KeyOperations, Operations
 from billing.api.services import Services
 from billing.client.calls import BillingCalls
 from billing.client.errors import Exchanged
-from billing.identity.permissions import SCOPES
+from billing.permissions import SCOPES
 from billing.schemas.accounts import AccountShape, NewQuotas
 from billing.schemas.base import PageQuery
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of

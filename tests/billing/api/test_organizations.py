@@ -8,7 +8,7 @@ import pytest
 from billing.change_notifier import LiveBalance
 from billing.identity.members import Invitations
 from billing.identity.organizations import Organization
-from billing.identity.permissions import ROLES, SCOPES, Role
+from billing.permissions import ROLES, SCOPES, Role
 from tests.billing.api.support import Answer, Api
 from tests.billing.identity.sessions_support import People
 from tests.billing.identity.support import join, new_organization, new_user, token_sent

@@ -7,9 +7,9 @@ import pytest
 
 from billing.api.services import Services
 from billing.change_notifier import LiveBalance
-from billing.identity.permissions import Caller, Kind
 from billing.ledger.catalogue import sync_prices
 from billing.pricing import FACTOR_SCALE
+from billing.principals import Caller, CallerKind
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PRICE, PRICES, Billing
@@ -162,9 +162,9 @@ async def test_with_customers_see_cost_both_are_told(services: Services, billing
         assert rounded_up(one["lines"]) == Decimal(one["cost_usd"])
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(CallerKind))
 @pytest.mark.parametrize("operator", [False, True])
-def test_operators_and_their_programs_see_the_cost(kind: Kind, operator: bool) -> None:
+def test_operators_and_their_programs_see_the_cost(kind: CallerKind, operator: bool) -> None:
     """The admin key, service keys, and people with the operator's right, whatever customers see."""
     sees = Caller(kind, operator=operator).is_operator
     assert sees == (operator or kind in ("admin", "service"))

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from billing.identity.organizations import Organization
-from billing.identity.permissions import ROLES
 from billing.keys.secrets import secret_digest
+from billing.permissions import ROLES
 from tests.billing.api.support import Api
 from tests.billing.identity.support import join, mails, new_organization, new_user
 from tests.billing.support import Billing, changes_told

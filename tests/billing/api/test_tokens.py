@@ -7,8 +7,8 @@ import jwt
 import pytest
 
 from billing.api.services import Services
-from billing.identity.permissions import ROLES
 from billing.identity.sessions import TokenPair
+from billing.permissions import ROLES
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing, attempts_of

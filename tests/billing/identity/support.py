@@ -3,7 +3,7 @@
 from billing.audit import SYSTEM, Actor
 from billing.identity.members import Acting
 from billing.identity.organizations import Organization, found
-from billing.identity.permissions import SCOPES, Role
+from billing.permissions import SCOPES, Role
 from tests.billing.support import Billing
 
 

@@ -13,8 +13,8 @@ from billing.identity.organizations import (
     OrganizationForbidden,
     OrganizationNotFound,
 )
-from billing.identity.permissions import ROLES, Role
 from billing.keys.secrets import secret_digest
+from billing.permissions import ROLES, Role
 from tests.billing.identity.support import acting, join, new_organization, new_user, roles
 from tests.billing.support import Billing, changes_told
 

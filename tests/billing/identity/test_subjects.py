@@ -9,10 +9,10 @@ import pytest
 
 from billing.audit import Actor
 from billing.identity.organizations import found
-from billing.identity.permissions import ROLES
 from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Subjects, Users
+from billing.permissions import ROLES
 from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing

@@ -6,9 +6,9 @@ import pytest
 
 from billing import audit
 from billing.database.connection import DatabaseError, UniqueViolation
-from billing.identity.permissions import Approval
 from billing.identity.users import User, UserNotFound, UserRefused, Users
 from billing.mail import BadAddress, enqueue, parse_email
+from billing.permissions import Approval
 from tests.billing.support import Billing
 
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from billing.identity.permissions import ROLES
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd
+from billing.permissions import ROLES
 from billing.pricing import FACTOR_SCALE
 from billing.usage import Usage
 from billing.web.application import ROUTES

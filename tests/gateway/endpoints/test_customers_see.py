@@ -15,10 +15,10 @@ from typing import Any, Final
 import pytest
 from msgspec import structs
 
-from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.explanations import explain
 from billing.money import format_usd, parse_usd
+from billing.permissions import SCOPES
 from billing.pricing import FACTOR_SCALE, PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from billing.identity.permissions import SCOPES
+from billing.permissions import SCOPES
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.gateways import ask, fetch
 
