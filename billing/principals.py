@@ -1,4 +1,4 @@
-"""Principals: the account, user and key behind a request, and the limits that apply to it. And callers of the API. Pure.
+"""Principals: the account, user and key behind a request, and the limits that apply to it; callers of the API. Pure.
 
 It defines the order and packing of limits: what `admit` gets is packed here, and a refused counter in its reply is an
 index into the same limits.
