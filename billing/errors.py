@@ -21,9 +21,6 @@ MetergateError
 |       |   +-- RedisMoved         billing.holds.redis.connection
 |       |   +-- RedisUnfit         billing.holds.redis.connection
 |       +-- RedisTimeout           billing.holds.redis.connection
-+-- AccountError                   billing.accounts.accounts
-|   +-- AccountNotFound            billing.accounts.accounts
-|   +-- UnknownPlan                billing.accounts.accounts
 +-- BadUserId                      billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
@@ -53,6 +50,9 @@ MetergateError
 +-- BadCoding                      billing.codings
 +-- ExporterFailed                 billing.collect.snapshots
 +-- SubjectNotFound                billing.collect.subjects
++-- AccountError                   billing.errors
+|   +-- UnknownPlan                billing.accounts.accounts
+|   +-- AccountNotFound            billing.errors
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
 +-- SinkFailed                     billing.exports.sinks
@@ -204,6 +204,16 @@ class MetergateError(Exception):
 
 class StoreError(MetergateError):
     """Postgres or Redis did not do what was asked, or was not reached."""
+
+
+class AccountError(MetergateError):
+    """What was asked of an account can't be done. The message is fit for a reader."""
+
+
+class AccountNotFound(AccountError):
+    """No account has this id."""
+
+    kind = "not_found"
 
 
 class Unreadable(MetergateError, ValueError):

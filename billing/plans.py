@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from billing.quotas import Quota
 
-# The most calls of tools at the provider that a request is granted where it does not bound them itself.
-MAX_TOOL_CALLS: Final = 64
+# Of an account: it is `past_due` while its plan is not paid.
+Status = Literal["active", "past_due", "suspended", "closed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from billing.permissions import SCOPES, Role
-from billing.plans import Plan
+from billing.plans import Plan, Status
 from billing.quotas import Quota, Window, names_model
 
-Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account", "user"]
 CallerKind = Literal["nobody", "key", "person", "service", "admin"]
 

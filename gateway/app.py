@@ -24,6 +24,7 @@ from billing.api.application import setup
 from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
+from billing.pages import new_id
 from billing.web.application import setup as setup_console
 from billing.work import Periodic
 from gateway.auth import Authenticator
@@ -53,7 +54,7 @@ from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
 from gateway.runtime.payments import links_of, serve_payments
-from gateway.runtime.stores import lookup_wait_s, new_id
+from gateway.runtime.stores import lookup_wait_s
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.clients import Clients

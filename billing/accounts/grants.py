@@ -29,9 +29,8 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 import msgspec
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, from_row, queries
-from billing.errors import MetergateError
+from billing.errors import AccountNotFound, MetergateError
 from billing.money import DEFAULT_PRIORITY, MAX_NANO, MOST_PRIORITY, MoneyError, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 

@@ -49,7 +49,6 @@ from billing.schemas.accounts import (
     UserQuotasShape,
 )
 from billing.schemas.organizations import Closing, OrganizationShape
-from billing.schemas.usage import BalanceShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,13 +88,6 @@ async def list_accounts(call: Call, query: AccountsQuery) -> Listing[AccountShap
 async def get_account(call: Call) -> AccountShape:
     """Return an account."""
     return _shape(await call.services.accounts.get(call.id("account_id")), call.services)
-
-
-async def balance_of(services: Services, account_id: str) -> BalanceShape:
-    """Return the balance of an account. Raises `AccountNotFound`."""
-    account = await services.accounts.get(account_id)
-    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
-    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
 
 
 @serves(AccountOperations.update_account)

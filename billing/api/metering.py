@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET
 
-from billing.api.accounts import balance_of
 from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
 from billing.api.operation import JSON
 from billing.api.operations import ServiceOperations
+from billing.api.remaining import balance_of
 from billing.api.requests import decoded, moment, money, positive_money, read_bounded
 from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.errors import MetergateError

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from billing.api.accounts import balance_of
 from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import ReportOperations, UsageOperations
+from billing.api.remaining import balance_of
 from billing.api.requests import encode_cursor, listing, moment, page_asked, zone
 from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from billing.api.requests import encode_cursor
-from billing.collect.debits import ENDPOINT, KEY, METER
+from billing.collect.debits import ENDPOINT, KEY
 from billing.collect.facts import TRAFFIC_NAMES, read_traffic
+from billing.collect.snapshots import METER
 from billing.ledger.sums import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used, total
 from billing.pages import BadCursor, place_of
 from billing.pricing import METER_PROVIDER

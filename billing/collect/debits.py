@@ -24,6 +24,7 @@ import msgspec
 
 from billing import audit
 from billing.accounts.grants import PAID, REVENUE, BalanceOutOfBounds, Entry
+from billing.collect.snapshots import METER
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.ledger.writer import create_months, write_within
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 
-# The meter of traffic, also the feature that quotas count it under and the model of its debits.
-METER: Final = "bytes"
 # What debits of traffic name as their endpoint.
 ENDPOINT: Final = "/v1/jobs/collect-and-rate"
 # Stands for the key of debits of traffic, which has none.

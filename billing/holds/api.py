@@ -26,8 +26,8 @@ from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
 from billing.holds.batch import StaleEpoch
 from billing.holds.epochs import LostWrites
-from billing.holds.lasting import LASTING
 from billing.holds.model import (
+    LASTING,
     AdmissionTarget,
     AdmitItem,
     Hold,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import queries
 from billing.errors import StoreError
-from billing.holds.model import StateKeys, VoidItem
+from billing.holds.model import LASTING, StateKeys, VoidItem
 from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
@@ -39,8 +39,6 @@ EXPIRE: Final = _sql("service_holds_expire")
 COUNT: Final = _sql("service_holds_count")
 TAKE_LEASE: Final = _ledger_query("jobs_take")
 
-# What stands for the gateway in the entries of these holds. No gateway has such a name: theirs are ULIDs.
-LASTING: Final = "service"
 LEASE: Final = "service holds"
 # Rows that are read, and held again, at once; so many expire in one statement.
 PAGE: Final = 100

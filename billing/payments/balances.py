@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
 from billing.accounts.grants import PROMOTIONS, REVENUE, Entry, find_lot, settle_lots
 from billing.database.connection import Database, queries
+from billing.errors import AccountNotFound
 from billing.money import format_usd
 from billing.notices.emit import emit
 

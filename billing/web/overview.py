@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from billing.api.accounts import balance_of
 from billing.api.credit import get_auto_recharge
 from billing.api.payments import get_billing_status
+from billing.api.remaining import balance_of
 from billing.api.usage import get_billing_summary, list_events
 from billing.ledger.sums import total
 from billing.money import parse_usd

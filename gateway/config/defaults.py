@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from billing.permissions import CustomersSee
-from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
+from billing.plans import DEFAULT_PLAN
+from billing.quotas import MAX_TOOL_CALLS
 from billing.settings import (
     DAY_S,
     MIB,

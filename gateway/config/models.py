@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 from msgspec import Meta, Struct, structs
 
-from billing.plans import MAX_TOOL_CALLS
 from billing.pricing import parse_factor
-from billing.quotas import MAX_NAME
+from billing.quotas import MAX_NAME, MAX_TOOL_CALLS
 from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S
 from gateway.config.source import decimal, names, read_section, text

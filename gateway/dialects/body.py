@@ -37,8 +37,8 @@ from msgspec import Raw, structs
 
 from billing.schemas.decoding import unreadable
 from billing.settings import DERIVED, within
-from gateway.dialects.decoding import FIELDS, ITEMS, NULL, TEXT, UNREADABLE, BadRequest
-from gateway.dialects.facts import NO_METADATA
+from gateway.dialects.declarations import NO_METADATA
+from gateway.dialects.decoding import FIELDS, ITEMS, MAX_NAME_CHARS, NULL, TEXT, UNREADABLE, BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -440,8 +440,6 @@ def read_tool_objects(
 
 
 MAX_MODEL_CHARS: Final = 200
-# Names of tools, plugins and other models are read up to here.
-MAX_NAME_CHARS: Final = 200
 # An end user's name and a service tier are kept up to here.
 MAX_LABEL_CHARS: Final = 256
 # OpenRouter's way to name a model by what is stored there.

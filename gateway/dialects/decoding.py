@@ -11,6 +11,9 @@ from msgspec import Raw
 
 from billing.errors import MetergateError
 
+# Names of tools, plugins and other models are read up to here.
+MAX_NAME_CHARS: Final = 200
+
 
 class BadRequest(MetergateError):
     """A request that can't be read. `message` is fit for the client; `param` names the field where one is to blame."""

@@ -28,6 +28,7 @@ from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.dead_letters import count_dead_letters
 from billing.ledger.retention import UsageRetention
 from billing.owned.objects import Retention
+from billing.pages import new_id
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
 from billing.work import Lease, Periodic
@@ -35,7 +36,6 @@ from gateway.runtime.exports import start_exports
 from gateway.runtime.metering import start_collecting
 from gateway.runtime.outgoing import start_mailer, start_notices
 from gateway.runtime.payments import start_payments
-from gateway.runtime.stores import new_id
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 

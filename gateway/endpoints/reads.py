@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from billing.api.auth import BILLING_READ
-from billing.api.live_windows import live_windows
+from billing.api.remaining import live_windows
 from billing.holds.recovery import settled_debit
 from billing.ledger.explanations import explain
 from billing.pricing import marked_up_usd

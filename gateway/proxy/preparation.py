@@ -14,8 +14,9 @@ import msgspec
 from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
+from gateway.dialects.declarations import NO_METADATA
 from gateway.dialects.declared import NO_BETAS
-from gateway.dialects.facts import NO_METADATA, NO_PARTS
+from gateway.dialects.facts import NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
 from gateway.proxy.estimate import NotPriced, dearest

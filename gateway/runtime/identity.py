@@ -20,10 +20,10 @@ from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Found, Subjects, Users
+from billing.pages import new_id
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
-from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,9 +26,9 @@ from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
+from billing.pages import new_id
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
-from gateway.runtime.stores import new_id
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
-    MAX_NAME_CHARS,
     StructureBounds,
     check_value,
     field_of,
@@ -35,7 +34,7 @@ from gateway.dialects.body import (
     too_many,
     whole,
 )
-from gateway.dialects.decoding import FIELDS, TEXT, BadRequest
+from gateway.dialects.decoding import FIELDS, MAX_NAME_CHARS, TEXT, BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})

@@ -40,7 +40,6 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
     MAX_LABEL_CHARS,
     MAX_MODEL_CHARS,
-    MAX_NAME_CHARS,
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     StructureBounds,
@@ -60,7 +59,7 @@ from gateway.dialects.body import (
     whole,
     wrong_type,
 )
-from gateway.dialects.decoding import FIELDS, NULL, TEXT, UNREADABLE, BadRequest
+from gateway.dialects.decoding import FIELDS, MAX_NAME_CHARS, NULL, TEXT, UNREADABLE, BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.output import Inline, count_input, kind_of
 

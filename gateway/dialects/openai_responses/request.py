@@ -53,8 +53,9 @@ from gateway.dialects.body import (
     too_many,
     wrong_type,
 )
+from gateway.dialects.declarations import NO_METADATA
 from gateway.dialects.decoding import NULL, TEXT, UNREADABLE, BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, Creation, ParsedRequest, Parts, Stored, Work
+from gateway.dialects.facts import NO_PARTS, NO_WORK, Creation, ParsedRequest, Parts, Stored, Work
 from gateway.dialects.openai.messages import content_texts, text_of
 from gateway.dialects.openai.work import (
     TOOL_CALLS_FIELD,

@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound, MemberQuotas, UnknownPlan
+from billing.accounts.accounts import MemberQuotas, UnknownPlan
 from billing.audit import Actor
 from billing.database.connection import Row
+from billing.errors import AccountNotFound
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
 from tests.billing.support import Billing, changes_told

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound
 from billing.accounts.grants import BalanceOutOfBounds, IdempotencyConflict
+from billing.errors import AccountNotFound
 from billing.money import MAX_NANO
 from tests.billing.support import Billing, changes_told
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.debits import ByteRate, Charged, charge, rate_of
-from billing.collect.facts import LOCK
-from billing.collect.snapshots import Checkpoint, Exporters, Source
+from billing.collect.snapshots import LOCK, Checkpoint, Exporters, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
 from billing.pricing import COST_SCALE, METER_PROVIDER, PriceRow, PriceTable, Variant

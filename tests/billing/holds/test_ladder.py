@@ -13,9 +13,8 @@ from billing.holds.model import Hold, InsufficientBalance, Need, NeedTooLarge, Q
 from billing.holds.redis.layout import HELD
 from billing.keys.secrets import secret_digest
 from billing.money import MAX_NANO
-from billing.plans import MAX_TOOL_CALLS
 from billing.principals import Principal
-from billing.quotas import Metric, Quota, Window
+from billing.quotas import MAX_TOOL_CALLS, Metric, Quota, Window
 from tests.support.holds import (
     PATIENT,
     WAIT_S,

@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound
 from billing.audit import SYSTEM
 from billing.database.connection import Connection
+from billing.errors import AccountNotFound
 from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
 from billing.schemas.keys import (

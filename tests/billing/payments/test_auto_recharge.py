@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
 from billing.accounts.grants import Lots, Terms
+from billing.errors import AccountNotFound
 from billing.payments import auto_recharge as module
 from billing.payments.apply import KEYS_KEPT, call_once
 from billing.payments.auto_recharge import RechargeRefused, Wish

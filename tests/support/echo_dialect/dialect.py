@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match, RefusalFacts, Tap
-from gateway.dialects.declarations import Declarations, Endpoint
+from gateway.dialects.declarations import EVENT_STREAM, Declarations, Endpoint
 from gateway.dialects.decoding import BadRequest, GarbageAnswer
 from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
 from gateway.dialects.output import Inline, Output
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
 
 PATH: Final = "/echo/v2/models/{model}:"

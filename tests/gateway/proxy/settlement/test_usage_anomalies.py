@@ -14,7 +14,8 @@ from billing.pricing import PriceRow, Variant
 from billing.usage import Usage
 from gateway.config.providers import ProviderConfig, ProviderKind
 from gateway.config.settings import Settings
-from gateway.dialects.facts import MORE_IN_TOTAL, Reported
+from gateway.dialects.declarations import MORE_IN_TOTAL
+from gateway.dialects.facts import Reported
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import usage_anomalies

@@ -1,4 +1,4 @@
-"""What is left of a principal's quotas now, as Redis counts them."""
+"""What is left now, as Redis counts it: of a principal's quotas, and of an account's balance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from billing.holds.epochs import LostWrites, NotReady
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s, window_id
 from billing.schemas.quotas import WindowShape
+from billing.schemas.usage import BalanceShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from billing.api.services import Services
     from billing.holds.engine import Engine
     from billing.holds.redis.layout import AccountState, Counter, KeyState
     from billing.principals import Limit, Principal
@@ -73,3 +75,10 @@ def _window_shape(limit: Limit, used_by_tag: Mapping[int, Counter], now_s: int) 
         remaining=shown(max(0, quota.limit - used - held)),
         resets_at=None if end_s is None else datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+async def balance_of(services: Services, account_id: str) -> BalanceShape:
+    """Return the balance of an account. Raises `AccountNotFound`."""
+    account = await services.accounts.get(account_id)
+    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
+    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
