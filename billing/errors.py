@@ -28,16 +28,16 @@ MetergateError
 +-- LotNotFound                    billing.accounts.grants
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
-+-- ApiError                       billing.api.errors
-|   +-- Conflict                   billing.api.errors
-|   +-- InsufficientScope          billing.api.errors
-|   +-- NotFound                   billing.api.errors
-|   +-- QuotaExceeded              billing.api.errors
-|   +-- TooLarge                   billing.api.errors
-|   +-- TooMany                    billing.api.errors
-|   +-- Unauthorized               billing.api.errors
-|   +-- Unavailable                billing.api.errors
-|   +-- Unpriced                   billing.api.errors
++-- ApiError                       billing.api.requests
+|   +-- Conflict                   billing.api.requests
+|   +-- InsufficientScope          billing.api.requests
+|   +-- NotFound                   billing.api.requests
+|   +-- QuotaExceeded              billing.api.requests
+|   +-- TooLarge                   billing.api.requests
+|   +-- TooMany                    billing.api.requests
+|   +-- Unauthorized               billing.api.requests
+|   +-- Unavailable                billing.api.requests
+|   +-- Unpriced                   billing.api.requests
 +-- BudgetError                    billing.budgets.budgets
 |   +-- BudgetNotFound             billing.budgets.budgets
 |   +-- BudgetRefused              billing.budgets.budgets

@@ -5,9 +5,8 @@
     route       Route: what serves an operation, as an aiohttp handler; Call  a request to one
     application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
     openapi     their OpenAPI document, also as a page to read
-    errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes; attempts  wrong keys and passwords, counted
-    requests    bodies, query strings and paths, checked; clients that wait with their body; tables  answers as CSV
+    requests    bodies, query strings and paths, checked; ApiError and its envelope; what an exception of `billing` answers
     people      /auth: registering, signing in, tokens, sessions, one's own credentials and profile
     organizations  /orgs, /invitations, /roles   accounts  /admin/accounts, /orgs/{org_id}/close
     keys        /admin/keys, /billing/keys

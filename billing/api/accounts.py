@@ -15,9 +15,9 @@ from msgspec import UNSET
 from billing.accounts.accounts import AccountChanges
 from billing.accounts.grants import REVENUE, WRITE_OFF, Terms
 from billing.accounts.repricing import Period
-from billing.api.errors import BadRequest
 from billing.api.operations import AccountOperations
 from billing.api.requests import (
+    BadRequest,
     encode_cursor,
     in_future,
     listing,

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from billing.api.attempts import ADMINS, SERVICE_KEYS
-from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
+from billing.api.requests import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
 from billing.keys.secrets import bearer_of, made_at_random, presented_key, same_secret, shown_prefix

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
-from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import BudgetOperations, CreditOperations
-from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
+from billing.api.requests import BadRequest, NotFound, in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Call, serves
 from billing.budgets.budgets import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.money import NANO_PER_CENT, format_usd

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.errors import InsufficientScope
 from billing.api.operations import OrganizationOperations
-from billing.api.requests import listing, page_asked
+from billing.api.requests import InsufficientScope, listing, page_asked
 from billing.api.route import Call, serves
 from billing.identity.members import Acting, Member, check_acting, role_of
 from billing.identity.organizations import Organization, locked

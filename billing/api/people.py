@@ -22,9 +22,8 @@ from aiohttp import web
 
 from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
-from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
 from billing.api.operations import BrowserOperations, PeopleOperations, TokenOperations
-from billing.api.requests import listing, page_asked
+from billing.api.requests import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized, listing, page_asked
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import Factor, Visitor, WrongCredential

@@ -30,9 +30,8 @@ from billing.api.auth import (
     service_caller,
     shown_token,
 )
-from billing.api.errors import InsufficientScope
 from billing.api.operation import JSON, Access, Operation
-from billing.api.requests import path_id, read_body, read_query
+from billing.api.requests import InsufficientScope, path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor

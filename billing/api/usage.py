@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import ReportOperations, UsageOperations
 from billing.api.remaining import balance_of
-from billing.api.requests import encode_cursor, listing, moment, page_asked, zone
+from billing.api.requests import BadRequest, NotFound, encode_cursor, listing, moment, page_asked, zone
 from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.api.usage_reports import Bucket, Steps, UsageReports, place_in, read_part, read_parts

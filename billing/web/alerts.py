@@ -15,7 +15,7 @@ from billing.api.credit import (
     put_alert,
     update_budget,
 )
-from billing.api.errors import BadRequest
+from billing.api.requests import BadRequest
 from billing.api.webhooks_out import (
     create_webhook,
     delete_webhook,

@@ -16,8 +16,7 @@ from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
 from billing.api.auth import ORG_IN_PATH
-from billing.api.errors import BadRequest, Conflict, InsufficientScope, NotFound, of_failure
-from billing.api.requests import read_bounded
+from billing.api.requests import BadRequest, Conflict, InsufficientScope, NotFound, of_failure, read_bounded
 from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT, Table

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
-from billing.api.errors import NotFound
 from billing.api.payments import (
     change_subscription,
     checkout,
@@ -22,6 +21,7 @@ from billing.api.payments import (
     open_portal,
     setup_billing,
 )
+from billing.api.requests import NotFound
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.money import format_cents

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from billing.api.errors import NotFound
+from billing.api.requests import NotFound
 from billing.api.tables import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError

@@ -11,8 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 from zoneinfo import ZoneInfo
 
-from billing.api.errors import BadRequest
-from billing.api.requests import zone
+from billing.api.requests import BadRequest, zone
 from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
 from billing.ledger.sums import NOTHING, OTHERS, total

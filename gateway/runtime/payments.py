@@ -16,8 +16,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
-from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.payments import preview_of
+from billing.api.requests import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.providers import CONSOLE

@@ -2,8 +2,7 @@
 
 import pytest
 
-from billing.api.errors import BadRequest
-from billing.api.requests import encode_cursor, page_asked
+from billing.api.requests import BadRequest, encode_cursor, page_asked
 from billing.pages import BadCursor, check_seal, seal_of
 from billing.schemas.base import PageQuery
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.api.errors import BadRequest
 from billing.api.metering import CLOUD_BATCH, checked, events_of
+from billing.api.requests import BadRequest
 from billing.api.route import JSON
 
 GOOD = b'{"event_id": "a, ]}\\"\\\\", "tags": {"x": "[1, {2"}, "n": [1, [2, 3], {}]}'
