@@ -2,11 +2,11 @@
 
     operation   Operation: one endpoint of the API, declared once; operations  all of them
     services    Services: what the handlers work on, and where they find it
-    route       Route: what serves an operation, as an aiohttp handler; Call  a request to one
+    route       Route: what serves an operation, as an aiohttp handler; Call: a request to one; Table: an answer as CSV
     application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
     openapi     their OpenAPI document, also as a page to read
     auth        the admin key, API keys and scopes; attempts  wrong keys and passwords, counted
-    requests    bodies, query strings and paths, checked; ApiError and its envelope; what an exception of `billing` answers
+    requests    bodies, query strings, paths, checked; ApiError and its envelope; what an exception of `billing` answers
     people      /auth: registering, signing in, tokens, sessions, one's own credentials and profile
     organizations  /orgs, /invitations, /roles   accounts  /admin/accounts, /orgs/{org_id}/close
     keys        /admin/keys, /billing/keys

@@ -19,8 +19,7 @@ from msgspec import UNSET
 
 from billing.api.operations import ExportOperations, MarginOperations, OversightOperations
 from billing.api.requests import BadRequest, NotFound, Unavailable, encode_cursor, listing, moment, page_asked
-from billing.api.route import Call, serves
-from billing.api.tables import Table, rows, wants_csv
+from billing.api.route import Call, Table, rows, serves, wants_csv
 from billing.audit import AuditFilter
 from billing.errors import StoreError
 from billing.identity.users import NEEDS_FACTOR

@@ -23,8 +23,7 @@ import msgspec
 from billing.api.operations import ReportOperations, UsageOperations
 from billing.api.remaining import balance_of
 from billing.api.requests import BadRequest, NotFound, encode_cursor, listing, moment, page_asked, zone
-from billing.api.route import Call, serves
-from billing.api.tables import Table, rows, wants_csv
+from billing.api.route import Call, Table, rows, serves, wants_csv
 from billing.api.usage_reports import Bucket, Steps, UsageReports, place_in, read_part, read_parts
 from billing.budgets.budgets import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.explanations import explain

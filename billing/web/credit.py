@@ -22,7 +22,7 @@ from billing.api.payments import (
     setup_billing,
 )
 from billing.api.requests import NotFound
-from billing.api.tables import Table
+from billing.api.route import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT

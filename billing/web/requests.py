@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from billing.api.requests import NotFound
-from billing.api.tables import Table
+from billing.api.route import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
 from billing.ledger.explanations import FACTOR_DECIMALS

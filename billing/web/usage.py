@@ -26,7 +26,7 @@ from billing.web.render import usd_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from billing.api.tables import Table
+    from billing.api.route import Table
     from billing.ledger.sums import Group, Span, Used
 
 # The name of the group of requests without a value.

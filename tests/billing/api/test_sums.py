@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from billing.api import usage_reports
+from billing.api.route import rows
 from billing.api.services import Services
-from billing.api.tables import rows
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.plans import Plan

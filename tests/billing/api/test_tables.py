@@ -14,8 +14,8 @@ from aiohttp import ClientConnectionResetError, ClientError, ClientPayloadError
 from aiohttp.test_utils import make_mocked_request
 
 from billing.api import usage
+from billing.api.route import rows, wants_csv
 from billing.api.services import Services
-from billing.api.tables import rows, wants_csv
 from billing.database.connection import DatabaseUnavailable
 from billing.ledger import reports
 from billing.ledger.debits import UsageEvent
