@@ -13,8 +13,7 @@
     credit      lots, coupons, auto-recharge, alerts, budgets, below /billing and /admin
     payments    /billing: status, subscription, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
     metering    /service: what other services call
-    usage       /account and /billing: balance, transactions, usage events, what was used in sums
-    usage_reports  what was used in spans and buckets of time, with bytes of traffic
+    usage       /account and /billing: balance, transactions, usage events; what was used, in sums, spans and buckets
     remaining   what is left now: of a key's quotas, of a balance
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     oversight   /admin: refusals, providers, users, audit, margin, bills, exports; /account/audit, /ping

@@ -107,7 +107,7 @@ class UsedBy:
 
 class Used(NamedTuple):
     """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged, `bytes` those of
-    traffic, which these sums do not have (`billing.api.usage_reports`)."""
+    traffic, which these sums do not have (`billing.api.usage`)."""
 
     requests: int = 0
     input_tokens: int = 0

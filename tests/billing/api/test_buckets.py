@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.api import usage_reports
+from billing.api import usage
 from billing.api.requests import page_asked
-from billing.api.usage_reports import Bucket, Steps, UsageReports, place_in, read_part, read_parts
+from billing.api.usage import Bucket, Steps, UsageReports, place_in, read_part, read_parts
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.ledger.sums import Span
@@ -69,7 +69,7 @@ async def test_parts_joined_are_the_whole(
     steps = Steps(account_id, FIRST, LAST, period, zone_of(zone), names)
     (whole,) = [part async for part in read_parts(traffic, steps)]
     joined: list[Bucket] = []
-    with patch.object(usage_reports, "MOST_CELLS", most_cells):
+    with patch.object(usage, "MOST_CELLS", most_cells):
         in_parts = [each async for part in read_parts(traffic, steps) for each in part]
         while True:
             part = await read_part(traffic, steps, most)
@@ -98,7 +98,7 @@ class Watched(UsageReports):
 async def test_a_chart_by_a_tag_reads_no_bucket_time_and_again(billing: Billing, account_id: str) -> None:
     traffic = Watched(billing.reports.sums, LAST.timestamp)
     steps = Steps(account_id, FIRST, LAST, Period.hour, zone_of("UTC"), ("tag:team",), named=("team-1",))
-    with patch.object(usage_reports, "MOST_CELLS", 4):
+    with patch.object(usage, "MOST_CELLS", 4):
         found = [each async for part in read_parts(traffic, steps) for each in part]
     assert traffic.groups == sum(len(each.groups) for each in found)
 
@@ -109,7 +109,7 @@ async def test_a_bucket_of_many_groups_goes_on_in_the_next_answer(api: Api, monk
     asked = {"since": "2026-03-27", "until": "2026-03-29", "group_by": "model"}
     whole = (await api.get(key["key"], PATH, **asked)).json
     assert whole["next_cursor"] is None
-    monkeypatch.setattr(usage_reports, "MOST_CELLS", 5)
+    monkeypatch.setattr(usage, "MOST_CELLS", 5)
     first = (await api.get(key["key"], PATH, **asked)).json
     second = (await api.get(key["key"], PATH, **asked, cursor=first["next_cursor"])).json
     third = (await api.get(key["key"], PATH, **asked, cursor=second["next_cursor"])).json

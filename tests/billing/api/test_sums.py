@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from billing.api import usage_reports
+from billing.api import usage
 from billing.api.route import rows
 from billing.api.services import Services
 from billing.ledger.catalogue import sync_prices
@@ -156,7 +156,7 @@ async def test_pages_of_buckets_add_up(
         cursor = {"cursor": page["next_cursor"]}
     assert paged == one
     with monkeypatch.context() as patched:
-        patched.setattr(usage_reports, "MOST_BUCKETS", dict.fromkeys(usage_reports.MOST_BUCKETS, 7))
+        patched.setattr(usage, "MOST_BUCKETS", dict.fromkeys(usage.MOST_BUCKETS, 7))
         lines = await table(api, secret, BUCKETS, **asked)
     assert [line[:2] for line in lines[1:]] == [[each["start"], each["end"]] for each in one]
     assert [int(line[2]) for line in lines[1:]] == [each["events"] for each in one]

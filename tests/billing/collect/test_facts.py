@@ -10,7 +10,7 @@ from typing import Final
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from billing.api.usage_reports import UsageReports
+from billing.api.usage import UsageReports
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
 from billing.collect.snapshots import MOST_COUNTED, Source, read_page
 from billing.collect.subjects import SubjectRules

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from billing.api import usage_reports
+from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
 from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
