@@ -29,8 +29,7 @@ from billing.api.requests import (
     zone,
 )
 from billing.api.route import REPLAYED_HEADER, Call, serves
-from billing.identity.members import Acting
-from billing.identity.organizations import OrganizationConflict
+from billing.identity.organizations import Acting, OrganizationConflict
 from billing.money import format_usd
 from billing.pricing import ANY_MODEL
 from billing.quotas import parse_quotas

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from billing.exports.worker import Exports
     from billing.identity.browsers import Browsers
     from billing.identity.credentials import Credentials
-    from billing.identity.members import Invitations, Members
     from billing.identity.oidc import OidcSignIn
-    from billing.identity.organizations import Organizations
+    from billing.identity.organizations import Invitations, Members, Organizations
     from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
     from billing.identity.users import Users

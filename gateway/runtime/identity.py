@@ -11,9 +11,8 @@ from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
 from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
-from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Organizations, found
+from billing.identity.organizations import Invitations, Members, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions

@@ -19,8 +19,7 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
-from billing.identity.members import Invitations, Members
-from billing.identity.organizations import Organizations
+from billing.identity.organizations import Invitations, Members, Organizations
 from billing.keys.secrets import secret_digest
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints

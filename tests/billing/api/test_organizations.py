@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from billing.change_notifier import LiveBalance
-from billing.identity.members import Invitations
-from billing.identity.organizations import Organization
+from billing.identity.organizations import Invitations, Organization
 from billing.permissions import ROLES, SCOPES, Role
 from tests.billing.api.support import Answer, Api
 from tests.billing.identity.sessions_support import People

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from billing.audit import SYSTEM
-from billing.identity.members import Invitations, Members
 from billing.identity.organizations import (
+    Invitations,
+    Members,
     Organization,
     OrganizationConflict,
     OrganizationForbidden,

@@ -6,12 +6,14 @@ import pytest
 
 from billing.audit import Actor
 from billing.database.connection import Connection
-from billing.identity.members import Acting, Members, grantable_scopes
 from billing.identity.organizations import (
+    Acting,
+    Members,
     Organization,
     OrganizationConflict,
     OrganizationForbidden,
     OrganizationNotFound,
+    grantable_scopes,
 )
 from billing.keys.secrets import secret_digest
 from billing.permissions import ROLES, Role

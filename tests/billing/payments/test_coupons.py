@@ -10,7 +10,7 @@ import pytest
 from billing import audit
 from billing.accounts.grants import Lots, Terms
 from billing.identity.codes import Codes, TooManyTries
-from billing.identity.members import Members
+from billing.identity.organizations import Members
 from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
 from billing.settings import CodeSettings
