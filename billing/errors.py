@@ -41,7 +41,7 @@ MetergateError
 +-- BudgetError                    billing.budgets.budgets
 |   +-- BudgetNotFound             billing.budgets.budgets
 |   +-- BudgetRefused              billing.budgets.budgets
-+-- CommandFailed                  billing.cli.output
++-- CommandFailed                  billing.cli.commands
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
 |   +-- BadAnswer                  billing.client.errors

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed
+from billing.cli.commands import REFUSED, UNREACHABLE, CommandFailed
 from billing.database.connection import DatabaseError, DatabaseHindered, DatabaseUnavailable
 from billing.database.migrate import MigrationError
 from billing.holds.epochs import NotReady

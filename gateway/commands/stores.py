@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from billing.cli.output import UNREACHABLE, CommandFailed, Output
+from billing.cli.commands import UNREACHABLE, CommandFailed, Output
 from billing.database.connection import Database
 from billing.database.migrate import migrate, pending
 from gateway.commands.failures import named_store
