@@ -27,7 +27,7 @@ async def up(output: Output, workers: Workers = 1) -> int:
     """
     refuse_api_url(output)
     from gateway.commands import up as orchestration
-    from gateway.commands.failures import explained_failures
+    from gateway.commands.stores import explained_failures
     from gateway.config.settings import load_settings
 
     with explained_failures():
@@ -45,7 +45,7 @@ async def serve(
     """
     refuse_api_url(output)
     from gateway.commands import up as orchestration
-    from gateway.commands.failures import explained_failures
+    from gateway.commands.stores import explained_failures
     from gateway.config.settings import load_settings
 
     with explained_failures():

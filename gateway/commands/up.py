@@ -36,9 +36,8 @@ from gateway.commands.data_folder import (
     service_key_file,
     withdraw_api_url,
 )
-from gateway.commands.failures import named_store
 from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready
-from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
+from gateway.commands.stores import Stores, given_stores, named_store, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.settings import Settings, warnings

@@ -36,8 +36,7 @@ async def migrate(output: Output) -> None:
     """Bring the database to this version's schema."""
     refuse_api_url(output)
     from billing.database.migrate import migrate as apply_migrations
-    from gateway.commands.failures import explained_failures, named_store
-    from gateway.commands.stores import open_stores
+    from gateway.commands.stores import explained_failures, named_store, open_stores
     from gateway.config.environment import command_environment
 
     with explained_failures():
@@ -63,7 +62,7 @@ async def doctor(
     import msgspec
 
     from gateway.commands.doctor import DATA, diagnose
-    from gateway.commands.failures import explained_failures
+    from gateway.commands.stores import explained_failures
 
     with explained_failures():
         checks = await diagnose(os.environ, output, providers=providers)
@@ -151,8 +150,7 @@ async def reconcile(
     """
     refuse_api_url(output)
     from billing.schemas.system import ReportShape
-    from gateway.commands.failures import explained_failures
-    from gateway.commands.stores import open_stores, ready_schema
+    from gateway.commands.stores import explained_failures, open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
     from gateway.runtime.stores import open_engine
