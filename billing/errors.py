@@ -144,8 +144,8 @@ MetergateError
 +-- NothingToUndo                  gateway.commands.tools.changes
 +-- CannotEdit                     gateway.commands.tools.formats
 +-- UnusualForm                    gateway.commands.tools.formats
-+-- ConfigError                    gateway.config.problems
-+-- Unset                          gateway.config.problems
++-- ConfigError                    gateway.config.source
++-- Unset                          gateway.config.source
 +-- BadRequest                     gateway.dialects.decoding
 +-- GarbageAnswer                  gateway.dialects.decoding
 +-- EmbeddedServersError           gateway.embedded.folders

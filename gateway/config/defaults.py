@@ -28,8 +28,7 @@ from billing.settings import (
     about,
     within,
 )
-from gateway.config.problems import nearest
-from gateway.config.source import Key, keys_of, text
+from gateway.config.source import Key, keys_of, nearest, text
 from gateway.dialects.body import StructureBounds
 
 if TYPE_CHECKING:

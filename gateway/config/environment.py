@@ -25,8 +25,8 @@ from billing.database.urls import split_url
 from billing.money import MAX_NANO, parse_usd
 from billing.payments.stripe.objects import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.pricing import FACTOR_SCALE
-from gateway.config.problems import Problems
 from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, SIGNING_BYTES, Secret, long_enough
+from gateway.config.source import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

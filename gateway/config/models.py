@@ -9,9 +9,8 @@ from msgspec import Meta, Struct, structs
 
 from billing.pricing import parse_factor
 from billing.quotas import MAX_NAME, MAX_TOOL_CALLS
-from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S
-from gateway.config.source import decimal, names, read_section, text
+from gateway.config.source import decimal, names, nearest, read_section, text
 
 if TYPE_CHECKING:
     from billing.pricing import PriceTable

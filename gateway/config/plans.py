@@ -19,8 +19,7 @@ from billing.payments.stripe.objects import CheckoutRules
 from billing.plans import Plan
 from billing.pricing import parse_factor
 from billing.quotas import MAX_TOOL_CALLS, Quota, QuotaError, check_quotas, parse_quota
-from gateway.config.problems import nearest
-from gateway.config.source import decimal, read_by, read_section
+from gateway.config.source import decimal, nearest, read_by, read_section
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

@@ -36,8 +36,7 @@ from billing.pricing import (
     Variant,
     parse_factor,
 )
-from gateway.config.problems import ConfigError, Problems
-from gateway.config.source import FileMarks, Value, file_marks, read_by, read_file, read_section
+from gateway.config.source import ConfigError, FileMarks, Problems, Value, file_marks, read_by, read_file, read_section
 
 MAX_TOKENS: Final = 1_000_000_000
 MAX_TOOL_TYPES: Final = 64

@@ -19,9 +19,8 @@ from msgspec import Meta, Struct, structs
 from billing.money import parse_usd
 from billing.provider_bills.lines import BASE_URLS, SOURCES, SourceName, Tolerance
 from gateway.config.environment import is_url
-from gateway.config.problems import Unset
 from gateway.config.secret import Secret
-from gateway.config.source import Value, decimal, names, read_by, read_section, text
+from gateway.config.source import Unset, Value, decimal, names, read_by, read_section, text
 from gateway.dialects.declared import DECLARED, never_sent
 from gateway.dialects.openai.vendors import COMPATIBLE, OPENAI, MaxOutputField, default_max_field, usual_dialects
 from gateway.upstream.health import MAX_WEIGHT, Cooldown

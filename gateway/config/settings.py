@@ -32,7 +32,6 @@ from gateway.config.plans import (
     with_stripe_prices,
 )
 from gateway.config.prices import read_prices
-from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.secret import Secret
 from gateway.config.source import (
@@ -40,7 +39,10 @@ from gateway.config.source import (
     MAIN_FILE,
     PRICES_FILE,
     SHIPPED_FOLDER,
+    ConfigError,
     FileMarks,
+    Problem,
+    Problems,
     Value,
     file_marks,
     find_folder,

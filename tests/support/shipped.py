@@ -6,9 +6,8 @@ from pathlib import Path
 
 from billing.pricing import PriceTable
 from gateway.config import settings
-from gateway.config.problems import Problems
 from gateway.config.settings import Settings, load_settings
-from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER, Value
+from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER, Problems, Value
 
 
 @cache

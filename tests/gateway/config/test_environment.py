@@ -16,8 +16,8 @@ from gateway.config.environment import (
     parse_per_byte,
     read_environment,
 )
-from gateway.config.problems import Problems
 from gateway.config.secret import Secret
+from gateway.config.source import Problems
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.config.problems import Unset, expand, refers
+from gateway.config.source import Unset, expand, refers
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)
