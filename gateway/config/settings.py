@@ -22,7 +22,6 @@ from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
 from gateway.config.identity import IdentityConfig, read_identity
-from gateway.config.models import ModelConfig, read_models, unpriced_models
 from gateway.config.plans import (
     VERSION,
     PaymentsConfig,
@@ -32,7 +31,7 @@ from gateway.config.plans import (
     with_stripe_prices,
 )
 from gateway.config.prices import read_prices
-from gateway.config.providers import ProviderConfig, read_providers
+from gateway.config.providers import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
 from gateway.config.secret import Secret
 from gateway.config.source import (
     FILES,

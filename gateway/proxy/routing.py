@@ -18,7 +18,7 @@ from msgspec import structs
 
 from billing.pricing import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
 from billing.quotas import DAY_S
-from gateway.config.models import ModelConfig
+from gateway.config.providers import ModelConfig
 from gateway.dialects.declared import is_asked_here
 from gateway.dialects.openai.vendors import online_searches, searches_itself
 from gateway.proxy.candidates import Candidate, Rates, Route

@@ -38,7 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
-from gateway.config.models import unknown_models
+from gateway.config.providers import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
 from gateway.runtime.identity import Identity, make_identity

@@ -18,7 +18,7 @@ from gateway.commands.doctor import (
     check_secrets,
     disk_finding,
 )
-from gateway.config.models import unknown_models
+from gateway.config.providers import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
 from tests.support.mail import Mailbox, mail_server
 

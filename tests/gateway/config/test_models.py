@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway import tokens
-from gateway.config.models import VOCABULARIES
+from gateway.config.providers import VOCABULARIES
 from gateway.config.settings import ModelConfig, Secret, Settings
 from tests.gateway.config.support import load, problems
 from tests.support.shipped import shipped_settings

@@ -10,8 +10,7 @@ from aiohttp import web
 
 from billing.money import parse_usd
 from billing.pricing import PriceRow, PriceTable
-from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig, TargetConfig
+from gateway.config.providers import ModelConfig, ProviderConfig, TargetConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.upstream.health import Cooldown

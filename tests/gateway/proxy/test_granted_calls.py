@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from billing.money import format_usd, parse_usd
-from gateway.config.models import ModelConfig
+from gateway.config.providers import ModelConfig
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler
 from tests.support.answering import SSE, Gate, Provider, saying, streaming, until

@@ -11,8 +11,7 @@ import pytest
 from billing.pricing import PriceRow, PriceTable
 from billing.principals import Principal
 from gateway.config.defaults import EstimateSettings
-from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig
+from gateway.config.providers import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect, parse
 from gateway.proxy.context import RequestContext

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.models import ModelConfig
+from gateway.config.providers import ModelConfig
 from gateway.config.settings import Settings
 from gateway.dialects.decoding import BadRequest
 from gateway.dialects.gemini.dialect import GeminiModels
