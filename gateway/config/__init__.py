@@ -6,7 +6,7 @@ source.py       YAML with line numbers: typed reading that notes problems and go
                 a section, with their bounds and words for messages; a Problem says where, which key and what was
                 expected, ConfigError holds all of them; ${VAR}; the three files: names, folder
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
-providers.py    metergate.yaml: providers and models, what a kind fills in, base URLs, keys and cool-down of their targets
+providers.py    metergate.yaml: providers and models, what a kind fills in; base URLs, keys, cool-down of targets
 defaults.py     metergate.yaml: defaults, a section for each part
 identity.py     metergate.yaml: identity; exports.py  metergate.yaml: exports; settings.py  metergate.yaml: betas
 plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in

@@ -1,5 +1,4 @@
-"""Providers and models of metergate.yaml, and what a provider's kind fills in. This file owns what a provider and a route
-may say.
+"""Providers and models of metergate.yaml, and what a provider's kind fills in. This file owns what they may say.
 
 A provider whose key variable is unset is off, with the reason; its models stay listed, so that an operator sees what a
 key would bring. What an entry says itself goes before what is usual for its kind.

@@ -1,4 +1,4 @@
-"""YAML with line numbers and `${VAR}`, and what is wrong with a configuration: every problem at once, each with its place.
+"""YAML with line numbers and `${VAR}`; and what is wrong with a configuration, every problem at once with its place.
 This file owns how a value in a file is read, how a wrong one is reported, and what a reference is, `${VAR}` or
 `${VAR:-default}`. No message holds a secret's text.
 
