@@ -41,7 +41,7 @@ MetergateError
 +-- BudgetError                    billing.budgets.budgets
 |   +-- BudgetNotFound             billing.budgets.budgets
 |   +-- BudgetRefused              billing.budgets.budgets
-+-- CommandFailed                  billing.cli.commands
++-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
 |   +-- BadAnswer                  billing.client.errors

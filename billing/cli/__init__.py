@@ -1,8 +1,10 @@
 """Commands on top of `billing.client.calls`, and what every command of `metergate` stands on.
 
-    commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called; Output:
-                tables on a terminal, plain text in a pipe, JSON, a file; CommandFailed: one sentence and an exit code;
-                options of several commands; asking before money moves, and for secrets
+    commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called
+    options     Common: the options that every command takes; those of several commands; quotas as text
+    output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; what shows an answer;
+                CommandFailed: one sentence and an exit code
+    prompts     asking before money moves, and for secrets
     calls       an operation of the API becomes a command; how commands are connected; what a call that fails says
     client      CommandClient: the calls over the standard library, quick to import
     session     who is signed in: the files of tokens, how they are renewed
@@ -15,23 +17,9 @@
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """
 
-from billing.cli.commands import (
-    REFUSED,
-    REMOTE,
-    RESULT,
-    TIMED,
-    UNREACHABLE,
-    USAGE,
-    CommandFailed,
-    Common,
-    Connect,
-    Output,
-    Shown,
-    Table,
-    add_command,
-    group,
-    lazy_group,
-)
+from billing.cli.commands import Connect, add_command, group, lazy_group
+from billing.cli.options import REMOTE, RESULT, TIMED, Common
+from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table
 
 __all__ = [
     "REFUSED",

@@ -10,33 +10,33 @@ from msgspec import convert
 
 from billing.api.operations import AccountOperations, CreditOperations, PaymentOperations, PlanOperations
 from billing.cli.calls import add_calls, argument, command_of, ended, option, repeatable, switch
-from billing.cli.commands import (
+from billing.cli.commands import Connect, group
+from billing.cli.keys import rule_option
+from billing.cli.options import (
     FIRST_PAGE,
-    REFUSED,
     AccountId,
-    CommandFailed,
-    Connect,
     Paging,
-    Shown,
-    Table,
-    Yes,
-    cell,
-    columns,
-    confirm,
-    details,
-    facts,
     given,
-    group,
-    listed,
     new_key,
-    page_parts,
     quota_text,
     quotas_of,
     quotas_text,
-    says,
     some_change,
 )
-from billing.cli.keys import rule_option
+from billing.cli.output import (
+    REFUSED,
+    CommandFailed,
+    Shown,
+    Table,
+    cell,
+    columns,
+    details,
+    facts,
+    listed,
+    page_parts,
+    says,
+)
+from billing.cli.prompts import Yes, confirm
 from billing.money import MOST_PRIORITY, MoneyError, parse_usd
 from billing.pages import MAX_LIMIT
 from billing.schemas.accounts import Against, GrantShape

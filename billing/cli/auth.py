@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli.calls import UNAUTHORIZED, Org, add_person_calls, add_session_calls, org_of
-from billing.cli.commands import USAGE, CommandFailed, Shown, Table, ask_secret, details, group
+from billing.cli.commands import group
+from billing.cli.output import USAGE, CommandFailed, Shown, Table, details
+from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Kept, Pending, Session
 from billing.times import rfc3339
 

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from billing.cli.commands import REFUSED, REMOTE, USAGE, CommandFailed, Output, add_command
+from billing.cli.commands import add_command
+from billing.cli.options import REMOTE
+from billing.cli.output import REFUSED, USAGE, CommandFailed, Output
 
 # Most of a file of commands.
 LIMIT_BYTES: Final = 1024 * 1024

@@ -10,24 +10,23 @@ import typer
 
 from billing.api.operations import BudgetOperations, CreditOperations, PaymentOperations, WebhookOperations
 from billing.cli.calls import add_person_calls, argument, command_of, ended, option
-from billing.cli.commands import (
+from billing.cli.commands import group
+from billing.cli.options import given
+from billing.cli.output import (
     USAGE,
     Column,
     CommandFailed,
     Shown,
     Table,
-    Yes,
     cell,
     cell_of,
     columns,
-    confirm,
     details,
     facts,
-    given,
-    group,
     says,
     title,
 )
+from billing.cli.prompts import Yes, confirm
 from billing.cli.session import FindSession
 
 if TYPE_CHECKING:

@@ -19,25 +19,10 @@ import typer
 from msgspec import NODEFAULT, UNSET
 
 from billing.api.operation import Operation
-from billing.cli.commands import (
-    FIRST_PAGE,
-    REFUSED,
-    REMOTE,
-    UNREACHABLE,
-    Call,
-    CommandFailed,
-    Connect,
-    Output,
-    Paging,
-    Show,
-    Shown,
-    Work,
-    Yes,
-    add_command,
-    confirm,
-    new_key,
-    printable,
-)
+from billing.cli.commands import Call, Connect, Work, add_command
+from billing.cli.options import FIRST_PAGE, REMOTE, Paging, new_key
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Show, Shown, printable
+from billing.cli.prompts import Yes, confirm
 from billing.cli.session import FindSession, Session
 from billing.schemas.base import PageQuery
 

@@ -20,18 +20,10 @@ from billing.cli.calls import (
     option,
     revoked,
 )
-from billing.cli.commands import (
-    Column,
-    Connect,
-    Shown,
-    Table,
-    ask_secret,
-    columns,
-    group,
-    quotas_of,
-    quotas_text,
-    some_change,
-)
+from billing.cli.commands import Connect, group
+from billing.cli.options import quotas_of, quotas_text, some_change
+from billing.cli.output import Column, Shown, Table, columns
+from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
 from billing.schemas.keys import RULES, KeyShape, NewKeyShape, Option

@@ -9,22 +9,10 @@ import typer
 
 from billing.api.operations import OversightOperations
 from billing.cli.calls import add_calls, command_of
-from billing.cli.commands import (
-    FIRST_PAGE,
-    USAGE,
-    Column,
-    CommandFailed,
-    Connect,
-    Paging,
-    Shown,
-    Table,
-    cell_of,
-    given,
-    group,
-    page_parts,
-    title,
-)
+from billing.cli.commands import Connect, group
 from billing.cli.operator import shown_providers
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import USAGE, Column, CommandFailed, Shown, Table, cell_of, page_parts, title
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

@@ -8,19 +8,9 @@ import typer
 
 from billing.api.operations import BrowserOperations, ExportOperations, OversightOperations
 from billing.cli.calls import add_calls, argument, command_of, option, switch
-from billing.cli.commands import (
-    Connect,
-    Limit,
-    Shown,
-    cell,
-    columns,
-    details,
-    group,
-    lazy_group,
-    listed,
-    page_parts,
-    says,
-)
+from billing.cli.commands import Connect, group, lazy_group
+from billing.cli.options import Limit
+from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:

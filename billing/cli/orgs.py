@@ -18,7 +18,10 @@ from billing.cli.calls import (
     organization_id,
     revoked,
 )
-from billing.cli.commands import CommandFailed, Shown, ask_secret, columns, facts, given, group, says
+from billing.cli.commands import group
+from billing.cli.options import given
+from billing.cli.output import CommandFailed, Shown, columns, facts, says
+from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:

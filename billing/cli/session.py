@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 
-from billing.cli.commands import FILE_MODE, USAGE, CommandFailed, whole_file
+from billing.cli.output import FILE_MODE, USAGE, CommandFailed, whole_file
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

@@ -12,18 +12,15 @@ import typer
 from msgspec import UNSET
 
 from billing.cli.calls import add_person_calls, explained_to_people
-from billing.cli.commands import (
-    FIRST_PAGE,
-    REMOTE,
+from billing.cli.commands import add_command
+from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given
+from billing.cli.output import (
     Column,
     CommandFailed,
     Output,
-    Paging,
     Shown,
     Table,
-    add_command,
     details,
-    given,
     listed,
     page_parts,
     whole_file,

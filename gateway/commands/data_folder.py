@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from billing.cli.commands import USAGE, CommandFailed
+from billing.cli.output import USAGE, CommandFailed
 from billing.errors import MetergateError
 from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 from gateway.config.source import ConfigError

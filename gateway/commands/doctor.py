@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.cli.commands import CommandFailed, Output
+from billing.cli.output import CommandFailed, Output
 from billing.database.connection import Database, DatabaseError, queries
 from billing.database.migrate import pending
 from billing.errors import StoreError

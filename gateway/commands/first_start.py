@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from billing.cli.commands import Shown, Table
+from billing.cli.output import Shown, Table
 from billing.identity.providers import CONSOLE
 from billing.money import NANO_PER_USD, format_usd
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.commands import Yes, confirm
+from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
 from billing.pricing import PriceRow, PriceTable
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from billing.cli.commands import USAGE, CommandFailed, Output
+from billing.cli.output import USAGE, CommandFailed, Output
 
 if TYPE_CHECKING:
     from billing.database.connection import Database

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from billing.cli.commands import REFUSED, UNREACHABLE, CommandFailed, Output
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output
 from billing.database.connection import Database, DatabaseError, DatabaseHindered, DatabaseUnavailable
 from billing.database.migrate import MigrationError, migrate, pending
 from billing.holds.epochs import NotReady

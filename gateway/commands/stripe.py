@@ -11,7 +11,7 @@ import typer
 from billing.api.operations import PaymentOperations
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.calls import add_calls, argument, command_of, option
-from billing.cli.commands import columns, says
+from billing.cli.output import columns, says
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

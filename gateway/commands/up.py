@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from billing.audit import SYSTEM
-from billing.cli.commands import USAGE, CommandFailed, Output, Shown
+from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from billing.cli.commands import Shown
+from billing.cli.output import Shown
 
 Called = Callable[..., Awaitable[Shown]]
 

@@ -20,7 +20,8 @@ from typing import Final
 
 import msgspec
 
-from billing.cli.commands import REFUSED, USAGE, CommandFailed, interruptible
+from billing.cli.commands import interruptible
+from billing.cli.output import REFUSED, USAGE, CommandFailed
 from billing.cli.session import auth_folder
 from billing.errors import MetergateError
 from gateway.commands.data_folder import FILE_MODE, LIMIT_BYTES, first_key_file, read_key_file

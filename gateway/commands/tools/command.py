@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, USAGE, CommandFailed, Output, Shown, add_command
-from billing.cli.commands import RESULT
+from billing.cli.options import RESULT
 from gateway.commands.tools.settings import TOOLS, Place, Target, Tool
 
 if TYPE_CHECKING:

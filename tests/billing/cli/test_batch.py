@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.cli.batch import LIMIT_BYTES, Line, read_commands, words_of
-from billing.cli.commands import USAGE, CommandFailed
+from billing.cli.output import USAGE, CommandFailed
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=("Cs",)), max_size=20), max_size=6)
 

@@ -8,7 +8,8 @@ import typer
 
 from billing.api.operations import PaymentOperations
 from billing.cli.calls import command_of, option
-from billing.cli.commands import UNREACHABLE, CommandFailed, parse_quota_text, quota_text, quotas_of, quotas_text, says
+from billing.cli.options import parse_quota_text, quota_text, quotas_of, quotas_text
+from billing.cli.output import UNREACHABLE, CommandFailed, says
 from billing.client.errors import Refused, Unreachable
 from billing.quotas import QuotaError
 from billing.schemas.quotas import QuotaShape

@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from billing.cli.commands import parse_timeout_s
+from billing.cli.options import parse_timeout_s
 
 
 @pytest.mark.parametrize(

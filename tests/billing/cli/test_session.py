@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from billing.cli.commands import CommandFailed
+from billing.cli.output import CommandFailed
 from billing.cli.session import Kept, Pending, Session, TokenFiles, auth_folder
 from billing.client.calls import BillingCalls
 from billing.client.errors import Exchanged, Refused

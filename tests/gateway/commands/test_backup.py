@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing.cli import REFUSED, USAGE, Output
-from billing.cli.commands import Common
+from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
 from gateway.commands import backup

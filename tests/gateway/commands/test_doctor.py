@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from billing.cli.commands import CommandFailed
+from billing.cli.output import CommandFailed
 from billing.database.connection import Database
 from billing.identity.encryption import SealBroken, Sealer
 from billing.identity.signing_keys import SigningKeys, TokenRules

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from billing.cli.commands import CommandFailed
+from billing.cli.output import CommandFailed
 from gateway.commands.up import _metrics_folder, stopping_s
 from gateway.config.defaults import Defaults
 from gateway.process.supervisor import KILL_MARGIN_S

@@ -1,0 +1,299 @@
+"""What a command shows, its result on stdout or in a file, its progress on stderr; and how it fails.
+
+A terminal gets tables and colour, anything else plain aligned text. Text from elsewhere is shown without control
+characters, so that no name can drive a terminal. A command that fails says so in one plain sentence on stderr, never in
+a traceback, and ends with an exit code:
+
+0  done     1  refused     2  wrong usage     3  unreachable
+"""
+
+import os
+import re
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self, TextIO
+
+import msgspec
+from msgspec import structs
+
+from billing.cli.options import Common
+from billing.errors import MetergateError
+
+REFUSED: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+# A result may hold a secret.
+FILE_MODE: Final = 0o600
+_GAP: Final = "  "
+# Characters of a line that a column of several words has at least.
+LEAST_WRAPPED: Final = 16
+
+
+class CommandFailed(MetergateError):
+    """Ends a command with a sentence on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of texts. Without headers, the first column names what the second says."""
+
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A command's result: `data` for `--json`, `parts` for people, one below the other; `notes` go to stderr. A file
+    with a `secret` gets mode 600 though it was there before; what is `silent` was written already."""
+
+    data: object
+    parts: tuple[str | Table, ...]
+    notes: tuple[str, ...] = ()
+    secret: bool = False
+    silent: bool = False
+
+
+class Output:
+    """Where a command's result goes. Made before the command does anything, so that no result is lost to a bad path."""
+
+    def __init__(self, common: Common, stdout: TextIO, stderr: TextIO) -> None:
+        self.common = common
+        self._stdout, self._stderr = stdout, stderr
+        self._written = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, common: Common) -> Iterator[Self]:
+        """Yield the output that the options ask for. Raises `CommandFailed` for a file that can't be written."""
+        if common.output is None:
+            yield cls(common, sys.stdout, sys.stderr)
+            return
+        with _open_private(common.output) as file:
+            yield cls(common, file, sys.stderr)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Return whether the result goes to a terminal."""
+        return self._stdout.isatty()
+
+    def show(self, shown: Shown) -> None:
+        """Show the result: in the form that the options ask for, or not at all."""
+        for note in shown.notes:
+            self.note(note)
+        if shown.silent:
+            return
+        if shown.secret and self.common.output is not None:
+            self._make_private()
+        if self.common.json:
+            self._write(msgspec.json.encode(shown.data).decode())
+        elif not self.common.quiet:
+            for part in shown.parts:
+                self._write(printable(part)) if isinstance(part, str) else self._table(part)
+
+    def must_show(self, lines: Sequence[str]) -> None:
+        """Show lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
+        if not self.common.json:
+            self._write("\n".join(map(printable, lines)))
+
+    def note(self, text: str) -> None:
+        """Show progress or a warning, on stderr: left out with --quiet."""
+        if not self.common.quiet:
+            self.error(text)
+
+    def error(self, text: str) -> None:
+        """Show a line on stderr, always. One that nobody can read any more, as its terminal was closed, keeps nothing
+        from going on, least of all a stop in order."""
+        with suppress(OSError):
+            self._stderr.write(f"{printable(text)}\n")
+            self._stderr.flush()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Say on stderr what is being done, and how long it took."""
+        started = time.monotonic()
+        yield
+        self.note(f"{what} ({time.monotonic() - started:.1f} s)")
+
+    @contextmanager
+    def as_stdout(self) -> Iterator[None]:
+        """Have the results of others go where this one goes. A file begins anew, with mode 600: they may be secret."""
+        self._make_private()
+        self._stdout.truncate(0)
+        with redirect_stdout(self._stdout):
+            yield
+
+    def flush(self) -> None:
+        """Have what was written so far go out, before `write_bytes`."""
+        self._stdout.flush()
+
+    def write_bytes(self, part: bytes) -> None:
+        """Write a part of a result as it is. Raises `OSError`."""
+        if self.common.output is not None and not self._written:
+            self._stdout.truncate(0)
+        self._written = True
+        self._stdout.buffer.write(part)
+        self._stdout.buffer.flush()
+
+    def _make_private(self) -> None:
+        """Keep a file that was there before from being read by others, before a secret goes there."""
+        descriptor = self._stdout.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, FILE_MODE)
+
+    def _write(self, text: str) -> None:
+        if self.common.output is not None and not self._written:
+            self._stdout.truncate(0)
+        self._written = True
+        self._stdout.write(f"{text}\n")
+        self._stdout.flush()
+
+    def _table(self, table: Table) -> None:
+        rows = [tuple(printable(cell) for cell in row) for row in table.rows]
+        if not self.is_terminal:
+            self._write("\n".join(_aligned(table.headers, rows)))
+            return
+        _print_table(self._stdout, table.headers, rows)
+
+
+# What shows an answer, by it and by what the command was given.
+Show = Callable[[Any, Mapping[str, Any]], Shown]
+# A column of a list: a field of its rows, or what it is called and a field, or a function of a row.
+Column = str | tuple[str, str | Callable[[Any], Any]]
+
+
+def columns(*of: Column) -> Show:
+    """Return what shows a page of a list as a table."""
+    return lambda page, _: listed(page, *of)
+
+
+def facts(*of: Column) -> Show:
+    """Return what shows an answer as a table of names and values."""
+    return lambda answer, _: details(answer, [(title(each), cell_of(answer, each)) for each in of])
+
+
+def says(sentence: str) -> Show:
+    """Return what shows an answer as a sentence, a template of its fields and of what was given."""
+    return lambda answer, given: Shown(answer.received, (sentence.format_map({**given, **structs.asdict(answer)}),))
+
+
+def listed(page: Any, *of: Column) -> Shown:
+    """Return a page of a list, or a list that has no pages, as a table, and how to get the next one."""
+    rows = [tuple(cell_of(row, each) for each in of) for row in page.data]
+    return Shown(page.received, page_parts(tuple(map(title, of)), rows, getattr(page, "next_cursor", None)))
+
+
+def title(column: Column) -> str:
+    """Return what a column is called: that of `last_used_at` is `last used`."""
+    if not isinstance(column, str):
+        return column[0]
+    return re.sub("_(id|at)$", "", column).replace("_usd", " USD").replace("_", " ")
+
+
+def cell_of(row: Any, column: Column) -> str:
+    """Return the cell of a row in a column."""
+    of = column if isinstance(column, str) else column[1]
+    return cell(getattr(row, of) if isinstance(of, str) else of(row))
+
+
+def cell(value: object) -> str:
+    """Return a value in a cell."""
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+    return str(value)
+
+
+def details(found: Any, rows: Sequence[tuple[str, str]], *more: str, secret: bool = False) -> Shown:
+    """Return an answer as a table of names and values, and what stands below it."""
+    return Shown(found.received, (Table((), rows), *more), secret=secret)
+
+
+def page_parts(
+    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
+) -> tuple[str | Table, ...]:
+    """Return a page of a list, and how to get the next one."""
+    parts: list[str | Table] = [Table(headers, rows)] if rows else ["There are none."]
+    if cursor is not None:
+        parts.append(f"There are more: --cursor {cursor}")
+    return tuple(parts)
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _aligned(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [headers, *rows] if headers else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _print_table(terminal: TextIO, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of texts without control characters; without headers the first column names what the second says.
+    Only columns of several words are wrapped: an id must stay whole to be copied. Where the others leave those too
+    little of a line, rows are printed as into a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console, columns = Console(file=terminal), list(zip(*rows, strict=True))
+    names = headers or ("",) * len(columns)
+    whole = [not any(" " in cell for cell in column) for column in columns]
+    least = [
+        max(len(name), *map(len, column)) if is_whole else LEAST_WRAPPED
+        for name, column, is_whole in zip(names, columns, whole, strict=True)
+    ]
+    if sum(least) + 3 * len(least) + 1 > console.width:  # with the padding and the box
+        terminal.writelines(f"{line}\n" for line in _aligned(headers, rows))
+        return
+    shown = RichTable(box=box.SIMPLE_HEAD if headers else None, show_header=bool(headers))
+    for name, is_whole in zip(names, whole, strict=True):
+        shown.add_column(name, overflow="fold", no_wrap=is_whole, style=None if headers else "default")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+@contextmanager
+def _open_private(path: Path) -> Iterator[TextIO]:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        raise CommandFailed(f"Cannot write {path}: {error.strerror}. Give --output another path.") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file, mode 600, which takes the place of `path` once it is on the disk, and is removed where something
+    fails. Raises `CommandFailed`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"Cannot write {path}: {error.strerror}.") from error
