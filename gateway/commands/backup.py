@@ -90,7 +90,7 @@ async def restore(
     file: Backup,
     force: Annotated[bool, typer.Option("--force", help="Replace what the database has. It is lost.")] = False,
 ) -> None:
-    """Make the database what a backup has, and bring it to this version.
+    """Make the database what a backup has. It is brought to this version.
 
     No gateway may run on it. Whole, or not at all.
     """
