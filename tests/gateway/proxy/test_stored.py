@@ -167,6 +167,21 @@ async def test_tools_in_items_stay_in_a_conversation(serve: Any, how: str) -> No
     assert json.loads(provider.sent[-1].body)["max_tool_calls"] >= 1
 
 
+@pytest.mark.parametrize("path", ["/v1/conversations", "/v1/conversations/conv_1/items"])
+async def test_no_unknown_tool_comes_by_a_conversation_where_none_passes(
+    make_gateway: MakeGateway, upstream: Any, path: str
+) -> None:
+    provider = Provider(saying({"id": "conv_1", "object": "conversation"}))
+    gateway = await make_gateway(await upstream(provider.serve), unknown_tools="refuse")
+    customer = await gateway.customer()
+    assert (await call(customer, "POST", "/v1/conversations", {"items": BRINGS_TOOLS})).status == 200
+    unknown = {"type": "additional_tools", "tools": [{"type": "telepathy"}]}
+    error = refusal(await call(customer, "POST", path, {"items": [unknown]}), 400, "invalid_request_error")
+    assert "'telepathy'" in error["message"]
+    assert len(provider.sent) == 1
+    assert b'metergate_unknown_tools_total{type="telepathy"} 1.0' in await gateway.metrics()
+
+
 @pytest.mark.parametrize(
     ("fields", "known"),
     [
