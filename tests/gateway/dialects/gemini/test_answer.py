@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.gemini.answer import _plain_usage
 from gateway.dialects.output import Inline
 from tests.gateway.dialects.gemini.support import DIALECT, MODEL, answer, body_of, candidate, counts
 from tests.support.tables import Tables
@@ -31,6 +32,36 @@ def of(modality: str, tokens: int) -> dict[str, Any]:
 def test_counts_become_disjoint_parts(metadata: dict[str, Any], usage: Usage) -> None:
     empty = answer(candidate(None, "SAFETY"), usage=metadata)
     assert usage_of(empty) == usage
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "promptTokenCount": st.integers(0, 20),
+            "candidatesTokenCount": st.one_of(st.integers(0, 20), st.just(2**31)),
+            "thoughtsTokenCount": st.one_of(st.none(), st.integers(-1, 9)),
+            "cachedContentTokenCount": st.integers(0, 9),
+            "promptTokensDetails": st.sampled_from([[], [of("TEXT", 5)], [of("AUDIO", 5)], [of("TEXT", 2)] * 2, "x"]),
+            "candidatesTokensDetails": st.sampled_from([[of("TEXT", 5)], [of("IMAGE", 5)], [of("NEW", 5)], [5]]),
+        },
+    ),
+    st.integers(-1, 1),
+)
+def test_plain_usage_is_what_any_usage_is(metadata: dict[str, Any], more: int) -> None:
+    total = more + sum(each for name, each in metadata.items() if name.endswith("Count") and each) if metadata else None
+    metadata = {**metadata, "totalTokenCount": total}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.dialects.gemini.answer._plain_usage", lambda _: None)
+        general = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata)))
+    assert DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata))) == general
+
+
+def test_plain_usage_is_told() -> None:
+    details = {"promptTokensDetails": [of("TEXT", 10)], "candidatesTokensDetails": [of("TEXT", 5)]}
+    used = counts(10, 5, thoughtsTokenCount=3, totalTokenCount=18, **details)
+    assert _plain_usage(used) == Usage(10, 8, reasoning_tokens=3)
+    assert _plain_usage(used | {"totalTokenCount": 19}) is None
 
 
 def test_zeros_are_a_report_of_nothing() -> None:

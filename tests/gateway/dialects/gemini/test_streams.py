@@ -4,12 +4,13 @@ import json
 from itertools import pairwise
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.gemini.answer import Reading
+from gateway.dialects.gemini.answer import Answer, Reading
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
 from gateway.dialects.streaming import MAX_PLAIN_BYTES
 from tests.gateway.dialects.gemini.support import (
@@ -263,6 +264,30 @@ def test_a_field_that_one_piece_has_is_kept_however_pieces_come(pieces: list[dic
         assert not tap.stale
 
 
+USED: Final = st.fixed_dictionaries(
+    {"promptTokenCount": st.integers(1, 99), "candidatesTokenCount": st.integers(0, 1_000)},
+    optional={
+        "totalTokenCount": st.one_of(st.none(), st.integers(0, 3_000)),
+        "thoughtsTokenCount": st.integers(0, 20),
+        "cachedContentTokenCount": st.integers(0, 20),
+        "promptTokensDetails": st.sampled_from(["TEXT", "AUDIO"]).map(lambda of: [{"modality": of, "tokenCount": 5}]),
+        "serviceTier": st.sampled_from(["priority", "flex"]),
+        "otherTokenCount": st.integers(0, 5),
+    },
+)
+MODELS: Final = st.one_of(st.none(), st.just(""), st.sampled_from(["gemini-2.5-flash", "gemini-3-pro"]))
+
+
+@given(st.lists(st.tuples(USED, MODELS), min_size=1, max_size=5), st.integers(1, 3))
+def test_usage_of_a_burst_is_that_of_its_pieces_one_by_one(used: list[tuple[Any, Any]], times: int) -> None:
+    pieces = [piece(candidate("a", None), usage=usage) | {"modelVersion": model} for usage, model in used * times]
+    alone = Reading()
+    for each in pieces:
+        alone.add(msgspec.json.decode(raw := json.dumps(each).encode(), type=Answer), raw)
+    for end in ("\r\n\r\n", "\n\n"):
+        assert looked_at(events(*pieces, end=end)).reported == alone.reported()
+
+
 def test_what_is_written_behind_usage_in_the_same_bytes_is_stale() -> None:
     unusual = events(SPOKEN) + b": hello\n\n" + events(piece(candidate("and on", None)))
     for stream in (events(SPOKEN, piece(candidate("and on", None))), unusual):
@@ -272,13 +297,13 @@ def test_what_is_written_behind_usage_in_the_same_bytes_is_stale() -> None:
 
 def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    take = Reading.add_lines
+    take = Reading.add_alike
 
-    def noted(reading: Reading, lines: bytes) -> bool:
-        read.append(lines)
-        return take(reading, lines)
+    def noted(reading: Reading, pieces: bytes, last: bytes) -> bool:
+        read.append(pieces)
+        return take(reading, pieces, last)
 
-    monkeypatch.setattr(Reading, "add_lines", noted)
+    monkeypatch.setattr(Reading, "add_alike", noted)
     tap = tap_of(SSE)
     for _ in range(20):
         assert tap.feed(events(FIRST)) == events(FIRST)
