@@ -286,7 +286,6 @@ async def keys_in_redis(world: World) -> list[bytes]:
 def wire_of(world: World) -> Any:
     """The connection that the engine's scripts go over."""
     session = partition_of(world).session
-    assert session is not None
     return session.connection
 
 

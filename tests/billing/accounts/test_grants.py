@@ -17,7 +17,6 @@ async def counts(billing: Billing, account_id: str) -> tuple[int, int, int]:
         "FROM accounts WHERE id = $1",
         account_id,
     )
-    assert row is not None
     return row["balance_nano"], row["transfers"], row["xseq"]
 
 
@@ -27,17 +26,14 @@ async def test_a_grant_moves_the_balance_and_leaves_its_traces(billing: Billing)
         result = await billing.grants.grant(account.id, 5 * USD, "welcome", "for a start")
     assert (result.amount_nano, result.balance_nano, result.replayed) == (5 * USD, 5 * USD, False)
     transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", result.transfer_id)
-    assert transfer is not None
     assert (transfer["debit_account"], transfer["credit_account"]) == ("sys:promotions", account.id)
     assert (transfer["amount_nano"], transfer["kind"], transfer["note"]) == (5 * USD, "grant", "for a start")
     assert (transfer["idempotency_scope"], transfer["idempotency_key"]) == (f"admin:{account.id}", "welcome")
     correction = await billing.database.row("SELECT * FROM corrections WHERE account_id = $1", account.id)
-    assert correction is not None
     assert (correction["xseq"], correction["delta_nano"], correction["request_id"]) == (1, 5 * USD, None)
     assert await counts(billing, account.id) == (5 * USD, 1, 1)
     assert (await billing.accounts.get(account.id)).version == 1
     audit = await billing.database.row("SELECT * FROM audit_log WHERE action = 'account.grant'")
-    assert audit is not None
     assert audit["before"] == {"balance_usd": "0.00"}
     assert audit["after"] == {"balance_usd": "5.00", "transfer_id": result.transfer_id, "note": "for a start"}
 
@@ -118,7 +114,6 @@ async def test_a_refund_gives_back_of_the_revenue_and_is_audited(billing: Billin
     again = await billing.grants.refund(account.id, 2 * USD, "sorry", "an outage")
     assert (first.balance_nano, again.transfer_id, again.replayed) == (2 * USD, first.transfer_id, True)
     transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", first.transfer_id)
-    assert transfer is not None
     assert (transfer["debit_account"], transfer["credit_account"]) == ("sys:revenue", account.id)
     assert (transfer["kind"], transfer["note"], transfer["amount_nano"]) == ("refund", "an outage", 2 * USD)
     actions = await billing.database.rows("SELECT action, actor FROM audit_log WHERE subject = $1", account.id)

@@ -116,7 +116,6 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     await settle(world, principal, running)
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     now = await world.engine.cache.reload(row["secret_sha256"])
     assert now is not None
     spent = await spend(world, now)

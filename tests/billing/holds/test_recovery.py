@@ -253,7 +253,6 @@ async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobod
 async def fresh(world: World, principal: Principal) -> Principal:
     """The principal as it is now."""
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     found = await world.engine.cache.reload(row["secret_sha256"])
     assert found is not None
     return found

@@ -41,7 +41,6 @@ EPOCH = "SELECT epoch FROM partitions"
 async def old_identity(world: World) -> str:
     """What a release of another layout names the server by: without this one's version."""
     life = partition_of(world).session
-    assert life is not None
     return await life.identity()
 
 
@@ -49,7 +48,6 @@ async def begin_as_the_old(world: World) -> int:
     """Begin an epoch as a gateway of another layout does where it finds another identity than it knows; its number."""
     identity = await old_identity(world)
     row = await world.database.row(GREET, 0)
-    assert row is not None
     moved = await world.database.row(MOVE_EPOCH, 0, row["epoch"], identity, row["epoch"] + 1)
     assert moved is not None
     keys = [world.keys.meta(0), world.keys.joined(0), world.keys.installed(0)]

@@ -34,7 +34,6 @@ async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: 
     stored = await billing.database.row("SELECT to_jsonb(api_keys)::text AS said FROM api_keys")
     audited = await billing.database.rows("SELECT to_jsonb(audit_log)::text AS said FROM audit_log")
     for row in (stored, *audited):
-        assert row is not None
         assert secret not in row["said"]
     assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
 
@@ -78,11 +77,9 @@ async def test_revoking_ends_a_grace_period(billing: Billing) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     await billing.database.execute("UPDATE api_keys SET revoked_at = now() + interval '1 day' WHERE id = $1", key.id)
     in_grace = await billing.principals.by_key_id(key.id)
-    assert in_grace is not None
     assert in_grace.usable_key(datetime.now(UTC).timestamp())
     await billing.keys.revoke(key.id)
     ended = await billing.principals.by_key_id(key.id)
-    assert ended is not None
     assert not ended.usable_key(datetime.now(UTC).timestamp())
 
 
@@ -166,8 +163,6 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> No
     assert (rotated.id, rotated.prefix, rotated.version) == (key.id, second[:10], 2)
     assert rotated.previous_until is not None
     by_first, by_second = [await billing.principals.by_digest(secret_digest(each)) for each in (first, second)]
-    assert by_first is not None
-    assert by_second is not None
     assert by_first.expires_at_s == rotated.previous_until.timestamp()
     assert by_second.expires_at_s == LATER.timestamp()
     assert not by_first.usable_key(rotated.previous_until.timestamp())
@@ -214,13 +209,11 @@ async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is None, "the new secret has not leaked"
     assert await billing.principals.by_digest(secret_digest(first)) is None
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is not None
     assert told == [key.id, key.id]
 
