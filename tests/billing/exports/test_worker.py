@@ -240,8 +240,7 @@ async def age(billing: Billing) -> None:
         await connection.execute("UPDATE usage_events SET created_at = created_at - interval '2 hours'")
 
 
-async def test_a_month_is_not_dropped_before_it_was_told(billing: Billing) -> None:
-    account_id = (await billing.accounts.create("Acme")).id
+async def test_a_month_is_not_dropped_before_it_was_told(billing: Billing, account_id: str) -> None:
     old = datetime.now(UTC) - timedelta(days=400)
     await write_debits(billing.database, [debit(billing, account_id, old, 5)])
     months = queries("billing.ledger")("retention_months")

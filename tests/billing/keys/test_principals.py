@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from billing.accounts.accounts import Account
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest
 from billing.quotas import Metric, Quota, Window
@@ -66,8 +67,7 @@ def test_the_default_plan_must_exist(billing: Billing) -> None:
         Principals(billing.database, {})
 
 
-async def test_past_due_reaches_the_principal(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_past_due_reaches_the_principal(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     due = await billing.accounts.update(account.id, status="past_due")
     principal = await billing.principals.by_key_id(key.id)
@@ -75,8 +75,7 @@ async def test_past_due_reaches_the_principal(billing: Billing) -> None:
     assert principal.account_version == 2
 
 
-async def test_a_plan_without_api_access_takes_the_scope_from_its_keys(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_plan_without_api_access_takes_the_scope_from_its_keys(billing: Billing, account: Account) -> None:
     _, secret = await billing.keys.create(account.id, "laptop")
     plans = {**PLANS, "free": replace(PLANS["free"], features=(("api_access", False),))}
     principal = await Principals(billing.database, plans).by_digest(secret_digest(secret))
