@@ -55,7 +55,6 @@ class Request:
 
     def __str__(self) -> str:
         used, hold = self.exchange.used, self.hold
-        assert used is not None
         return (
             f"{self.exchange.model}: {len(json.dumps(self.exchange.body))} bytes; tokens {used.input_tokens} + "
             f"{used.output_tokens}, held {hold.input_tokens} + {hold.output_tokens}; nano-USD {self.charged_nano}, "
@@ -122,7 +121,6 @@ async def check_charges(customer: Customer, provider: Provider, holds: Holds) ->
 
 
 def counted(exchange: Exchange) -> tuple[int, int, int]:
-    assert exchange.used is not None
     return exchange.used.input_tokens, exchange.used.output_tokens, exchange.used.cached_tokens
 
 

@@ -44,7 +44,6 @@ def test_the_tree_is_drawn() -> None:
             lines += drawn(each, prefix + ("    " if number + 1 == len(names) else "|   "))
         return lines
 
-    assert errors.__doc__ is not None
     docstring = errors.__doc__.partition(f"\n{ROOT}\n")[2].strip().splitlines()
     assert docstring == drawn(ROOT)
 

@@ -76,7 +76,6 @@ async def test_a_hint_is_logged_once_an_hour(
         for id_ in ("r0000", "r0002")
     ]
     found = await kept.find("r0003")
-    assert found is not None
     assert found.hint == "`metergate operator grant a AMOUNT_USD` gives credit"
 
 

@@ -98,7 +98,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with shell.running("up") as running:
         running.until("Ctrl-C stops it")
         found = re.search(r"serves on (http://\S+)", "\n".join(running.lines))
-        assert found is not None
         yield Served(shell, running, found[1])
         running.end()
 

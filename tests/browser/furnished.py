@@ -177,7 +177,6 @@ async def _providers() -> list[ProviderShape]:
 async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: bool = True) -> str:
     """Have credit bought, and paid with a card that is kept; the secret of the page to pay on."""
     once = re.search(r'name="once" value="([^"]+)"', (await console.get("/credit", "owner")).text)
-    assert once is not None
     form = {"once": once[1], "amount_usd": amount_usd, "save_method": "on"}
     order = await console.get((await console.post("/credit/buy", "owner", form)).location.removeprefix(".."), "owner")
     link = re.search(r'class="button main" href="[^"]+/([^/"]+)"', order.text)
@@ -188,6 +187,5 @@ async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: b
 
 
 async def _approve(payments: Payments, secret: str) -> None:
-    assert payments.acts is not None
     await payments.acts.act(secret, "approve")
     await payments.events.round()

@@ -61,7 +61,6 @@ class Walk:
         """Open one page, and look at it with all that there is to look with."""
         await as_on_desktops(page)
         answer = await page.goto(f"{self.base}{path}")
-        assert answer is not None
         if not answer.ok:
             self.wrong[path] = [f"HTTP {answer.status}"]
         await self.judge(page, path, thorough=self.who in THOROUGH, shot=name_of(self.who, path))

@@ -69,7 +69,6 @@ async def end_worker(stack: Stack, chance: random.Random) -> None:
 
 async def kill_gateway(stack: Stack, chance: random.Random) -> None:
     """kill -9 of the supervisor, which takes its workers along; started again at once."""
-    assert stack.supervisor is not None
     stack.supervisor.kill()
     await stack.supervisor.wait()
     await stack.start_gateway()

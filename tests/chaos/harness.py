@@ -124,7 +124,6 @@ class Stack:
                 cwd=ROOT,
                 start_new_session=True,
             )
-        assert self.supervisor.stdout is not None
         async with asyncio.timeout(BOUND_S):
             line = await self.supervisor.stdout.readline()
         assert line.startswith(b"ready"), f"the gateway did not start: {self.log_tail()}"
@@ -150,7 +149,6 @@ class Stack:
 
     def gateway_pids(self) -> list[int]:
         """The supervisor and its workers."""
-        assert self.supervisor is not None
         return [self.supervisor.pid, *self.worker_pids()]
 
     def redis_pid(self) -> int | None:

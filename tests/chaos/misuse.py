@@ -56,7 +56,6 @@ async def stop_reading(stack: Stack, chance: random.Random) -> None:
 async def _read_slowly(stack: Stack, customer: Customer, before: int, *, for_ever: bool) -> None:
     plan = Plan(f"slow-{secrets.token_hex(6)}", "flood", 5, MAX_OUTPUT_TOKENS, 10, MAX_OUTPUT_TOKENS)
     exchange = Exchange(plan, customer, True, time.monotonic())
-    assert stack.load is not None
     stack.load.exchanges.append(exchange)
     body = msgspec.json.encode(plan.body(stream=True, max_tokens=MAX_OUTPUT_TOKENS))
     host, _, port = stack.address.rpartition(":")

@@ -48,7 +48,6 @@ def serving(stack: Stack) -> set[int]:
 def assert_only_its_accounts_waited(struck: Struck, exchanges: Iterable[Exchange]) -> None:
     """From the master's death until one of its accounts was served again the others were, and nothing else happened."""
     hit = struck.hit
-    assert hit is not None
     ends_s = hit.at_s + struck.recovered_s
     meanwhile = [each for each in exchanges if hit.at_s <= each.sent_s < ends_s and always_served(each.customer)]
     refused = [each for each in meanwhile if each.ended is Ended.refused and each.plan.do == "ok"]

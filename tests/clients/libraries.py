@@ -152,7 +152,6 @@ class Asker:
         self._errors.close()
 
     def _exchange(self, asked: bytes) -> bytes:
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(asked)
         self._process.stdin.flush()

@@ -34,7 +34,6 @@ class Issuer:
     process: asyncio.subprocess.Process
 
     async def ask(self, asked: dict[str, Any]) -> str:
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked).encode() + b"\n")
         async with asyncio.timeout(WAIT_S):

@@ -32,7 +32,6 @@ async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) 
 
     database = gateway.runtime.database
     found = await gateway.runtime.reports.priced_event(event["id"])
-    assert found is not None
     price_id = found.event.price_id
     stored = from_canonical_json(await database.value("SELECT said FROM prices WHERE id = $1", price_id))
     free = replace(stored, per_million=dict.fromkeys(stored.per_million, 0))

@@ -35,7 +35,6 @@ async def test_two_gateways_are_told_of_a_payment_at_once(make_gateway: MakeGate
         gateways = [await make_gateway(change=selling) for _ in range(2)]
         customer = await gateways[0].customer("0")
         payments = gateways[0].runtime.services.payments
-        assert payments is not None
         order = await payments.flows.checkout(Wanted(customer.account_id, "first", parse_usd("25")))
         stripe.pages.pay(order.checkout_id or "")
 

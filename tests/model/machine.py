@@ -855,6 +855,5 @@ class Machine(Traffic):
         self.outbox.clear()
         for account_id in ACCOUNTS:
             account = self.ref.account(account_id)
-            assert account is not None
             assert self.ref.held(account) == 0
             assert account.balance == self.ledger.accounts[account_id].balance

@@ -46,7 +46,6 @@ def shipped_router() -> Router:
 def test_a_client_names_any_priced_model(name: str, provider: str) -> None:
     router = shipped_router()
     route = router.find(name, NOW_S)
-    assert route is not None
     assert (route.entry, route.first.provider.name, route.first.model) == (name, provider, name)
     assert route.first.rates is not None
     assert router.find(f"{provider}/{name}", NOW_S) == route  # the same entry, however it is asked for

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import MemberQuotas, UnknownPlan
+from billing.accounts.accounts import Account, MemberQuotas, UnknownPlan
 from billing.audit import Actor
 from billing.database.connection import Row
 from billing.errors import AccountNotFound
@@ -70,9 +70,8 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
     )
 
 
-async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing) -> None:
+async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing, account: Account) -> None:
     """It raises the account's version, so that gateways with the old quotas admit nobody, and is in the audit log."""
-    account = await billing.accounts.create("Acme")
     with changes_told(billing.change_notifier, ("account", account.id)):
         await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
     with changes_told(billing.change_notifier):
@@ -95,8 +94,7 @@ async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:
     assert len(await audits(billing, account.id)) == 1
 
 
-async def test_past_due_notes_since_when(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_past_due_notes_since_when(billing: Billing, account: Account) -> None:
     due = await billing.accounts.update(account.id, status="past_due")
     assert due.past_due_since is not None
     renamed = await billing.accounts.update(account.id, name="Still due")
@@ -104,16 +102,14 @@ async def test_past_due_notes_since_when(billing: Billing) -> None:
     assert (await billing.accounts.update(account.id, status="active")).past_due_since is None
 
 
-async def test_impossible_values_are_refused_and_change_nothing(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_impossible_values_are_refused_and_change_nothing(billing: Billing, account: Account) -> None:
     for change in ({"credit_limit_nano": -1}, {"credit_limit_nano": MAX_NANO + 1}, {"status": "gone"}):
         with pytest.raises(ValueError, match="must"), changes_told(billing.change_notifier):
             await billing.accounts.update(account.id, **change)
     assert await billing.accounts.get(account.id) == account
 
 
-async def test_simultaneous_changes_are_all_kept(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_simultaneous_changes_are_all_kept(billing: Billing, account: Account) -> None:
     changes = ({"name": "Other"}, {"plan": "starter"}, {"credit_limit_nano": 9}, {"quotas": (DAILY,)})
     await asyncio.gather(*(billing.accounts.update(account.id, **change) for change in changes))
     after = await billing.accounts.get(account.id)

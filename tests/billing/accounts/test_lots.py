@@ -148,7 +148,6 @@ async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
     assert [lot.left_nano for lot in (*first.items, *rest.items)] == [10, 10, 5, 0]
     assert [lot.left_nano for lot in (await lots.page(account, 9, open_only=True)).items] == [10, 10, 5]
     expiry = await lots.next_expiry(account)
-    assert expiry is not None
     assert (expiry.at, expiry.left_nano) == (START, 5)
     async with billing.database.transaction() as connection:
         lot = await find_lot(connection, account, made[1].transfer_id)

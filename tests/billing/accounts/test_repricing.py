@@ -75,7 +75,6 @@ async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing
     assert more > 0
     assert await balance(billing, account_id) == before - more == 5 * USD - sum(expected)
     transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", corrected.lines[1].transfer_id)
-    assert transfer is not None
     assert (transfer["debit_account"], transfer["credit_account"]) == (account_id, "sys:revenue")
     assert (transfer["kind"], transfer["note"], transfer["request_id"]) == (
         "adjustment",
@@ -85,7 +84,6 @@ async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing
     assert transfer["idempotency_key"] == f"reprice:{requests[1]}:{DEARER.id}"
     assert transfer["metadata"] == {"price_id_before": PRICE.id, "price_id": DEARER.id}
     audited = await billing.database.row("SELECT * FROM audit_log WHERE action = 'account.reprice'")
-    assert audited is not None
     assert (audited["after"]["requests"], audited["after"]["price_ids"]) == (3, [DEARER.id])
     assert (await verify(billing.database)).ok
 

@@ -1,11 +1,10 @@
 """Several causes of a suspension stand at once; only the end of the last one lifts it."""
 
-from billing.accounts.accounts import lift, suspend
+from billing.accounts.accounts import Account, lift, suspend
 from tests.billing.support import Billing
 
 
-async def test_a_suspension_lasts_as_long_as_a_cause(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_suspension_lasts_as_long_as_a_cause(billing: Billing, account: Account) -> None:
     await billing.accounts.update(account.id, status="past_due")
 
     async def after(*steps: tuple[bool, str]) -> str:

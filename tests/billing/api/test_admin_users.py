@@ -39,7 +39,6 @@ async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
     disabled = await api.admin("PATCH", "/users/usr_ada", {"status": "disabled"})
     assert (disabled.json["status"], disabled.json["operator"]) == ("disabled", False)
     session = await database.row("SELECT ended_at, end_reason FROM sessions")
-    assert session is not None
     assert session["ended_at"] is not None
     assert session["end_reason"] == "disabled"
     assert await database.value("SELECT tokens_valid_from > '-infinity' FROM users")

@@ -182,7 +182,6 @@ async def test_a_new_person_signs_in(web: Browser, people: People) -> None:
     again = await web.sign_in()
     assert (await people.who(again.json["access_token"])).id == caller.id
     row = await people.database.row("SELECT * FROM user_identities")
-    assert row is not None
     assert (row["issuer"], row["subject"], row["user_id"]) == (ISSUER, "ann", caller.id)
     assert [each["after"]["method"] for each in await people.audited("user.sign_in")] == ["oidc:example"] * 2
     refreshed = await web.api.call("POST", "/api/auth/refresh", json={"refresh_token": again.json["refresh_token"]})

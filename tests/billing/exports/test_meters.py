@@ -128,9 +128,8 @@ async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
 
 
 async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
+    billing: Billing, account_id: str, stripe: FakeStripe, provider: StripePayments
 ) -> None:
-    account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
     old, new = now - timedelta(days=36), now - timedelta(hours=3)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000, feature="image") for at in (old, new)])
@@ -172,10 +171,9 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
 
 
 async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
+    billing: Billing, account_id: str, stripe: FakeStripe, provider: StripePayments
 ) -> None:
     """A report of an amount waits for a later one that is noted at that moment, and is not lost with it."""
-    account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000) for at in (now, now - LATER)])
     stripe.state.now += 7200
@@ -202,9 +200,8 @@ async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is
 
 
 async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
+    billing: Billing, account_id: str, stripe: FakeStripe, provider: StripePayments
 ) -> None:
-    account_id = (await billing.accounts.create("Acme")).id
     at = datetime.fromtimestamp(stripe.state.now, UTC) - LATER
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000)])
     stripe.faults.extend(["busy"] * 100)

@@ -29,8 +29,7 @@ from tests.support.holds import (
 )
 
 
-async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_settled_hold_reaches_the_ledger_once(world: World, principal: Principal) -> None:
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -50,8 +49,7 @@ async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
     assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9 - 500)
 
 
-async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_hold_that_is_not_settled_is_given_back(world: World, principal: Principal) -> None:
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -91,8 +89,9 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
     assert counter.taken == 15
 
 
-async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(
+    world: World, principal: Principal
+) -> None:
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -146,10 +145,9 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
 
 
 async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for an account that has to be loaded first, for which Redis is asked twice."""
-    principal = await world.customer(10**9)
     submit, resolve, seen = Batcher.submit, AdmitItem.resolve, list[str]()
 
     def submitted(self: Batcher, item: Any) -> bool:
@@ -196,8 +194,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
     assert await world.journal(principal.account_id) == {}
 
 
-async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World, principal: Principal) -> None:
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -227,8 +224,7 @@ async def broken() -> None:
 
 
 @pytest.mark.parametrize("owes", [False, True])
-async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None:
-    principal = await world.customer(10**9)
+async def test_a_block_that_is_left_by_a_fault(world: World, principal: Principal, owes: bool) -> None:
     request_id = str(ULID())
     held: list[Hold] = []
 
@@ -250,8 +246,7 @@ async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None
 
 
 @pytest.mark.parametrize("owes", [False, True])
-async def test_work_that_was_handed_over_and_fails(world: World, owes: bool) -> None:
-    principal = await world.customer(10**9)
+async def test_work_that_was_handed_over_and_fails(world: World, principal: Principal, owes: bool) -> None:
     hold = await hold_one(world, principal)
     if owes:
         owing(hold, principal)
@@ -263,8 +258,7 @@ async def test_work_that_was_handed_over_and_fails(world: World, owes: bool) -> 
     assert (await world.account_state(principal.account_id)).held_nano == 0
 
 
-async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_hold_that_has_ended_is_left_alone(world: World, principal: Principal) -> None:
     hold = await hold_one(world, principal)
     owing(hold, principal)
     await world.engine.holds.void(hold)
@@ -298,9 +292,8 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
     counted.set()  # else the fixture's own stop waits for them, in vain
 
 
-async def test_a_hold_is_settled_once_whoever_comes_second(world: World) -> None:
+async def test_a_hold_is_settled_once_whoever_comes_second(world: World, principal: Principal) -> None:
     """Charged as it was held while it was still being counted: the count comes too late, and changes neither store."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     owing(hold, principal)
     first = asyncio.ensure_future(world.engine.holds.resolve(hold))

@@ -10,6 +10,7 @@ from ulid import ULID
 
 from billing.holds.model import Decision, Hold, InsufficientBalance, QuotaExceeded, Unavailable
 from billing.plans import Plan
+from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     COST_NANO,
@@ -131,9 +132,10 @@ async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject
 
 
 @pytest.mark.parametrize("changes", [{"charged_nano": 2**70}, {"model": "\ud800"}])
-async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, changes: dict[str, object]) -> None:
+async def test_a_debit_that_cannot_be_packed_harms_no_other(
+    world: World, principal: Principal, changes: dict[str, object]
+) -> None:
     """They would have gone to Redis in one call. Its hold is given back as its request fails."""
-    principal = await world.customer(10**9)
 
     async def one(**need: object) -> None:
         request_id = str(ULID())

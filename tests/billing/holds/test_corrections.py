@@ -80,8 +80,7 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWo
     assert await worlds[0].database.value("SELECT pushed_xseq FROM accounts") == 151
 
 
-async def test_what_could_not_be_told_is_told_by_the_relay(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_what_could_not_be_told_is_told_by_the_relay(world: World, principal: Principal) -> None:
     await load(world, principal)
     quiet, world.engine.change_notifier._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
     await world.grants.grant(principal.account_id, 7, "while Redis is away", None)
@@ -115,8 +114,7 @@ async def test_what_fails_each_time_keeps_no_other_change_waiting(
         assert [row["id"] for row in await world.database.rows(left.format(untold))] == accounts[:2], untold
 
 
-async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_an_account_that_is_not_loaded_needs_no_telling(world: World, principal: Principal) -> None:
     await write(world, principal)
     assert await world.engine.corrections.sync(partition_of(world), principal.account_id)
     assert await world.database.value("SELECT xseq = pushed_xseq FROM accounts")
@@ -125,9 +123,8 @@ async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> N
     assert (state.balance_nano, state.xseq) == (10**9 - 500, 2)
 
 
-async def test_a_correction_while_the_account_is_being_loaded_is_told(world: World) -> None:
+async def test_a_correction_while_the_account_is_being_loaded_is_told(world: World, principal: Principal) -> None:
     """Its snapshot was taken before; it comes to Redis after."""
-    principal = await world.customer(10**9)
     call, loaded = world.link.call, asyncio.Event()
 
     async def late(script: object, keys: object, arguments: object) -> object:

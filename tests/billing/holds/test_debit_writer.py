@@ -202,9 +202,8 @@ async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world: World, m
 
 
 async def test_an_outcome_that_can_not_be_passed_on_leaves_the_rest_of_its_batch_alone(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    principal = await world.customer()
     holds = [await hold_one(world, principal) for _ in range(3)]
     first, enter = holds[0], Hold.enter
 

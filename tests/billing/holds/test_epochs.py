@@ -94,8 +94,7 @@ async def test_whatever_is_lost_is_loaded_again_and_running_requests_are_charged
     assert await ledger_balance(world, principal.account_id) == 10**9 - 5 * 500
 
 
-async def test_a_lost_journal_alone_still_charges_once(world: World) -> None:
-    principal = await world.customer()
+async def test_a_lost_journal_alone_still_charges_once(world: World, principal: Principal) -> None:
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))
     assert (await settle(world, principal, hold)).available_nano is None
@@ -190,8 +189,7 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     await assert_agreed(world, principal.account_id)
 
 
-async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(world: World, principal: Principal) -> None:
     hold = await hold_one(world, principal)
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     await world.api_keys.update(principal.key_id, {"quotas": (TOTAL_COST,)})
@@ -207,8 +205,9 @@ async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(worl
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(
+    world: World, principal: Principal
+) -> None:
     hold = await hold_one(world, principal)
     upstream_ended = asyncio.Event()
 
@@ -228,8 +227,7 @@ async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_handed_over_request_that_fails_is_given_back(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_handed_over_request_that_fails_is_given_back(world: World, principal: Principal) -> None:
     hold = await hold_one(world, principal)
 
     async def fail() -> None:
@@ -339,9 +337,8 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: World) -> None:
+async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: World, principal: Principal) -> None:
     """Cancelled while the direct ledger writer waits for Postgres."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))
     async with world.database.transaction() as connection:

@@ -102,7 +102,6 @@ class Life(RuleBasedStateMachine):
     @rule()
     def end_moving(self) -> None:
         waited_for = self.hold.moving
-        assert self.moving is not None
         assert waited_for is not None
         self.moving.__exit__()
         self.moving = None

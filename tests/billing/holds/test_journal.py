@@ -116,7 +116,6 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     await settle(world, principal, running)
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     now = await world.engine.cache.reload(row["secret_sha256"])
     assert now is not None
     spent = await spend(world, now)
@@ -165,9 +164,8 @@ async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back
 
 
 async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    principal = await world.customer(10**9)
     fields = msgspec.msgpack.decode(encode_debit(debit(str(ULID()), principal)))
     layout = msgspec.msgpack.encode([*fields[:34], 3, None, "and more"])
     newer = {
@@ -186,9 +184,8 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 2
 
 
-async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world: World) -> None:
+async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world: World, principal: Principal) -> None:
     """Scripts of this release neither claim nor end what they can't read."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     entry = (await world.journal(principal.account_id))[hold.id_bytes]
     await put(world, principal, {hold.id_bytes: bytes((OF_USER + 1,)) + entry[1:]})
@@ -204,9 +201,8 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     await assert_agreed(world, principal.account_id)
 
 
-async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -> None:
+async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World, principal: Principal) -> None:
     """By a release that can: the same command, done twice, writes it once."""
-    principal = await world.customer(10**9)
     ids = [str(ULID()) for _ in range(2)]
     now_ms = partition_of(world).now_ms()
     made = [debit(each, principal, admitted_at_ms=now_ms) for each in ids]
@@ -223,8 +219,9 @@ async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -
     assert await debits(world) == {ids[0]: 500, ids[1]: 0}
 
 
-async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_the_request(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_the_request(
+    world: World, principal: Principal
+) -> None:
     spent, name = await spend(world, principal), str(ULID())
     await world.engine.outbox.flush()
     for found in ({name.encode(): b"one"}, {name.encode(): b"two"}, {spent.encode(): b"three"}):

@@ -83,8 +83,7 @@ async def test_every_counter_is_compared(world: World) -> None:
 @pytest.mark.parametrize(
     ("field", "what"), [("balance_nano", "balance"), ("dseq", "debits"), ("held_nano", "held"), ("running", "running")]
 )
-async def test_every_sum_is_compared(world: World, field: str, what: str) -> None:
-    principal = await world.customer()
+async def test_every_sum_is_compared(world: World, principal: Principal, field: str, what: str) -> None:
     await spend(world, principal)
     await hold_one(world, principal)
     state = await world.account_state(principal.account_id)
@@ -162,6 +161,5 @@ async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(
     assert (report.accounts, report.drifts) == (1, ())
 
 
-async def test_an_account_that_redis_has_not_is_not_compared(world: World) -> None:
-    principal = await world.customer()
+async def test_an_account_that_redis_has_not_is_not_compared(world: World, principal: Principal) -> None:
     assert await suspects(world, principal) == {}

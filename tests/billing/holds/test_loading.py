@@ -97,9 +97,8 @@ async def test_postgres_knows_every_window_of_every_metric_and_filter(world: Wor
     assert await world.database.value("SELECT count(*) FROM usage_fresh") == 0
 
 
-async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
+async def test_what_redis_counted_itself_is_left_out(world: World, principal: Principal) -> None:
     """Since debit 5 of epoch 3 and correction 10: by the place in Redis's order where a debit has both."""
-    principal = await world.customer()
     now_ms = partition_of(world).now_ms()
     moment = await world.database.value("SELECT clock_timestamp()")
     before: list[Debit] = []
@@ -260,8 +259,7 @@ async def _nothing(partition: Partition, account_id: str) -> bool:
     return True
 
 
-async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world: World, principal: Principal) -> None:
     await settle(world, principal, await hold_one(world, principal))
 
     async def fail() -> None:
@@ -271,7 +269,6 @@ async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world
     await world.accounts.set_quotas(principal.account_id, LONG)
     assert all(counter.pending for counter in (await counters_of(world, principal, "account")).values())
     row = await world.database.row("SELECT secret_sha256 FROM api_keys")
-    assert row is not None
     newer = await world.engine.cache.reload(row["secret_sha256"])
     assert newer is not None
 
@@ -300,8 +297,7 @@ async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: W
     assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in EVERY_WINDOW}
 
 
-async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world: World, principal: Principal) -> None:
     await hold_one(world, principal)
     begun, go_on = asyncio.Event(), asyncio.Event()
 

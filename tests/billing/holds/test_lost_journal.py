@@ -9,6 +9,7 @@ import pytest
 from billing.holds import recovery
 from billing.holds.epochs import Partitions
 from billing.holds.model import SettlementLost
+from billing.principals import Principal
 from tests.support.holds import (
     BRISK,
     MakeWorld,
@@ -36,8 +37,7 @@ async def is_held(world: World, account_id: str, held_nano: int, running: int, e
     await eventually(reached)
 
 
-async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world: World, principal: Principal) -> None:
     ended, running = await hold_one(world, principal), await hold_one(world, principal)
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))
@@ -48,8 +48,7 @@ async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world: World) 
     assert await debits(world) == {ended.id: 500, running.id: 500}
 
 
-async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world: World, principal: Principal) -> None:
     voided = await hold_one(world, principal)
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))
@@ -60,8 +59,7 @@ async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world: World) -> Non
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world: World) -> None:
-    principal = await world.customer()
+async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world: World, principal: Principal) -> None:
     running = [await hold_one(world, principal) for _ in range(3)]
     epoch = partition_of(world).epoch or 0
     await world.link.command("HDEL", world.keys.journal(0), running[1].id)
@@ -73,8 +71,7 @@ async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world: World) 
     await assert_agreed(world, principal.account_id)
 
 
-async def test_many_that_miss_their_holds_begin_one_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_many_that_miss_their_holds_begin_one_epoch(world: World, principal: Principal) -> None:
     holds = [await hold_one(world, principal) for _ in range(40)]
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))

@@ -175,8 +175,7 @@ async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pyt
     assert (await world.engine.reconciler.run()) == reconcile.Report(15, 0, ())
 
 
-async def test_redis_is_told_of_corrections_that_it_has_forgotten(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_redis_is_told_of_corrections_that_it_has_forgotten(world: World, principal: Principal) -> None:
     await spend(world, principal)
     older = await world.account_state(principal.account_id)
     await world.grants.grant(principal.account_id, 5, "grant", None)

@@ -221,9 +221,8 @@ async def leave_settled(world: World, principal: Principal, count: int) -> None:
         await world.link.command("HSET", world.keys.journal(0), *rows[start : start + 2000])
 
 
-async def test_a_long_backlog_is_swept_in_batches(world: World) -> None:
+async def test_a_long_backlog_is_swept_in_batches(world: World, principal: Principal) -> None:
     """More than one script call can unpack (8,000 values)."""
-    principal = await world.customer(10**9)
     await hold_one(world, principal)
     await leave_settled(world, principal, 9000)
     await world.engine.recovery.sweep(partition_of(world))
@@ -236,8 +235,9 @@ async def test_a_long_backlog_is_swept_in_batches(world: World) -> None:
     assert await ledger_balance(world, principal.account_id) == 10**9 - 9000 * 500
 
 
-async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobody(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobody(
+    world: World, principal: Principal
+) -> None:
     good = await spend(world, principal)
     bad = await spend(world, principal, status=2**40)
     await world.engine.outbox.flush()
@@ -253,7 +253,6 @@ async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobod
 async def fresh(world: World, principal: Principal) -> Principal:
     """The principal as it is now."""
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     found = await world.engine.cache.reload(row["secret_sha256"])
     assert found is not None
     return found

@@ -13,6 +13,7 @@ from billing.holds.model import Unavailable
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease
+from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     BRISK,
@@ -41,7 +42,6 @@ EPOCH = "SELECT epoch FROM partitions"
 async def old_identity(world: World) -> str:
     """What a release of another layout names the server by: without this one's version."""
     life = partition_of(world).session
-    assert life is not None
     return await life.identity()
 
 
@@ -49,7 +49,6 @@ async def begin_as_the_old(world: World) -> int:
     """Begin an epoch as a gateway of another layout does where it finds another identity than it knows; its number."""
     identity = await old_identity(world)
     row = await world.database.row(GREET, 0)
-    assert row is not None
     moved = await world.database.row(MOVE_EPOCH, 0, row["epoch"], identity, row["epoch"] + 1)
     assert moved is not None
     keys = [world.keys.meta(0), world.keys.joined(0), world.keys.installed(0)]
@@ -147,9 +146,10 @@ async def test_gateways_of_another_layout_that_were_killed_are_waited_for_until_
     await assert_agreed(new, principal.account_id)
 
 
-async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(world: World) -> None:
+async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(
+    world: World, principal: Principal
+) -> None:
     """The two do not take turns in beginning epochs, only one serves, and running requests are charged once."""
-    principal = await world.customer()
     running = await hold_one(world, principal)
     await world.database.execute(OLD_LEASE, OLD_GATEWAY)
     epoch = await begin_as_the_old(world)

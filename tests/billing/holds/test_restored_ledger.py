@@ -278,8 +278,9 @@ async def test_a_principal_of_a_newer_ledger_is_read_again(make_world: MakeWorld
     await assert_agreed(world, made.id)
 
 
-async def test_an_account_that_redis_knows_more_of_than_the_ledger_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_an_account_that_redis_knows_more_of_than_the_ledger_begins_a_new_epoch(
+    world: World, principal: Principal
+) -> None:
     await spend(world, principal)
     await world.engine.outbox.flush()
     await world.grants.grant(principal.account_id, 10**6, "lost", None)

@@ -235,7 +235,6 @@ class Story:
             assert (state.now_s, state.counters) == (account.now_s, self.ref.counters(account))
         if key is not None:
             seen = dump.key(KEY)
-            assert seen is not None
             assert seen.counters == self.ref.counters(key)
         return answer
 
@@ -248,7 +247,6 @@ class Story:
         if subject == ACCOUNT:
             return self.account_state().counters
         state = self.real.dump().key(KEY)
-        assert state is not None
         return state.counters
 
 

@@ -12,6 +12,7 @@ from billing.holds import engine
 from billing.holds.engine import Upkeep
 from billing.holds.redis.client import Server
 from billing.holds.redis.connection import RedisUnfit
+from billing.principals import Principal
 from billing.work import WELL_AFTER_S, Loops
 from tests.support.holds import WAIT_S, MakeWorld, World, eventually, hold_one, spend
 
@@ -145,10 +146,12 @@ MOMENTS: Final = 25
 
 @pytest.mark.parametrize("loop", [Upkeep.relay, Upkeep.sweep])
 async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
-    world: World, monkeypatch: pytest.MonkeyPatch, loop: Callable[[Upkeep], Coroutine[Any, Any, None]]
+    world: World,
+    principal: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+    loop: Callable[[Upkeep], Coroutine[Any, Any, None]],
 ) -> None:
     """Cancelled once, so many turns after it has begun to ask Redis."""
-    principal = await world.customer(10**9)
     await hold_one(world, principal)
     await spend(world, principal)
     await world.engine.loops.stop()

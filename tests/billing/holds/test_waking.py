@@ -13,6 +13,7 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, SettlementLost
 from billing.ledger.leases import write_expired
 from billing.ledger.writer import write_debits
+from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     PATIENT,
@@ -155,8 +156,7 @@ CREATE TRIGGER slow_commit AFTER INSERT ON transfers FOR EACH STATEMENT EXECUTE 
 """
 
 
-async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: World, principal: Principal) -> None:
     holds = [await hold_one(world, principal) for _ in range(200)]
     await world.database.execute(SLOW_COMMITS)
     await world.engine.partitions.renew(partition_of(world))  # every one of these holds is of an older epoch now

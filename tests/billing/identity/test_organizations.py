@@ -66,7 +66,6 @@ async def test_founding_makes_account_and_owner_or_nothing(billing: Billing) -> 
         await founded_and_failed(billing, ada)
     assert len((await billing.accounts.page(10)).items) == 1
     entry = await billing.database.row("SELECT * FROM audit_log WHERE action = 'organization.create'")
-    assert entry is not None
     assert (entry["subject"], entry["account_id"], entry["user_id"]) == (organization.id, organization.account_id, ada)
 
 

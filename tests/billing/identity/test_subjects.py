@@ -37,7 +37,6 @@ async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> N
     callers = await asyncio.gather(*(believer.caller(rs256(VERIFIED), None) for _ in range(10)))
     assert len({caller and caller.id for caller in callers}) == 1
     caller = callers[0]
-    assert caller is not None
     assert (caller.email, caller.verified, caller.role, caller.scopes) == (
         "ann@example.com",
         True,
@@ -59,22 +58,18 @@ async def test_subjects_of_two_issuers_are_two_users(believer: Sessions) -> None
 async def test_an_address_leads_to_nobody_who_is_there(believer: Sessions, people: People) -> None:
     user_id = await people.user()
     caller = await believer.caller(rs256(VERIFIED), None)
-    assert caller is not None
     assert (caller.id == user_id, caller.email) == (False, None)
 
 
 async def test_operators_of_other_issuers(believer: Sessions, people: People) -> None:
     token = rs256({**GOOD, "aud": "staff", "role": "admin"})
     caller = await believer.caller(token, None)
-    assert caller is not None
     assert caller.operator
     await people.database.execute("UPDATE users SET operator = true, totp_confirmed_at = now()")
     caller = await believer.caller(rs256(GOOD), None)
-    assert caller is not None
     assert not caller.operator, "what somebody is here gives another issuer's token nothing"
     await people.database.execute("UPDATE users SET status = 'pending'")
     caller = await believer.caller(token, None)
-    assert caller is not None
     assert (caller.operator, caller.scopes) == (False, frozenset())
 
 
@@ -99,5 +94,4 @@ async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: P
 
 async def test_a_token_narrows(believer: Sessions) -> None:
     caller = await believer.caller(rs256({**GOOD, "scope": "openid billing:read org:transfer bogus:scope"}), None)
-    assert caller is not None
     assert caller.scopes == {"billing:read", "org:transfer"}

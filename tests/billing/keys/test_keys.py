@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing.accounts.accounts import Account
 from billing.audit import SYSTEM
 from billing.database.connection import Connection
 from billing.errors import AccountNotFound
@@ -24,8 +25,7 @@ DAILY = Quota(Window.day, Metric.tokens, 1000)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: Billing, account: Account) -> None:
     key, secret = await billing.keys.create(account.id, "laptop")
     assert well_formed(secret)
     assert (key.prefix, key.scopes, key.models, key.quotas) == (secret[:10], DEFAULT_SCOPES, None, ())
@@ -34,13 +34,11 @@ async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: 
     stored = await billing.database.row("SELECT to_jsonb(api_keys)::text AS said FROM api_keys")
     audited = await billing.database.rows("SELECT to_jsonb(audit_log)::text AS said FROM audit_log")
     for row in (stored, *audited):
-        assert row is not None
         assert secret not in row["said"]
     assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
 
 
-async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_change_raises_the_version_and_null_clears(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(
         account.id, "laptop", models=("a",), quotas=(DAILY,), max_parallel_requests=3, expires_at=LATER, tags={"a": "b"}
     )
@@ -59,8 +57,7 @@ async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> 
     assert [row["action"] for row in actions] == ["key.create", "key.update", "key.update"]
 
 
-async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_revoking_is_idempotent_and_at_once(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         revoked = await billing.keys.revoke(key.id)
@@ -73,16 +70,13 @@ async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
     assert not principal.usable_key(long_ago.timestamp()), "no gateway's slow clock may keep the key alive"
 
 
-async def test_revoking_ends_a_grace_period(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_revoking_ends_a_grace_period(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     await billing.database.execute("UPDATE api_keys SET revoked_at = now() + interval '1 day' WHERE id = $1", key.id)
     in_grace = await billing.principals.by_key_id(key.id)
-    assert in_grace is not None
     assert in_grace.usable_key(datetime.now(UTC).timestamp())
     await billing.keys.revoke(key.id)
     ended = await billing.principals.by_key_id(key.id)
-    assert ended is not None
     assert not ended.usable_key(datetime.now(UTC).timestamp())
 
 
@@ -104,8 +98,7 @@ async def test_pages_are_newest_first_by_account_or_of_all(billing: Billing) -> 
     assert [key.id for key in (await billing.keys.page(None, 10)).items] == made[::-1]
 
 
-async def test_last_use_only_moves_forward_and_is_no_change(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_last_use_only_moves_forward_and_is_no_change(billing: Billing, account: Account) -> None:
     one, _ = await billing.keys.create(account.id, "one")
     two, _ = await billing.keys.create(account.id, "two")
     assert await billing.keys.touch_last_used([(one.id, 50.0), (two.id, 10.0), (one.id, 20.0), ("key_none", 1.0)]) == 2
@@ -140,8 +133,7 @@ def test_scopes_come_as_a_list_or_a_string() -> None:
         ("max_parallel_requests", 2**31),
     ],
 )
-async def test_what_a_key_can_not_say_is_refused(billing: Billing, field: str, value: object) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_what_a_key_can_not_say_is_refused(billing: Billing, account: Account, field: str, value: object) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     with pytest.raises(KeyRefused) as refused:
         await billing.keys.create(account.id, "other", **{field: value})  # type: ignore[arg-type]
@@ -158,16 +150,13 @@ def test_the_quota_shorthand_is_total_tokens() -> None:
         total_tokens_quota(-1)
 
 
-async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing, account: Account) -> None:
     key, first = await billing.keys.create(account.id, "laptop", expires_at=LATER)
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         rotated, second = await billing.keys.rotate(key.id, 3600)
     assert (rotated.id, rotated.prefix, rotated.version) == (key.id, second[:10], 2)
     assert rotated.previous_until is not None
     by_first, by_second = [await billing.principals.by_digest(secret_digest(each)) for each in (first, second)]
-    assert by_first is not None
-    assert by_second is not None
     assert by_first.expires_at_s == rotated.previous_until.timestamp()
     assert by_second.expires_at_s == LATER.timestamp()
     assert not by_first.usable_key(rotated.previous_until.timestamp())
@@ -181,8 +170,7 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> No
         await billing.keys.rotate(key.id)
 
 
-async def test_without_grace_the_old_secret_ends_at_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_without_grace_the_old_secret_ends_at_once(billing: Billing, account: Account) -> None:
     key, first = await billing.keys.create(account.id, "laptop")
     rotated, second = await billing.keys.rotate(key.id)
     assert rotated.previous_until is None
@@ -193,8 +181,7 @@ async def test_without_grace_the_old_secret_ends_at_once(billing: Billing) -> No
         assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
 
 
-async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     made = await asyncio.gather(*(billing.keys.rotate(key.id, 60) for _ in range(4)))
     valid = [await billing.principals.by_digest(secret_digest(secret)) for _, secret in made]
@@ -202,8 +189,7 @@ async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Bi
     assert (await billing.keys.get(key.id)).version == 5
 
 
-async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_leaked_secret_ends_what_it_opens(billing: Billing, account: Account) -> None:
     key, first = await billing.keys.create(account.id, "laptop")
     _, second = await billing.keys.rotate(key.id, 3600)
     told: list[str] = []
@@ -214,13 +200,11 @@ async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is None, "the new secret has not leaked"
     assert await billing.principals.by_digest(secret_digest(first)) is None
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is not None
     assert told == [key.id, key.id]
 
@@ -239,8 +223,7 @@ async def test_an_account_s_methods_know_its_keys_alone(billing: Billing) -> Non
     assert await billing.keys.get(key.id, other.id) == key
 
 
-async def test_scopes_are_given_only_where_they_may_be(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_scopes_are_given_only_where_they_may_be(billing: Billing, account: Account) -> None:
 
     async def grantable(connection: Connection) -> frozenset[str]:
         return frozenset({"llm:proxy", "keys:read"})

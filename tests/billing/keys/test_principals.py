@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from billing.accounts.accounts import Account
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest
 from billing.quotas import Metric, Quota, Window
@@ -29,7 +30,6 @@ async def test_a_principal_says_all_of_key_account_and_plan(billing: Billing) ->
         user_id="user_1",
     )
     principal = await billing.principals.by_digest(secret_digest(secret))
-    assert principal is not None
     assert principal == await billing.principals.by_key_id(key.id)
     assert (principal.account_id, principal.account_name, principal.account_version) == (account.id, "Acme", 1)
     assert (principal.status, principal.past_due_since_s, principal.credit_limit_nano) == ("active", None, 7)
@@ -57,7 +57,6 @@ async def test_an_account_on_a_plan_that_is_gone_gets_the_default_and_an_alarm(
     principals = Principals(billing.database, {"free": PLANS["free"]})
     with caplog.at_level(logging.ERROR):
         principal = await principals.by_key_id(key.id)
-    assert principal is not None
     assert principal.plan == PLANS["free"]
     assert account.id in caplog.text
     assert "'starter'" in caplog.text
@@ -68,21 +67,16 @@ def test_the_default_plan_must_exist(billing: Billing) -> None:
         Principals(billing.database, {})
 
 
-async def test_past_due_reaches_the_principal(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_past_due_reaches_the_principal(billing: Billing, account: Account) -> None:
     key, _ = await billing.keys.create(account.id, "laptop")
     due = await billing.accounts.update(account.id, status="past_due")
     principal = await billing.principals.by_key_id(key.id)
-    assert principal is not None
-    assert due.past_due_since is not None
     assert (principal.status, principal.past_due_since_s) == ("past_due", due.past_due_since.timestamp())
     assert principal.account_version == 2
 
 
-async def test_a_plan_without_api_access_takes_the_scope_from_its_keys(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_plan_without_api_access_takes_the_scope_from_its_keys(billing: Billing, account: Account) -> None:
     _, secret = await billing.keys.create(account.id, "laptop")
     plans = {**PLANS, "free": replace(PLANS["free"], features=(("api_access", False),))}
     principal = await Principals(billing.database, plans).by_digest(secret_digest(secret))
-    assert principal is not None
     assert principal.scopes == {"billing:read"}

@@ -4,6 +4,7 @@ from datetime import date
 
 import pytest
 
+from billing.accounts.accounts import Account
 from billing.ledger.catalogue import newest_revision, plans_in_force, revision_of, sync_plans, sync_prices
 from billing.money import parse_usd
 from billing.plans import Plan, Plans
@@ -60,16 +61,14 @@ async def test_a_plan_that_goes_leaves_its_accounts_to_the_default(billing: Bill
     assert await raised(billing, {**PLANS, **other_free}) == [starter.id]
 
 
-async def test_gateways_that_start_together_raise_versions_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_gateways_that_start_together_raise_versions_once(billing: Billing, account: Account) -> None:
     told = await asyncio.gather(*(sync_plans(billing.database, PLANS) for _ in range(4)))
     assert sorted(each.raised for each in told) == [(), (), (), (account.id,)]
     assert await versions(billing, account.id) == [2]
 
 
-async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing: Billing) -> None:
+async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing: Billing, account: Account) -> None:
     """A gateway that starts again with the older one follows: it takes nothing back."""
-    account = await billing.accounts.create("Acme")
     newer = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     first = await sync_plans(billing.database, PLANS)
     assert (first.in_force.revision, first.file_revision, first.follows) == (1, 1, False)
@@ -83,13 +82,11 @@ async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing: Bill
     assert await versions(billing, account.id) == before
     assert await newest_revision(billing.database) == 2
     in_force = await plans_in_force(billing.database)
-    assert in_force is not None
     assert in_force.plans == newer
     assert await revision_of(billing.database, PLANS, 0) == 1
 
 
-async def test_a_files_version_puts_an_older_content_in_force_again(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_files_version_puts_an_older_content_in_force_again(billing: Billing, account: Account) -> None:
     newer = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     await sync_plans(billing.database, PLANS)
     await sync_plans(billing.database, newer)
@@ -101,8 +98,7 @@ async def test_a_files_version_puts_an_older_content_in_force_again(billing: Bil
     assert (await sync_plans(billing.database, unseen, version=1)).in_force.revision == 4
 
 
-async def test_where_no_other_file_is_in_use_the_one_at_hand_is_in_force(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_where_no_other_file_is_in_use_the_one_at_hand_is_in_force(billing: Billing, account: Account) -> None:
     other = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     for revision, plans in enumerate((PLANS, other, PLANS, PLANS, other), start=1):
         synced = await sync_plans(billing.database, plans, take_over=True)

@@ -303,7 +303,6 @@ async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billin
         row = await billing.database.row(
             "UPDATE accounts SET hyd_epoch = $2 WHERE id = $1 RETURNING balance_nano, xseq", account.id, EPOCH + 1
         )
-        assert row is not None
         loaded.append((row["balance_nano"], row["xseq"]))
 
     async def write(number: int) -> None:

@@ -79,7 +79,6 @@ async def test_old_months_go_and_the_ledger_is_proved(
         account_ids[0],
         OLD.date().replace(day=1),
     )
-    assert kept is not None
     assert (kept["requests"], kept["charges"], kept["charged_nano"]) == (4, 2, kept["counted_nano"])
     assert await retention.round() == []
 

@@ -15,7 +15,7 @@ from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.pricing import PriceRow, PriceTable
 from billing.settings import ServiceSettings
-from tests.billing.holds.conftest import PLANS, World
+from tests.support.holds import PLANS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

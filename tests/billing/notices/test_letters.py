@@ -17,5 +17,4 @@ def test_an_exhausted_quota_is_called_what_it_is() -> None:
 def test_a_refund_says_how_much_of_the_payment_came_back() -> None:
     data = {"order_id": "ord_1", "kind": "credit", "amount_usd": "20.00", "refunded_usd": "3.00"}
     letter = letter_of("Metergate", "payment.refunded", data)
-    assert letter is not None
     assert "Amount in USD: 20.00\nRefunded in USD: 3.00\n" in letter[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from billing.accounts.accounts import Account
 from billing.audit import SYSTEM
 from billing.notices.delivery import Poster
 from billing.notices.emit import emit
@@ -40,9 +41,8 @@ async def due(billing: Billing) -> None:
 
 
 async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_another_lane_asks(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
+    billing: Billing, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = await billing.accounts.create("Acme")
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         await endpoints.create(account.id, f"{receiver.url}/own", None, actor=SYSTEM)
@@ -114,8 +114,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
     assert await mails(billing, ADDRESSES[2]) == []
 
 
-async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing: Billing, account: Account) -> None:
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         receiver.answers = {"/failing": 500, "/moved": 302, "/gone": 410}
@@ -162,8 +161,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
         assert (enabled.disabled_at, enabled.failing_since) == (None, None)
 
 
-async def test_old_notices_go_with_their_deliveries(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_old_notices_go_with_their_deliveries(billing: Billing, account: Account) -> None:
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings())
     endpoint = await endpoints.create(account.id, "https://hooks.example.com/", None, actor=SYSTEM)
     await endpoints.test(endpoint.id, account.id)

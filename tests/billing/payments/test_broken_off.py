@@ -64,7 +64,6 @@ async def look_again(payments: Payments, billing: Billing) -> None:
 async def pay(payments: Payments, wanted: Wanted) -> str:
     """Open the page, press its button and have that looked into; the order."""
     order = await payments.flows.checkout(wanted)
-    assert payments.acts is not None
     await payments.acts.act((order.url or "").rpartition("/")[2], "approve")
     await look(payments)
     return order.id

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from billing import audit
+from billing.accounts.accounts import Account
 from billing.money import NANO_PER_CENT, parse_usd
 from billing.payments.assembly import Payments
 from billing.payments.auto_recharge import Wish
@@ -100,8 +101,7 @@ async def test_a_dispute_takes_its_payment_back(billing: Billing) -> None:
     assert (await shop.payments.charges.sums(EARLIER, shop.now + timedelta(days=1))).disputed_cents == 0
 
 
-async def test_stripes_sum_is_the_same(stripe: FakeStripe, billing: Billing, payments: Payments) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_stripes_sum_is_the_same(stripe: FakeStripe, account: Account, payments: Payments) -> None:
     credit = await payments.flows.checkout(Wanted(account.id, "credit", parse_usd("20")))
     stripe.pages.pay(credit.checkout_id or "")
     plan = await payments.flows.checkout(Wanted(account.id, "plan", plan="starter"))

@@ -55,7 +55,6 @@ class Shop:
         await self.act(order.url, "approve")
 
     async def act(self, url: str, action: str) -> None:
-        assert self.payments.acts is not None
         await self.payments.acts.act(url.rpartition("/")[2], action)
 
     async def on_portal(self, action: str) -> None:
@@ -387,7 +386,6 @@ async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     account = await shop.billing.accounts.get(shop.account_id)
     orders = (await shop.payments.orders.page(9, account_id=shop.account_id)).items
     in_force = await shop.payments.changes.in_force(shop.account_id)
-    assert in_force.subscription is not None
     return (
         account.plan,
         account.status,

@@ -84,7 +84,6 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     account = await billing.accounts.get(scene.account_id)
     assert format_usd(account.balance_nano) == "50.00"
     lot = await billing.database.row("SELECT * FROM lots_now WHERE account_id = $1", scene.account_id)
-    assert lot is not None
     assert (lot["expires_at"], lot["kind"]) == (LEAP_DAY, "subscription")
 
     # The next period: dearer at once, then unpaid, within and after the days of grace.

@@ -103,7 +103,6 @@ async def test_registering_leads_in_by_the_mailed_code(console: Console, registr
     asked = await console.post("/register", form={"email": "new@example.com", "name": "New", "password": GOOD})
     assert "Enter the code" in asked.words
     challenge = re.search(r'name="challenge" value="([^"]+)"', asked.text)
-    assert challenge is not None
     form = {"email": "new@example.com", "purpose": "verify", "challenge": challenge[1]}
     wrong = await console.post("/sign-in/enter", form=form | {"code": "000000"})
     assert (wrong.status, f'value="{challenge[1]}"' in wrong.text) == (401, True)
@@ -185,7 +184,6 @@ async def test_a_provider_s_sign_in_leads_back_into_the_console(
         async def begun() -> tuple[dict[str, str], dict[str, str]]:
             sent = await pages.get("/sign-in/with/example", params={"next": "/usage?by=key"})
             cookie = re.search(r"__Host-mg_oidc=([^;]+)", sent.headers["Set-Cookie"])
-            assert cookie is not None
             return elsewhere.authorize(sent.location), {"Cookie": f"__Host-mg_oidc={cookie[1]}"}
 
         query, headers = await begun()

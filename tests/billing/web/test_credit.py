@@ -44,7 +44,6 @@ def test_lots_are_shown_in_the_order_in_which_they_are_used() -> None:
 async def test_credit_is_bought_and_appears_by_itself(console: Console, payments: Payments) -> None:
     page = await console.get("/credit", "admin")
     once = re.search(r'name="once" value="([^"]+)"', page.text)
-    assert once is not None
     assert "You're out of credit." in page.words
     form = {"once": once[1], "amount_usd": "4.99", "save_method": "on"}
     wrong = await console.post("/credit/buy", "admin", form)
@@ -56,10 +55,8 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     path = sent[0].location.removeprefix("..")
     shown = await console.get(path, "admin")
     link = re.search(r'class="button main" href="([^"]+)"', shown.text)
-    assert link is not None
     assert "data-live" in shown.text
     assert link[1] not in (await console.get(path, "viewer")).text
-    assert payments.acts is not None
     view = await payments.acts.view(link[1].rpartition("/")[2])
     assert "/console/credit/orders" in repr(view)
     await press(payments, link[1], "decline")
@@ -79,7 +76,6 @@ async def test_auto_recharge_is_a_sentence(console: Console, payments: Payments)
     refused = await console.post("/credit/auto-recharge", "owner", form)
     assert (refused.status, 'id="w-enabled"' in refused.text) == (422, True)
     link = re.search(r'class="button main" href="([^"]+)"', (await console.post("/credit/method", "owner")).text)
-    assert link is not None
     await press(payments, link[1], f"save:{GOOD.method}")
     assert (await console.post("/credit/auto-recharge", "owner", form)).location == "../credit?notice=recharge-on"
     words = (await console.get("/credit", "member")).words
@@ -113,6 +109,5 @@ async def test_each_transaction_has_the_balance_after_it(console: Console) -> No
     assert (await console.get("/credit/transactions", "viewer")).values == expected
     first = await console.get("/credit/transactions?limit=4", "viewer")
     cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
-    assert cursor is not None
     second = await console.get(f"/credit/transactions?limit=5&cursor={cursor[1]}", "viewer")
     assert first.values + second.values == expected

@@ -92,7 +92,6 @@ async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(
     by_key = {each["group"]["key"]: each["charged_usd"] for each in totals["data"]}
     first = await console.get("/keys?limit=2", "viewer")
     cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
-    assert cursor is not None
     second = await console.get(f"/keys?limit=2&cursor={cursor[1]}", "viewer")
     keys = (await console.api("/billing/keys", "viewer"))["data"]
     assert first.values + second.values == [by_key.get(each["id"], "0.00") for each in keys]
@@ -108,7 +107,6 @@ async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console:
     assert f"curl {console.services.browsers.rules.url}/v1/chat/completions" in page.words
     assert "Make your first key" in page.words
     playground = re.search(r'<form[^>]*id="playground"[^>]*>(.*?)</form>', page.text, re.DOTALL)
-    assert playground is not None
     assert "name=" not in playground[0]  # what is typed there is no part of any form that is sent
     assert re.search(r'data-base="\./\.\./v1"', playground[0])
     await sync_prices(console.billing.database, PRICES)

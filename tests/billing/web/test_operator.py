@@ -24,7 +24,6 @@ async def page_of(console: Console, **more: str) -> tuple[str, str]:
     page = await console.get(f"/operator/accounts/{console.organization.account_id}", "operator", params=more)
     assert page.status == 200
     found = KEY.search(page.text)
-    assert found is not None
     return page.words, found[1]
 
 
@@ -161,7 +160,6 @@ async def test_prices_have_their_history_and_a_usage_is_tried(console: Console, 
 async def test_money_in_is_what_customers_paid_and_leads_to_each_payment(console: Console) -> None:
     """Plans count, not credit alone."""
     payments, account_id = console.services.payments, console.organization.account_id
-    assert payments is not None
     assert payments.acts is not None
     for wanted in (Wanted(account_id, "credit", parse_usd("20")), Wanted(account_id, "plan", plan="starter")):
         order = await payments.flows.checkout(wanted)

@@ -12,7 +12,7 @@ import pytest
 
 from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
-from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.refused_requests import RefusedRequest
@@ -123,11 +123,9 @@ async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_re
     by_time = await console.get("/usage", "owner", params=params | {"format": "csv", "table": "time"})
     assert by_time.text.startswith("start,end,key,")
     href = re.search(r'<td data-label="Key"><a href="\.(/requests[^"]+)"', page.text)
-    assert href is not None
     led = await console.get(href[1].replace("&amp;", "&"), "owner")
     assert led.text.count('<td data-label="Time">') == min(50, events["data"][0]["events"])
     one_day = re.search(r'<a href="\.(/usage[^"]+)" aria-label="2026-03-29', page.text)
-    assert one_day is not None
     hours = await console.get(one_day[1].replace("&amp;", "&"), "owner")
     assert hours.text.count('<rect class="hit"') in (0, 23)  # a day of 23 hours, if anything was used in it
 
@@ -185,7 +183,6 @@ async def test_one_request_is_explained_line_by_line(console: Console) -> None:
     events = await console.api("/account/usage/events", "viewer", limit="20", model="slow")
     assert LISTED.findall(listed.text) == [each["id"] for each in events["data"]]
     following = re.search(r'rel="next" href="\.(/requests[^"]+)"', listed.text)
-    assert following is not None
     second = await console.get(following[1].replace("&amp;", "&"), "viewer")
     assert len(LISTED.findall(second.text)) == 5
     assert (await console.get("/requests", "viewer", params={"limit": "1000"})).status == 200

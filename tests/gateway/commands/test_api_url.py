@@ -44,7 +44,6 @@ def published_by_another(data_dir: Path, url: str = URL) -> Iterator[subprocess.
         text=True,
         cwd=CHECKOUT,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "published\n"
         try:
             yield process
@@ -56,7 +55,6 @@ def test_the_address_and_the_key_of_a_living_gateway_are_found(tmp_path: Path) -
     key = ensure_admin_key(tmp_path)
     with published_by_another(tmp_path):
         found = find_own_gateway(tmp_path)
-    assert found is not None
     assert (found.url, found.admin_key) == (URL, key)
     assert key.reveal() not in repr(found)
 

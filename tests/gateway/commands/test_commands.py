@@ -231,7 +231,6 @@ def test_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url:
     stores = {"DATABASE_URL": with_host(empty_database_url), "REDIS_URL": redis_url, "ADMIN_API_KEY": PASSWORD}
     with shell.running("serve", "--migrate", "--json", env=stores) as running:
         url = re.search(r'"url":"([^"]+)"', running.until('"url"'))
-        assert url is not None
         assert fetch(f"{url[1]}/readyz").status == 200
         way = {"METERGATE_API_URL": url[1], "ADMIN_API_KEY": PASSWORD}
         made = shell.run("operator", "account", "create", "Acme", "--json", env=way).json
@@ -261,7 +260,6 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
 
     created = say("account", "create", "Acme", "--quota", "day:tokens=5@gpt-4*", "--credit-limit-usd", "1.5")
     account_id = re.search(r"acc_\w+", created)
-    assert account_id is not None
     assert "day:tokens=5@gpt-4*" in created
     assert "1.50" in created
     assert "month:cost=2.00" in say("account", "quotas", account_id[0], "--quota", "month:cost=2")
@@ -283,8 +281,6 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
         assert re.search(r"balance USD +3\.00", say("grant", account_id[0], "3", "--idempotency-key", "k"))
     text = say("key", "create", account_id[0], "laptop", "--total-tokens", "9", "--tag", "a=b", "--user-id", "u")
     key_id, secret = re.search(r"key_\w+", text), re.search(r"mg_\w+", text)
-    assert key_id is not None
-    assert secret is not None
     assert "total:tokens=9" in text
     assert secret[0] not in say("key", "list", account_id[0])
     assert "desktop" in say("key", "update", key_id[0], "--name", "desktop", "--max-parallel", "2")

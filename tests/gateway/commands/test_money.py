@@ -51,8 +51,7 @@ async def balance(customer: Customer) -> str:
     return str((await customer.balance())["balance_usd"])
 
 
-async def test_operators_are_asked_before_money_moves(operator: Operator, gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_operators_are_asked_before_money_moves(operator: Operator, customer: Customer) -> None:
     account = customer.account_id
     for amount, *command in (
         ("1.25", "refund", account, "1.25"),
@@ -86,8 +85,9 @@ async def test_how_much_is_granted_without_asking_is_a_setting(make_gateway: Mak
     assert await balance(customer) == "6.00"
 
 
-async def test_a_repricing_tells_its_sum_before_it_is_made(operator: Operator, gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_a_repricing_tells_its_sum_before_it_is_made(
+    operator: Operator, gateway: Gateway, customer: Customer
+) -> None:
     await ask(customer, chat("a b c d e f g h"))
     await gateway.flush()
     row = next(each for each in gateway.runtime.settings.prices.rows if (each.provider, each.model) == ("local", "*"))

@@ -25,7 +25,6 @@ def test_each_kind_says_its_own(tmp_path: Path) -> None:
     settings = load(tmp_path, {"KEY": "secret"}, main=MAIN + ALL)
     lago, stripe, cloud, folder = settings.exports
     assert (lago.name, lago.url, lago.plan_code) == ("lago", "https://lago.example.com", "pro")
-    assert lago.key is not None
     assert lago.key.reveal() == "secret"
     assert "secret" not in repr(settings.exports)
     assert lago.meters == (MeterConfig("usage", None, None), MeterConfig("tokens", "total_tokens", "llm"))

@@ -99,8 +99,6 @@ async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_
     newer = await make_runtime(NEW)
     await begun(newer)
     after = await older.principals.by_key_id(key.id)
-    assert before is not None
-    assert after is not None
     assert (before.plan, after.plan) == (OLD, NEW)
     assert after.account_version == before.account_version + 1
 

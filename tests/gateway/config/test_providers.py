@@ -72,13 +72,11 @@ def test_where_responses_are_served_over_a_websocket(tmp_path: Path, entry: str,
 
 def test_how_its_bill_is_read(tmp_path: Path) -> None:
     made = provider(tmp_path, "{kind: openrouter, api_key: key, billing: {key: managing, keys: [k1], providers: [q]}}")
-    assert made.billing is not None
     assert (made.billing.source, made.billing.base_url) == ("openrouter", "https://openrouter.ai/api/v1")
     assert (made.billing.keys, made.billing.providers, made.billing.tolerance_nano) == (("k1",), ("q",), 10_000_000)
     assert "managing" not in repr(made)
     unset = provider(tmp_path, '{kind: openai, base_url: "http://h", billing: {key: "${NO_SUCH_KEY}"}}')
     assert unset.enabled
-    assert unset.billing is not None
     assert unset.billing.key is None
     for text, where in (("{}", "key"), ("{key: k, source: x}", "source"), ("{key: k, tolerance_usd: 1}", "tolerance")):
         entry = f"{{kind: openai, base_url: http://h, billing: {text}}}"

@@ -47,7 +47,6 @@ def test_a_field_becomes_the_class_that_the_page_says(field: str, price_class: s
     into = usage.setdefault(outer[0], {}) if outer else usage
     into[name] = into.get(name, 7)
     reported = READERS["chat"](Answer("", "", "", "chat", usage).text)
-    assert reported is not None
     assert reported.usage.by_class()[price_class] == (7 if into[name] == 7 else into[name])
     assert reported.anomalies == ()
 

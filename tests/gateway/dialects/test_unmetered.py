@@ -4,7 +4,7 @@ import pytest
 
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects, why_unmetered
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Customer, Gateway
 from tests.support.gateways import assert_free, fetch
 from tests.support.tables import Tables
 
@@ -41,8 +41,7 @@ def test_no_endpoint_is_among_them() -> None:
         ("POST", "/v1alpha/auth_tokens"),
     ],
 )
-async def test_it_is_refused_with_its_reason(gateway: Gateway, method: str, path: str) -> None:
-    customer = await gateway.customer("5.00")
+async def test_it_is_refused_with_its_reason(gateway: Gateway, customer: Customer, method: str, path: str) -> None:
     headers = {"Authorization": f"Bearer {customer.key}"}
     refused = await fetch(gateway.session.request(method, gateway.url + path, headers=headers))
     assert refused.status == 404

@@ -11,7 +11,7 @@ import asyncpg
 
 from billing.holds.redis.layout import AccountState
 from gateway.metrics.registry import Metrics
-from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
 from tests.support.answering import until
 
 # Loops of a process that does nothing for others.
@@ -34,8 +34,7 @@ ITS_OWN = {
 SHARED = {"reconcile", "retention", "mail", "notices", "credit_expiry", "balance_alerts", "budgets", "background"}
 
 
-async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_reconcile_reports_and_mends(gateway: Gateway, customer: Customer) -> None:
     async with customer.post(body=chat()) as answer:
         assert answer.status == 200
     engine, link = gateway.runtime.engine, gateway.runtime.redis_client
@@ -65,9 +64,8 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
         assert (await answer.json())["status"] == "ok"
 
 
-async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gateway) -> None:
+async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gateway, customer: Customer) -> None:
     """What is wrong may be what reconciling compares with."""
-    customer = await gateway.customer("5.00")
     (partition,) = gateway.runtime.engine.partitions.all
     epoch = partition.epoch
     headers, url = {"X-Admin-Key": ADMIN_KEY}, f"{gateway.url}/v1/jobs/reconcile"

@@ -18,7 +18,7 @@ from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
 from gateway.server.listening import address_of, bind
-from tests.gateway.conftest import ADMIN_KEY, CustomerOf, Gateway, GatewayOf, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Customer, CustomerOf, Gateway, GatewayOf, MakeGateway, chat
 from tests.support.answering import Gate, answer, saying
 from tests.support.gateways import MOMENT, OUTPUT, ask, asking, assert_plain, fetch, refusal, spent_nano
 
@@ -138,9 +138,8 @@ async def test_models_are_those_that_the_key_may_use(gateway_of: GatewayOf) -> N
         refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
 
 
-async def test_codex_gets_descriptions_of_models_that_it_does_not_know(gateway: Gateway) -> None:
+async def test_codex_gets_descriptions_of_models_that_it_does_not_know(customer: Customer) -> None:
     """Those that it has descriptions of would lose the instructions that it was made for."""
-    customer = await gateway.customer()
     for path in ("/v1/models", "/openai/v1/models"):
         listed = (await fetch(customer.get(f"{path}?client_version=0.169.0"))).json
         by_slug = {model["slug"]: model for model in listed["models"]}
@@ -149,8 +148,7 @@ async def test_codex_gets_descriptions_of_models_that_it_does_not_know(gateway: 
         assert {"display_name", "shell_type", "base_instructions", "truncation_policy"} <= by_slug["demo"].keys()
 
 
-async def test_claude_code_finds_names_to_show(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_claude_code_finds_names_to_show(gateway: Gateway, customer: Customer) -> None:
     for headers in ({}, {"anthropic-version": "2023-06-01"}):
         listed = (await fetch(customer.get("/v1/models?limit=1000", headers=headers))).json
         assert listed["data"]
@@ -160,8 +158,7 @@ async def test_claude_code_finds_names_to_show(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/openai/models", "/openai/v1/models"])
-async def test_azures_client_finds_the_same_models(gateway: Gateway, path: str) -> None:
-    customer = await gateway.customer()
+async def test_azures_client_finds_the_same_models(gateway: Gateway, customer: Customer, path: str) -> None:
     headers = {"api-key": customer.key}
     listed = await fetch(gateway.session.get(f"{gateway.url}{path}?api-version=2026-01-01", headers=headers))
     assert listed.json == (await fetch(customer.get("/v1/models"))).json
@@ -169,15 +166,13 @@ async def test_azures_client_finds_the_same_models(gateway: Gateway, path: str) 
     assert one.json["id"] == "demo"
 
 
-async def test_gemini_lists_how_many_tokens_a_model_takes(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_gemini_lists_how_many_tokens_a_model_takes(customer: Customer) -> None:
     listed = (await fetch(customer.get("/v1beta/models"))).json
     limited = [model for model in listed["models"] if {"inputTokenLimit", "outputTokenLimit"} <= model.keys()]
     assert limited
 
 
-async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_no_answer_tells_what_software_serves_it(customer: Customer) -> None:
     for path in ("/healthz", "/v1/models", "/api/account/balance", "/api/nothing", "/nothing"):
         assert "Server" not in (await fetch(customer.get(path))).headers
     assert "Server" not in (await ask(customer, chat())).headers
@@ -297,8 +292,7 @@ async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, 
     assert at_once.json["tags"] == {"team": "a"}
 
 
-async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway, customer: Customer) -> None:
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
     for path in ("/v1/models", "/v1/key", "/api/account/balance"):
         assert (await fetch(customer.get(path))).status == 200
@@ -340,8 +334,7 @@ async def test_health_readiness_and_metrics(make_gateway: MakeGateway) -> None:
     assert float(apart) < 3600
 
 
-async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway, customer: Customer) -> None:
     await ask(customer, chat())
     strangers: tuple[dict[str, str], ...] = (
         {},
@@ -392,8 +385,7 @@ def test_an_address_for_metrics_that_is_in_use() -> None:
     assert len(notes) == 1
 
 
-async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:
-    customer = await gateway.customer()
+async def test_a_failure_of_ours_is_a_refusal(customer: Customer, monkeypatch: Any) -> None:
 
     async def broken(*_: Any) -> None:
         raise RuntimeError("a secret of Postgres")

@@ -83,7 +83,6 @@ class Worker:
         self.process = process
 
     def ask(self, command: str) -> str:
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
@@ -389,7 +388,6 @@ def test_a_kill_at_any_moment_loses_at_most_what_was_not_flushed(tmp_path: Path)
     flushed = 0
     for rounds in (1, 30, 300):
         with worker(tmp_path) as one:
-            assert one.process.stdin is not None
             assert one.process.stdout is not None
             one.process.stdin.write("count 1\n" * 4_000)
             one.process.stdin.flush()

@@ -92,7 +92,6 @@ def supervising(
     finally:
         process.kill()
         process.wait()
-        assert process.stdout is not None
         process.stdout.close()
 
 

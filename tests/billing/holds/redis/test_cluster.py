@@ -287,13 +287,11 @@ async def test_changes_reach_every_gateway(fleet: Fleet) -> None:
         assert await outcome(others[0]) == set()
         assert await outcome(others[1]) == {QuotaExceeded.__name__}
         stale = await others[1].engine.cache.get(digest)
-        assert stale is not None
         row = await first.api_keys.revoke(stale.key_id)
         load = Load()
         await request(others[1], stale, load)
         assert kinds(load) == {Unavailable.__name__}
         fresh = await others[1].engine.cache.reload(digest)
-        assert fresh is not None
         assert row.revoked_at is not None
         assert fresh.revoked_at_s is not None
     poor = await first.customer(0)

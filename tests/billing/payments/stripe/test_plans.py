@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing import audit
+from billing.accounts.accounts import Account
 from billing.money import parse_usd
 from billing.payments.assembly import Payments, make_payments
 from billing.payments.auto_recharge import Wish
@@ -48,9 +49,10 @@ async def deliver_all(payments: Payments, stripe: FakeStripe, seed: int) -> None
     await payments.events.round()
 
 
-async def test_plan_is_credited_once_a_period(stripe: FakeStripe, billing: Billing, payments: Payments) -> None:
+async def test_plan_is_credited_once_a_period(
+    stripe: FakeStripe, billing: Billing, account: Account, payments: Payments
+) -> None:
     """Trap 2: a session, a payment and an invoice all tell of the same money; each period brings its credit once."""
-    account = await billing.accounts.create("Acme")
     order = await payments.flows.checkout(Wanted(account.id, "k", plan="starter"))
     stripe.pages.pay(order.checkout_id or "")
     for seed in range(2):
@@ -79,10 +81,9 @@ async def test_plan_is_credited_once_a_period(stripe: FakeStripe, billing: Billi
 
 
 async def test_customer_is_made_once_and_anew_when_it_is_gone(
-    stripe: FakeStripe, billing: Billing, payments: Payments
+    stripe: FakeStripe, account: Account, payments: Payments
 ) -> None:
     """Trap 17: calls that race make one customer; one that was deleted at Stripe is made anew, once."""
-    account = await billing.accounts.create("Acme")
     wanted = [Wanted(account.id, f"k{number}", parse_usd("25")) for number in range(3)]
     orders = await asyncio.gather(*map(payments.flows.checkout, wanted))
     assert {each.customer_id for each in orders} == {stripe.state.all("customer")[0]["id"]}
@@ -115,10 +116,9 @@ async def test_customer_whose_making_has_failed_is_made_under_another_key(
 
 
 async def test_money_moves_once_whatever_became_of_the_key(
-    stripe: FakeStripe, billing: Billing, payments: Payments
+    stripe: FakeStripe, billing: Billing, account: Account, payments: Payments
 ) -> None:
     """Trap 12: Stripe answers a key by its own failure for a day, and has forgotten it afterwards."""
-    account = await billing.accounts.create("Acme")
     customer = await payments.customers.ensure(account.id, "Acme")
     stripe.payments.save_card(customer, VISA)
     order = await payments.orders.create(NewOrder(account.id, "recharge", 5000, "recharge:1"))
@@ -131,7 +131,6 @@ async def test_money_moves_once_whatever_became_of_the_key(
     with pytest.raises(PaymentProviderUnavailable):
         await payments.flows.charge(order)
     found = await payments.flows.find(order)  # at once, though a search is a minute behind
-    assert found is not None
     assert (found.status, stripe.count("payment_intent")) == ("paid", 1)
 
     stripe.faults.extend([None, "fail"])
@@ -178,9 +177,8 @@ async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(
 
 
 async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt(
-    stripe: FakeStripe, billing: Billing, payments: Payments
+    stripe: FakeStripe, billing: Billing, account: Account, payments: Payments
 ) -> None:
-    account = await billing.accounts.create("Acme")
     customer = await payments.customers.ensure(account.id, "Acme")
     stripe.payments.save_card(customer, VISA)
     await payments.applier.refresh(ObjectRef("customer", customer))
@@ -189,7 +187,6 @@ async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt
 
     async def standing() -> tuple[str, str | None]:
         recharge = await payments.recharges.get(account.id)
-        assert recharge is not None
         return recharge.state, recharge.reason
 
     for minutes in (0, 5, 30):
@@ -211,9 +208,8 @@ async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt
 
 
 async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
-    stripe: FakeStripe, billing: Billing, payments: Payments
+    stripe: FakeStripe, account: Account, payments: Payments
 ) -> None:
-    account = await billing.accounts.create("Acme")
     await payments.customers.ensure(account.id, "Acme")
     stripe.faults.append("fail")
     with pytest.raises(PaymentProviderUnavailable):
@@ -238,10 +234,9 @@ async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
 
 
 async def test_other_amounts_and_currencies_wait_for_an_operator(
-    stripe: FakeStripe, billing: Billing, payments: Payments
+    stripe: FakeStripe, billing: Billing, account: Account, payments: Payments
 ) -> None:
     """Traps 9, 10, 11: what was not asked for is parked, seen and never credited by itself."""
-    account = await billing.accounts.create("Acme")
     for number, changes in enumerate(({"currency": "eur"}, {"amount_subtotal": 2400})):
         order = await payments.flows.checkout(Wanted(account.id, f"k{number}", parse_usd("25")))
         session = stripe.state.get("checkout.session", order.checkout_id or "")

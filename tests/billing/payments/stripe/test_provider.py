@@ -141,7 +141,6 @@ async def test_charge_whose_answer_is_lost(stripe: FakeStripe, provider: StripeP
     assert (await provider.charge(bought, "01JLOST:charge")).status == "paid"
     stripe.state.now += 2 * 86_400
     found = await provider.find_payment("01JLOST")
-    assert found is not None
     assert found.status == "paid"
     assert stripe.count("payment_intent") == 1
 

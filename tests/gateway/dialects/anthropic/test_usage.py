@@ -75,7 +75,6 @@ def test_thinking_is_within_the_output_and_searches_beside_it() -> None:
 
 def test_code_that_ran_is_one_session() -> None:
     reported = usage_from_json(json.dumps(answer(container={"id": "c", "expires_at": "x"})).encode())
-    assert reported is not None
     assert reported.usage.named == {"call.code_execution": 1}
 
 
@@ -94,7 +93,6 @@ def test_what_counts_nothing_is_no_usage(usage: dict[str, Any]) -> None:
 
 def test_zeros_are_a_report_of_nothing() -> None:
     reported = read(input_tokens=0, output_tokens=0)
-    assert reported is not None
     assert reported.counts_nothing
     assert read(input_tokens=0, output_tokens=0, server_tool_use={"web_search_requests": 1}) is None
 
@@ -102,7 +100,6 @@ def test_zeros_are_a_report_of_nothing() -> None:
 @TABLES.each("what_can_t_be_placed_is_an_anomaly")
 def test_what_can_t_be_placed_is_an_anomaly(counts: dict[str, Any], anomaly: tuple[str, str]) -> None:
     reported = read(input_tokens=3, output_tokens=5, **counts)
-    assert reported is not None
     assert reported.anomalies == (anomaly,)
 
 
@@ -171,7 +168,6 @@ def test_later_counts_replace_earlier_ones() -> None:
     usage = {"input_tokens": 5_000, "output_tokens": 1}
     split = {"input_tokens": 200, "cache_read_input_tokens": 4_800, "cache_creation_input_tokens": None}
     tap, _ = tapped(*stream("a", usage=usage, **split))
-    assert tap.reported is not None
     counted = tap.reported.usage
     assert (counted.input_tokens, counted.cached_input_tokens, counted.output_tokens) == (5_000, 4_800, 15)
 
@@ -195,7 +191,6 @@ def test_any_cutting_gives_the_same_bytes_and_usage(text: bytes, cuts: list[int]
     assert b'"type":"message_stop"' not in early.replace(b"\\n", b"")
     tap.end()
     assert early + tap.finish() == text
-    assert tap.reported is not None
     assert (tap.reported.usage, tap.done, tap.stale) == (WHOLE, True, False)
 
 
@@ -203,7 +198,6 @@ def test_a_stream_that_broke_off_has_what_was_read() -> None:
     tap, _ = tapped(
         *stream("Hello", " there!")[:-3], b'event: content_block_delta\ndata: {"type":"content_block_delta","del'
     )
-    assert tap.reported is not None
     assert tap.reported.usage.input_tokens == 540
     assert (tap.done, tap.stale, tap.began_output) == (False, True, True)
 

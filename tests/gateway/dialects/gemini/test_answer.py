@@ -73,7 +73,6 @@ def test_zeros_are_a_report_of_nothing() -> None:
 @TABLES.each("what_can_t_be_placed_is_an_anomaly")
 def test_what_can_t_be_placed_is_an_anomaly(metadata: Any, anomalies: tuple[tuple[str, str], ...]) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata)))
-    assert reported is not None
     assert reported.anomalies == anomalies
 
 
@@ -111,7 +110,6 @@ def test_pages_are_no_searches() -> None:
 @TABLES.each("the_served_tier_and_model_are_the_answer_s")
 def test_the_served_tier_and_model_are_the_answer_s(fields: dict[str, Any], tier: str | None) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=counts(**fields))))
-    assert reported is not None
     assert (reported.service_tier, reported.model) == (tier, MODEL)
 
 

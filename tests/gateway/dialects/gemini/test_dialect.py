@@ -22,7 +22,6 @@ DIALECTS = Dialects([DIALECT, OpenAIDialect()])
 @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens", "batchEmbedContents"])
 def test_the_version_and_the_method_are_the_client_s(version: str, method: str) -> None:
     match = DIALECTS.find("POST", f"/{version}/models/{MODEL}:{method}?alt=sse&key=x", {})
-    assert match is not None
     assert match.parameters == {"model": MODEL}
     assert DIALECT.upstream_path(match, "gemini-2.5-pro") == f"/{version}/models/gemini-2.5-pro:{method}"
     assert match.endpoint.free == (method == "countTokens")

@@ -310,8 +310,7 @@ async def test_a_provider_s_refusal_passes_and_is_free(make: Make) -> None:
     await assert_free(customer)
 
 
-async def test_the_local_provider_answers(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_the_local_provider_answers(customer: Customer) -> None:
     config = {"maxOutputTokens": 30, "candidateCount": 2}
     whole = (await generate(customer, asked(generationConfig=config), model="demo")).json
     reported = whole["usageMetadata"]
@@ -337,8 +336,7 @@ async def test_the_local_provider_answers(gateway: Gateway) -> None:
         assert found == texts
 
 
-async def test_the_local_provider_embeds_and_counts(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_the_local_provider_embeds_and_counts(customer: Customer) -> None:
     content = {"parts": [{"text": "Hello."}]}
     batch = await generate(customer, {"requests": [{"content": content}] * 2}, "batchEmbedContents", model="demo")
     assert [len(each["values"]) for each in batch.json["embeddings"]] == [768, 768]

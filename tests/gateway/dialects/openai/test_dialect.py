@@ -355,7 +355,6 @@ def test_the_dialect_offers_all_of_it() -> None:
     assert parse(CHAT, body).max_output_tokens == 3
     answer = b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'
     reported = dialect.usage_from_json(CHAT, answer)
-    assert reported is not None
     assert reported.usage.total_tokens == 3
     assert dialect.tap(b"text/event-stream", usage_added=True, include_cost=False).feed(b": hi\n\n") == b": hi\n\n"
 

@@ -34,7 +34,6 @@ def test_searches_are_counted_beside_tokens(fields: dict[str, Any], searches: in
     assert read(usage) == expected
     event = json.dumps({"choices": [], "usage": usage}).encode()
     reported = OpenAIEvents().facts(event).reported
-    assert reported is not None
     assert reported.usage == expected
 
 
@@ -45,7 +44,6 @@ def test_citations_tell_of_a_search_that_is_not_counted() -> None:
         usage = read(counts(10, 5, 15), choices=[choice])
         assert usage == Usage(input_tokens=10, output_tokens=5, searches=searches)
     usage = read(counts(10, 5, 15, num_search_queries=2), choices=[cited])
-    assert usage is not None
     assert usage.searches == 2
 
 
@@ -60,7 +58,6 @@ def test_openai() -> None:
         ),
     }  # fmt: skip
     reported = usage_from_json(CHAT, json.dumps(body).encode())
-    assert reported is not None
     assert (reported.service_tier, reported.model) == ("flex", "gpt-4o-2024-08-06")
     assert reported.usage == Usage(
         input_tokens=100,
@@ -99,7 +96,6 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
 def test_what_can_t_be_placed_is_an_anomaly(fields: dict[str, Any], anomalies: tuple[tuple[str, str], ...]) -> None:
     body = json.dumps({"choices": [], "usage": fields}).encode()
     for reported in (usage_from_json(CHAT, body), OpenAIEvents().facts(body).reported):
-        assert reported is not None
         assert reported.anomalies == anomalies
 
 
@@ -110,7 +106,6 @@ def test_usage_is_missing() -> None:
 
 def test_odd_names_of_tier_and_model_are_left_out() -> None:
     reported = usage_from_json(CHAT, b'{"usage":{"prompt_tokens":1},"service_tier":5,"model":{}}')
-    assert reported is not None
     assert (reported.service_tier, reported.model) == (None, None)
 
 
@@ -192,6 +187,5 @@ def test_counts_by_the_names_of_other_apis(counts: dict[str, Any], expected: Usa
 def test_a_cost_is_read_from_its_text(fields: str, cost: str | None) -> None:
     body = f'{{"usage": {{"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, {fields}}}}}'
     reported = usage_from_json("/v1/chat/completions", body.encode())
-    assert reported is not None
     assert reported.usage.reported_cost_usd == cost
     assert (reported.usage.input_tokens, reported.usage.output_tokens) == (3, 4)

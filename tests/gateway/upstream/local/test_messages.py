@@ -25,7 +25,6 @@ async def test_a_message_and_its_stream_say_the_same(local: LocalTransport) -> N
     tap.end()
     assert tap.done
     assert tap.output().text == whole["content"][0]["text"]
-    assert tap.reported is not None
     used = tap.reported.usage
     assert (used.input_tokens, used.output_tokens) == (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"])
 

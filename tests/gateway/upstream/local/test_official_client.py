@@ -52,11 +52,8 @@ async def test_the_client_reads_a_chat(client: AsyncOpenAI) -> None:
     assert {choice.finish_reason for choice in answer.choices} == {"stop"}
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].message.content != answer.choices[1].message.content
-    assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 0
-    assert answer.usage.completion_tokens_details is not None
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
     assert answer._request_id is not None
 
