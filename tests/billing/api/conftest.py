@@ -13,7 +13,7 @@ from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
+from billing.budgets import Budgets
 from billing.exports.worker import Exports
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace

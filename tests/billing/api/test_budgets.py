@@ -9,7 +9,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.audit import SYSTEM
-from billing.budgets.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
+from billing.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli.billing import add_billing
 from billing.client.client import Client

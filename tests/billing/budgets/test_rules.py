@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.budgets.budgets import (
+from billing.budgets import (
     HISTORY_DAYS,
     BudgetPeriod,
     BudgetRefused,

@@ -11,7 +11,7 @@ from billing.database.connection import Database
 from billing.identity.sessions import FORGET
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.tokens import BadToken, Claims, peek
-from billing.owned.objects import Retention
+from billing.owned import Retention
 from billing.settings import RetentionSettings
 from tests.billing.identity.sessions_support import SOMEBODY, People
 from tests.billing.support import rising_ids

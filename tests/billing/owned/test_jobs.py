@@ -3,7 +3,7 @@
 import pytest
 
 from billing.ledger.debits import encode_debit
-from billing.owned.jobs import BackgroundJobs
+from billing.owned import BackgroundJobs
 from tests.billing.ledger.test_verify import nothing_charged
 from tests.billing.support import Billing
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billing.database.connection import Database
-from billing.owned.objects import Retention
+from billing.owned import Retention
 from billing.settings import RetentionSettings
 
 OBJECT = """INSERT INTO provider_objects (object_id, provider, account_id, kind, model, created_at)

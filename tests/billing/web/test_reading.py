@@ -12,7 +12,7 @@ import pytest
 
 from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
-from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.refused_requests import RefusedRequest

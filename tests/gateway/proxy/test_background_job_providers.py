@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from ulid import ULID
 
-from billing.owned.jobs import Job
+from billing.owned import Job
 from billing.usage import Usage
 from gateway.config.settings import load_settings
 from gateway.dialects.facts import Reported
