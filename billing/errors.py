@@ -38,9 +38,9 @@ MetergateError
 |   +-- Unauthorized               billing.api.requests
 |   +-- Unavailable                billing.api.requests
 |   +-- Unpriced                   billing.api.requests
-+-- BudgetError                    billing.budgets.budgets
-|   +-- BudgetNotFound             billing.budgets.budgets
-|   +-- BudgetRefused              billing.budgets.budgets
++-- BudgetError                    billing.budgets
+|   +-- BudgetNotFound             billing.budgets
+|   +-- BudgetRefused              billing.budgets
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors

@@ -22,8 +22,7 @@ from msgspec import structs
 from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.ledger.catalogue import newest_revision, sync_prices
-from billing.owned.jobs import BackgroundJobs
-from billing.owned.objects import OwnedObjects
+from billing.owned import BackgroundJobs, OwnedObjects
 from billing.pages import new_id
 from billing.web.application import setup as setup_console
 from billing.work import Periodic

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.accounts.repricing import Repricing
     from billing.api.attempts import Attempts
     from billing.audit import AuditLog
-    from billing.budgets.budgets import Budgets
+    from billing.budgets import Budgets
     from billing.change_notifier import ChangeNotifier
     from billing.collect.collector import Collector
     from billing.exports.worker import Exports

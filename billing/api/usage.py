@@ -35,7 +35,7 @@ from billing.api.operations import ReportOperations, UsageOperations
 from billing.api.remaining import balance_of
 from billing.api.requests import BadRequest, NotFound, encode_cursor, listing, moment, page_asked, zone
 from billing.api.route import Call, Table, rows, serves, wants_csv
-from billing.budgets.budgets import BudgetPeriod, forecast, spent_within, times_of
+from billing.budgets import BudgetPeriod, forecast, spent_within, times_of
 from billing.collect.debits import ENDPOINT, KEY
 from billing.collect.facts import TRAFFIC_NAMES, read_traffic
 from billing.collect.snapshots import METER

@@ -27,7 +27,7 @@ from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.dead_letters import count_dead_letters
 from billing.ledger.retention import UsageRetention
-from billing.owned.objects import Retention
+from billing.owned import Retention
 from billing.pages import new_id
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.database.connection import DatabaseError
-from billing.owned.objects import OwnedObject, OwnedObjects
+from billing.owned import OwnedObject, OwnedObjects
 from gateway.dialects.facts import charged_by_search
 from gateway.dialects.streaming import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.server import refusals

@@ -20,7 +20,7 @@ from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted
 from billing.api.remaining import live_windows
 from billing.api.services import Services
 from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
+from billing.budgets import Budgets
 from billing.database.connection import Database
 from billing.exports.worker import Exports
 from billing.holds.cache import recognised

@@ -1,4 +1,5 @@
-"""Budgets: kept in Postgres, measured by the ledger's sums; each threshold of a period has one notice.
+"""Budgets: sums that an account means to stay within, kept in Postgres and measured by the ledger's sums. They notify,
+and refuse nothing: what refuses is a quota of cost. Each threshold of a period has one notice.
 
 No request waits for any of this. A round compares each budget with what was spent about once a minute, in one gateway
 of all; the notice and the note that it was written are one transaction.
@@ -51,7 +52,7 @@ MOST_NOTIFIED: Final = 10
 HISTORY_DAYS: Final = 7
 _DAY: Final = timedelta(days=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_query = queries("billing.budgets")
+_query = queries("billing")
 
 
 class BudgetError(MetergateError):
