@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from tests.chaos.clients import Load
 
 # Of a gateway: a Redis that is slow because the machine is busy has nobody refused.
-SILENT_AFTER_10_S: Final = {"redis_timeout_ms": 10_000, "settle_timeout_ms": 10_000}
+SILENT_AFTER_10_S = {"redis_timeout_ms": 10_000, "settle_timeout_ms": 10_000}
 # A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile.
-GRANT_BOUND_S: Final = 600.0
+GRANT_BOUND_S = 600.0
 
 
 @dataclass

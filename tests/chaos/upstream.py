@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,14 +15,14 @@ from aiohttp import web
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 
 # A request that gets no answer is left for as long, which no gateway here waits for.
-SILENT_S: Final = 40.0
-SSE: Final = {"Content-Type": "text/event-stream"}
-JOB_INPUT: Final = 7
-JOB_OUTPUT: Final = 5
-DONE: Final = b"data: [DONE]\n\n"
+SILENT_S = 40.0
+SSE = {"Content-Type": "text/event-stream"}
+JOB_INPUT = 7
+JOB_OUTPUT = 5
+DONE = b"data: [DONE]\n\n"
 # A comment, which is no output; more of them than the sockets on the way take.
-PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
-_MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
+PADDING = b": " + b"." * (128 << 10) + b"\n\n"
+_MAXIMUM = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 
 class Upstream:

@@ -7,9 +7,8 @@ import itertools
 import signal
 import sys
 import time
-from typing import Final
 
-BACK_S: Final = 3600.0
+BACK_S = 3600.0
 
 _real = time.time
 _offset_s = 0.0

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import uvloop
@@ -28,8 +28,8 @@ from gateway.server.listening import bind
 from gateway.server.plain import PlainRunner, expected
 from tests.support.edge_clients import BOUND_S, METERED, Client, until
 
-LIMIT_BYTES: Final = 1 << 20
-LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
+LIMIT_BYTES = 1 << 20
+LOOPS = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
@@ -90,7 +90,7 @@ class OneEndpoint(OpenAIDialect):
     endpoints = (Endpoint(METERED, METERED),)  # type: ignore[misc]
 
 
-DIALECTS: Final = Dialects([OneEndpoint()])
+DIALECTS = Dialects([OneEndpoint()])
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import priced
 
 
-def test_every_value_of_a_debit_stands_at_its_name() -> None:
+def test_every_value_of_a_debit_stands_at_its_name():
     candidate = priced(model="its name there")
     body = b'{"model":"m","messages":[],"user":"end user","stream":true}'
     given: dict[str, Any] = {

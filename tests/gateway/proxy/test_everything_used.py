@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -18,7 +18,7 @@ from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.dialects.anthropic.work import SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
-from tests.gateway.conftest import Change, Customer, Gateway, GatewayOf
+from tests.gateway.conftest import Change, Customer, Gateway
 from tests.gateway.dialects.anthropic.bodies import answer, event, message
 from tests.gateway.dialects.openai_responses.bodies import event as response_event
 from tests.gateway.dialects.openai_responses.bodies import response
@@ -26,14 +26,14 @@ from tests.gateway.proxy.test_anthropic import MESSAGES, VERSION, scripted
 from tests.support.answering import PROVIDER_KEY, SSE, until
 from tests.support.gateways import INPUT, OUTPUT, Fetched, fetch, held
 
-HEADER: Final = "x-metergate-granted-tool-calls"
-CALL_TOKENS: Final = 16_384
-SEARCH_NANO: Final = 10_000_000
-KEYS: Final = 4
-ASKING: Final = 32
+HEADER = "x-metergate-granted-tool-calls"
+CALL_TOKENS = 16_384
+SEARCH_NANO = 10_000_000
+KEYS = 4
+ASKING = 32
 # claude-haiku-4-5 and gpt-4o-mini: nano-USD a token, and the context window.
 HAIKU, HAIKU_WINDOW = {"input": 1_000, "output": 5_000, "write": 1_250, "hour": 2_000}, 200_000
-MINI_WINDOW: Final = 128_000
+MINI_WINDOW = 128_000
 
 
 def read_by(first: int, uses: int, window: int, *, windows: bool) -> int:
@@ -129,10 +129,10 @@ class Greedy:
         return events, whole
 
 
-SEARCH: Final = {"type": "web_search_20250305", "name": "web_search"}
-FETCH: Final = {"type": "web_fetch_20250910", "name": "web_fetch"}
-UNKNOWN: Final = {"type": "hologram_20300101", "name": "x"}
-MESSAGES_ASKED: Final[tuple[dict[str, Any], ...]] = (
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+FETCH = {"type": "web_fetch_20250910", "name": "web_fetch"}
+UNKNOWN = {"type": "hologram_20300101", "name": "x"}
+MESSAGES_ASKED = (
     {"tools": [SEARCH]},
     {"tools": [SEARCH], "stream": True},
     {"tools": [{**SEARCH, "max_uses": 2}]},
@@ -142,8 +142,8 @@ MESSAGES_ASKED: Final[tuple[dict[str, Any], ...]] = (
     {"tools": [{**SEARCH, "max_uses": None}, {**FETCH, "max_uses": 1}], "fallbacks": [{"model": "claude-haiku-4-5"}]},
     {},
 )
-ONLY: Final = {"type": "web_search"}
-RESPONSES_ASKED: Final[tuple[dict[str, Any], ...]] = (
+ONLY = {"type": "web_search"}
+RESPONSES_ASKED = (
     {"tools": [ONLY]},
     {"tools": [ONLY], "stream": True},
     {"tools": [ONLY], "max_tool_calls": 2},
@@ -171,9 +171,7 @@ async def another_key(gateway: Gateway, customer: Customer) -> str:
 
 @pytest.mark.parametrize("strict_tools", [False, True])
 @pytest.mark.parametrize(("dialect", "usd"), [("messages", "3.00"), ("responses", "0.40")])
-async def test_no_account_goes_below_its_limit(
-    gateway_of: GatewayOf, dialect: str, usd: str, strict_tools: bool
-) -> None:
+async def test_no_account_goes_below_its_limit(gateway_of, dialect, usd, strict_tools):
     provider = Greedy(windows=strict_tools)
     usd = format_usd(parse_usd(usd) * (8 if strict_tools else 1))
     trying = {"retries": 1, "retry_backoff_ms": 1}
@@ -181,7 +179,7 @@ async def test_no_account_goes_below_its_limit(
     customer = await gateway.customer(usd)
     keys = [customer.key, *[await another_key(gateway, customer) for _ in range(KEYS - 1)]]
 
-    async def ask(number: int) -> Fetched:
+    async def ask(number):
         path, body, headers = asked_of(dialect, number)
         headers = {**headers, "Authorization": f"Bearer {keys[number % KEYS]}"}
         return await fetch(gateway.session.post(gateway.url + path, data=body, headers=headers))

@@ -1,7 +1,6 @@
 """Whole answers, from hold to settlement: providers that misbehave in every way. After each: the right answer, the
 exact debit, nothing held."""
 
-import asyncio
 import gzip
 import json
 import zlib
@@ -9,8 +8,8 @@ import zlib
 import aiohttp
 import pytest
 
-from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
+from gateway.tokens import O200K
+from tests.gateway.conftest import chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -59,12 +58,10 @@ BAD_ANSWERS: dict[str, Peer] = {
 }
 
 
-async def test_answers_that_are_none_are_502_and_free(
-    make_gateway: MakeGateway, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_answers_that_are_none_are_502_and_free(make_gateway, caplog):
     turn: list[Peer] = []
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def speak(reader, writer):
         await turn[0](reader, writer)
 
     async with peer(speak) as base_url:
@@ -82,8 +79,8 @@ async def test_answers_that_are_none_are_502_and_free(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_silent_provider_is_504_and_free(make_gateway: MakeGateway) -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_silent_provider_is_504_and_free(make_gateway):
+    async def silent(reader, writer):
         request = await take_request(reader)
         if b"say the head" in request:
             writer.write(SSE_HEAD if b'"stream"' in request else OK_HEAD % 100)
@@ -100,7 +97,7 @@ async def test_a_silent_provider_is_504_and_free(make_gateway: MakeGateway) -> N
         await assert_free(customer)
 
 
-async def test_a_provider_s_own_refusals_pass_unchanged_and_free(customer_of: CustomerOf) -> None:
+async def test_a_provider_s_own_refusals_pass_unchanged_and_free(customer_of):
     provider = Provider(saying(b""))
     customer = await customer_of(provider.serve)
     refusal = b'{"error": {"message": "theirs",  "type": "x", "code": null}}'
@@ -124,8 +121,8 @@ async def test_a_provider_s_own_refusals_pass_unchanged_and_free(customer_of: Cu
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_provider_that_refuses_the_operator_s_key_is_the_operator_s_affair(
-    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture, status: int
-) -> None:
+    make_gateway, upstream, caplog, status
+):
     rejected = {"error": {"message": f"Incorrect API key provided: {PROVIDER_KEY}", "code": "invalid_api_key"}}
     gateway = await make_gateway(
         await upstream(saying(rejected, status, x_request_id="req_1", WWW_Authenticate="Bearer"))
@@ -150,9 +147,7 @@ async def test_a_provider_that_refuses_the_operator_s_key_is_the_operator_s_affa
     await assert_free(customer)
 
 
-async def test_what_a_provider_refuses_is_logged_and_counted(
-    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_provider_refuses_is_logged_and_counted(make_gateway, upstream, caplog):
     gateway = await make_gateway(await upstream(saying({"error": {"message": "a client's secret"}}, 429)))
     customer = await gateway.customer()
     fetched = await ask(customer)
@@ -166,9 +161,7 @@ async def test_what_a_provider_refuses_is_logged_and_counted(
     assert series in (await gateway.metrics()).decode()
 
 
-async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
-    customer_of: CustomerOf, tokenizer: Tokenizer
-) -> None:
+async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(customer_of, tokenizer):
     error = event({"error": {"message": "overloaded", "code": 529}})
     provider = Provider(streaming(error))
     customer = await customer_of(provider.serve)
@@ -188,7 +181,7 @@ async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_end
     assert (await ask(customer, STREAM)).cut
 
 
-async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(customer_of: CustomerOf) -> None:
+async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(customer_of):
     """Providers that are asked for usage put `"usage": null` into all chunks before it."""
     asked = delta("Good", usage=None), delta(" day", usage=None), delta(finish="stop", usage=None)
     provider = Provider(streaming(*asked, usage_chunk(), DONE))
@@ -203,7 +196,7 @@ async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(customer_
     assert {(each["input_tokens"], each["output_tokens"], each["estimated"]) for each in events} == {(10, 5, False)}
 
 
-async def test_counts_named_as_other_apis_do_are_read(customer_of: CustomerOf) -> None:
+async def test_counts_named_as_other_apis_do_are_read(customer_of):
     counts = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     customer = await customer_of(saying(answer(reported=counts)))
     assert (await ask(customer)).status == 200
@@ -211,7 +204,7 @@ async def test_counts_named_as_other_apis_do_are_read(customer_of: CustomerOf) -
     assert (found["input_tokens"], found["output_tokens"], found["estimated"]) == (10, 5, False)
 
 
-async def test_an_error_under_status_200_is_free(customer_of: CustomerOf) -> None:
+async def test_an_error_under_status_200_is_free(customer_of):
     error = {"error": {"message": "overloaded", "code": 529}}
     provider = Provider(saying(error))
     customer = await customer_of(provider.serve)
@@ -225,9 +218,7 @@ async def test_an_error_under_status_200_is_free(customer_of: CustomerOf) -> Non
     await assert_free(customer)
 
 
-async def test_an_answer_in_which_nothing_was_written_costs_its_input(
-    gateway_of: GatewayOf, tokenizer: Tokenizer
-) -> None:
+async def test_an_answer_in_which_nothing_was_written_costs_its_input(gateway_of, tokenizer):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve)
     for reply, body in (
@@ -242,7 +233,7 @@ async def test_an_answer_in_which_nothing_was_written_costs_its_input(
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
 
-async def test_the_whole_answer_passes_byte_for_byte(customer_of: CustomerOf) -> None:
+async def test_the_whole_answer_passes_byte_for_byte(customer_of):
     body = b'{ "usage": {"prompt_tokens":3,"completion_tokens":2 , "total_tokens": 5},\n "x":1.0 }\n'
     provider = Provider(saying(body, Content_Type="application/json; charset=utf-8"))
     customer = await customer_of(provider.serve)
@@ -253,7 +244,7 @@ async def test_the_whole_answer_passes_byte_for_byte(customer_of: CustomerOf) ->
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_an_answer_compressed_all_the_same(gateway_of: GatewayOf, encoding: str) -> None:
+async def test_an_answer_compressed_all_the_same(gateway_of, encoding):
     squeeze = gzip.compress if encoding == "gzip" else zlib.compress
     stream = b"".join((*WORDS, usage_chunk(), DONE))
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
@@ -282,7 +273,7 @@ async def test_an_answer_compressed_all_the_same(gateway_of: GatewayOf, encoding
         assert found["estimated"] is False
 
 
-async def test_an_answer_of_several_gzip_members_is_read_whole(customer_of: CustomerOf) -> None:
+async def test_an_answer_of_several_gzip_members_is_read_whole(customer_of):
     body = json.dumps(answer()).encode()
     packed = b"".join(gzip.compress(part) for part in (body[:40], b"", body[40:]))
     provider = Provider(saying(packed, Content_Encoding="gzip"))

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-from typing import Any
 
 import aiohttp
 import pytest
@@ -12,8 +11,8 @@ from aiohttp import web
 from billing.database.connection import DatabaseUnavailable
 from billing.holds.redis.layout import SETTLED
 from billing.money import parse_usd
-from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, Upstream, chat
+from gateway.tokens import O200K
+from tests.gateway.conftest import chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -34,7 +33,6 @@ from tests.support.answering import (
 from tests.support.gateways import (
     INPUT,
     OUTPUT,
-    Fetched,
     ask,
     asking,
     assert_free,
@@ -52,7 +50,7 @@ pytestmark = pytest.mark.slow
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 
 
-async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(gateway_of: GatewayOf) -> None:
+async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(gateway_of):
     odd = b': comment\r\n\r\nevent: x\nid: 1\ndata: {"choices": [],  "odd": true}\n\n'
     provider = Provider(streaming(odd, *WORDS, usage_chunk(), DONE))
     gateway = await gateway_of(provider.serve)
@@ -68,7 +66,7 @@ async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for
         await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(customer_of: CustomerOf) -> None:
+async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(customer_of):
     whole = b"".join((*WORDS, usage_chunk(), DONE))
     provider = Provider(streaming(whole))
     customer = await customer_of(provider.serve)
@@ -81,7 +79,7 @@ async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(customer_of
     assert await spent_nano(customer) == spent
 
 
-async def test_the_cost_is_told_to_who_asks(customer_of: CustomerOf) -> None:
+async def test_the_cost_is_told_to_who_asks(customer_of):
     provider = Provider(streaming(*WORDS, usage_chunk(1000, 7), DONE))
     customer = await customer_of(provider.serve)
     cost = "0.0001542"
@@ -94,7 +92,7 @@ async def test_the_cost_is_told_to_who_asks(customer_of: CustomerOf) -> None:
     assert plain.body == b"".join((*WORDS, DONE))
 
 
-async def test_an_answer_has_ended_only_when_its_debit_is_safe(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_answer_has_ended_only_when_its_debit_is_safe(make_gateway, upstream):
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await make_gateway(await upstream(provider.serve), ledger_flush_ms=10_000)
     customer = await gateway.customer()
@@ -106,10 +104,10 @@ async def test_an_answer_has_ended_only_when_its_debit_is_safe(make_gateway: Mak
     assert await spent_nano(customer) == 2 * (10 * INPUT + 5 * OUTPUT)
 
 
-async def test_the_end_waits_for_the_settlement(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_the_end_waits_for_the_settlement(make_gateway, upstream):
     gate = Gate(saying(b""))
 
-    async def reply(request: web.Request) -> web.StreamResponse:
+    async def reply(request):
         response = web.StreamResponse(headers=SSE)
         await response.prepare(request)
         await response.write(WORDS[0])
@@ -139,9 +137,7 @@ async def test_the_end_waits_for_the_settlement(make_gateway: MakeGateway, upstr
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(make_gateway, upstream):
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await make_gateway(await upstream(gate.serve), settle_timeout_ms=1_000, redis_timeout_ms=1_000)
     customer = await gateway.customer()
@@ -157,14 +153,14 @@ async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(
         await gateway.runtime.redis_client.command("CLIENT", "UNPAUSE")
     assert fetched.body == b"".join((*WORDS, DONE))
 
-    async def told() -> bool:
+    async def told():
         return parse_usd((await customer.balance())["balance_usd"]) == parse_usd("5.00") - 10 * INPUT - 5 * OUTPUT
 
     await until(told)
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_stream_that_is_cut_is_aborted_and_estimated(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_a_stream_that_is_cut_is_aborted_and_estimated(gateway_of, tokenizer):
     provider = Provider(streaming(*WORDS[:3], cut=True))
     gateway = await gateway_of(provider.serve)
     for reply in (provider.reply, streaming(*WORDS[:3])):  # broken off, and ended without saying so
@@ -178,7 +174,7 @@ async def test_a_stream_that_is_cut_is_aborted_and_estimated(gateway_of: Gateway
         assert found["output_tokens"] == tokenizer.count("Good day, friend.", O200K)
 
 
-async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(customer_of):
     customer = await customer_of(streaming(*WORDS, usage_chunk(), cut=True))
     fetched = await ask(customer, STREAM)
     assert DONE not in fetched.body
@@ -186,7 +182,7 @@ async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(customer_of
     assert found["estimated"] is False
 
 
-async def test_a_stream_may_end_with_its_finish_reason(customer_of: CustomerOf) -> None:
+async def test_a_stream_may_end_with_its_finish_reason(customer_of):
     """Some providers send no `[DONE]`; and some repeat their usage, which grows and is never added up."""
     grown = [delta("x", usage=usage(10, count)) for count in (1, 2)]
     customer = await customer_of(streaming(*grown, delta(finish="stop", usage=usage(10, 3))))
@@ -195,9 +191,7 @@ async def test_a_stream_may_end_with_its_finish_reason(customer_of: CustomerOf) 
     await the_event(customer, 10 * INPUT + 3 * OUTPUT)
 
 
-async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
-    make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(make_gateway, upstream, monkeypatch):
     provider = Provider(saying(b""))
     gateway = await make_gateway(
         await upstream(provider.serve), settle_timeout_ms=1_000, redis_timeout_ms=1_000, postgres_timeout_s=2
@@ -205,10 +199,10 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
     customer = await gateway.customer()
     command = gateway.runtime.redis_client.command
 
-    async def away(*_: Any) -> None:
+    async def away(*_):
         raise DatabaseUnavailable("Postgres is away")
 
-    async def without_stores(then: Handler, body: dict[str, Any]) -> Fetched:
+    async def without_stores(then, body):
         gate = Gate(then)
         provider.reply = gate.serve
         running = asking(customer, body)
@@ -230,7 +224,7 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
     assert (fetched.status, fetched.cut) == (200, True)
     assert DONE not in fetched.body
 
-    async def told() -> bool:
+    async def told():
         return parse_usd((await customer.balance())["balance_usd"]) == parse_usd("5.00") - 2 * (10 * INPUT + 5 * OUTPUT)
 
     await until(told)
@@ -239,10 +233,8 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
     assert refused.headers["x-request-id"] in {event["id"] for event in events}  # as the refusal says
 
 
-async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
-    customer_of: CustomerOf, tokenizer: Tokenizer
-) -> None:
-    async def reply(request: web.Request) -> web.StreamResponse:
+async def test_a_stream_that_falls_silent_is_aborted_and_estimated(customer_of, tokenizer):
+    async def reply(request):
         response = web.StreamResponse(headers=SSE)
         await response.prepare(request)
         await response.write(WORDS[0])
@@ -255,7 +247,7 @@ async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
     await the_event(customer, estimate_nano(tokenizer, "Good"))
 
 
-async def test_to_http_1_0_a_cut_is_a_reset(gateway_of: GatewayOf) -> None:
+async def test_to_http_1_0_a_cut_is_a_reset(gateway_of):
     """Its body ends where the connection ends: an orderly close would say that this was all."""
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await gateway_of(provider.serve)
@@ -271,7 +263,7 @@ async def test_to_http_1_0_a_cut_is_a_reset(gateway_of: GatewayOf) -> None:
     assert [event["estimated"] for event in await customer.events()] == [False, True]
 
 
-async def test_a_stream_of_garbage_never_ends_well_and_is_free(customer_of: CustomerOf) -> None:
+async def test_a_stream_of_garbage_never_ends_well_and_is_free(customer_of):
     provider = Provider(saying(b""))
     customer = await customer_of(provider.serve)
     for pieces in (
@@ -288,11 +280,11 @@ async def test_a_stream_of_garbage_never_ends_well_and_is_free(customer_of: Cust
     await assert_free(customer)
 
 
-async def test_a_stream_that_is_charged_is_never_refused(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_is_charged_is_never_refused(customer_of):
     """Compressed, all of it is held back until its end is paid for; then it breaks off without one."""
     packed = gzip.compress(b"".join((WORDS[0], usage_chunk())))
 
-    async def reply(request: web.Request) -> web.StreamResponse:
+    async def reply(request):
         response = web.StreamResponse(headers={**SSE, "Content-Encoding": "gzip"})
         await response.prepare(request)
         await response.write(packed)
@@ -306,7 +298,7 @@ async def test_a_stream_that_is_charged_is_never_refused(customer_of: CustomerOf
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_garbage_within_a_stream_harms_nothing(customer_of: CustomerOf) -> None:
+async def test_garbage_within_a_stream_harms_nothing(customer_of):
     pieces = (WORDS[0], b"data: {half\n\n", b"nonsense\n\n", *WORDS[1:], usage_chunk(), DONE)
     customer = await customer_of(streaming(*pieces))
     fetched = await ask(customer, {**STREAM, "stream_options": {"include_usage": True}})
@@ -314,7 +306,7 @@ async def test_garbage_within_a_stream_harms_nothing(customer_of: CustomerOf) ->
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_usage_that_can_t_be_is_none(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_usage_that_can_t_be_is_none(gateway_of, tokenizer):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve)
     for prompt, completion in ((-1, 5), (10, -5), (2**40, 1), (0, 0)):
@@ -329,14 +321,14 @@ async def test_usage_that_can_t_be_is_none(gateway_of: GatewayOf, tokenizer: Tok
             assert found["estimated"] is True
 
 
-async def test_a_json_answer_to_a_stream_request(customer_of: CustomerOf) -> None:
+async def test_a_json_answer_to_a_stream_request(customer_of):
     customer = await customer_of(saying(answer()))
     fetched = await ask(customer, STREAM)
     assert fetched.json == answer()
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_stream_that_nobody_asked_for(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_nobody_asked_for(customer_of):
     pieces = (*WORDS, usage_chunk(), DONE)
     customer = await customer_of(streaming(*pieces, headers={"Content-Type": "Text/Event-Stream"}))
     fetched = await ask(customer)
@@ -344,7 +336,7 @@ async def test_a_stream_that_nobody_asked_for(customer_of: CustomerOf) -> None:
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_provider_ids_that_are_not_text_are_survived(make_gateway: MakeGateway) -> None:
+async def test_provider_ids_that_are_not_text_are_survived(make_gateway):
     body = json.dumps(answer()).encode()
     odd = b"HTTP/1.1 200 OK\r\nx-request-id: \xff" + b"y" * 4000 + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with peer(bytes_then_close(odd + body)) as base_url:

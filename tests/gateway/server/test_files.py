@@ -55,7 +55,7 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[tuple[int, 
             await process.wait()
 
 
-async def test_idle_connections_never_take_the_last_files_of_a_worker(worker: tuple[int, int]) -> None:
+async def test_idle_connections_never_take_the_last_files_of_a_worker(worker):
     port, pid = worker
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (FILES, FILES)
     for sent in (b"", b"G"):  # nothing, and a part of a head

@@ -6,7 +6,7 @@ begins with `odd` is of no known type. With `"each": true` the number bounds eac
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from billing.usage import Usage
@@ -18,7 +18,7 @@ from gateway.dialects.output import Inline, Output
 from gateway.dialects.streaming import SseTap
 from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
 
-PATH: Final = "/echo/v2/models/{model}:"
+PATH = "/echo/v2/models/{model}:"
 SAY, STREAM, LIST, MEASURE = "say", "stream", "list", "measure"
 
 
