@@ -6,14 +6,13 @@ import pytest
 
 from billing.errors import StoreError
 from billing.work import Lease, Periodic
-from tests.billing.conftest import Billing
 
 
-async def test_of_two_gateways_one_makes_the_rounds_and_the_other_takes_over(billing: Billing) -> None:
+async def test_of_two_gateways_one_makes_the_rounds_and_the_other_takes_over(billing):
     made, missed = {"one": asyncio.Event(), "two": asyncio.Event()}, asyncio.Event()
 
-    def of(owner: str) -> Periodic:
-        async def round_() -> None:
+    def of(owner):
+        async def round_():
             made[owner].set()
 
         lease = Lease(billing.database, "tested", owner)
@@ -32,15 +31,15 @@ async def test_of_two_gateways_one_makes_the_rounds_and_the_other_takes_over(bil
 
 
 async def test_a_store_that_is_away_is_waited_for_and_anything_else_ends_the_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     raised: list[Exception] = [StoreError("away"), StoreError("away"), StoreError("away"), ValueError("wrong")]
     waits: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(seconds):
         waits.append(seconds)
 
-    async def round_() -> None:
+    async def round_():
         raise raised.pop(0)
 
     monkeypatch.setattr("billing.work.asyncio.sleep", sleep)
@@ -52,13 +51,13 @@ async def test_a_store_that_is_away_is_waited_for_and_anything_else_ends_the_wor
     assert all(low <= wait_s <= high for wait_s, (low, high) in zip(waited, bounds, strict=True))
 
 
-async def test_it_is_woken_and_closes_at_its_end() -> None:
+async def test_it_is_woken_and_closes_at_its_end():
     woken, rounds, closed = asyncio.Event(), asyncio.Semaphore(0), asyncio.Event()
 
-    async def round_() -> None:
+    async def round_():
         rounds.release()
 
-    async def close() -> None:
+    async def close():
         closed.set()
 
     work = Periodic(name="tested", every_s=3600.0, round=round_, woken=woken, close=close)

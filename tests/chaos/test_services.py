@@ -1,14 +1,14 @@
 """What services call while gateways are killed: each event is charged once, and holds outlive their gateway."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random
 import signal
 import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,9 +22,6 @@ from billing.ledger.verify import verify
 from tests.billing.support import PLANS, RecordingEffects
 from tests.support.ports import free_port
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 pytestmark = pytest.mark.slow
 
 KEY = "service-key-of-all-the-tests"
@@ -129,7 +126,7 @@ async def ask_until_answered(gateways: list[Gateway], choice: random.Random, pat
     raise AssertionError("nobody answers")
 
 
-async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str], database: Database) -> None:
+async def test_each_event_is_charged_once_whoever_is_killed(env, database):
     account_id, choice = await an_account(database), random.Random(5)  # noqa: S311 - of gateways
     timeout = aiohttp.ClientTimeout(total=30)
     async with (
@@ -141,7 +138,7 @@ async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str],
         status, held = await one.post("/holds", hold)
         assert status == 201, held
 
-        async def send(name: str) -> int:
+        async def send(name):
             body: dict[str, Any] = {"account_id": account_id, "event_id": name, "amount_usd": "0.01"}
             path = "/debits"
             if name.startswith("u"):
@@ -162,7 +159,7 @@ async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str],
         settled = {"event_id": "end", "amount_usd": "1.25"}  # of a hold whose gateway was killed
         await ask_until_answered([other], choice, f"/holds/{held['id']}/settle", settled)
 
-        async def balance() -> dict[str, Any]:
+        async def balance():
             async with session.get(f"{other.url}/api/service/accounts/{account_id}/balance", headers=HEADERS) as answer:
                 return dict(await answer.json())
 

@@ -8,14 +8,14 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.verify import verify
 from billing.pricing.rows import from_canonical_json
 from billing.pricing.table import PriceTable
-from tests.gateway.conftest import Gateway, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import ask
 
 DAY = timedelta(days=1)
 
 
-async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) -> None:
+async def test_adjustments_and_reprices_are_felt_at_admission(gateway):
     customer = await gateway.customer("0.01")
     first = await ask(customer, chat())
     assert first.status == 200

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import Account, AccountNotFound
+from billing.accounts.accounts import AccountNotFound
 from billing.accounts.grants import BalanceOutOfBounds, IdempotencyConflict
 from billing.money import MAX_NANO
 from tests.billing.support import Billing, changes_told
@@ -20,7 +20,7 @@ async def counts(billing: Billing, account_id: str) -> tuple[int, int, int]:
     return row["balance_nano"], row["transfers"], row["xseq"]
 
 
-async def test_a_grant_moves_the_balance_and_leaves_its_traces(billing: Billing, account: Account) -> None:
+async def test_a_grant_moves_the_balance_and_leaves_its_traces(billing, account):
     with changes_told(billing.change_notifier, ("balance", account.id)):
         result = await billing.grants.grant(account.id, 5 * USD, "welcome", "for a start")
     assert (result.amount_nano, result.balance_nano, result.replayed) == (5 * USD, 5 * USD, False)
@@ -37,7 +37,7 @@ async def test_a_grant_moves_the_balance_and_leaves_its_traces(billing: Billing,
     assert audit["after"] == {"balance_usd": "5.00", "transfer_id": result.transfer_id, "note": "for a start"}
 
 
-async def test_corrections_are_numbered_without_a_gap(billing: Billing, account: Account) -> None:
+async def test_corrections_are_numbered_without_a_gap(billing, account):
     await asyncio.gather(*(billing.grants.grant(account.id, n + 1, f"k{n}") for n in range(12)))
     rows = await billing.database.rows(
         "SELECT xseq, delta_nano FROM corrections WHERE account_id = $1 ORDER BY xseq", account.id
@@ -47,7 +47,7 @@ async def test_corrections_are_numbered_without_a_gap(billing: Billing, account:
     assert await counts(billing, account.id) == (sum(range(1, 13)), 12, 12)
 
 
-async def test_the_same_again_gets_the_first_answer(billing: Billing, account: Account) -> None:
+async def test_the_same_again_gets_the_first_answer(billing, account):
     first = await billing.grants.grant(account.id, 5 * USD, "welcome", "x")
     await billing.grants.grant(account.id, 1 * USD, "more")
     with changes_told(billing.change_notifier):
@@ -57,7 +57,7 @@ async def test_the_same_again_gets_the_first_answer(billing: Billing, account: A
     assert await counts(billing, account.id) == (6 * USD, 2, 2)
 
 
-async def test_twenty_at_once_are_one(billing: Billing, account: Account) -> None:
+async def test_twenty_at_once_are_one(billing, account):
     with changes_told(billing.change_notifier, ("balance", account.id)):
         results = await asyncio.gather(*(billing.grants.grant(account.id, 5 * USD, "welcome") for _ in range(20)))
     assert len({(result.transfer_id, result.balance_nano) for result in results}) == 1
@@ -66,16 +66,14 @@ async def test_twenty_at_once_are_one(billing: Billing, account: Account) -> Non
 
 
 @pytest.mark.parametrize(("amount_nano", "note"), [(6 * USD, "x"), (5 * USD, "y"), (5 * USD, None)])
-async def test_the_same_key_with_another_body_conflicts(
-    billing: Billing, account: Account, amount_nano: int, note: str | None
-) -> None:
+async def test_the_same_key_with_another_body_conflicts(billing, account, amount_nano, note):
     await billing.grants.grant(account.id, 5 * USD, "welcome", "x")
     with pytest.raises(IdempotencyConflict), changes_told(billing.change_notifier):
         await billing.grants.grant(account.id, amount_nano, "welcome", note)
     assert await counts(billing, account.id) == (5 * USD, 1, 1)
 
 
-async def test_keys_are_unique_per_account_and_scope(billing: Billing) -> None:
+async def test_keys_are_unique_per_account_and_scope(billing):
     one, two = await billing.accounts.create("One"), await billing.accounts.create("Two")
     await billing.grants.grant(one.id, 1, "welcome")
     assert not (await billing.grants.grant(two.id, 2, "welcome")).replayed
@@ -83,7 +81,7 @@ async def test_keys_are_unique_per_account_and_scope(billing: Billing) -> None:
     assert (await counts(billing, one.id))[0] == 4
 
 
-async def test_a_balance_keeps_its_bound(billing: Billing, account: Account) -> None:
+async def test_a_balance_keeps_its_bound(billing, account):
     await billing.grants.grant(account.id, MAX_NANO - 1, "nearly")
     with pytest.raises(BalanceOutOfBounds, match="bound"), changes_told(billing.change_notifier):
         await billing.grants.grant(account.id, 2, "too much")
@@ -91,19 +89,19 @@ async def test_a_balance_keeps_its_bound(billing: Billing, account: Account) -> 
     assert (await billing.grants.grant(account.id, 1, "too much")).balance_nano == MAX_NANO
 
 
-async def test_amounts_above_zero_only(billing: Billing, account: Account) -> None:
+async def test_amounts_above_zero_only(billing, account):
     for amount_nano in (0, -1, MAX_NANO + 1):
         with pytest.raises(ValueError, match="amount"):
             await billing.grants.grant(account.id, amount_nano, "welcome")
     assert await counts(billing, account.id) == (0, 0, 0)
 
 
-async def test_an_unknown_account_is_not_found(billing: Billing) -> None:
+async def test_an_unknown_account_is_not_found(billing):
     with pytest.raises(AccountNotFound):
         await billing.grants.grant("acc_none", 1, "welcome")
 
 
-async def test_a_refund_gives_back_of_the_revenue_and_is_audited(billing: Billing, account: Account) -> None:
+async def test_a_refund_gives_back_of_the_revenue_and_is_audited(billing, account):
     first = await billing.grants.refund(account.id, 2 * USD, "sorry", "an outage")
     again = await billing.grants.refund(account.id, 2 * USD, "sorry", "an outage")
     assert (first.balance_nano, again.transfer_id, again.replayed) == (2 * USD, first.transfer_id, True)

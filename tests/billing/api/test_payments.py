@@ -1,11 +1,9 @@
 """Hosted flows, orders and what operators do with them, over HTTP on the local provider."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -30,9 +28,6 @@ from tests.billing.payments.stripe.test_flows import bought
 from tests.billing.payments.support import payments_of
 from tests.billing.support import PLANS, Billing
 from tests.support.stripe_fake import FakeStripe, signed
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 HOME = "https://shop.example/billing"
 
@@ -67,7 +62,7 @@ async def customer(shop: Api) -> tuple[str, str]:
     return account["id"], key["key"]
 
 
-async def test_from_setup_to_credit_and_back(shop: Api, payments: Payments) -> None:
+async def test_from_setup_to_credit_and_back(shop, payments):
     account_id, key = await customer(shop)
     again = {"amount_usd": "20.00", "return_url": HOME, "idempotency_key": "first"}
     opened = await asyncio.gather(*(shop.by_key(key, "POST", "/v1/billing/setup", again) for _ in range(4)))
@@ -115,7 +110,7 @@ async def test_from_setup_to_credit_and_back(shop: Api, payments: Payments) -> N
     assert "disputed" in refused.refused(409, "idempotency_conflict")  # not 503, which is tried again for ever
 
 
-WRONG: Final[list[tuple[dict[str, Any], str]]] = [
+WRONG = [
     ({"amount_usd": "4.99"}, "amount_usd"),
     ({"amount_usd": "10000.01"}, "amount_usd"),
     ({"amount_usd": "20.001"}, "amount_usd"),
@@ -132,7 +127,7 @@ WRONG: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-async def test_what_cannot_be_bought_is_refused(shop: Api) -> None:
+async def test_what_cannot_be_bought_is_refused(shop):
     _, key = await customer(shop)
     for body, param in WRONG:
         (await shop.by_key(key, "POST", "/billing/checkout", body)).refused(400, "invalid_request_error", param)
@@ -140,7 +135,7 @@ async def test_what_cannot_be_bought_is_refused(shop: Api) -> None:
     assert "status must be one of credited, disputed" in lost.refused(400, "invalid_request_error", "status")
 
 
-async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop: Api, payments: Payments) -> None:
+async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop, payments):
     account_id, key = await customer(shop)
     listed = (await shop.get(key, "/billing/plans")).json["data"]
     assert [(plan["id"], plan["price_usd"]) for plan in listed] == [("free", "0.00"), ("starter", "99.00")]
@@ -168,7 +163,7 @@ async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop: Api, paym
         assert ending.ends_at == ending.period_end
 
 
-async def test_operators_decide_about_what_could_not_be_credited(shop: Api, payments: Payments) -> None:
+async def test_operators_decide_about_what_could_not_be_credited(shop, payments):
     account_id, key = await customer(shop)
     page = (await shop.by_key(key, "POST", "/billing/checkout", {"amount_usd": "20"})).json
     order_id = page["order"]["id"]
@@ -193,7 +188,7 @@ async def test_operators_decide_about_what_could_not_be_credited(shop: Api, paym
     assert (await shop.billing.accounts.get(account_id)).balance_nano == 20 * 10**9
 
 
-async def test_a_customer_that_the_provider_has_lost_is_made_anew(shop: Api, payments: Payments) -> None:
+async def test_a_customer_that_the_provider_has_lost_is_made_anew(shop, payments):
     account_id, key = await customer(shop)
     await shop.by_key(key, "POST", "/billing/setup", {"save_only": True})
     lost = await payments.customers.find(account_id)
@@ -210,7 +205,7 @@ EVENTS = "/payments/events"
 RECONCILE = "/payments/reconcile"
 
 
-async def test_event_is_taken_in_shown_and_replayed(services: Services, billing: Billing, api: Api) -> None:
+async def test_event_is_taken_in_shown_and_replayed(services, billing, api):
     assert (await api.call("POST", WEBHOOK, data=b"{}")).status == 404  # without Stripe there is no such endpoint
     async with FakeStripe().serving() as stripe:
         access = StripeAccess(stripe.api_key, stripe.url, retries=0)

@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
 TestLife = Life.TestCase
 
 
-def test_every_state_is_reached_and_left_as_the_table_says() -> None:
+def test_every_state_is_reached_and_left_as_the_table_says():
     """From the first state on; and what ends a hold is not left again."""
     reached: set[State] = {"held"}
     for _ in NEXT:
@@ -139,7 +139,7 @@ def test_every_state_is_reached_and_left_as_the_table_says() -> None:
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=12))
-def test_its_state_is_the_last_step_that_was_taken(names: list[str]) -> None:
+def test_its_state_is_the_last_step_that_was_taken(names):
     loop = asyncio.new_event_loop()
     try:
         hold, expected = made(), "held"
@@ -160,7 +160,7 @@ def outcome() -> Iterator[asyncio.Future[Settled]]:
     loop.close()
 
 
-def test_a_hold_that_is_given_back_is_not_settled(outcome: asyncio.Future[Settled]) -> None:
+def test_a_hold_that_is_given_back_is_not_settled(outcome):
     hold = made()
     hold.enter("voided")
     with pytest.raises(IllegalTransition, match=f"{hold.id} is voided: settling"):

@@ -14,7 +14,6 @@ from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Subjects, Users
 from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown
-from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
 
 VERIFIED: dict[str, Any] = {**GOOD, "email": "ann@example.com", "email_verified": True}
@@ -33,7 +32,7 @@ def believer(billing: Billing) -> Sessions:
     return Sessions(billing.database, own, billing.new_id, foreign=shown()._foreign, subjects=subjects)
 
 
-async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> None:
+async def test_a_subject_is_made_once(believer, billing):
     callers = await asyncio.gather(*(believer.caller(rs256(VERIFIED), None) for _ in range(10)))
     assert len({caller and caller.id for caller in callers}) == 1
     caller = callers[0]
@@ -48,20 +47,20 @@ async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> N
     assert await billing.database.value("SELECT name FROM organizations WHERE personal") == "ann"
 
 
-async def test_subjects_of_two_issuers_are_two_users(believer: Sessions) -> None:
+async def test_subjects_of_two_issuers_are_two_users(believer):
     tokens = [rs256(GOOD), hs256(SHARED), hs256({**SHARED, "iss": "third"}), rs256({**GOOD, "sub": "bob"})]
     callers = [await believer.caller(token, None) for token in tokens]
     assert len({caller and caller.id for caller in callers}) == 4
     assert all(caller and caller.email is None and not caller.verified for caller in callers)
 
 
-async def test_an_address_leads_to_nobody_who_is_there(believer: Sessions, people: People) -> None:
+async def test_an_address_leads_to_nobody_who_is_there(believer, people):
     user_id = await people.user()
     caller = await believer.caller(rs256(VERIFIED), None)
     assert (caller.id == user_id, caller.email) == (False, None)
 
 
-async def test_operators_of_other_issuers(believer: Sessions, people: People) -> None:
+async def test_operators_of_other_issuers(believer, people):
     token = rs256({**GOOD, "aud": "staff", "role": "admin"})
     caller = await believer.caller(token, None)
     assert caller.operator
@@ -74,7 +73,7 @@ async def test_operators_of_other_issuers(believer: Sessions, people: People) ->
 
 
 @pytest.mark.parametrize("ended", ["jti", "all", "disabled"])
-async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: People, ended: str) -> None:
+async def test_what_ends_a_token_of_another_issuer(believer, people, ended):
     token = rs256({**GOOD, "jti": "one", "iat": int(time.time()) - 5})
     caller = await believer.caller(token, None)
     assert caller is not None
@@ -92,6 +91,6 @@ async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: P
     assert await people.database.value("SELECT count(*) FROM users") == 1
 
 
-async def test_a_token_narrows(believer: Sessions) -> None:
+async def test_a_token_narrows(believer):
     caller = await believer.caller(rs256({**GOOD, "scope": "openid billing:read org:transfer bogus:scope"}), None)
     assert caller.scopes == {"billing:read", "org:transfer"}

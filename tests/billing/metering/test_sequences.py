@@ -1,7 +1,5 @@
 """Any sequence of services' calls, compared with a plain model: each event counts once, and all holds end."""
 
-from __future__ import annotations
-
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,13 +177,13 @@ class Play:
         assert dict(map(tuple, states)) == {name: state for name, (state, _) in record.holds.items()}
 
 
-def test_each_event_counts_once(database_url: str, redis_url: str, key_prefix: str) -> None:
+def test_each_event_counts_once(database_url, redis_url, key_prefix):
     thread, stack = LoopThread(), AsyncExitStack()
     making = making_worlds(database_url, redis_url, Keyspace(key_prefix))
     world = thread.run(thread.run(stack.enter_async_context(making))())
     of = meters(world)
 
-    async def play(sequence: list[tuple[str, str, int]]) -> None:
+    async def play(sequence):
         account = await world.accounts.create("Test")
         await world.grants.grant(account.id, BALANCE, str(ULID()), None)
         one = Play(of, account.id)
@@ -196,10 +194,10 @@ def test_each_event_counts_once(database_url: str, redis_url: str, key_prefix: s
 
     @settings(max_examples=40)
     @given(st.lists(steps, max_size=14))
-    def any_sequence(sequence: list[tuple[str, str, int]]) -> None:
+    def any_sequence(sequence):
         thread.run(play(sequence))
 
-    async def sound() -> None:
+    async def sound():
         assert (await world.engine.reconciler.run()).drifts == ()
         verified = await verify(world.database)
         assert verified.ok, verified

@@ -5,9 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
-from billing.accounts.accounts import Account
 from billing.audit import SYSTEM
 from billing.notices.delivery import Poster
 from billing.notices.emit import emit
@@ -41,8 +38,8 @@ async def due(billing: Billing) -> None:
 
 
 async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_another_lane_asks(
-    billing: Billing, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    billing, account, monkeypatch
+):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         await endpoints.create(account.id, f"{receiver.url}/own", None, actor=SYSTEM)
@@ -50,7 +47,7 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
             await told(billing, account.id, "key.revoked", key_id=key_id)
         ask = billing.database.row
 
-        async def late(query: str, *given: object) -> Any:
+        async def late(query, *given):
             found, busy = await ask(query, *given), set(worker._busy)
             while found is None and busy and worker._busy == busy:
                 await asyncio.sleep(0.001)
@@ -61,9 +58,7 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
     assert len(receiver.bodies("/own")) == 2
 
 
-async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(billing, monkeypatch):
     owner, admin, member = [await new_user(billing, address) for address in ADDRESSES]
     organization = await new_organization(billing, "Acme", owner)
     await join(billing, organization, admin, "admin")
@@ -82,7 +77,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
         with monkeypatch.context() as patch:
             questions, ask = [], billing.database.row
 
-            async def asked(query: str, *given: object) -> Any:
+            async def asked(query, *given):
                 questions.append(query)
                 return await ask(query, *given)
 
@@ -114,7 +109,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
     assert await mails(billing, ADDRESSES[2]) == []
 
 
-async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing: Billing, account: Account) -> None:
+async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing, account):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         receiver.answers = {"/failing": 500, "/moved": 302, "/gone": 410}
@@ -161,7 +156,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
         assert (enabled.disabled_at, enabled.failing_since) == (None, None)
 
 
-async def test_old_notices_go_with_their_deliveries(billing: Billing, account: Account) -> None:
+async def test_old_notices_go_with_their_deliveries(billing, account):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings())
     endpoint = await endpoints.create(account.id, "https://hooks.example.com/", None, actor=SYSTEM)
     await endpoints.test(endpoint.id, account.id)

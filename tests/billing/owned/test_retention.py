@@ -22,7 +22,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await made.close()
 
 
-async def test_what_is_old_goes_in_batches(database: Database) -> None:
+async def test_what_is_old_goes_in_batches(database):
     await database.execute(OBJECT, "old", 31, 5)
     await database.execute(OBJECT, "new", 29, 2)
     for name, days in (("over", 8), ("young", 6), ("runs", None)):

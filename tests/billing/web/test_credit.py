@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd, parse_usd
-from billing.payments.assembly import Payments
 from billing.payments.coupons import NewCoupon
 from billing.payments.local.store import GOOD
 from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console, press
+from tests.billing.web.support import press
 
 NANO = 10**9
 
@@ -27,7 +26,7 @@ def lot(id: str, priority: int, expires_at: str | None, *, promotional: bool) ->
     return LotShape(id=id, kind="grant", state="open", transaction_id=None, **usd, **terms, **times)  # type: ignore[arg-type]
 
 
-def test_lots_are_shown_in_the_order_in_which_they_are_used() -> None:
+def test_lots_are_shown_in_the_order_in_which_they_are_used():
     soon, late = "2026-06-01T00:00:00.000Z", "2026-09-01T00:00:00.000Z"
     lots = [
         lot("9", 10, late, promotional=False),
@@ -41,7 +40,7 @@ def test_lots_are_shown_in_the_order_in_which_they_are_used() -> None:
     assert [each.id for each in in_order(lots[::-1])] == [each.id for each in lots]
 
 
-async def test_credit_is_bought_and_appears_by_itself(console: Console, payments: Payments) -> None:
+async def test_credit_is_bought_and_appears_by_itself(console, payments):
     page = await console.get("/credit", "admin")
     once = re.search(r'name="once" value="([^"]+)"', page.text)
     assert "You're out of credit." in page.words
@@ -71,7 +70,7 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     assert "/credit/buy" not in after.text
 
 
-async def test_auto_recharge_is_a_sentence(console: Console, payments: Payments) -> None:
+async def test_auto_recharge_is_a_sentence(console, payments):
     form = {"enabled": "on", "threshold_usd": "5", "amount_usd": "25", "monthly_cap_usd": "100"}
     refused = await console.post("/credit/auto-recharge", "owner", form)
     assert (refused.status, 'id="w-enabled"' in refused.text) == (422, True)
@@ -91,7 +90,7 @@ async def test_auto_recharge_is_a_sentence(console: Console, payments: Payments)
     assert "Auto-recharge is off" in (await console.get("/credit", "viewer")).words
 
 
-async def test_each_transaction_has_the_balance_after_it(console: Console) -> None:
+async def test_each_transaction_has_the_balance_after_it(console):
     billing, account_id = console.billing, console.organization.account_id
     await sync_prices(billing.database, PRICES)
     coupon = NewCoupon("Spring", 5 * NANO, "SPRING27", 10, 30, None, 1)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
 
 import pytest
 
@@ -18,9 +17,9 @@ from tests.billing.web.paths import PATHS
 from tests.billing.web.support import Console, serving
 
 # Of one of the requests, and of both.
-COSTS_NANO: Final = 211_350, 422_700
-WORDS: Final = ("Price row", "Markup", "cost_usd", "price_id", "markup_percent", "% that your plan adds")
-USAGE: Final = Usage(input_tokens=1003, output_tokens=103, cached_input_tokens=12)
+COSTS_NANO = 211_350, 422_700
+WORDS = ("Price row", "Markup", "cost_usd", "price_id", "markup_percent", "% that your plan adds")
+USAGE = Usage(input_tokens=1003, output_tokens=103, cached_input_tokens=12)
 
 
 async def use(console: Console) -> dict[str, str]:
@@ -43,7 +42,7 @@ def told(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("sees", ["charge", "cost"])
-async def test_pages_of_customers_have_no_cost(console: Console, sees: str) -> None:
+async def test_pages_of_customers_have_no_cost(console, sees):
     services = replace(console.services, customers_see=sees)
     async with serving(services, console) as seen_at:
         ids = await use(seen_at)

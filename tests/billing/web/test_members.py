@@ -6,10 +6,10 @@ from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.identity.support import token_sent
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console, changed, fields
+from tests.billing.web.support import changed, fields
 
 
-async def test_members_from_invitation_to_removal(console: Console) -> None:
+async def test_members_from_invitation_to_removal(console):
     billing, account_id, persons = console.billing, console.organization.account_id, console.persons
     await sync_prices(billing.database, PRICES)
     key, _ = await billing.keys.create(account_id, "laptop", user_id=persons["member"])

@@ -3,13 +3,12 @@
 import re
 
 from billing.identity.codes import TOTP_STEP_S, totp_code
-from tests.billing.people_support import GOOD, Registry
-from tests.billing.web.support import Console
+from tests.billing.people_support import GOOD
 
 OTHER = "copper lantern orchard brisk"
 
 
-async def test_a_person_changes_what_they_sign_in_with(console: Console, registry: Registry) -> None:
+async def test_a_person_changes_what_they_sign_in_with(console, registry):
     hashed = await registry.people.passwords.hash(GOOD, "")
     execute = console.billing.database.execute
     await execute("UPDATE users SET password_hash = $1 WHERE id = $2", hashed, console.persons["admin"])
@@ -55,7 +54,7 @@ async def test_a_person_changes_what_they_sign_in_with(console: Console, registr
     assert 'value="&lt;Ada&gt;"' in page.text
 
 
-async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(console: Console) -> None:
+async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(console):
     await console.cookie("owner")
     console.cookies["other"] = console.cookies.pop("owner")
     page = await console.get("/security", "owner")

@@ -124,12 +124,12 @@ def each_failed(
         yield command, result.failed(code)
 
 
-def test_no_command_is_left_out() -> None:
+def test_no_command_is_left_out():
     ends = {each for each in COMMANDS if not any(other.startswith(f"{each} ") for other in COMMANDS)}
     assert ends == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
 
 
-def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
+def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell):
     url = {"METERGATE_API_URL": "http://127.0.0.1:1"}
     commands = ["auth token", "keys list", "usage totals", "org members"]
     for command, said in each_failed(shell, commands, 1, url):
@@ -137,7 +137,7 @@ def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
     assert len(list(each_failed(shell, commands[1:], 3, {**url, "METERGATE_API_TOKEN": "e30.e30.x"}))) == 3
 
 
-def test_wrong_usage_is_2(shell: Shell) -> None:
+def test_wrong_usage_is_2(shell):
     every = [*OF_PEOPLE, *ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED]
     for command, said in each_failed(shell, [f"{each} --nope" for each in every], 2):
         assert "--nope" in said, command
@@ -147,7 +147,7 @@ def test_wrong_usage_is_2(shell: Shell) -> None:
     assert list(each_failed(shell, [f"{each} too many of these" for each in bounded], 2))
 
 
-def test_a_wrong_setting_is_2(shell: Shell) -> None:
+def test_a_wrong_setting_is_2(shell):
     wrong = {"MAX_BODY_BYTES": "x"}
     for command, said in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values(), "up"], 2, wrong):
         assert "MAX_BODY_BYTES" in said, command
@@ -156,7 +156,7 @@ def test_a_wrong_setting_is_2(shell: Shell) -> None:
     assert "MAX_BODY_BYTES" in result.stdout
 
 
-def test_a_folder_without_data_is_3_and_stays_so(shell: Shell) -> None:
+def test_a_folder_without_data_is_3_and_stays_so(shell):
     """`up` alone makes a database; `serve` is given its stores, and says so."""
     on_stores = [each for name, each in ON_STORES.items() if name != "serve"]
     for command, said in each_failed(shell, [*on_stores, *OF_THE_API.values()], 3):
@@ -170,22 +170,22 @@ def test_a_folder_without_data_is_3_and_stays_so(shell: Shell) -> None:
     assert not shell.data_dir.exists()
 
 
-def test_stores_that_are_away_are_3(shell: Shell) -> None:
+def test_stores_that_are_away_are_3(shell):
     assert list(each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values()], 3, away()))
 
 
-def test_a_gateway_that_is_away_is_3(shell: Shell) -> None:
+def test_a_gateway_that_is_away_is_3(shell):
     env = {"METERGATE_API_URL": f"http://{nobody_at()}", "ADMIN_API_KEY": "k" * 24}
     assert list(each_failed(shell, [*OF_THE_API.values()], 3, env))
 
 
-def test_what_is_done_is_0_and_what_is_refused_1(shell: Shell, stores: dict[str, str]) -> None:
+def test_what_is_done_is_0_and_what_is_refused_1(shell, stores):
     for command, result in zip(DONE, shell.run_each([each.split() for each in DONE], stores), strict=True):
         assert result.code == 0, (command, result)
     assert len(list(each_failed(shell, REFUSED, 1, stores))) == len(REFUSED)
 
 
-def test_a_redis_alone_that_is_away_or_none_is_3(shell: Shell, stores: dict[str, str]) -> None:
+def test_a_redis_alone_that_is_away_or_none_is_3(shell, stores):
     """Nobody there, options that there are not, and a server that is none; no fault of ours."""
     commands = ["serve", "reconcile", "operator requests --refused"]
     assert list(each_failed(shell, commands, 3, {**stores, "REDIS_URL": away()["REDIS_URL"]}))

@@ -36,9 +36,7 @@ KINDS = NAMES.map(lambda name: f"{name}_20300101")
 
 
 @given(fields=OBJECTS, kinds=st.lists(KINDS, max_size=3), block=OBJECTS, within=OBJECTS, features=st.lists(KINDS))
-def test_anthropic_s_messages_stay_served(
-    fields: dict[str, Any], kinds: list[str], block: dict[str, Any], within: dict[str, Any], features: list[str]
-) -> None:
+def test_anthropic_s_messages_stay_served(fields, kinds, block, within, features):
     content = [{"type": "text", "text": "Hello"}, {**block, "type": "brand_new"}]
     tools = [{**within, "type": kind} for kind in kinds]
     body = message(**fields, tools=tools, messages=[{**within, "role": "user", "content": content}])
@@ -49,9 +47,7 @@ def test_anthropic_s_messages_stay_served(
 
 
 @given(fields=OBJECTS, tools=OBJECTS, part=OBJECTS, within=OBJECTS)
-def test_gemini_s_requests_stay_served(
-    fields: dict[str, Any], tools: dict[str, Any], part: dict[str, Any], within: dict[str, Any]
-) -> None:
+def test_gemini_s_requests_stay_served(fields, tools, part, within):
     given_tools = {name: value if value is not None else {} for name, value in tools.items()}
     found = parsed(asked(**fields, tools=[given_tools], contents=[{**within, "parts": [{"text": "a", **part}]}]))
     assert (found.unbounded_input, found.work.unknown_tools) == (False, tuple(sorted(given_tools)))
@@ -104,7 +100,7 @@ WORK = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", sorted({*WORK, *REFUSED_TOOLS}))
-def test_each_tool_counts_in_each_place(kind: str, place: Any) -> None:
+def test_each_tool_counts_in_each_place(kind, place):
     tool = typed(kind)
     body = place(tool)
     if kind in REFUSED_TOOLS:
@@ -122,5 +118,5 @@ def test_each_tool_counts_in_each_place(kind: str, place: Any) -> None:
         assert sent is body
 
 
-def test_the_table_has_every_type() -> None:
+def test_the_table_has_every_type():
     assert WORK.keys() - {NEW} == CLIENT_TOOLS | LOOP_TOOLS | CAPPED_TOOLS
