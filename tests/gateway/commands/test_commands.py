@@ -19,7 +19,7 @@ from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit
 from tests.support.command_tree import COMMANDS, OF_PEOPLE, ON_FILES
-from tests.support.commands import CHECKOUT, Shell, fetch, nobody_at, with_host
+from tests.support.commands import CHECKOUT, fetch, nobody_at, with_host
 
 pytestmark = pytest.mark.slow
 
@@ -147,61 +147,12 @@ def test_wrong_usage(shell, arguments):
     assert not shell.data_dir.exists()
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "migrate", "operator account list", "ledger verify"])
-def test_a_wrong_configuration(shell: Shell, command: str) -> None:
-    message = shell.run(*command.split(), env={"MAX_BODY_BYTES": "1MB", "SMTP_PORT": "x"}).failed(2)
-    assert "environment: MAX_BODY_BYTES: " in message
-    assert "environment: SMTP_PORT: " in message
-    assert not shell.data_dir.exists()
-
-
-def test_a_gateway_that_is_not_there(shell):
-    url = f"http://{nobody_at()}"
-    (shell.folder / "key").write_text(f"{PASSWORD}\n")
-    message = shell.run("operator", "account", "list", "--api-url", url, "--token-file", "key").failed(3)
-    assert url in message
-    assert PASSWORD not in message
-    message = shell.run(
-        "operator", "account", "list", env={"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}
-    ).failed(3)
-    assert url in message
-    message = shell.run("operator", "grant", "acc_1", "5", "--yes", "--api-url", url, "--token-file", "key").failed(3)
-    assert "--idempotency-key " in message
-    assert not shell.data_dir.exists()
-
-
 def test_no_admin_key_for_a_gateway_elsewhere(shell):
     way = ("--api-url", f"http://{nobody_at()}")
     assert "ADMIN_API_KEY" in shell.run("operator", "account", "list", *way).failed(2)
     assert "/no/where" in shell.run("operator", "account", "list", *way, "--token-file", "/no/where").failed(2)
     (shell.folder / "key").write_text("two words\n")
     assert "two words" not in shell.run("operator", "account", "list", *way, "--token-file", "key").failed(2)
-
-
-@pytest.mark.parametrize("command", ["serve", "migrate", "operator account list", "ledger verify", "explain x"])
-def test_stores_that_are_not_there(shell: Shell, command: str) -> None:
-    address = nobody_at()
-    stores = {
-        "DATABASE_URL": f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable",
-        "REDIS_URL": f"redis://:{PASSWORD}@{address}",
-    }
-    message = shell.run(*command.split(), env=stores).failed(3)
-    assert address in message
-    assert PASSWORD not in message
-
-
-def test_the_doctor_says_that_stores_are_not_there(shell):
-    address = nobody_at()
-    stores = {
-        "DATABASE_URL": f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable",
-        "REDIS_URL": f"redis://:{PASSWORD}@{address}",
-    }
-    result = shell.run("doctor", env=stores)
-    assert result.code == 1
-    assert "FAIL  postgres" in result.stdout
-    assert "FAIL  redis" in result.stdout
-    assert "correct DATABASE_URL" in result.stdout
-    assert PASSWORD not in result.stdout + result.stderr
 
 
 def test_serve_needs_stores(shell):
