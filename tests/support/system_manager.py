@@ -81,12 +81,7 @@ def unified_hierarchy() -> Path:
 @asynccontextmanager
 async def manager(folder: Path, files: Mapping[str, str], unit: Path) -> AsyncIterator[Manager]:
     """Run systemd with `unit`, started; `files` are written there by their paths, as root's own."""
-    if os.geteuid() != 0 or not SYSTEMD.exists():
-        pytest.skip("systemd itself is run, as root, and one of both is missing")
-    for name, package in (("nsenter", "util-linux"), ("pkill", "procps")):
-        program(name, package)
-    if subprocess.run(["unshare", *NAMESPACES, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("root may make no namespaces here")
+    skip_where_it_cannot_run()
     lay_out(folder / "units", unit)
     group = unified_hierarchy() / f"metergate-test-{os.getpid()}-{os.urandom(4).hex()}"
     script = folder / "boot"
@@ -102,6 +97,15 @@ async def manager(folder: Path, files: Mapping[str, str], unit: Path) -> AsyncIt
         process.stdin.close()
         await process.wait()
         await until(lambda: removed(group))
+
+
+def skip_where_it_cannot_run() -> None:
+    if os.geteuid() != 0 or not SYSTEMD.exists():
+        pytest.skip("systemd itself is run, as root, and one of both is missing")
+    for name, package in (("nsenter", "util-linux"), ("pkill", "procps")):
+        program(name, package)
+    if subprocess.run(["unshare", *NAMESPACES, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("root may make no namespaces here")
 
 
 def lay_out(units: Path, unit: Path) -> None:
