@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from billing.audit import SYSTEM
 from billing.notices.delivery import Poster
 from billing.notices.emit import emit
-from billing.notices.endpoints import Endpoints
+from billing.notices.endpoints import EndpointRefused, Endpoints
 from billing.notices.mail_templates import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from billing.settings import WebhookSettings
@@ -56,6 +58,30 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
         monkeypatch.setattr(billing.database, "row", late)
         assert await worker.round() == 2
     assert len(receiver.bodies("/own")) == 2
+
+
+async def test_endpoints_get_the_form_that_they_take(billing, account):
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
+    key = "0123456789abcdef0123456789abcdef"
+    async with receiving() as receiver, working(billing) as worker:
+        slack = await endpoints.create(account.id, f"{receiver.url}/slack", None, format="slack", actor=SYSTEM)
+        duty = await endpoints.create(
+            account.id, f"{receiver.url}/duty", None, format="pagerduty", routing_key=key, actor=SYSTEM
+        )
+        assert key not in repr(duty)
+        with pytest.raises(EndpointRefused, match="routing_key"):
+            await endpoints.create(account.id, f"{receiver.url}/duty", None, format="pagerduty", actor=SYSTEM)
+        with pytest.raises(EndpointRefused, match="goes with the format pagerduty"):
+            await endpoints.update(slack.id, account.id, {"routing_key": key}, actor=SYSTEM)
+        await told(billing, account.id, "balance.low", balance_usd="0.50")
+        assert await worker.round() == 2
+        await endpoints.update(duty.id, account.id, {"format": "teams"}, actor=SYSTEM)  # and the key is forgotten
+        await told(billing, account.id, "balance.low", balance_usd="0.40")
+        assert await worker.round() == 2
+    assert "Balance in USD: 0.50" in receiver.bodies("/slack")[0]["text"]
+    incident, card = receiver.bodies("/duty")
+    assert incident["routing_key"] == key
+    assert card["attachments"]
 
 
 async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(billing, monkeypatch):
