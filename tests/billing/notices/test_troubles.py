@@ -4,9 +4,8 @@ from billing.notices.troubles import LASTING_ROUNDS, TroubleNotices
 
 
 async def told(billing):
-    rows = await billing.database.rows(
-        "SELECT type, data FROM notices WHERE type LIKE 'trouble.%' ORDER BY created_at, id"
-    )
+    written = "SELECT type, data FROM notices WHERE type LIKE 'trouble.%' ORDER BY created_at, id"
+    rows = await billing.database.rows(written)
     return [(row["type"].removeprefix("trouble."), row["data"]["about"]) for row in rows]
 
 
