@@ -135,7 +135,7 @@ class Endpoints:
     async def update(
         self, endpoint_id: str, account_id: str | None, changes: Mapping[str, Any], *, actor: audit.Actor
     ) -> Endpoint:
-        """Change `url`, `types`, `description`, `format`, `routing_key`, `enabled`. Enabling forgets that it failed, and
+        """Change `url`, `types`, `description`, `format`, `routing_key`, `enabled`. Enabling forgets failures, and
         a format without a routing key forgets that. Raises as `create`."""
         if "url" in changes:
             check_url(changes["url"], private=self._settings.webhook_private_addresses)
