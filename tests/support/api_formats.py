@@ -39,7 +39,7 @@ BEYOND_SCHEMAS = (
     "A model's price",
     "This cursor is not one",
     "group_by takes",
-    "cached_input_tokens are",
+    "are parts of input_tokens",
     "has no price here",
     "expires_in_s is",
     "expires_at must be in the future",

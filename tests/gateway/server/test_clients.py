@@ -96,6 +96,20 @@ def test_addresses_of_one_site_count_together():
     assert [each.ended for each in (*office, *spread)] == [False, False, True, True, True, False, False, False]
 
 
+def test_connections_that_a_proxy_keeps_for_later_go_before_a_client_s_that_came_after_them():
+    """They count as one another's strangers: who waits beside a proxy that keeps thousands does not end for these."""
+    crowd = clients(6)
+    idle = [Held("", "", 1.0 + number) for number in range(3)]
+    uploads = [Held(f"198.51.100.{number}", "", 10.0 + number) for number in range(3)]
+    for each in (*idle, *uploads):
+        crowd.enter(each)
+    for ends in idle:
+        assert crowd.admits("newcomer")
+        assert ends.ended
+        crowd.enter(Held("newcomer"))
+    assert not any(each.ended for each in uploads)
+
+
 def test_one_ends_for_each_that_comes_and_few_looks_find_them():
     """One that was found, and has moved on since, does not end."""
     looks = 0
