@@ -114,12 +114,16 @@ class LastingHolds:
 
     async def run(self) -> None:
         """Let holds expire, and tidy what processes have left behind, in one gateway at a time."""
-        rounds = 0
+        rounds = idle = 0
         while True:
             await asyncio.sleep(ROUND_S)
             try:
                 rows = await self._database.rows(COUNT)
                 self.open_of = Counter({row["account_id"]: row["open"] for row in rows})
+                if not rows and idle < TIDY_EVERY:
+                    idle += 1
+                    continue
+                idle = 0
                 if await self._database.row(TAKE_LEASE, LEASE, self._gateway_id, ROUND_S * 0.9) is None:
                     continue
                 await self.expire()

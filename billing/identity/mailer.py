@@ -105,8 +105,10 @@ class Mailer:
         )
 
     async def _turn(self) -> None:
-        await self.round()
         await self._look()
+        if self.waiting:
+            await self.round()
+            await self._look()
 
     def _forget_stats(self) -> None:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0

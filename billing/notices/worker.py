@@ -119,7 +119,12 @@ class NoticeWorker:
             await self._hook.poster.close()
 
     async def _turn(self) -> None:
-        await self.round()
+        await self._look()
+        if self.waiting:
+            await self.round()
+            await self._look()
+
+    async def _look(self) -> None:
         row = await self._database.row(_query("outbox_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
