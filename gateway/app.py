@@ -43,9 +43,10 @@ from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.detached_answer import DetachedAnswer
-from gateway.proxy.handler import Proxy, ProxyParts
+from gateway.proxy.handler import Proxy
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.routing import Router
+from gateway.proxy.serving import ServingParts
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
@@ -229,7 +230,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     wait_s = lookup_wait_s(defaults)
     proxy = Proxy(
-        ProxyParts(
+        ServingParts(
             settings=settings,
             holds=engine.holds,
             keys=Authenticator(engine.cache, runtime.attempts, wait_s, keys_url=links.keys_url),

@@ -154,7 +154,7 @@ class Admissions:
         """Return what becomes of a request that was asked for at `began_s`, and that Redis has not admitted."""
         target = self.target(request.principal, request.model, request.feature)
         deadline = self.running.loop.time() + self.settings.admission_wait_s + began_s - time.monotonic()
-        decision = await self._after(request, target, reply, epoch, deadline)
+        decision = await self._after(_Question(self, request, target), reply, epoch, deadline)
         return await self.admit_anew(request, began_s) if isinstance(decision, Reload) else decision
 
     async def admit(self, request: HoldRequest) -> Decision | Reload:
@@ -168,48 +168,28 @@ class Admissions:
         if self._is_full(target):
             return Unavailable("too many debits wait for Postgres")
         deadline = self.running.loop.time() + self.settings.admission_wait_s
-        answer = await self._asked(request, target, request.meanwhile)
-        if isinstance(answer, Hold):
-            return answer
-        return await self._after(request, target, *answer, deadline)
+        question = _Question(self, request, target)
+        answer = await question.ask()
+        return answer if isinstance(answer, Hold) else await self._after(question, *answer, deadline)
 
     async def _after(
-        self,
-        request: HoldRequest,
-        target: AdmissionTarget,
-        reply: list[Any] | RedisError,
-        epoch: int,
-        deadline: float,
+        self, question: _Question, reply: list[Any] | RedisError, epoch: int, deadline: float
     ) -> Decision | Reload:
         """Decide on a request that a reply has not admitted; Redis is asked again once it has what it lacked."""
+        request, target = question.request, question.target
         while True:
             decision = await self.repairs.decide(reply, epoch, request, target, deadline)
             if isinstance(decision, Refused):
                 break
             if decision is not None:
                 return decision
-            answer = await self._asked(request, target)
+            answer = await question.ask()
             if isinstance(answer, Hold):
                 return answer
             reply, epoch = answer
         if request.lesser is None and not request.queue_s > 0:
             return decision
         return await self._admit_later(request, target, decision)
-
-    async def _asked(
-        self, request: HoldRequest, target: AdmissionTarget, meanwhile: Callable[[], None] | None = None
-    ) -> Hold | tuple[list[Any] | RedisError, int]:
-        """Ask Redis, and wait for what it replies."""
-        waiting = _Waiting(self)
-        item = self.ask(request.id, target, request.need, request.expired, waiting)
-        try:
-            if item.left and meanwhile is not None:
-                meanwhile()
-            return await waiting.answer
-        except BaseException:
-            item.abandon()
-            waiting.abandon()
-            raise
 
     def give_back_late(self, hold: Hold) -> None:
         """Give back a hold that was admitted when nobody waited for it any more."""
@@ -288,31 +268,46 @@ class Admissions:
         return target
 
 
-class _Waiting:
-    """An asker that waits for its `answer`, until it is abandoned."""
+class _Question:
+    """Asks for a hold, and waits for the answer; again where that was none. `meanwhile` is called once."""
 
-    __slots__ = ("_admissions", "answer")
+    __slots__ = ("_admissions", "_answer", "_meanwhile", "request", "target")
 
-    def __init__(self, admissions: Admissions) -> None:
+    def __init__(self, admissions: Admissions, request: HoldRequest, target: AdmissionTarget) -> None:
         self._admissions = admissions
-        self.answer: asyncio.Future[Hold | tuple[list[Any] | RedisError, int]] = admissions.running.loop.create_future()
+        self.request = request
+        self.target = target
+        self._meanwhile = request.meanwhile
+
+    async def ask(self) -> Hold | tuple[list[Any] | RedisError, int]:
+        """Return the hold, or the reply and the epoch that it is of."""
+        request, admissions = self.request, self._admissions
+        self._answer: asyncio.Future[Hold | tuple[list[Any] | RedisError, int]] = (
+            admissions.running.loop.create_future()
+        )
+        item = admissions.ask(request.id, self.target, request.need, request.expired, self)
+        try:
+            if item.left and self._meanwhile is not None:
+                self._meanwhile()
+                self._meanwhile = None
+            return await self._answer
+        except BaseException:
+            item.abandon()
+            if not self._answer.cancel() and not self._answer.cancelled():
+                answer = self._answer.result()
+                if isinstance(answer, Hold):
+                    admissions.give_back_late(answer)
+            raise
 
     def admitted(self, hold: Hold) -> None:
-        if self.answer.done():
+        if self._answer.done():
             self._admissions.give_back_late(hold)
         else:
-            self.answer.set_result(hold)
+            self._answer.set_result(hold)
 
     def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        if not self.answer.done():
-            self.answer.set_result((reply, epoch))
-
-    def abandon(self) -> None:
-        if self.answer.cancel() or self.answer.cancelled():
-            return
-        answer = self.answer.result()
-        if isinstance(answer, Hold):
-            self._admissions.give_back_late(answer)
+        if not self._answer.done():
+            self._answer.set_result((reply, epoch))
 
 
 class Opening:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
-    from gateway.proxy.handler import Proxy
+    from gateway.proxy.serving import Serving
     from gateway.server.bodies import Kept
     from gateway.server.exchange import Exchange
     from gateway.upstream.base import UpstreamRequest, UpstreamResponse
@@ -131,7 +131,7 @@ class Course:
     drained: Callable[[], Awaitable[None]]
     guard: OverrunGuard | None
 
-    def __init__(self, proxy: Proxy, exchange: Exchange, on_over: Callable[[], None] = _nobody) -> None:
+    def __init__(self, proxy: Serving, exchange: Exchange, on_over: Callable[[], None] = _nobody) -> None:
         self.proxy = proxy
         self.exchange = exchange
         self.on_over = on_over

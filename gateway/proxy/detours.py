@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from billing.holds.model import SettlementLost
 from gateway.proxy.decoding_tap import BREAKS
@@ -21,19 +21,68 @@ from gateway.server.ids import balance_line, paid_lines
 from gateway.upstream.base import UpstreamError, send_within
 
 if TYPE_CHECKING:
-    from billing.holds.model import Settled, Settlement
+    from collections.abc import Awaitable, Callable
+
+    from billing.holds.model import Decision, Hold, HoldRequest, Need, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import Created, ParsedRequest
     from gateway.dialects.output import Output
-    from gateway.proxy.context import Granted, Reason
-    from gateway.proxy.course import Course
+    from gateway.proxy.attempts import Attempts
+    from gateway.proxy.context import Granted, Reason, RequestContext
     from gateway.proxy.decoding_tap import StreamWatch
     from gateway.proxy.headers import ResponseHead
     from gateway.proxy.provider_request import InThread
+    from gateway.proxy.serving import Serving
     from gateway.proxy.stored import Withheld
+    from gateway.server.bodies import Kept
+    from gateway.server.exchange import Exchange
     from gateway.upstream.base import Pending, UpstreamRequest, UpstreamResponse
+    from gateway.upstream.health import Attempt
     from gateway.upstream.transport import Response
+
+
+class Course(Protocol):
+    """What detours know of a course, and the events that they tell it (`gateway.proxy.course.Course`)."""
+
+    proxy: Serving
+    exchange: Exchange
+    secret: str | None
+    kept: Kept | None
+    context: RequestContext
+    need: Need
+    asked_s: float
+    hold: Hold
+    timeout_s: float | None
+    attempt: Attempt | None
+    attempts: Attempts | None
+    head: ResponseHead
+    body: bytes
+    lines: bytes
+    drained: Callable[[], Awaitable[None]]
+
+    def identified(self, principal: Principal) -> None: ...
+    def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
+    def prepare(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
+    def ask(self) -> None: ...
+    def decided(self, decision: Decision) -> None: ...
+    def send(self) -> None: ...
+    def ask_provider(self, request: UpstreamRequest) -> None: ...
+    def outcome(self, outcome: UpstreamResponse | UpstreamError) -> None: ...
+    def whole(self, body: bytes) -> None: ...
+    def not_whole(self, error: Exception) -> None: ...
+    def settled(self, settlement: Settlement) -> None: ...
+    def unsettled(self, lost: SettlementLost | None) -> None: ...
+    def give_whole(self, settled: Settled) -> None: ...
+    def piece(self, piece: bytes) -> bool: ...
+    def look_at_stream(self, answer: Response) -> None: ...
+    def passed(self, failure: Exception | None) -> None: ...
+    def stream_settled(self, watch: StreamWatch, charged_nano: int) -> None: ...
+    def finish(self, watch: StreamWatch, charged_nano: int | None = None) -> None: ...
+    def leave_under_way(self) -> None: ...
+    def leave_stream(self) -> None: ...
+    def end(self) -> None: ...
+
 
 # Before the hold.
 
@@ -71,12 +120,16 @@ async def check_paid(course: Course, principal: Principal) -> None:
 
 async def wait_for_hold(course: Course) -> None:
     """Ask for a hold where others wait before this request, or nothing may be asked for now."""
-    course.decided(await course.proxy.holds.admissions.decide(course.proxy.hold_request(course)))
+    course.decided(await course.proxy.holds.admissions.decide(_request(course)))
+
+
+def _request(course: Course) -> HoldRequest:
+    return course.proxy.hold_request(course.exchange, course.context, course.need, course.secret)
 
 
 async def ask_again(course: Course, reply: list[Any] | RedisError, epoch: int) -> None:
     """Ask for a hold once more, where that may help: Redis has not admitted it."""
-    request = course.proxy.hold_request(course)
+    request = _request(course)
     decision = await course.proxy.holds.admissions.decide_after(request, reply, epoch, course.asked_s)
     course.decided(decision)
 

@@ -248,8 +248,8 @@ class Response:
             connection.pause()
         elif connection.paused:
             connection.resume()  # a burst was above what is kept
-        if self._stalled or self._refused is not None:
-            connection.wake()
+        if (self._stalled or self._refused is not None) and self.on_change is None:
+            connection.wake()  # else who has asked for what is here looks by himself
 
     def release(self) -> None:
         """Free the connection where the body was read to its end; else close it, which stops the
