@@ -611,9 +611,13 @@ class Course:
 
     def left(self) -> None:
         """Go on without the client, who has left, or was cut off."""
-        if not self.is_left and not self.is_over:
-            self.is_left = True
-            self.leave()
+        if self.is_left or self.is_over:
+            return
+        self.is_left = True
+        exchange = self.exchange
+        if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
+            exchange.cut_for = "shutting_down"
+        self.leave()
 
     def leave(self) -> None:
         """Leave the client in whatever state this is. A detour is cancelled once it has made its first step: it sees to
