@@ -159,9 +159,9 @@ class Course:
     def begin(self) -> None:
         """Serve the request, or refuse it."""
         exchange, proxy = self.exchange, self.proxy
-        logged = subject()
-        logged.request_id, logged.account_id = self.request_id, None
         try:
+            logged = subject()
+            logged.request_id, logged.account_id = self.request_id, None
             self.secret = key_of(exchange.headers, exchange.path, exchange.match.dialect)
             principal = proxy.cached(self.secret)
             if principal is None:
@@ -244,10 +244,9 @@ class Course:
 
     def admitted(self, hold: Hold) -> None:
         """Serve a request that is held."""
-        self.item, self.hold = None, hold
-        proxy = self.proxy
+        self.item, self.hold, self.is_held = None, hold, True
         try:
-            self.is_held = True
+            proxy = self.proxy
             proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
             proxy.running.begin(self.exchange)
             hold.on_closed = self.exchange.hold_closed
@@ -289,10 +288,10 @@ class Course:
 
     def heard(self) -> None:
         """Look at the answer, of which the provider's connection has read more."""
-        answer = self.answer
-        if self.task is not None or not isinstance(answer, Response):
-            return
         try:
+            answer = self.answer
+            if self.task is not None or not isinstance(answer, Response):
+                return
             if self.state == "stream":
                 self.look_at_stream(answer)
             elif self.state == "whole":
@@ -614,10 +613,14 @@ class Course:
         if self.is_left or self.is_over:
             return
         self.is_left = True
-        exchange = self.exchange
-        if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
-            exchange.cut_for = "shutting_down"
-        self.leave()
+        try:
+            exchange = self.exchange
+            if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
+                exchange.cut_for = "shutting_down"
+        except Exception as error:
+            self.fault(error)
+        else:
+            self.leave()
 
     def leave(self) -> None:
         """Leave the client in whatever state this is. A detour is cancelled once it has made its first step: it sees to
