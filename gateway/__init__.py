@@ -1,4 +1,4 @@
-"""The gateway: one request in, one answer out, metered. A request's life is `proxy.handler`'s, top to bottom.
+"""The gateway: one request in, one answer out, metered. A request's life is `proxy.course`'s, top to bottom.
 
 app          makes the application that a worker serves, with the engine running behind it
 runtime/     the wiring of what talks to the stores: engine, people, payments, metering, exports

@@ -43,11 +43,10 @@ from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.detached_answer import DetachedAnswer
-from gateway.proxy.forward import Forwarder
-from gateway.proxy.handler import Proxy, ProxyParts
+from gateway.proxy.handler import Proxy
 from gateway.proxy.records import Records, RequestLog
-from gateway.proxy.relay import ForwardParts
 from gateway.proxy.routing import Router
+from gateway.proxy.serving import ServingParts
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
@@ -229,28 +228,17 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     )
     detached = DetachedAnswer(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
-    forwarder = Forwarder(
-        ForwardParts(
-            transports=transports,
-            settlements=settlements,
-            detached=detached,
-            defaults=defaults,
-            metrics=metrics,
-            records=records,
-            stored=stored,
-            poller=poller,
-            in_thread=bodies.in_thread,
-        )
-    )
     wait_s = lookup_wait_s(defaults)
     proxy = Proxy(
-        ProxyParts(
+        ServingParts(
             settings=settings,
             holds=engine.holds,
             keys=Authenticator(engine.cache, runtime.attempts, wait_s, keys_url=links.keys_url),
             effects=engine.change_notifier,
             router=router,
-            forwarder=forwarder,
+            transports=transports,
+            settlements=settlements,
+            detached=detached,
             links=links,
             metrics=metrics,
             tokenizer=tokenizer,
@@ -258,6 +246,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             records=records,
             stored=stored,
             poller=poller,
+            in_thread=bodies.in_thread,
         )
     )
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, detached, poller, proxy)

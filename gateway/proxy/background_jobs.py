@@ -387,7 +387,7 @@ class BackgroundPoller:
         if not hold.is_open:
             return
         if (reported := believed(context.route, reported)) is not None:
-            await settlements.complete(settlements.reported(context, hold, reported))
+            await settlements.complete(context, hold, settlements.reported(context, hold, reported))
         elif left == "unknown":
             await settlements.settle_whole(context, hold, NO_USAGE)
         elif tap is not None and tap.began_output:

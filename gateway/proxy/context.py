@@ -162,6 +162,8 @@ class RequestContext(msgspec.Struct, gc=False):
     """What the provider is sent where the hold leaves the request as it is; until it is sent."""
     charged: Debit | None = None
     """The debit, once it has been made."""
+    settling_s: float = 0.0
+    """When it was."""
     logged: bool = False
     """Whether the request log has its line, or will."""
     cut: Reason | None = None

@@ -234,7 +234,7 @@ class DetachedAnswer:
         if running is not None:
             return await self._followed(context, hold, running)
         if reported is not None:
-            await self._settlements.complete(self._settlements.reported(context, hold, reported))
+            await self._settlements.complete(context, hold, self._settlements.reported(context, hold, reported))
         else:
             await self._settlements.whole(context, hold, output, reason)
         return None

@@ -223,6 +223,11 @@ class Withheld:
         return self._first.created
 
     @property
+    def is_open(self) -> bool:
+        """Return whether nothing is withheld any more."""
+        return self._open
+
+    @property
     def running(self) -> Created | None:
         """Return the object on which the provider works on where this stream breaks."""
         return running_of_event(self._context.parsed, self._first.created)

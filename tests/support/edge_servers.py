@@ -172,7 +172,7 @@ async def streamed(call: Exchange) -> None:
     for start in range(0, len(body), 3):
         await paced(call, body[start : start + 3])
         await asyncio.sleep(0)
-    await call.end(b"")
+    call.finish(b"")
 
 
 @dataclass

@@ -150,7 +150,7 @@ async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make, w
     worker.gone = True
     await all_done(gateway)
     assert (await the_event(customer))["estimated"]
-    await until(lambda: not gateway.proxy._poller._following)
+    await until(lambda: not gateway.proxy.poller._following)
 
 
 async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make, worker):
@@ -160,19 +160,19 @@ async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make, wo
     await respond(customer)
     await until(lambda: worker.polled() == 1)
     async with asyncio.timeout(BOUND_S):
-        await gateway.proxy._poller.stop()
+        await gateway.proxy.poller.stop()
         await until(lambda: not gateway.runtime.engine.holds.live)
     assert await customer.events() == []
     assert not await held(customer)
     worker.hangs.set()
 
 
-@pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
+@pytest.mark.parametrize("place", ["stored.record", "poller.begin"])
 async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
     gateway, customer, worker, monkeypatch, place
 ):
     owner, name = place.split(".")
-    part = getattr(gateway.proxy._forwarder, owner)
+    part = getattr(gateway.proxy, owner)
     real, reached, calls = getattr(part, name), asyncio.Event(), []
 
     async def slow(*args):
@@ -198,7 +198,7 @@ async def test_a_gateway_that_stops_leaves_it_to_another(make_gateway, upstream,
     customer = await first.customer()
     there = Customer(second, customer.account_id, customer.key_id, customer.key)
     request_id = (await respond(customer)).headers["x-request-id"]
-    await first.proxy._poller.stop()
+    await first.proxy.poller.stop()
     await until(lambda: not first.runtime.engine.holds.live)
     worker.answer = response(service_tier="default")
     await all_done(second)
@@ -210,7 +210,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(make_gateway, 
     url = await upstream(worker.serve)
     first, second = await make_gateway(url, **QUICK), await make_gateway(url, **QUICK)
     lost = asyncio.Event()
-    poller = first.proxy._poller
+    poller = first.proxy.poller
 
     async def dead(*_):
         await lost.wait()
@@ -306,7 +306,7 @@ async def test_a_streamed_one_is_paid_by_its_stream(make_gateway, upstream):
     assert (found["id"], found["estimated"]) == (answer.headers["x-request-id"], False)
     await all_done(gateway)
     assert worker.polled() == 0
-    await until(lambda: not gateway.proxy._poller._following)
+    await until(lambda: not gateway.proxy.poller._following)
 
 
 @pytest.mark.parametrize("broken", ["client", "provider"])
@@ -329,7 +329,7 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(make_gateway, upst
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
     worker.go_on.set()
-    await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
+    await until(lambda: not gateway.proxy.poller._following and not gateway.proxy.poller._passing)
 
 
 def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> Any:
@@ -346,7 +346,7 @@ def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> A
 
 
 async def test_postgres_away_while_it_runs_loses_nothing(gateway, customer, worker, monkeypatch):
-    jobs = gateway.proxy._poller._jobs
+    jobs = gateway.proxy.poller._jobs
     for name in ("renew", "done"):
         monkeypatch.setattr(jobs, name, away(3, getattr(jobs, name)))
     request_id = (await respond(customer)).headers["x-request-id"]
@@ -357,7 +357,7 @@ async def test_postgres_away_while_it_runs_loses_nothing(gateway, customer, work
 
 
 async def test_one_that_postgres_takes_late_is_kept(gateway, customer, worker, monkeypatch):
-    jobs = gateway.proxy._poller._jobs
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
     assert (await respond(customer)).status == 200
     worker.answer = response(service_tier="default")
@@ -366,7 +366,7 @@ async def test_one_that_postgres_takes_late_is_kept(gateway, customer, worker, m
 
 
 async def test_none_is_begun_while_postgres_is_away(gateway, customer, worker, monkeypatch):
-    jobs = gateway.proxy._poller._jobs
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "ping", away(1, jobs.ping, DatabaseUnavailable))
     refusal(await respond(customer), 503, "temporarily_unavailable")
     assert worker.asked == []
@@ -374,7 +374,7 @@ async def test_none_is_begun_while_postgres_is_away(gateway, customer, worker, m
 
 
 async def test_one_that_can_not_be_kept_costs_its_hold(gateway, customer, worker, monkeypatch):
-    jobs = gateway.proxy._poller._jobs
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "begin", away(1, jobs.begin))
     answered = await respond(customer)
     await until(lambda: not gateway.runtime.engine.holds.live)
@@ -389,18 +389,19 @@ async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(make_gateway, 
     """Its answer breaks off; it is charged once all the same: what it came to where that was `told`, else the hold."""
     worker = Streaming()
     gateway = await make_gateway(await upstream(worker.serve), **QUICK)
-    settlements = gateway.proxy._poller._settlements
+    settlements = gateway.proxy.settlements
+    settle = settlements.ended
 
-    name = "complete" if told else "stream"
-    settle = getattr(settlements, name)
-
-    async def lost(*given, **more):
-        monkeypatch.setattr(settlements, name, settle)
+    async def lost(settling):
         if told:
-            await settle(*given)
+            await settling
         raise SettlementLost("neither has answered")
 
-    monkeypatch.setattr(settlements, name, lost)
+    def ended(context, hold, tap, reason, *_, **more):
+        monkeypatch.setattr(settlements, "ended", settle)
+        return lost(settle(context, hold, tap, reason, **more) if told else None)
+
+    monkeypatch.setattr(settlements, "ended", ended)
     customer = await gateway.customer()
     worker.answer = response(service_tier="default")
     async with customer.post(PATH, {**ASKED, "stream": True}) as answer:

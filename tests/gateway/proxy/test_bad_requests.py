@@ -194,10 +194,15 @@ async def test_a_failure_of_ours_says_nothing_of_itself(make_gateway, upstream, 
     async def broken(*_):
         raise RuntimeError("a secret of Redis")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Admissions, "admit", broken)
-        fetched = await ask(customer)
-        refusal(fetched, 503, "temporarily_unavailable")
+    def broken_at_once(*_: Any) -> None:
+        raise RuntimeError("a secret of Redis")
+
+    for name, asked in (("admit", broken), ("ask", broken_at_once)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Admissions, "must_wait", lambda *_, waits=name == "admit": waits)
+            patched.setattr(Admissions, name, asked)
+            fetched = await ask(customer)
+            refusal(fetched, 503, "temporarily_unavailable")
     await assert_free(customer)
     with monkeypatch.context() as patched:
         patched.setattr(MissingUsage, "guess", broken)

@@ -89,6 +89,7 @@ async def test_a_principal_that_changes_again_and_again_is_read_until_it_rests(g
         asked += 1
         return Reload() if asked < 12 else await admit(*arguments)
 
+    monkeypatch.setattr(Admissions, "must_wait", lambda *_: True)
     monkeypatch.setattr(Admissions, "admit", changed_meanwhile)
     assert (await ask(customer, chat())).status == 200
     assert asked == 12
@@ -105,6 +106,7 @@ async def test_a_principal_that_never_rests_is_given_up(make_gateway, monkeypatc
         asked += 1
         return Reload()
 
+    monkeypatch.setattr(Admissions, "must_wait", lambda *_: True)
     monkeypatch.setattr(Admissions, "admit", always_changed)
     refusal(await ask(customer, chat()), 503, "temporarily_unavailable")
     assert (0 if wait_ms else 3) <= asked < 12  # on a busy machine the time is up before anybody has asked

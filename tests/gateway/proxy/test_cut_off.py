@@ -86,7 +86,7 @@ async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not
 async def test_a_stream_s_end_that_is_not_taken_is_not_kept():
     async def ends(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"x" * 20_000_000)
+        exchange.finish(b"x" * 20_000_000)
 
     async with edge(ends, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
@@ -164,7 +164,7 @@ async def test_a_pause_that_ends_in_time_costs_nothing():
         for _ in range(100):
             if not exchange.put(b"x" * 100_000):
                 await exchange.flushed()
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(large) as served:
         client = await served.connect()

@@ -47,7 +47,7 @@ async def test_a_fault_of_ours_within_an_answer_charges_the_hold(gateway_of, mon
     gate = Gate(saying(b""))
     gateway = await gateway_of(gate.serve)
     for patched, then, body in (
-        ("stream", streaming(*WORDS, usage_chunk(), DONE), STREAM),
+        ("ended", streaming(*WORDS, usage_chunk(), DONE), STREAM),
         ("whole", saying(answer("Yes.", {})), PLAIN),
         ("reported", saying(answer()), PLAIN),
     ):
@@ -55,7 +55,7 @@ async def test_a_fault_of_ours_within_an_answer_charges_the_hold(gateway_of, mon
         gate._then = then
         customer = await gateway.customer()
         with monkeypatch.context() as patch:
-            patch.setattr(Settlements, patched, broken if patched != "reported" else broken_at_once)
+            patch.setattr(Settlements, patched, broken if patched == "whole" else broken_at_once)
             running = asking(customer, body)
             held = await held_nano(gateway)
             gate.opened.set()

@@ -224,7 +224,7 @@ async def test_a_stream_shows_no_id_before_it_is_recorded(serve, monkeypatch):
 
     gateway = await serve(Provider(reply))
     customer = await gateway.customer()
-    owned = gateway.proxy._stored._owned
+    owned = gateway.proxy.stored._owned
     record = owned.record
 
     async def slowly(each):
@@ -341,7 +341,7 @@ async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(serv
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as broken:
-        broken.setattr(gateway.proxy._stored._owned, "_database", type("Away", (), {"rows": staticmethod(away)}))
+        broken.setattr(gateway.proxy.stored._owned, "_database", type("Away", (), {"rows": staticmethod(away)}))
         fetched = await respond(customer)
         assert (fetched.status, json.loads(fetched.body)["id"]) == (200, "resp_1")
         refusal(await call(customer, "GET", f"{PATH}/resp_1"), 503, "temporarily_unavailable")

@@ -57,8 +57,8 @@ async def one_waits(gateway: Gateway, gate: Gate, customer: Customer) -> list[An
 def later(gateway: Gateway, seconds: float) -> None:
     """So much time passes for the gateway."""
     proxy, keys = gateway.proxy, gateway.proxy.admit.__self__  # type: ignore[attr-defined]
-    preparation = proxy._prepare.__self__  # type: ignore[attr-defined]
-    proxy._clock = keys.clock = preparation.clock = lambda: time.time() + seconds
+    preparation = proxy.prepare.__self__  # type: ignore[attr-defined]
+    proxy._wall_clock = keys.clock = preparation.clock = lambda: time.time() + seconds
 
 
 async def revoke(customer: Customer) -> None:

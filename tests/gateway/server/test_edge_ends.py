@@ -31,7 +31,7 @@ async def _stop_in_the_answer(exchange: Exchange, gate: Gate) -> None:
     exchange.begin(200, b"")
     await paced(exchange, b"begun")
     await gate.wait()
-    await exchange.end(b"")
+    exchange.finish(b"")
 
 
 async def _write_without_end(exchange: Exchange, gate: Gate) -> None:

@@ -91,7 +91,7 @@ async def test_an_answer_in_pieces(path):
         for piece in (b"", b"one ", b"", b"two "):
             await paced(exchange, piece)
             assert not exchange.unsent
-        await exchange.end(b"three" if "X-Last" in exchange.headers else b"")
+        exchange.finish(b"three" if "X-Last" in exchange.headers else b"")
 
     async with edge(pieces) as served:
         for version in ("1.1", "1.0"):
@@ -108,7 +108,7 @@ async def test_an_answer_in_pieces(path):
 async def test_an_answer_that_ends_as_it_begins():
     async def at_once(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(at_once) as served:
         for version in ("1.1", "1.1", "1.0"):
@@ -174,7 +174,7 @@ async def test_a_client_that_does_not_read_stalls_the_answer(path):
         for _ in range(pieces):
             await paced(exchange, piece)
             written += 1
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(write) as served:
         client = await served.connect()
@@ -222,7 +222,7 @@ async def test_writing_to_a_client_that_has_left():
             with pytest.raises(ClientGone):
                 exchange.put(b"x")
             with pytest.raises(ClientGone):
-                await exchange.end(b"x")
+                exchange.finish(b"x")
             raised.extend(("put", "end"))
             exchange.answer(200, b"", b"nobody reads it")
             exchange.abort()

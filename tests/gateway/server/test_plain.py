@@ -85,7 +85,7 @@ async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain):
                 transport = exchange._protocol.transport
                 assert transport is not None
                 assert transport.get_write_buffer_size() <= HIGH_BYTES
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(large, plain=plain) as served:
         client = await served.connect()
@@ -99,7 +99,7 @@ async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain):
 async def test_a_client_that_takes_nothing_is_cut_off(plain):
     async def ends(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"x" * 20_000_000)
+        exchange.finish(b"x" * 20_000_000)
 
     async with edge(ends, plain=plain, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
