@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.model import Hold, SettlementLost
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.attempts import (
     Attempts,

@@ -18,8 +18,8 @@ from billing.holds.model import Hold, HoldRequest, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
+from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.intake import Intake
 from gateway.proxy.preparation import KnownHeaders, Preparation

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, Parts, Work
 from gateway.dialects.gemini.request import SEARCHES
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part
