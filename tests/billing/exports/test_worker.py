@@ -18,7 +18,7 @@ from billing.exports.events import ExportEvent
 from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
 from billing.notices.delivery import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working

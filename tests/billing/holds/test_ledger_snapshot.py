@@ -10,7 +10,7 @@ from billing.holds import reconcile
 from billing.holds.epochs import Partition
 from billing.holds.reconcile import AccountSnapshot, RedisSnapshots
 from billing.holds.redis.layout import AccountState
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.support.holds import (
