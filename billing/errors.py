@@ -146,8 +146,8 @@ MetergateError
 +-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.source
 +-- Unset                          gateway.config.source
-+-- BadRequest                     gateway.dialects.decoding
-+-- GarbageAnswer                  gateway.dialects.decoding
++-- BadRequest                     gateway.dialects.body
++-- GarbageAnswer                  gateway.dialects.body
 +-- EmbeddedServersError           gateway.embedded.folders
 |   +-- AlreadyRunning             gateway.embedded.folders
 |   +-- ServerFailed               gateway.embedded.folders

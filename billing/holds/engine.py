@@ -39,7 +39,7 @@ from billing.holds.redis.client import load_library, refuse_eviction
 from billing.holds.redis.connection import RedisError
 from billing.holds.redis.state import RedisState
 from billing.ledger.leases import end_all_leases
-from billing.ledger.roller import Roller
+from billing.ledger.sums import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 from billing.work import Loops, asked_to_end
 

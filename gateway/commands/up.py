@@ -54,7 +54,7 @@ WORKER: Final = (
     sys.executable,
     "-P",
     "-m",
-    "gateway.process.worker",
+    "gateway.app",
 )  # -P: a folder `gateway` where we stand is not ours
 
 

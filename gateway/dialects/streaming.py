@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import FIELDS, UNREADABLE
+from gateway.dialects.body import FIELDS, UNREADABLE
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:

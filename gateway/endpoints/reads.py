@@ -26,7 +26,7 @@ from billing.schemas.system import (
 )
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.dialect import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS

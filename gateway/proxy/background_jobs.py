@@ -24,7 +24,7 @@ from billing.ledger.debits import other_counts, total_usage
 from billing.owned import BackgroundJobs, Job
 from billing.usage import Usage
 from gateway.dialects.base import Match
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.estimate import charge
 from gateway.proxy.headers import outgoing

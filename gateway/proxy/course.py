@@ -28,7 +28,7 @@ from billing.holds.model import Hold, SettlementLost, Unavailable
 from billing.logs import log_about, subject
 from billing.money import format_usd
 from gateway.auth import key_of
-from gateway.dialects.decoding import BadRequest, GarbageAnswer
+from gateway.dialects.body import BadRequest, GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy import detours
 from gateway.proxy.attempts import Attempts, Failure, failure_of_error, failure_of_status, note_failure

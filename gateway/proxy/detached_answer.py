@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from billing.holds.model import HoldRequest, Need
 from billing.ledger.debits import encode_debit
+from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.proxy.attempts import first_timeout_s
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.detached_answer import Running

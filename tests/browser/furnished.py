@@ -10,7 +10,7 @@ from billing.audit import ADMIN
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.snapshots import Exporters, Source
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.payments.assembly import Payments
 from billing.refused_requests import RefusedRequest
 from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape

@@ -29,7 +29,7 @@ from billing.database.connection import Database
 from billing.database.migrate import LOCK_KEY, migrate
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.pricing import round_up

@@ -3,8 +3,7 @@
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -13,22 +12,22 @@ from gateway.endpoints.routes import anchor
 from tests.support.commands import CHECKOUT
 from tests.support.programs import program
 
-FOLDER: Final = CHECKOUT / "deploy" / "prometheus"
-ALERTS: Final[dict[str, dict[str, Any]]] = {
+FOLDER = CHECKOUT / "deploy" / "prometheus"
+ALERTS = {
     rule["alert"]: rule
     for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 }
-RULES: Final = FOLDER / "recording.yml", FOLDER / "alerts.yml"
-MINUTES: Final = 40
+RULES = FOLDER / "recording.yml", FOLDER / "alerts.yml"
+MINUTES = 40
 # Alerts that are made to fire together: so many neighbours of an alert are not among them.
-TOGETHER: Final = 8
+TOGETHER = 8
 # Waits for six hours before it fires.
-PATIENT: Final = "MetergateUsageMonthsKept"
+PATIENT = "MetergateUsageMonthsKept"
 Series = Mapping[str, str]
 
 # Series of a gateway that is well, a value a minute, as promtool writes them.
-WELL: Final[Series] = {
+WELL = {
     "up": "1x40",
     'requests_total{status="200",provider="openai"}': "0+600x40",
     'requests_total{status="503",provider=""}': "0x40",
@@ -79,7 +78,7 @@ WELL: Final[Series] = {
     'loop_failures_total{loop="mail"}': "1x40",
 }
 # What each alert is about: series that replace those of a gateway that is well, or are beside them.
-ILL: Final[dict[str, Series]] = {
+ILL = {
     "MetergateDown": {"up": "1 0x40"},
     "MetergateErrors": {'requests_total{status="503",provider=""}': "0+60x40"},
     "MetergateRefusing": {'refusals_total{code="temporarily_unavailable"}': "0+6x40"},
@@ -138,7 +137,7 @@ ILL: Final[dict[str, Series]] = {
 }
 
 
-def test_each_alert_fires_on_what_it_is_about_and_no_other_does(tmp_path: Path) -> None:
+def test_each_alert_fires_on_what_it_is_about_and_no_other_does(tmp_path):
     tests = [promtool_test(WELL, [])]
     names = [name for name in ILL if name != PATIENT]
     for first in range(TOGETHER):
@@ -181,7 +180,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_every_alert_has_its_test_and_says_what_to_do() -> None:
+def test_every_alert_has_its_test_and_says_what_to_do():
     assert ALERTS.keys() == ILL.keys()
     for rule in ALERTS.values():
         assert rule["annotations"].keys() == {"summary", "description", "runbook"}
@@ -189,7 +188,7 @@ def test_every_alert_has_its_test_and_says_what_to_do() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
 
 
-def test_each_runbook_is_a_place_that_names_its_alert_and_no_other_is_named() -> None:
+def test_each_runbook_is_a_place_that_names_its_alert_and_no_other_is_named():
     page = (CHECKOUT / "docs" / "metrics.md").read_text()
     places = {anchor(part.partition("\n")[0].lstrip("# ")): part for part in re.split(r"^(?=#)", page, flags=re.M)}
     for name, rule in ALERTS.items():
@@ -200,7 +199,7 @@ def test_each_runbook_is_a_place_that_names_its_alert_and_no_other_is_named() ->
 
 
 @pytest.mark.parametrize("file", [path.name for path in RULES])
-def test_rules_ask_for_metrics_that_are_there(file: str) -> None:
+def test_rules_ask_for_metrics_that_are_there(file):
     """Those of the documentation, which are those of the code."""
     page = (CHECKOUT / "docs" / "metrics.md").read_text()
     known = set(re.findall(r"`(metergate_\w+)`", " ".join(re.findall(r"^### .+$", page, re.M))))
@@ -208,6 +207,6 @@ def test_rules_ask_for_metrics_that_are_there(file: str) -> None:
     assert {name.removesuffix("_bucket") for name in asked} <= known
 
 
-def test_the_configuration_is_one_that_prometheus_takes() -> None:
+def test_the_configuration_is_one_that_prometheus_takes():
     checked = promtool("check", "config", str(FOLDER / "prometheus.yml"))
     assert checked.returncode == 0, checked.stderr

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -21,14 +21,14 @@ from tests.support.commands import CHECKOUT
 from tests.support.programs import judge
 from tests.test_compose import COMPOSE, pinged, valkey_settings
 
-FOLDER: Final = CHECKOUT / "deploy" / "kubernetes"
-OVERLAYS: Final = ("one-node", "production")
+FOLDER = CHECKOUT / "deploy" / "kubernetes"
+OVERLAYS = ("one-node", "production")
 # Of other programs: Kubernetes has no schema of them.
-OWN_KINDS: Final = {"ServiceMonitor"}
-SECRETS: Final = {"POSTGRES_PASSWORD", "VALKEY_PASSWORD"}
-OLDEST_KUSTOMIZE: Final = (5, 0)
+OWN_KINDS = {"ServiceMonitor"}
+SECRETS = {"POSTGRES_PASSWORD", "VALKEY_PASSWORD"}
+OLDEST_KUSTOMIZE = (5, 0)
 # The oldest release that these files are for: sleeping before a stop is new in 1.30.
-KUBERNETES: Final = "1.30"
+KUBERNETES = "1.30"
 Manifest = dict[str, Any]
 
 
@@ -90,13 +90,13 @@ def validate(folder: Path, found: list[Manifest]) -> None:
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
-def test_what_is_rendered_is_valid(rendered: dict[str, str], tmp_path: Path) -> None:
+def test_what_is_rendered_is_valid(rendered, tmp_path):
     found = [each for overlay in OVERLAYS for each in manifests(rendered[overlay])]
     assert len(found) > 20
     validate(tmp_path, found)
 
 
-def test_what_is_to_be_rendered_is_there_and_valid(tmp_path: Path) -> None:
+def test_what_is_to_be_rendered_is_there_and_valid(tmp_path):
     """Where there is no kustomize, too: files that are named exist, and each manifest that stands in them is valid."""
     found = []
     for file in FOLDER.rglob("kustomization.yaml"):
@@ -116,9 +116,7 @@ def test_what_is_to_be_rendered_is_there_and_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_gateways_get_settings_that_are_there_and_secrets_as_secrets_alone(
-    overlay: str, rendered: dict[str, str]
-) -> None:
+def test_gateways_get_settings_that_are_there_and_secrets_as_secrets_alone(overlay, rendered):
     found = manifests(rendered[overlay])
     settings, secrets = named(found, "ConfigMap", "metergate-settings"), named(found, "Secret")
     assert settings["data"].keys() <= SETTINGS_VARIABLES.keys()
@@ -134,7 +132,7 @@ def test_gateways_get_settings_that_are_there_and_secrets_as_secrets_alone(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_pod_has_more_rights_than_it_needs(overlay: str, rendered: dict[str, str]) -> None:
+def test_no_pod_has_more_rights_than_it_needs(overlay, rendered):
     pods = dict(templates(manifests(rendered[overlay])))
     assert {"Deployment metergate", "Job metergate-migrate"} <= pods.keys()
     for name, pod in pods.items():
@@ -151,7 +149,7 @@ def test_no_pod_has_more_rights_than_it_needs(overlay: str, rendered: dict[str, 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_gateways_are_found_probed_and_waited_for(overlay: str, rendered: dict[str, str]) -> None:
+def test_gateways_are_found_probed_and_waited_for(overlay, rendered):
     found = manifests(rendered[overlay])
     deployment, service = named(found, "Deployment"), named(found, "Service")
     pod = deployment["spec"]["template"]
@@ -174,7 +172,7 @@ def test_gateways_are_found_probed_and_waited_for(overlay: str, rendered: dict[s
     assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == ports.keys()
 
 
-def test_in_production_it_scales_is_watched_and_survives_the_loss_of_a_node(rendered: dict[str, str]) -> None:
+def test_in_production_it_scales_is_watched_and_survives_the_loss_of_a_node(rendered):
     found = manifests(rendered["production"])
     labels = named(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
     scaler, budget = named(found, "HorizontalPodAutoscaler"), named(found, "PodDisruptionBudget")
@@ -190,7 +188,7 @@ def test_in_production_it_scales_is_watched_and_survives_the_loss_of_a_node(rend
     assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "metergate", "port": {"name": "http"}}
 
 
-def test_the_configuration_for_production_is_one_that_the_gateway_takes(tmp_path: Path) -> None:
+def test_the_configuration_for_production_is_one_that_the_gateway_takes(tmp_path):
     for name in ("plans.yaml", "prices.yaml"):
         shutil.copy(SHIPPED_FOLDER / name, tmp_path)
     shutil.copy(FOLDER / "overlays" / "production" / "metergate.yaml", tmp_path)
@@ -199,7 +197,7 @@ def test_the_configuration_for_production_is_one_that_the_gateway_takes(tmp_path
     assert {"openai", "anthropic"} <= {name for name, each in settings.providers.items() if each.enabled}
 
 
-def test_the_stores_of_one_node_are_those_of_compose() -> None:
+def test_the_stores_of_one_node_are_those_of_compose():
     """Same images, same settings."""
     stores = manifests((FOLDER / "overlays" / "one-node" / "stores.yaml").read_text())
     for name in ("postgres", "valkey"):
@@ -209,7 +207,7 @@ def test_the_stores_of_one_node_are_those_of_compose() -> None:
     assert dict(line.split(" ", 1) for line in conf.splitlines()).items() <= valkey_settings().items()
 
 
-async def test_valkey_starts_by_the_command_of_its_pod_and_asks_for_the_password(tmp_path: Path) -> None:
+async def test_valkey_starts_by_the_command_of_its_pod_and_asks_for_the_password(tmp_path):
     """The embedded server's program; only folders and port are this test's."""
     stores = manifests((FOLDER / "overlays" / "one-node" / "stores.yaml").read_text())
     (container,) = named(stores, "StatefulSet", "valkey")["spec"]["template"]["spec"]["containers"]

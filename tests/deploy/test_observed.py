@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,7 +18,7 @@ from gateway.config.exports import ExportConfig
 from gateway.config.providers import Cooldown
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from tests.deploy.test_alerts import ALERTS, RULES
-from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeStores, chat, provider_at
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat, provider_at
 from tests.support.answering import WORDS, answer, saying, streaming, usage, usage_chunk
 from tests.support.commands import CHECKOUT
 from tests.support.gateways import ask
@@ -28,10 +28,10 @@ from tests.support.prometheus import Prometheus, scraping
 from tools.make_dashboards import DASHBOARDS, FOLDER, text
 
 pytestmark = pytest.mark.slow
-BOUND_S: Final = 120
+BOUND_S = 120
 # Models by what their provider does.
 OPEN, FAILING, LOCKED, BUSY = "deepseek/deepseek-v3", "mistral/codestral", "xai/grok-3", "anthropic/claude-haiku-4-5"
-ANSWERS: Final = {
+ANSWERS = {
     "no usage": saying(answer("Good day." * 20, {})),
     "much": saying(answer(reported=usage(10, 20_000))),
     "absurd": saying(answer(reported=usage(10**9, 10**9))),
@@ -39,7 +39,7 @@ ANSWERS: Final = {
     "stream": streaming(*WORDS, usage_chunk(), b"data: [DONE]\n\n"),
 }
 # What is to be seen of it. Those with `for` are pending.
-SEEN: Final = {
+SEEN = {
     "MetergateDown",
     "MetergateErrors",
     "MetergateProviderKeyRefused",
@@ -55,7 +55,7 @@ SEEN: Final = {
     "MetergateRequestLogIncomplete",
 }
 # Only where a gateway is lost, or money: what nobody may see of a gateway that only has bad providers.
-UNSEEN: Final = {"MetergateDebitLost", "MetergateLoopFailed", "MetergateWorkersMissing", "MetergateRefusing"}
+UNSEEN = {"MetergateDebitLost", "MetergateLoopFailed", "MetergateWorkersMissing", "MetergateRefusing"}
 
 
 async def provided(request: web.Request) -> web.StreamResponse:
@@ -137,9 +137,7 @@ async def empty(prometheus: Prometheus, asked: list[tuple[str, str]]) -> list[st
     return [name for name, query in asked if not await prometheus.query(query)]
 
 
-async def test_alerts_and_dashboards_show_what_a_gateway_goes_through(
-    on_stores: MakeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_alerts_and_dashboards_show_what_a_gateway_goes_through(on_stores, tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.endpoints.jobs.HOUSEKEEPING_S", 0.2)
     async with on_stores() as make, provider_at(provided) as url:
         gateway = await make(change=observed(url, tmp_path), reconcile_interval_s=3600)
@@ -167,13 +165,13 @@ async def test_alerts_and_dashboards_show_what_a_gateway_goes_through(
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_is_what_its_tables_say(name: str) -> None:
+def test_a_dashboard_is_what_its_tables_say(name):
     assert (FOLDER / f"{name}.json").read_text() == text(name)
     assert {path.stem for path in FOLDER.glob("*.json")} == DASHBOARDS.keys()
 
 
 # Reads dashboards as Grafana's own types have them, and says what is left of each.
-READ: Final = """
+READ = """
 import json, sys
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -182,7 +180,7 @@ print(JSONEncoder().encode(read))
 """
 
 
-def test_grafana_knows_every_field_of_the_dashboards() -> None:
+def test_grafana_knows_every_field_of_the_dashboards():
     files = [str(FOLDER / f"{name}.json") for name in DASHBOARDS]
     python = Path(judge("kubernetes-validate")).with_name("python")
     ran = subprocess.run([python, "-c", READ, *files], capture_output=True, check=True, timeout=60, cwd=CHECKOUT)

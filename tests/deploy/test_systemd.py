@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiohttp
@@ -25,12 +25,12 @@ from tests.support.ports import free_ports
 from tests.support.programs import program
 from tests.support.system_manager import Manager, manager
 
-FOLDER: Final = CHECKOUT / "deploy" / "systemd"
-UNIT: Final = FOLDER / "metergate.service"
-ADMIN_KEY: Final = "the-admin-key-of-a-unit-that-is-tested"
+FOLDER = CHECKOUT / "deploy" / "systemd"
+UNIT = FOLDER / "metergate.service"
+ADMIN_KEY = "the-admin-key-of-a-unit-that-is-tested"
 # systemd's own figure for what a service that has gone wrong can reach: 10 is everything.
-MOST_EXPOSED: Final = 15  # tenths
-SETTINGS: Final = dict(
+MOST_EXPOSED = 15  # tenths
+SETTINGS = dict(
     line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#")
 )
 
@@ -40,17 +40,17 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_systemd_accepts_the_unit() -> None:
+def test_systemd_accepts_the_unit():
     judged = analyze("verify", str(UNIT))
     assert (judged.returncode, judged.stdout, judged.stderr) == (0, "", "")
 
 
-def test_a_gateway_that_has_gone_wrong_reaches_next_to_nothing() -> None:
+def test_a_gateway_that_has_gone_wrong_reaches_next_to_nothing():
     judged = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(UNIT))
     assert judged.returncode == 0, judged.stdout[-300:] + judged.stderr
 
 
-def test_it_is_waited_for_as_long_as_a_stop_may_take() -> None:
+def test_it_is_waited_for_as_long_as_a_stop_may_take():
     defaults = Defaults()
     takes_s = defaults.process.shutdown_grace_s + defaults.stores.postgres_timeout_s + KILL_MARGIN_S
     assert int(SETTINGS["TimeoutStopSec"]) > takes_s
@@ -115,7 +115,7 @@ def configuration() -> dict[str, str]:
 
 
 @pytest.mark.slow
-async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answers_end(service: Service) -> None:
+async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answers_end(service):
     account = await service.admin("/accounts", {"name": "Ada", "plan": "enterprise"})
     await service.admin(f"/accounts/{account['id']}/grants", {"amount_usd": "5.00", "idempotency_key": "a"})
     key = (await service.admin("/keys", {"account_id": account["id"], "name": "laptop"}))["key"]
@@ -131,7 +131,7 @@ async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answer
     supervisor.send_signal(SIGKILL)
     supervisor.wait(60)
 
-    async def started_again() -> bool:
+    async def started_again():
         restarts = await service.manager.show(UNIT.name, "NRestarts", "ActiveState")
         return restarts == {"NRestarts": "1", "ActiveState": "active"} and await service.serves()
 

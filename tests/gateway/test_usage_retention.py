@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit

@@ -171,7 +171,7 @@ class Shell:
         return found
 
     def _is_worker(self, process: psutil.Process, arguments: list[str]) -> bool:
-        if "gateway.process.worker" not in arguments:
+        if "gateway.app" not in arguments:
             return False
         try:
             return process.environ().get("METERGATE_DATA_DIR") == str(self.data_dir)

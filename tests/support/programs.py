@@ -4,12 +4,11 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 # Where Debian has those that are for administrators.
-PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def program(name: str, package: str | None = None) -> str:
@@ -20,7 +19,7 @@ def program(name: str, package: str | None = None) -> str:
     return found
 
 
-_JUDGES: Final = Path(sys.prefix) / "judges" / "bin"
+_JUDGES = Path(sys.prefix) / "judges" / "bin"
 
 
 def judge(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 import yaml
@@ -16,10 +16,10 @@ from tests.support.commands import CHECKOUT
 from tests.support.ports import free_port
 from tests.support.programs import program
 
-SHIPPED: Final = CHECKOUT / "deploy" / "prometheus"
+SHIPPED = CHECKOUT / "deploy" / "prometheus"
 # Between scrapes, and between evaluations of rules.
-INTERVAL: Final = "250ms"
-BOUND_S: Final = 120
+INTERVAL = "250ms"
+BOUND_S = 120
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import psutil
 import pytest
@@ -23,22 +22,22 @@ from tests.support.answering import until
 from tests.support.commands import CHECKOUT
 from tests.support.programs import PATH, program
 
-SYSTEMD: Final = Path("/lib/systemd/systemd")
+SYSTEMD = Path("/lib/systemd/systemd")
 # The home of the Python that runs the tests, there: where it is, others may not see it.
-PYTHON: Final = "/opt/python"
-NAMESPACES: Final = ("--mount", "--pid", "--fork", "--cgroup", "--ipc", "--uts", "--mount-proc")
-TARGETS: Final = ("sysinit", "basic", "shutdown", "network-online", "multi-user")
-TEMPORARY: Final = "/tmp", "/var/tmp"  # noqa: S108 - both are mounted anew
-NO_UNIT: Final = "[Unit]\nDefaultDependencies=no\n"
+PYTHON = "/opt/python"
+NAMESPACES = ("--mount", "--pid", "--fork", "--cgroup", "--ipc", "--uts", "--mount-proc")
+TARGETS = ("sysinit", "basic", "shutdown", "network-online", "multi-user")
+TEMPORARY = "/tmp", "/var/tmp"  # noqa: S108 - both are mounted anew
+NO_UNIT = "[Unit]\nDefaultDependencies=no\n"
 # Ends with this process, however that ends: systemd does not, of itself.
-RUN: Final = f"""
+RUN = f"""
 echo $$ > "$1/cgroup.procs"
 unshare {" ".join(NAMESPACES)} sh "$2" < /dev/null &
 read -r nothing
 pkill -KILL -P $!
 wait
 """
-METERGATE: Final = f"""#!/bin/sh
+METERGATE = f"""#!/bin/sh
 export LD_LIBRARY_PATH={PYTHON}/lib PYTHONHOME={PYTHON} PYTHONPATH=/opt/checkout:/opt/venv PYTHONDONTWRITEBYTECODE=1
 exec {PYTHON}/bin/{Path(sys.executable).resolve().name} -m gateway "$@"
 """

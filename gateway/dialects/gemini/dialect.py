@@ -17,9 +17,8 @@ from msgspec import Raw
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match
-from gateway.dialects.body import capped, is_null
+from gateway.dialects.body import FIELDS, TEXT, BadRequest, capped, decoded_answer, is_null
 from gateway.dialects.declarations import EVENT_STREAM, Endpoint
-from gateway.dialects.decoding import FIELDS, TEXT, BadRequest, decoded_answer
 from gateway.dialects.facts import Reported
 from gateway.dialects.gemini import CLIENT, GEMINI, KEY
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading

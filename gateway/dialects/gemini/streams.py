@@ -20,8 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.body import is_null
-from gateway.dialects.decoding import decoded
+from gateway.dialects.body import decoded, is_null
 from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
 from gateway.dialects.streaming import (
     ENDS,

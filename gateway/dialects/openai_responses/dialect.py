@@ -37,9 +37,19 @@ from msgspec import Raw
 from billing.schemas import base
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head
-from gateway.dialects.body import capped, check_value, field_of, is_null, request_fields
+from gateway.dialects.body import (
+    FIELDS,
+    NULL,
+    BadRequest,
+    capped,
+    check_value,
+    decoded,
+    decoded_answer,
+    field_of,
+    is_null,
+    request_fields,
+)
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, NULL, BadRequest, decoded, decoded_answer
 from gateway.dialects.facts import NO_WORK, Created, Creation, ParsedRequest, Reported, Stored, Work
 from gateway.dialects.openai import OPENAI, dialect
 from gateway.dialects.openai.answer import ANSWER

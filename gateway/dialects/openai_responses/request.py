@@ -32,6 +32,10 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
+    NULL,
+    TEXT,
+    UNREADABLE,
+    BadRequest,
     FieldTable,
     StructureBounds,
     check_items,
@@ -54,7 +58,6 @@ from gateway.dialects.body import (
     wrong_type,
 )
 from gateway.dialects.declarations import NO_METADATA
-from gateway.dialects.decoding import NULL, TEXT, UNREADABLE, BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, Creation, ParsedRequest, Parts, Stored, Work
 from gateway.dialects.openai.messages import content_texts, text_of
 from gateway.dialects.openai.work import (

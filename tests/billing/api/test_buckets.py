@@ -13,8 +13,7 @@ from billing.api import usage
 from billing.api.requests import page_asked
 from billing.api.usage import Bucket, Steps, UsageReports, place_in, read_part, read_parts
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
-from billing.ledger.sums import Span
+from billing.ledger.sums import Span, roll
 from billing.pages import BadCursor
 from billing.schemas.base import PageQuery
 from billing.times import Period, zone_of

@@ -15,8 +15,7 @@ from billing.client.client import Client
 from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
-from billing.ledger.sums import UsageSums
+from billing.ledger.sums import UsageSums, roll
 from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage

@@ -11,8 +11,7 @@ from billing.cli.output import Table
 from billing.client.client import Client
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
-from billing.ledger.roller import roll
-from billing.ledger.sums import total
+from billing.ledger.sums import roll, total
 from billing.money import format_usd
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance

@@ -12,7 +12,7 @@ import pytest
 from billing.api import usage
 from billing.api.route import rows
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.plans import Plan
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving

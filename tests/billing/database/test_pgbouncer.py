@@ -12,7 +12,7 @@ import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
 from billing.database.migrate import migrate, pending
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD

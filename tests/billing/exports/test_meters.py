@@ -125,7 +125,8 @@ async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(billi
     assert {identifier[-2:] for identifier in told} == {":0", ":1"}
 
 
-async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing, account_id, stripe, provider):
+async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing, stripe, provider):
+    account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
     old, new = now - timedelta(days=36), now - timedelta(hours=3)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000, feature="image") for at in (old, new)])
@@ -166,10 +167,9 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing,
     assert amounts(stripe) == await expected(billing, new)
 
 
-async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(
-    billing, account_id, stripe, provider
-):
+async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(billing, stripe, provider):
     """A report of an amount waits for a later one that is noted at that moment, and is not lost with it."""
+    account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000) for at in (now, now - LATER)])
     stripe.state.now += 7200
@@ -195,9 +195,8 @@ async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is
     assert [each.item for each in (await Exports(billing.database).dead_letters(50)).items] == ["the item"]
 
 
-async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
-    billing, account_id, stripe, provider
-):
+async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(billing, stripe, provider):
+    account_id = (await billing.accounts.create("Acme")).id
     at = datetime.fromtimestamp(stripe.state.now, UTC) - LATER
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000)])
     stripe.faults.extend(["busy"] * 100)

@@ -18,7 +18,7 @@ from billing.exports.events import ExportEvent
 from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
 from billing.notices.delivery import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working
@@ -211,8 +211,10 @@ async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm
             while (await export.cursor.standing()).failures < 4:  # type: ignore[union-attr]
                 await one.step(export)
         assert await two.step(idle) is False
+        assert idle.standing is not None
         assert (idle.standing.waiting, two.troubles()) == (5, [])
         standing = await export.cursor.standing()
+        assert standing is not None
         assert (standing.parked, standing.waiting) == (0, 5)
         assert "none of 5 events was taken" in (standing.error or "")
         await billing.database.execute("UPDATE exports SET next_at = now() + interval '1 hour'")
@@ -236,7 +238,8 @@ async def age(billing: Billing) -> None:
         await connection.execute("UPDATE usage_events SET created_at = created_at - interval '2 hours'")
 
 
-async def test_a_month_is_not_dropped_before_it_was_told(billing, account_id):
+async def test_a_month_is_not_dropped_before_it_was_told(billing):
+    account_id = (await billing.accounts.create("Acme")).id
     old = datetime.now(UTC) - timedelta(days=400)
     await write_debits(billing.database, [debit(billing, account_id, old, 5)])
     months = queries("billing.ledger")("retention_months")

@@ -8,7 +8,7 @@ import pytest
 from billing.holds import reconcile
 from billing.holds.reconcile import RedisSnapshots
 from billing.holds.redis.layout import AccountState
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.support.holds import (

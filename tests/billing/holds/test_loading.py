@@ -14,7 +14,7 @@ from billing.holds.loading import Since, read_counters
 from billing.holds.model import Hold
 from billing.holds.redis.layout import Counter, KeyState
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import write_debits
 from billing.plans import Plan
 from billing.principals import Principal

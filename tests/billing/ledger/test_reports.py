@@ -13,8 +13,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
 from billing.ledger.reports import EventFilter, Transaction
-from billing.ledger.roller import roll
-from billing.ledger.sums import NOTHING, Used
+from billing.ledger.sums import NOTHING, Used, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.pricing import COST_SCALE, FACTOR_SCALE

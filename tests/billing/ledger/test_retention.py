@@ -10,7 +10,7 @@ import pytest
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
 from billing.ledger.retention import UsageRetention
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.usage import Usage

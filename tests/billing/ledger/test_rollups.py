@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
+from billing.ledger.sums import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.database.connection import Row
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import Folds, Roller, roll
-from billing.ledger.sums import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, _left, _Read, compose
+from billing.ledger.sums import BEGINNING, DIMENSIONS, END, Folds, Grouping, Roller, UsedBy, _left, _Read, compose, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing

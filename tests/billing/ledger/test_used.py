@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
-from billing.ledger.roller import fold_step, roll
 from billing.ledger.sums import (
     BEGINNING,
     END,
@@ -28,6 +27,8 @@ from billing.ledger.sums import (
     Used,
     UsedBy,
     compose,
+    fold_step,
+    roll,
     together,
     total,
 )

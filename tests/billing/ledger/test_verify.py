@@ -9,7 +9,7 @@ from billing.database.connection import Database
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD

@@ -11,7 +11,7 @@ from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
 from billing.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage

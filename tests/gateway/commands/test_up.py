@@ -320,7 +320,7 @@ def test_a_worker_that_dies_is_replaced(up):
         found = set()
         for child in psutil.Process(up.running.process.pid).children():
             with suppress(psutil.Error):  # one that has just ended
-                if {"gateway.process.worker", "--fd"} <= set(child.cmdline()):  # the process of pages has none
+                if {"gateway.app", "--fd"} <= set(child.cmdline()):  # the process of pages has none
                     found.add(child.pid)
         return found
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.anthropic.dialect import MESSAGE, parse
+from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import ParsedRequest
 from tests.gateway.dialects.anthropic.bodies import message
 

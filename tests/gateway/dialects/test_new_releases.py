@@ -12,9 +12,8 @@ from multidict import CIMultiDict
 from gateway.dialects.anthropic.dialect import MESSAGE, METERING_FIELDS, parse, rewrite
 from gateway.dialects.anthropic.work import CAPPED_TOOLS, CLIENT_TOOLS, LOOP_TOOLS, LOOP_TURNS, REFUSED_TOOLS
 from gateway.dialects.base import Changes
-from gateway.dialects.body import DEFAULT_BOUNDS, folded
+from gateway.dialects.body import DEFAULT_BOUNDS, BadRequest, folded
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import Work
 from gateway.dialects.gemini.request import REQUEST
 from tests.gateway.dialects.anthropic.bodies import SAY, message

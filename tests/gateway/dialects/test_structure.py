@@ -11,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from gateway.dialects.body import StructureBounds, check_size, check_value, has_overflow, outside_strings
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest, StructureBounds, check_size, check_value, has_overflow, outside_strings
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
 from tests.support.tables import Tables
 

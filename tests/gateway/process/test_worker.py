@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from gateway.process import worker
+from gateway import app
 
 SHIPPED = Path(__file__).parents[3] / "config"
 
@@ -17,7 +17,7 @@ def test_a_worker_does_not_start_on_prices_that_can_not_be_read(tmp_path, monkey
     monkeypatch.setenv("METERGATE_CONFIG", str(tmp_path))
     monkeypatch.delenv("METERGATE_SUPERVISOR_PID", raising=False)
     monkeypatch.setattr(sys, "argv", ["worker", "--fd", "0"])
-    assert worker.main() == 1
+    assert app.main() == 1
     message = capsys.readouterr().err
     assert "prices.yaml:1: " in message
     assert "per_million.input" in message

@@ -43,12 +43,12 @@ from gateway.upstream.transport import HttpTransport, Response, StaleConnection
 from tests.gateway.proxy.test_preparation import anew, preparation
 from tests.support.answering import DONE, WORDS, answer, usage_chunk
 
-DIALECT: Final = OpenAIDialect()
-MATCH: Final = Match(DIALECT, next(each for each in DIALECT.endpoints if each.path == "/v1/chat/completions"))
-WHOLE: Final = msgspec.json.encode(answer())
-PIECES: Final = {False: (WHOLE[:30], WHOLE[30:]), True: (*WORDS, usage_chunk(), DONE)}
-ENDED: Final = frozenset(("settled", "refused", "voided"))
-EPOCH: Final = 1
+DIALECT = OpenAIDialect()
+MATCH = Match(DIALECT, next(each for each in DIALECT.endpoints if each.path == "/v1/chat/completions"))
+WHOLE = msgspec.json.encode(answer())
+PIECES = {False: (WHOLE[:30], WHOLE[30:]), True: (*WORDS, usage_chunk(), DONE)}
+ENDED = frozenset(("settled", "refused", "voided"))
+EPOCH = 1
 
 
 class Fault(Exception):

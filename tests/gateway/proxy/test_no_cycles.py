@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import CustomerOf, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import ask
 
@@ -20,7 +20,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("name", REPLIES)
-async def test_a_request_leaves_no_circle(customer_of: CustomerOf, name: str) -> None:
+async def test_a_request_leaves_no_circle(customer_of, name):
     reply, fields = REPLIES[name]
     customer = await customer_of(Provider(reply).serve)
     body = chat(model="gpt-4o-mini", **fields)

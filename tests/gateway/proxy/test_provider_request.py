@@ -14,7 +14,7 @@ from billing.money import parse_usd
 from billing.pricing import PriceRow
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig, Secret
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates

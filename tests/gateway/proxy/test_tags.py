@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.schemas.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.body import MAX_METADATA
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import MAX_METADATA, BadRequest
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.proxy.intake import read_tags, request_tags
 from tests.gateway.conftest import chat

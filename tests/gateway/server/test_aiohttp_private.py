@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web, web_protocol
 
+from gateway import app
 from gateway.config.defaults import Defaults
-from gateway.process import worker
 from gateway.server import aiohttp_private
 from gateway.server.aiohttp_private import CONNECTION, METHODS, REQUEST, SERVER, UnknownAiohttp, check_edge
 
@@ -107,5 +107,5 @@ def test_a_worker_says_so_and_ends(monkeypatch, capsys):
     for name, value in (("DATABASE_URL", "postgres://u@h/d"), ("REDIS_URL", "redis://h"), ("ADMIN_API_KEY", "k" * 32)):
         monkeypatch.setenv(name, value)
     assert Defaults().edge.edge == "guarded"
-    assert worker.main() == 1
+    assert app.main() == 1
     assert "RequestHandler._waiter is missing" in capsys.readouterr().err

@@ -93,7 +93,7 @@ async def port(request: pytest.FixtureRequest, database_url: str, redis_url: str
                 f'ulimit -n {FILES} && exec "$0" "$@"',
                 sys.executable,
                 "-m",
-                "gateway.process.worker",
+                "gateway.app",
                 *more,
                 pass_fds=(listener.fileno(), write_end),
                 env={"PATH": os.defpath, "DATABASE_URL": database_url, "REDIS_URL": own_redis},

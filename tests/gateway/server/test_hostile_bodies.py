@@ -68,7 +68,7 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[Worker]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.process.worker",
+            "gateway.app",
             "--fd",
             str(listener.fileno()),
             "--ready-fd",

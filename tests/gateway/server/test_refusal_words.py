@@ -139,7 +139,7 @@ def test_no_exception_that_a_customer_can_cause_names_an_operator_s_command():
 
 
 # Raised where the gateway starts.
-ALLOWED = {"gateway/server/aiohttp_private.py", "gateway/process/worker.py"}
+ALLOWED = {"gateway/server/aiohttp_private.py", "gateway/app.py"}
 
 
 def test_no_customer_s_page_names_an_operator_s_command():

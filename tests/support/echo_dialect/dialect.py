@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match, RefusalFacts, Tap
+from gateway.dialects.body import BadRequest, GarbageAnswer
 from gateway.dialects.declarations import EVENT_STREAM, Declarations, Endpoint
-from gateway.dialects.decoding import BadRequest, GarbageAnswer
 from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
 from gateway.dialects.output import Inline, Output
 from gateway.dialects.streaming import SseTap

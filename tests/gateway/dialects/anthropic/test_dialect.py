@@ -8,7 +8,7 @@ import pytest
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
 from gateway.dialects.anthropic.work import FURTHER_CALLS, LOOP_TURNS, SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
 from gateway.dialects.base import Changes
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
 from tests.support.tables import Tables

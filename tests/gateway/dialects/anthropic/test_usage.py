@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from billing.usage import Usage
 from gateway.dialects.anthropic.content import OUTPUT
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.streaming import SseTap
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream

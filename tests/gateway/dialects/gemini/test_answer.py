@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.gemini.answer import _plain_usage
 from gateway.dialects.output import Inline
 from tests.gateway.dialects.gemini.support import DIALECT, MODEL, answer, body_of, candidate, counts

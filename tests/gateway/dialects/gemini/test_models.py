@@ -7,7 +7,7 @@ import pytest
 
 from gateway.config.providers import ModelConfig
 from gateway.config.settings import Settings
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.gemini.dialect import GeminiModels
 from tests.gateway.conftest import Customer
 from tests.support.gateways import Fetched, fetch

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from gateway.dialects.gemini.request import SEARCHES
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part

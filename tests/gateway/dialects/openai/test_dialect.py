@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.base import Changes, Match
-from gateway.dialects.body import MAX_LABEL_CHARS
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import MAX_LABEL_CHARS, BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.openai.dialect import (
     CHAT,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.decoding import GarbageAnswer, decoded
+from gateway.dialects.body import GarbageAnswer, decoded
 from gateway.dialects.openai.answer import ANSWER, OpenAIEvents, usage_from_json
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
 from tests.support.tables import Tables

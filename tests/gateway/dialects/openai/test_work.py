@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
 from tests.support.tables import Tables

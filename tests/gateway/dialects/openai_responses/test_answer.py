@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.openai.answer import ANSWER, reported_of
 from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.streaming import SseTap

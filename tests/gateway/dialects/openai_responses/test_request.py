@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.base import Changes
-from gateway.dialects.body import StructureBounds
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest, StructureBounds
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
 from gateway.dialects.openai_responses.request import (

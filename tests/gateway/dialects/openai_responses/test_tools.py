@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.base import Dialect, Match
-from gateway.dialects.body import StructureBounds, folded
+from gateway.dialects.body import BadRequest, StructureBounds, folded
 from gateway.dialects.declarations import Endpoint
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_WORK, ParsedRequest
 from gateway.dialects.openai.dialect import METERING_FIELDS as CHAT_FIELDS
 from gateway.dialects.openai.dialect import OpenAIDialect

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.base import Match
-from gateway.dialects.body import StructureBounds
-from gateway.dialects.decoding import BadRequest, GarbageAnswer
+from gateway.dialects.body import BadRequest, GarbageAnswer, StructureBounds
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.rerank.dialect import PAIR_TOKENS, RERANK, RerankDialect
 from tests.support.tables import Tables
