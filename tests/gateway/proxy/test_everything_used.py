@@ -58,7 +58,7 @@ class Greedy:
             self._failed.add(body)
             return web.Response(status=503)
         sent = json.loads(body)
-        made = self._messages(sent, body) if request.path.endswith("/messages") else self._responses(sent, body)
+        made = self._messages(sent, body) if request.path.endswith("/messages") else self._responses(sent)
         events, whole = made
         if not sent.get("stream"):
             return web.json_response(whole)
@@ -108,16 +108,16 @@ class Greedy:
         ]
         return events, whole
 
-    def _responses(self, sent: dict[str, Any], body: bytes) -> tuple[list[bytes], dict[str, Any]]:
+    def _responses(self, sent: dict[str, Any]) -> tuple[list[bytes], dict[str, Any]]:
         tools = json.dumps([sent.get("tools"), sent["input"]])
         hosted = any(name in tools for name in ('"web_search"', '"telepathy"', '"mcp"'))
         uses = sent.get("max_tool_calls", 0) if hosted else 0
         searches = uses if '"web_search"' in tools else 0
-        first = len(body) - len(b',"max_tool_calls": 10')
-        read = read_by(first, uses, MINI_WINDOW, windows=self.windows)
+        name = sent["metadata"]["number"]
+        _, asked, _ = asked_of("responses", int(name[1:]))  # bounds that the gateway adds are not read by a model
+        read = read_by(len(asked), uses, MINI_WINDOW, windows=self.windows)
         wrote = sent.get("max_output_tokens", 16_384)
         usage = {"input_tokens": read, "output_tokens": wrote, "total_tokens": read + wrote}
-        name = sent["metadata"]["number"]
         self.reported[name] = read * INPUT + wrote * OUTPUT + searches * SEARCH_NANO
         self.granted[name] = sent.get("max_tool_calls")
         items = [{"type": "web_search_call", "id": f"ws_{number}", "status": "completed"} for number in range(searches)]
