@@ -717,7 +717,8 @@ class Course:
         assert answer is not None  # noqa: S101  (there is one in every state in which this is asked)
         if isinstance(answer, Response):
             answer.on_change = None
-            answer.stop_passing()
+            if answer.sink is not None:
+                answer.stop_passing()
         return answer
 
     def let_go(self) -> None:
