@@ -82,7 +82,7 @@ class Principal:
     """Of the user in this account, counted over all of the user's keys in it."""
     default_tool_calls: int | None = None
     """The most calls of tools at the provider for a request that does not bound them; None: as the plan says."""
-    kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     """A gateway's admission data by model and feature, dropped with the principal."""
 
     def usable_key(self, now_s: float) -> bool:

@@ -302,8 +302,7 @@ class SettlementLost(MetergateError):
     """Neither store took a debit in time, or the ledger refused it: the answer must not look complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The debit is outside this process. `available_nano` is None where Redis did not say."""
 
     available_nano: int | None

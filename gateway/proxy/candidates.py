@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # What of a path is the same for all requests on a route.
-_OF_THE_ROUTE: Final = frozenset({"model"})
+OF_THE_ROUTE: Final = frozenset({"model"})
 
 
 class TextPrice(msgspec.Struct, frozen=True, gc=False):
@@ -336,6 +336,6 @@ class Route:
                 for number, (candidate, targets) in enumerate(made)
                 if targets
             )
-            if match.parameters.keys() <= _OF_THE_ROUTE:
+            if match.parameters.keys() <= OF_THE_ROUTE:
                 self._destinations[key] = found
         return found

@@ -213,7 +213,10 @@ class Course:
         principal, admissions = context.principal, proxy.holds.admissions
         self.state = "admit"
         self.asked_s = proxy.clock()
-        target = admissions.target(principal, context.route.entry, FEATURE)
+        facts = context.facts
+        target = facts.target
+        if target is None:
+            target = facts.target = admissions.target(principal, context.route.entry, FEATURE)
         if admissions.must_wait(target, need, principal.plan.admission_queue_s):
             self.detour(detours.wait_for_hold(self))
             return
@@ -714,7 +717,8 @@ class Course:
         assert answer is not None  # noqa: S101  (there is one in every state in which this is asked)
         if isinstance(answer, Response):
             answer.on_change = None
-            answer.stop_passing()
+            if answer.sink is not None:
+                answer.stop_passing()
         return answer
 
     def let_go(self) -> None:

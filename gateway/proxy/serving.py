@@ -153,12 +153,12 @@ class Serving:
 
     def expired(self, context: RequestContext, need: Need) -> bytes:
         """Return the debit that a hold becomes whose gateway dies, encoded. Where that is not charged it is the same
-        for all requests of a key to an endpoint of a model, and so made once: the journal knows the request's id."""
+        for all requests of a key for a model at an endpoint, and so made once: the journal knows the request's id."""
         stored = context.parsed.stored
         background = stored is not None and stored.background  # whose work is paid when it is done, by any gateway
         if self._charge_expired and not background:
             return encode_debit(context.expired(need.input_tokens))
-        made, kind = context.terms.uncharged, (context.endpoint, context.parsed.stream)
+        made, kind = context.terms.uncharged, context.parsed.stream
         payload = made.get(kind)
         if payload is None:
             payload = made[kind] = encode_debit(context.uncharged())
@@ -187,7 +187,7 @@ class Serving:
                 return None
         now = self.prepare(exchange, context.request_id, principal, context.parsed, context.body, context.started_s)
         context.principal, context.route, context.further = now.principal, now.route, now.further
-        context.targets, context.target, context.terms = now.targets, now.target, now.terms
+        context.targets, context.target, context.facts, context.terms = now.targets, now.target, now.facts, now.terms
         context.tags, context.prepared = now.tags, None
         need = self.need(context)
         await self.check_paid(principal, need)

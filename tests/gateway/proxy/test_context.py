@@ -34,7 +34,7 @@ def test_every_value_of_a_debit_stands_at_its_name():
         "first_byte_s": 1.25,
         "sender": Sender("session", "agent", "parent", "codex", "0.169.0"),
     }
-    unused = dict.fromkeys(RequestContext.__struct_fields__[:16])
+    unused = dict.fromkeys(RequestContext.__struct_fields__[:17])
     context = RequestContext(**{**unused, **given})
     usage = Usage(
         input_tokens=100, cached_input_tokens=11, cache_write_tokens=12, output_tokens=50, reasoning_tokens=13, images=2

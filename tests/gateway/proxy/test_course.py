@@ -314,6 +314,7 @@ class Life(RuleBasedStateMachine):
 
     def sent(self) -> None:
         assert self.held, "nothing is sent before admission has said yes"
+        assert not self.is_over, "nothing is sent for a client that was told the end, or has left"
         self.is_sent = True
 
     def connected(self) -> Response:
@@ -587,7 +588,7 @@ def quiet() -> Any:
 
 TestCourse = Life.TestCase
 TestCourse.settings = settings(
-    max_examples=300,
+    max_examples=150,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -17,7 +17,7 @@ from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Route
-from gateway.proxy.context import Terms, keep_terms
+from gateway.proxy.context import Facts, Terms, keep_facts
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.provider_request import provider_body
 from gateway.server.ids import MINUTE_MS, duration, paid_lines, usd
@@ -113,7 +113,7 @@ def terms_of(principal: Principal, candidate: Candidate) -> tuple[Route, Terms]:
 def test_what_is_kept_is_bounded():
     principal = anew()
     for number in range(3 * MAX_KEPT):
-        keep_terms(principal, f"m{number}", "llm", "terms 0", terms_of(principal, priced())[1])
+        keep_facts(principal, ("openai", "chat", f"m{number}"), Facts(terms_of(principal, priced())[0], ()))
         assert len(principal.kept) <= MAX_KEPT
 
 
