@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 SILENT_AFTER_10_S = {"redis_timeout_ms": 10_000, "settle_timeout_ms": 10_000}
 # A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile.
 GRANT_BOUND_S = 600.0
+# For reading all that a round has written.
+READ_ALL_BOUND_S = 600.0
 
 
 @dataclass
@@ -237,8 +239,10 @@ class Stack:
 
     @asynccontextmanager
     async def runtime(self) -> AsyncIterator[Runtime]:
-        """The services on the same stores, in this process; nothing runs in the background."""
+        """The services on the same stores, in this process; nothing runs in the background. What is compared is all
+        that a round has written: on a busy machine reading it takes longer than a request may wait."""
         settings = load_settings(self.environment, mode="command")
+        settings = replace(settings, defaults=settings.defaults.having(postgres_timeout_s=READ_ALL_BOUND_S))
         async with open_runtime(
             settings,
             database_url=self.endpoints.database_url,

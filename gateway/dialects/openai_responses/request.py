@@ -653,13 +653,13 @@ def _with_compactions(work: Work, asked: int, *, every_round: bool) -> Work:
 
 
 def without_tools(work: Work) -> Work:
-    """Return work of which no tool is a part."""
+    """Return work of which no tool is a part. Those of unknown types are named all the same: a later request may go on
+    from this one, and have them."""
     work = msgspec.structs.replace(
         work,
         uses=0,
         searches=0,
         open_tools=(),
-        unknown_tools=(),
         open_searches=0,
         bounded_tools=(),
         most_calls=None,
