@@ -167,7 +167,7 @@ class Mailer:
         row = await self._database.row(_query("mail_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return self.waiting > 0
+        return bool(self.waiting)
 
     async def tidy(self) -> None:
         """Set aside what has waited for too long, and drop what is over, a bounded number of each. Raises

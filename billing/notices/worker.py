@@ -130,7 +130,7 @@ class NoticeWorker:
         row = await self._database.row(_query("outbox_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return self.waiting > 0
+        return bool(self.waiting)
 
     def _forget_stats(self) -> None:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0

@@ -211,7 +211,7 @@ class PaymentEvents:
         row = await self._database.row(_query("events_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return self.waiting > 0
+        return bool(self.waiting)
 
     async def page(self, limit: int, after: str | None = None, *, state: EventState | None = None) -> Page[StoredEvent]:
         """Return events, those that came last first; `after` is the number that ended the page before."""
