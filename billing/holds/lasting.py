@@ -22,6 +22,7 @@ from billing.errors import StoreError
 from billing.holds.model import LASTING, StateKeys, VoidItem
 from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
+from billing.work import until_next_s
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
@@ -116,7 +117,7 @@ class LastingHolds:
         """Let holds expire, and tidy what processes have left behind, in one gateway at a time."""
         rounds = idle = 0
         while True:
-            await asyncio.sleep(ROUND_S)
+            await asyncio.sleep(until_next_s(ROUND_S))
             try:
                 rows = await self._database.rows(COUNT)
                 self.open_of = Counter({row["account_id"]: row["open"] for row in rows})

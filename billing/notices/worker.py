@@ -107,6 +107,7 @@ class NoticeWorker:
                 every_s=EVERY_S,
                 round=self._turn,
                 lease=tell,
+                due=self._look,
                 otherwise=self._forget_stats,
                 close=self._close,
             ),
@@ -119,15 +120,15 @@ class NoticeWorker:
             await self._hook.poster.close()
 
     async def _turn(self) -> None:
+        await self.round()
         await self._look()
-        if self.waiting:
-            await self.round()
-            await self._look()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Count what waits and what was given up; return whether anything waits."""
         row = await self._database.row(_query("outbox_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+        return bool(self.waiting)
 
     def _forget_stats(self) -> None:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0

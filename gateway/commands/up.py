@@ -45,9 +45,7 @@ from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddress
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
-from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime.encryption import check_encryption
-from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
@@ -71,6 +69,8 @@ async def serve(
 
 
 async def _up(settings: Settings, environ: Mapping[str, str], output: Output, workers: int) -> int:
+    from gateway.runtime.wiring import open_runtime  # all that a worker has: `serve` goes without
+
     async with own_stores(settings, output) as stores:
         if not stores.embedded:
             await _require_redis(stores.redis_url)
@@ -271,7 +271,11 @@ def _check_address(settings: Settings) -> None:
 
 def _check_request_log(settings: Settings) -> None:
     """Refuse a request log that can't be written, once and not from each worker. Raises `CommandFailed`."""
-    if settings.request_log in (None, STDOUT):
+    if settings.request_log is None:
+        return
+    from gateway.proxy.records import STDOUT, open_log
+
+    if settings.request_log == STDOUT:
         return
     try:
         os.close(open_log(Path(str(settings.request_log))))
