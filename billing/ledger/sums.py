@@ -1,5 +1,5 @@
-"""What was used, by whatever it is grouped: the one function that reads sums for every report, and the roller, which keeps
-them so that reports are cheap.
+"""What was used, by whatever it is grouped: the one function that reads sums for every report, and the roller, which
+keeps them so that reports are cheap.
 
 Sums are kept by minute, hour, day and month of UTC, in every combination of dimensions that occurs
 (`sql/roll_usage.sql`). A span of time between two bounds is put together from as few of them as can be: each bound is

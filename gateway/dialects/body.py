@@ -1,5 +1,5 @@
-"""JSON that others wrote, read safely: a request's body by the names of its objects, its structure and single values, an
-answer by one safe decoder; and what a dialect raises where one can't be read.
+"""JSON that others wrote, read safely: a request's body by the names of its objects, its structure and single values,
+an answer by one safe decoder; and what a dialect raises where one can't be read.
 
 This file owns three rules.
 
