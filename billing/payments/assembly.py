@@ -119,8 +119,11 @@ def stripe_provider(
     rules: CheckoutRules | None = None,
 ) -> PaymentProvider:
     """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
-    from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
-    from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
+    from billing.payments.stripe.provider import (  # noqa: PLC0415
+        API_BASE,
+        StripeAccess,
+        StripePayments,
+    )
 
     access = StripeAccess(api_key, api_base or API_BASE)
     return StripePayments(access, webhook_secrets, parts.deployment, parts.now, rules)

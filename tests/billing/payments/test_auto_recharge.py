@@ -17,7 +17,7 @@ from billing.payments.auto_recharge import RechargeRefused, Wish
 from billing.payments.balances import Alert, Alerts
 from billing.payments.orders import NewOrder
 from billing.payments.port import ObjectRef, PaymentProviderUnavailable
-from billing.payments.stripe.client import AccessRefused
+from billing.payments.stripe.provider import AccessRefused
 from tests.billing.payments.support import local_payments
 from tests.billing.support import PLANS, Billing
 

@@ -32,8 +32,7 @@ from billing.payments.port import (
     ReturnUrls,
     Subscription,
 )
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.support import Billing
 from tests.support.stripe_fake import POOR, SECURE, STOLEN, VISA, FakeStripe
 
