@@ -2,7 +2,7 @@
 
 port           what a provider has, in neutral objects, and what is asked of it; where payers may be sent     pure
 orders         what accounts ask to buy; PaymentAdmin: refunds, and dead letters, which wait for an operator
-purchases      what an order becomes by the state of its payment; credited, taken back, a dead letter; charges
+               what an order becomes by the state of its payment: credited, taken back, a dead letter; charges
 in_force       which plan is in force by the states of subscriptions, its credit, and what a change charges   pure
 subscriptions  their states and invoices become an account's plan and credit; changes of them
 apply          an object's present state, fetched anew and applied once, whoever said that it has changed;

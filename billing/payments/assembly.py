@@ -19,9 +19,8 @@ from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.orders import Orders, PaymentAdmin
+from billing.payments.orders import Charges, Orders, PaymentAdmin, Purchases
 from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
-from billing.payments.purchases import Charges, Purchases
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.subscriptions import (
     Recovery,
