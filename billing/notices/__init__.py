@@ -1,7 +1,7 @@
 """Notices: what customers and operators are notified of, by mail and by signed webhooks.
 
-mail_templates  what there are notices of, and what mails of them say                     pure
-emit            emit: a notice, sent if and only if its transaction is committed
+emit            what there are notices of, what mails of them say; a notice, sent if and only if its transaction is
+                committed
 exhausted       notices of quotas that are used up, once in a window
 delivery        which addresses a delivery may go to, how it is signed by Standard Webhooks, and its one request
 endpoints       endpoints of customers and operators, and what was delivered to them

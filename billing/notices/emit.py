@@ -1,16 +1,122 @@
-"""Writes a notice in the transaction of what it is about: it is sent if and only if that is committed, and sent once.
-
-A worker hands it out later, to mails, endpoints and NOTIFICATION_WEBHOOK.
+"""What there are notices of, and what mails of them say; and `emit`, which writes one in the transaction of what it is
+about: it is sent if and only if that is committed, and sent once.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from billing.database.connection import queries
-from billing.notices.mail_templates import TYPES, NoticeType
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
+
+# What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long; `provider.difference`
+# is for operators alone; `test`: asked for.
+NoticeType = Literal[
+    "balance.low",
+    "budget.threshold",
+    "quota.exhausted",
+    "auto_recharge.failed",
+    "payment.succeeded",
+    "payment.failed",
+    "payment.refunded",
+    "payment.disputed",
+    "subscription.changed",
+    "subscription.past_due",
+    "subscription.ended",
+    "key.created",
+    "key.revoked",
+    "key.leaked",
+    "endpoint.disabled",
+    "provider.difference",
+    "test",
+]
+TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
+MAX_VALUE: Final = 200
+
+
+class _Wording(NamedTuple):
+    subject: str
+    text: str
+
+
+# What of a notice's data a mail shows, and how it is called there.
+_FIELDS: Final[Mapping[str, str]] = {
+    "amount_usd": "Amount in USD",
+    "refunded_usd": "Refunded in USD",
+    "balance_usd": "Balance in USD",
+    "threshold_usd": "Threshold in USD",
+    "threshold": "Threshold in percent",
+    "spent_usd": "Spent in USD",
+    "forecast_usd": "Forecast in USD",
+    "period": "Period",
+    "plan": "Plan",
+    "plan_before": "Plan before",
+    "status": "Status",
+    "reason": "Reason",
+    "window": "Window",
+    "metric": "Metric",
+    "limit": "Limit",
+    "resets_at": "Resets at",
+    "ends_at": "Ends at",
+    "period_end": "Period ends at",
+    "url": "To go on",
+}
+# Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own.
+_LETTERS: Final[Mapping[NoticeType, _Wording]] = {
+    "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
+    "budget.threshold": _Wording(
+        "a budget is being used up",
+        "What was spent has reached a threshold of a budget. Requests are served all the same; a quota would refuse "
+        "them.",
+    ),
+    "quota.exhausted": _Wording(
+        "a quota is exhausted", "A quota of your account is exhausted: requests are refused until it resets."
+    ),
+    "auto_recharge.failed": _Wording(
+        "auto-recharge failed", "Credit could not be bought by auto-recharge. Look at your means of payment."
+    ),
+    "payment.succeeded": _Wording("your payment was received", "Your payment was received. Thank you."),
+    "payment.failed": _Wording("your payment failed", "A payment failed. Look at your means of payment."),
+    "payment.refunded": _Wording("your payment was refunded", "A payment was refunded, whole or in part."),
+    "payment.disputed": _Wording(
+        "a payment is disputed", "A payment is disputed at your bank. Until that is over nothing is served."
+    ),
+    "subscription.changed": _Wording("your plan has changed", "Your plan, or when it ends, has changed."),
+    "subscription.past_due": _Wording(
+        "your subscription is past due",
+        "The payment of your subscription failed. Your plan stays for a few days; then the account goes back to the "
+        "free plan. It is served again as soon as the payment succeeds.",
+    ),
+    "subscription.ended": _Wording("your subscription has ended", "Your subscription has ended."),
+    "endpoint.disabled": _Wording(
+        "a webhook endpoint was disabled",
+        "Deliveries to a webhook endpoint have failed for days, and it was disabled. Mend it and enable it again.",
+    ),
+}
+MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
+# The text about an exhausted quota, by its subject; those of accounts have another one.
+_OF_SUBJECTS: Final[Mapping[str, str]] = {
+    "plan": "A quota of your plan is exhausted: requests are refused until it resets, or the plan is a larger one.",
+    "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
+    "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
+}
+
+
+def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the subject and the body of a notice's mail; None where it is none that is mailed."""
+    letter = _LETTERS.get(type_)
+    if letter is None:
+        return None
+    lines = [f"{name}: {_shown(data[field])}" for field, name in _FIELDS.items() if data.get(field) is not None]
+    text = _OF_SUBJECTS.get(str(data.get("subject")), letter.text) if type_ == "quota.exhausted" else letter.text
+    paragraphs = [text, *(["\n".join(lines)] if lines else [])]
+    return f"{service}: {letter.subject}", "\n\n".join(paragraphs) + "\n"
+
+
+def _shown(value: object) -> str:
+    return " ".join(str(value).split())[:MAX_VALUE]
+
 
 _query = queries("billing.notices")
 

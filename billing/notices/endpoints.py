@@ -17,7 +17,7 @@ from billing import audit
 from billing.database.connection import Row, queries
 from billing.errors import MetergateError
 from billing.notices.delivery import check_url, new_secret
-from billing.notices.mail_templates import TYPES
+from billing.notices.emit import TYPES
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ import msgspec
 from billing.database.connection import Row, queries
 from billing.mail import SERVICE, enqueue
 from billing.notices.delivery import Outcome, Poster, key_of, signed_headers
-from billing.notices.emit import emit
-from billing.notices.mail_templates import letter_of
+from billing.notices.emit import emit, letter_of
 from billing.times import rfc3339
 from billing.work import Lease, Periodic
 

@@ -12,12 +12,10 @@ from billing.accounts.grants import PAID, Grants, Terms
 from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT
-from billing.payments.apply import Applier, Customers, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import AutoRecharge, Recharges
-from billing.payments.events import PaymentEvents
+from billing.payments.events import Applier, Customers, Handler, PaymentEvents, checkout_handler, customer_handler
 from billing.payments.flows import FlowRules, Flows, price_id_of
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts
 from billing.payments.orders import Charges, Orders, PaymentAdmin, Purchases
 from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription

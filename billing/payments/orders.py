@@ -43,7 +43,7 @@ from billing.errors import MetergateError
 from billing.money import NANO_PER_CENT, format_cents
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.payments.apply import After, Owner, account_of, call_once
+from billing.payments.events import After, Owner, account_of, call_once
 from billing.payments.port import (
     CURRENCY,
     Invoice,

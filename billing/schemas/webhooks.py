@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.notices.mail_templates import NoticeType
+from billing.notices.emit import NoticeType
 from billing.schemas.base import Answer, Body, Moment
 
 Url = Annotated[

@@ -27,7 +27,7 @@ from billing.api.webhooks_out import (
     test_webhook,
     update_webhook,
 )
-from billing.notices.mail_templates import TYPES
+from billing.notices.emit import TYPES
 from billing.pages import MAX_LIMIT
 from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery

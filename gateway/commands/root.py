@@ -20,7 +20,7 @@ ADDERS: Final = {
     **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
     "connect": "gateway.commands.tools.command:add_connect",
     "export": "gateway.commands.upkeep:add_export",
-    "ledger": "gateway.commands.ledger:add_ledger",
+    "ledger": "gateway.commands.upkeep:add_ledger",
     "operator": "gateway.commands.connect:add_operator",
     "auth": "gateway.commands.connect:add_auth",
     "keys": "gateway.commands.connect:add_keys",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.client.tokens import tokens_used
+from billing.client.service import tokens_used
 from billing.usage import Usage
 
 

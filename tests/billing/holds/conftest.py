@@ -12,8 +12,7 @@ from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineParts, EngineSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.plans import Plan
 from tests.support.holds import PATIENT, PLANS, STORE_S, MakeWorld, World
 

@@ -17,8 +17,7 @@ from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineParts
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.verify import verify
 from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
 from billing.metering.metering import ServiceHolds

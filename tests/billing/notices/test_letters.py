@@ -1,6 +1,6 @@
 """Mails of notices: what they say of the data."""
 
-from billing.notices.mail_templates import letter_of
+from billing.notices.emit import letter_of
 
 
 def test_an_exhausted_quota_is_called_what_it_is() -> None:

@@ -9,9 +9,8 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.notices.delivery import Poster
-from billing.notices.emit import emit
+from billing.notices.emit import NoticeType, emit
 from billing.notices.endpoints import Endpoints
-from billing.notices.mail_templates import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from billing.settings import WebhookSettings
 from tests.billing.identity.support import join, mails, new_organization, new_user

@@ -12,9 +12,9 @@ from billing import audit
 from billing.accounts.grants import Lots, Terms
 from billing.errors import AccountNotFound
 from billing.payments import auto_recharge as module
-from billing.payments.apply import KEYS_KEPT, call_once
 from billing.payments.auto_recharge import RechargeRefused, Wish
 from billing.payments.balances import Alert, Alerts
+from billing.payments.events import KEYS_KEPT, call_once
 from billing.payments.orders import NewOrder
 from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.provider import AccessRefused

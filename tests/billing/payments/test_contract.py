@@ -12,8 +12,7 @@ from typing import Any, Literal
 import pytest
 from ulid import ULID
 
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts
 from billing.payments.port import (
     Checkout,
