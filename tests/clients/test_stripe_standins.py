@@ -18,9 +18,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from billing.payments.port import NewCustomer, ObjectRef, Payment
-from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.objects import DEPLOYMENT, ORDER
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.clients.node_programs import MODULES, WAIT_S, needs, running
 from tests.support.ports import free_port
 

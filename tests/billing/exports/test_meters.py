@@ -13,10 +13,8 @@ from billing.database.connection import queries
 from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
 from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
-from billing.payments.apply import Customers
-from billing.payments.events import PaymentEvents
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.events import Customers, PaymentEvents
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.exports.support import BOUND_S, LATER, debit, drain, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing

@@ -9,8 +9,7 @@ import pytest
 
 from billing.database.connection import Database
 from billing.identity.sessions import FORGET
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, Claims, peek
+from billing.identity.tokens import BadToken, Claims, SigningKeys, TokenRules, peek
 from billing.owned import Retention
 from billing.settings import RetentionSettings
 from tests.billing.identity.sessions_support import SOMEBODY

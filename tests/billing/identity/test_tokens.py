@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from billing.identity.issuers import ForeignRules, IssuerAway, parse_keys
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, Verified, peek
+from billing.identity.tokens import BadToken, SigningKeys, TokenRules, Verified, peek
 from tests.billing.identity.issued import (
     GOOD,
     ISSUER,

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import pytest
 from ulid import ULID
 
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts
 from billing.payments.port import (
     Checkout,
@@ -32,8 +31,7 @@ from billing.payments.port import (
     ReturnUrls,
     Subscription,
 )
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.support import Billing
 from tests.support.stripe_fake import POOR, SECURE, STOLEN, VISA, FakeStripe
 

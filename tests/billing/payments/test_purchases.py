@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import NANO_PER_CENT
-from billing.payments.orders import Order
-from billing.payments.port import Dispute, Movement, Payment, Refund
-from billing.payments.purchases import (
+from billing.payments.orders import (
     Move,
     Moved,
+    Order,
     is_lost,
     next_move,
     refusal_reason,
@@ -20,6 +19,7 @@ from billing.payments.purchases import (
     status_of,
     suspensions,
 )
+from billing.payments.port import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Order(**dict.fromkeys(Order.__slots__) | {"kind": "credit", "amount_cents": 2000, "status": "open"})

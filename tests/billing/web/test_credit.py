@@ -8,7 +8,7 @@ from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd, parse_usd
 from billing.payments.coupons import NewCoupon
-from billing.payments.local.store import GOOD
+from billing.payments.local.provider import GOOD
 from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order

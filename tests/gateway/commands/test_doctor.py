@@ -10,7 +10,7 @@ from msgspec import structs
 from billing.cli.output import CommandFailed
 from billing.database.connection import Database
 from billing.identity.encryption import SealBroken, Sealer
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from gateway.commands import doctor
 from gateway.commands.doctor import (
     check_clocks,

@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.errors import StoreError
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts, CheckoutView, view_page
 from billing.payments.port import (
     CustomerGone,

@@ -18,9 +18,8 @@ from billing.payments.port import (
     Refund,
     ReturnUrls,
 )
-from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.objects import CheckoutRules
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.support.stripe_fake import POOR, SECURE, STOLEN, VISA
 
