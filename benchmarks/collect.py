@@ -29,9 +29,8 @@ from billing.accounts.grants import Grants
 from billing.change_notifier import LiveBalance
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.debits import TrafficDebits, rate_of
-from billing.collect.facts import Facts
+from billing.collect.facts import Facts, SubjectRules, Subjects
 from billing.collect.snapshots import WINDOW, Exporters, Source
-from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.pages import new_id

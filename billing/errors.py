@@ -48,8 +48,8 @@ MetergateError
 |   +-- Refused                    billing.client.errors
 |   +-- Unreachable                billing.client.errors
 +-- BadCoding                      billing.codings
++-- SubjectNotFound                billing.collect.facts
 +-- ExporterFailed                 billing.collect.snapshots
-+-- SubjectNotFound                billing.collect.subjects
 +-- AccountError                   billing.errors
 |   +-- UnknownPlan                billing.accounts.accounts
 |   +-- AccountNotFound            billing.errors
@@ -90,13 +90,13 @@ MetergateError
 +-- DifferentKeys                  billing.keys.secrets
 +-- UsageQueryError                billing.ledger.sums
 +-- BadAddress                     billing.mail
-+-- BadMeasure                     billing.metering.charges
-+-- Busy                           billing.metering.charges
-+-- EventConflict                  billing.metering.charges
-+-- EventRefused                   billing.metering.charges
-+-- MeterNotPriced                 billing.metering.charges
-+-- NotAdmitted                    billing.metering.charges
-+-- UnknownAccount                 billing.metering.charges
++-- BadMeasure                     billing.metering.events
++-- Busy                           billing.metering.events
++-- EventConflict                  billing.metering.events
++-- EventRefused                   billing.metering.events
++-- MeterNotPriced                 billing.metering.events
++-- NotAdmitted                    billing.metering.events
++-- UnknownAccount                 billing.metering.events
 +-- UnknownHold                    billing.metering.metering
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.delivery

@@ -44,7 +44,7 @@ STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
         for kind in ("", "new_", "unlocked_", "claimed_")
     },
     "gateway/proxy/context.py": [("            sender.tool_version,\n", "            principal.project,\n")],
-    "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
+    "billing/metering/events.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
 FOLLOWED: Final = """

@@ -36,7 +36,7 @@ from billing.api.requests import (
 )
 from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.errors import MetergateError
-from billing.metering.charges import Measure, NotAdmitted, Payer, parse_quantity
+from billing.metering.events import Measure, NotAdmitted, Payer, parse_quantity
 from billing.money import format_usd
 from billing.schemas.decoding import mismatch
 from billing.schemas.service import (
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.api.services import Meters
-    from billing.metering.charges import Recorded
+    from billing.metering.events import Recorded
     from billing.schemas.usage import BalanceShape
 
 

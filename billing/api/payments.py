@@ -28,7 +28,7 @@ from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.errors import StoreError
 from billing.money import NANO_PER_CENT, format_cents, format_usd
 from billing.payments.flows import Wanted
-from billing.payments.in_force import outlook
+from billing.payments.subscriptions import outlook
 from billing.quotas import parse_limit
 from billing.schemas.payments import (
     AdminOrderShape,

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
-    from billing.metering.charges import NotAdmitted
-    from billing.metering.features import Features
-    from billing.metering.metering import Metering, ServiceHolds
+    from billing.metering.events import NotAdmitted
+    from billing.metering.metering import Features, Metering, ServiceHolds
     from billing.notices.endpoints import Endpoints
     from billing.payments.assembly import Payments
     from billing.payments.balances import Alerts

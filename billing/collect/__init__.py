@@ -1,8 +1,8 @@
 """Collection: traffic that exporters count is pulled, becomes facts by minute, and is charged like any other usage.
 
 snapshots   what an exporter is asked and answers, checked; how far a source was read, and how it is read on
-facts       writing points, what follows from them and the checkpoint in one transaction; reading bytes
-subjects    whose the traffic is: matched, made, or held until an operator says so
+facts       writing points, what follows from them and the checkpoint in one transaction; reading bytes; whose the
+            traffic is: matched, made, or held until an operator says so
 debits      what is due becomes debits: what all bytes of an account cost, less what was charged
 collector   a run over all sources, and what the last runs came to
 queries.sql  their statements; sql/  the two long ones

@@ -13,9 +13,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.collect.debits import TrafficDebits
-from billing.collect.facts import Facts, Wrote
+from billing.collect.facts import Facts, Subjects, Wrote
 from billing.collect.snapshots import MOST_EMPTY, ExporterFailed, Exporters, read_page
-from billing.collect.subjects import Subjects
 from billing.database.connection import DatabaseError, queries
 from billing.pages import BadCursor, Page, page_of
 

@@ -3,8 +3,8 @@
 port           what a provider has, in neutral objects, and what is asked of it; where payers may be sent     pure
 orders         what accounts ask to buy; PaymentAdmin: refunds, and dead letters, which wait for an operator
                what an order becomes by the state of its payment: credited, taken back, a dead letter; charges
-in_force       which plan is in force by the states of subscriptions, its credit, and what a change charges   pure
-subscriptions  their states and invoices become an account's plan and credit; changes of them
+subscriptions  their states and invoices become an account's plan and credit, the plan in force follows from all of
+               them together; changes of them, and what one charges
 events         what providers report: stored, acknowledged, then applied: an object's present state, fetched anew and
                applied once, whoever said that it has changed; whom a provider knows as our accounts; idempotency keys
                of calls that are made again

@@ -26,7 +26,7 @@ from billing.api.route import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
-from billing.payments.in_force import Outlook, outlook
+from billing.payments.subscriptions import Outlook, outlook
 from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody

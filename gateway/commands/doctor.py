@@ -539,7 +539,7 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
             return []
         # Only here: what it is made of takes 20 ms to import.
         from billing.identity.encryption import SealBroken
-        from gateway.runtime.encryption import check_encryption
+        from gateway.runtime.identity import check_encryption
 
         try:
             opened = await check_encryption(database, settings)

@@ -45,7 +45,7 @@ from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime.encryption import check_encryption
+from gateway.runtime.identity import check_encryption
 from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 

@@ -3,8 +3,8 @@
 runtime      Runtime: all of it, as it is passed on
 wiring       opens the stores and makes a Runtime
 stores       the engine on open stores, for commands and for `wiring`
-encryption   encrypts secrets in Postgres, and checks that those that are there can be decrypted
-identity     people, their sessions and organizations
+identity     people, their sessions and organizations; what encrypts secrets in Postgres, and whether it opens those
+             that are there
 payments     payments, their pages, /pay/plans/{plan} and their work beside requests; bills of providers, with their
              rounds
 metering     what is metered beside the proxy: traffic collected from exporters, events and holds of other services

@@ -1,4 +1,6 @@
-"""Who signs in and whose organizations are, made on one database from the settings: people, sessions, members."""
+"""Who signs in and whose organizations are, made on one database from the settings: people, sessions, members. And
+what seals secrets in Postgres, and whether it opens those that lie there, asked before anything is served.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from billing.database.connection import Database, queries
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
+from billing.identity.encryption import Sealer
 from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Invitations, Members, Organizations, found
@@ -22,19 +26,36 @@ from billing.identity.users import Found, Subjects, Users
 from billing.pages import new_id
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
-from gateway.runtime.encryption import sealer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from billing.audit import Actor
     from billing.change_notifier import ChangeNotifier
-    from billing.database.connection import Connection, Database
+    from billing.database.connection import Connection
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
     from billing.plans import Plans
     from gateway.config.settings import Settings
     from gateway.runtime.outgoing import Outgoing
+
+_query = queries("billing.identity")
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """Return what seals secrets that lie in Postgres."""
+    return Sealer(revealed(settings.secrets_key), revealed(settings.secrets_key_before))
+
+
+async def check_encryption(database: Database, settings: Settings) -> int:
+    """Open every key that signs, and the first and the last secret of an authenticator app; how many were sealed.
+    Raises `SealBroken` where one can't be opened, and `DatabaseError`."""
+    sealer = sealer_of(settings)
+    rows = await database.rows(_query("sealed_some"), settings.jwt_secret is None)
+    for row in rows:
+        sealer.open(row["stored"], row["what"])
+    return len(rows)
+
 
 DAY_S: Final = 86_400
 

@@ -20,9 +20,8 @@ from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
 from billing.collect.collector import LEASE, Collector, CollectRules, Parts
 from billing.collect.debits import TrafficDebits, rate_of
-from billing.collect.facts import Facts
+from billing.collect.facts import Facts, SubjectRules, Subjects
 from billing.collect.snapshots import Exporters, Source
-from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.keys import service_name
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
-    from billing.metering.charges import NotAdmitted, Payer
+    from billing.metering.events import NotAdmitted, Payer
     from billing.pricing import PriceTable
     from billing.principals import Principal
     from gateway.config.environment import ExporterSource

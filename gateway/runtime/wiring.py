@@ -29,9 +29,9 @@ from billing.identity.passwords import SignInLimit
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
-from billing.metering.features import Features
+from billing.metering.metering import Features
+from billing.notices.emit import ExhaustedNotices
 from billing.notices.endpoints import Endpoints
-from billing.notices.exhausted import ExhaustedNotices
 from billing.pages import new_id
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts

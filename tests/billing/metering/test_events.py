@@ -16,7 +16,7 @@ from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
 from billing.ledger.catalogue import sync_prices
 from billing.metering import events
-from billing.metering.charges import (
+from billing.metering.events import (
     BadMeasure,
     Busy,
     EventConflict,

@@ -19,7 +19,7 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.verify import verify
-from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
+from billing.metering.events import EventConflict, Measure, NotAdmitted, Payer
 from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import PATIENT, PLANS, World, eventually

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from billing.notices.exhausted import ExhaustedNotices, crossings
+from billing.notices.emit import ExhaustedNotices, crossings
 from billing.refused_requests import RefusedRequest
 from tests.billing.support import Billing
 

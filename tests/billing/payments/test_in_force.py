@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.payments.in_force import OWING, InForce, Seen, decide, included_credit, plan_change
 from billing.payments.port import Invoice, InvoiceLine, InvoiceStatus
+from billing.payments.subscriptions import OWING, InForce, Seen, decide, included_credit, plan_change
 from billing.plans import Plan
 
 NOW = datetime(2028, 2, 29, 12, tzinfo=UTC)
