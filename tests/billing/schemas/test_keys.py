@@ -32,7 +32,7 @@ OF_PLANS = {
     "plans.py",
     "web/operator_money.py",
     "holds/decision.py",
-    "keys/principals.py",
+    "keys/keys.py",
     "schemas/payments.py",
     "cli/accounts.py",
 }
