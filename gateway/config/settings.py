@@ -413,9 +413,13 @@ COMPOSE_GROUP: Final = Group(
     (
         _secret("POSTGRES_PASSWORD", "password of the bundled Postgres; letters, digits, `-` and `_`"),
         _secret("VALKEY_PASSWORD", "password of the bundled Valkey; letters, digits, `-` and `_`"),
-        Variable("METERGATE_PORT", "8080", "port of this machine that the gateway is published on"),
+        Variable("METERGATE_PORT", "8080", "port that the gateway is published on, on 127.0.0.1"),
+        Variable("METERGATE_WORKERS", "2", "processes that serve"),
+        Variable("METERGATE_CONFIG_FOLDER", "./config", "folder of the three YAML files: your own copy, to edit"),
+        Variable("METERGATE_DOMAIN", "localhost", "name of this machine, for `--profile tls`"),
         Variable("POSTGRES_IMAGE", "postgres:17-alpine", "image of Postgres; pin it by its digest, `name@sha256:...`"),
         Variable("VALKEY_IMAGE", "valkey/valkey:8-alpine", "image of Valkey, likewise"),
+        Variable("CADDY_IMAGE", "caddy:2-alpine", "image of Caddy, likewise"),
         Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
     ),
 )
