@@ -4,7 +4,7 @@ After every step the replies are the reference's, and so is every value in Redis
 hold. All of it on two servers: the embedded Valkey, and Redis proper (`tests.support.servers.redis_proper_url`).
 HYPOTHESIS_PROFILE=long looks longer, and shrinks what was found:
 
-    HYPOTHESIS_PROFILE=long make test ARGS=tests/billing/holds/test_scripts_model.py
+    HYPOTHESIS_PROFILE=long make test ARGS=tests/billing/holds/test_scripts.py
 """
 
 import os
@@ -39,7 +39,7 @@ from tests.model.scripts import Scripts
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 # Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
 # that a server of another make carries a command out in another way shows in few.
-SIZES = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
+SIZES = {"default": ({"valkey": 20, "redis": 4}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
 
 
 class Restarts(Machine):

@@ -191,7 +191,7 @@ async def test_charges_without_the_payer(bench, card, status, hard):
     assert (made.status, made.hard, made.amount_cents) == (status, hard, 2000)
     assert (made.order_id, made.customer_id, made.deployment) == (purchase.order_id, customer, DEPLOYMENT)
     assert (made.decline_code is None) == (status == "paid")
-    assert (await provider.charge(purchase, f"{purchase.order_id}:charge")).id == made.id
+    assert await provider.charge(purchase, f"{purchase.order_id}:charge") == made
     assert (await bench.payment(made.id)).status == status
     if status == "paid":
         refunds = [await provider.refund(made.id, 500, f"{purchase.order_id}:refund") for _ in "ab"]
@@ -216,10 +216,13 @@ async def test_page_is_paid_and_disputed(bench):
     await bench.pay(page, "good")
     checkout = await provider.fetch(ObjectRef("checkout", page.id))
     assert isinstance(checkout, Checkout)
-    assert checkout.status == "complete"
+    assert (checkout.status, checkout.order_id, checkout.deployment) == ("complete", purchase.order_id, DEPLOYMENT)
     paid = await bench.payment(checkout.payment_id)
-    assert (paid.status, paid.order_id, paid.amount_cents) == ("paid", purchase.order_id, 2000)
+    assert (paid.status, paid.order_id, paid.deployment) == ("paid", purchase.order_id, DEPLOYMENT)
+    assert (paid.amount_cents, paid.total_cents, paid.livemode) == (2000, 2000, False)
     assert (await provider.fetch(ObjectRef("customer", customer))).method == "visa 4242"  # type: ignore[union-attr]
+    await provider.expire_checkout(page.id, f"{purchase.order_id}:expire")  # paid: it stays as it is
+    assert await provider.fetch(ObjectRef("checkout", page.id)) == checkout
     await bench.dispute(page, paid, False)
     (dispute,) = (await bench.payment(paid.id)).disputes
     assert (dispute.status, [each.amount_cents for each in dispute.movements]) == ("open", [-2000])

@@ -112,21 +112,6 @@ async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(loca
         await local.provider.refund(paid.id, 1, "again")
 
 
-async def test_the_saved_card_decides_a_charge_without_the_payer(local):
-    customer_id = await customer_of(local)
-    page = await local.provider.setup(customer_id, URLS, "setup")
-    secret = page.url.rpartition("/")[2]
-    outcomes = []
-    for number, method in enumerate(("", "visa 4242", "visa 3155", "visa 9995", "visa 9979")):
-        await local.acts.act(secret, f"save:{method}" if method else "remove")
-        purchase = Purchase(f"ord_{number}", "acc_1", customer_id, "recharge", 500, "Recharge")
-        charged = await local.provider.charge(purchase, f"charge:{number}")
-        assert await local.provider.charge(purchase, f"charge:{number}") == charged
-        outcomes.append((charged.status, charged.hard))
-    failed, paid, asks = ("failed", False), ("paid", False), ("requires_action", False)
-    assert outcomes == [("failed", True), paid, asks, failed, ("failed", True)]
-
-
 async def test_a_subscription_is_renewed_until_it_ends(local):
     customer_id = await customer_of(local)
     plan = Purchase("ord_1", "acc_1", customer_id, "plan", 9900, "Starter", price_id="starter")
