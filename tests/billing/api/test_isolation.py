@@ -212,7 +212,7 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
 
 
 @settings(
-    max_examples=8,
+    max_examples=12,
     phases=(Phase.explicit, Phase.generate),  # a shorter example would take minutes to find
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

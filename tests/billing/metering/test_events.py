@@ -196,6 +196,13 @@ async def test_a_hold_lasts_by_the_clock_that_ends_it(world):
         assert (await of.holds.get(hold_id)).state == "held"
 
 
+async def test_more_than_was_held_is_charged(world):
+    of, payer = meters(world), await account(world)
+    done = await of.holds.hold(payer, "h", Measure(amount_nano=2), 60)
+    await of.holds.settle(msgspec.json.decode(done.answer)["id"], None, {"amount_nano": 7})
+    assert await charged(world) == [7]
+
+
 async def test_tokens_settle_a_hold_whose_provider_is_named_late(world):
     of, payer = meters(world), await account(world)
     done = await of.holds.hold(payer, "h", Measure(amount_nano=5, model="gpt"), 60)

@@ -192,7 +192,7 @@ def test_each_event_counts_once(database_url, redis_url, key_prefix):
         await one.check()
         await one.step("tidy", "", 0)  # what is left of other sequences would be tidied in the next one
 
-    @settings(max_examples=25)
+    @settings(max_examples=40)
     @given(st.lists(steps, max_size=14))
     def any_sequence(sequence):
         thread.run(play(sequence))
