@@ -113,7 +113,7 @@ async def test_a_wrong_body_goes_before_an_unknown_account(api):
 
 async def test_pages(api):
     made = [(await api.admin("POST", "/accounts", {"name": f"a{n}"})).json["id"] for n in range(5)]
-    found: list[str] = []
+    found = []
     params = {"limit": "2"}
     for _ in range(3):
         page = (await api.admin("GET", "/accounts", params=params)).json

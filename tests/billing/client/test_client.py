@@ -131,7 +131,7 @@ async def test_what_is_not_the_api(serve, answer):
 
     async def handler(request):
         seen.append(request.path)
-        return web.Response(**answer)  # type: ignore[arg-type]
+        return web.Response(**answer)
 
     url = await serve(handler)
     async with Client(url, admin_key="secret-of-mine") as client:

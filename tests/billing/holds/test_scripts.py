@@ -46,9 +46,9 @@ class Restarts(Machine):
     """Redis goes and comes back all the time; gateways die with it, and what they sent arrives late. What the other
     machines try is left out, so that this comes more often."""
 
-    something_rare = None  # type: ignore[assignment]
-    end_again = None  # type: ignore[assignment]
-    revoke = None  # type: ignore[assignment]
+    something_rare = None
+    end_again = None
+    revoke = None
 
     @rule(kept=st.sampled_from(("all", "all", "older", "nothing")), killed=st.booleans(), pick=picks)
     def restart(self, kept: str, killed: bool, pick: int) -> None:
@@ -78,7 +78,7 @@ class Restarts(Machine):
 class Quotas(Machine):
     """Quotas change and windows pass, while nothing is lost and the clock is never set back."""
 
-    something_rare = None  # type: ignore[assignment]
+    something_rare = None
 
     @rule(step=forward_steps)
     def advance(self, step: tuple[Any, int]) -> None:
@@ -109,7 +109,7 @@ class Quotas(Machine):
 def run(make: Callable[[], Machine], server: str) -> None:
     examples, length = SIZES[PROFILE]
     run_state_machine_as_test(
-        make,  # type: ignore[arg-type]
+        make,
         settings=settings(
             max_examples=examples[server],
             stateful_step_count=length,
@@ -128,7 +128,7 @@ URLS = {"valkey": "redis_url", "redis": "redis_proper_url"}
 @pytest.mark.parametrize("machine", [Machine, Restarts, Quotas])
 @pytest.mark.parametrize("server", URLS)
 def test_the_scripts_are_the_reference(server, machine, request):
-    url: str = request.getfixturevalue(URLS[server])
+    url = request.getfixturevalue(URLS[server])
     run(lambda: machine(url), server)
 
 

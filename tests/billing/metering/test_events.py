@@ -88,7 +88,7 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world, monkeypatch):
     metering, payer, write, tried = meters(world).metering, await account(world), events.write_claimed, []
 
     async def lose_the_answer(*arguments):
-        done = await write(*arguments)  # type: ignore[arg-type]
+        done = await write(*arguments)
         tried.append(done)
         if len(tried) == 1:
             raise DatabaseUnavailable("the connection was cut after the commit")

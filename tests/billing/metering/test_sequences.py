@@ -147,9 +147,9 @@ class Play:
 
         async def keep(hold: Any, *_: object) -> None:
             dead.context.holds.kept(hold)
-            _[-1].set_exception(ConnectionError())  # type: ignore[attr-defined]
+            _[-1].set_exception(ConnectionError())
 
-        dead._keep = keep  # type: ignore[method-assign]
+        dead._keep = keep
         try:
             await dead.hold(self.payer, str(ULID()), Measure(amount_nano=amount), None)
         except ConnectionError:

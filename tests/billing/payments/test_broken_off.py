@@ -89,7 +89,7 @@ async def subscribe_and_change(payments: Payments, account_id: str) -> None:
 @pytest.mark.parametrize("flow", [buy_and_give_back, subscribe_and_change])
 async def test_what_was_begun_is_ended_once(billing, flow):
     living, steps, died = gateway(billing, billing.database), 0, True
-    wanted: tuple[object, ...] = ()
+    wanted = ()
     while died:
         account = await billing.accounts.create("Acme")
         try:

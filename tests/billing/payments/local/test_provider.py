@@ -112,6 +112,16 @@ async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(loca
         await local.provider.refund(paid.id, 1, "again")
 
 
+async def test_a_card_that_was_removed_pays_nothing(local):
+    customer_id = await customer_of(local)
+    secret = (await local.provider.setup(customer_id, URLS, "setup")).url.rpartition("/")[2]
+    for action in ("save:visa 4242", "remove"):
+        await local.acts.act(secret, action)
+    recharge = Purchase("ord_1", "acc_1", customer_id, "recharge", 500, "Recharge")
+    charged = await local.provider.charge(recharge, "charge")
+    assert (charged.status, charged.hard) == ("failed", True)
+
+
 async def test_a_subscription_is_renewed_until_it_ends(local):
     customer_id = await customer_of(local)
     plan = Purchase("ord_1", "acc_1", customer_id, "plan", 9900, "Starter", price_id="starter")
