@@ -89,7 +89,7 @@ async def localstripe(folder: Path) -> AsyncIterator[str]:
     reason="localstripe is not installed: `make .venv/localstripe/.made` does it, where a registry can be reached",
 )
 async def test_what_localstripe_has(tmp_path):
-    delivered: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
+    delivered = asyncio.Queue()
 
     async def hook(request):
         await delivered.put((await request.read(), {name.lower(): value for name, value in request.headers.items()}))

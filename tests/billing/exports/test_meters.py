@@ -129,7 +129,7 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing,
     old, new = now - timedelta(days=36), now - timedelta(hours=3)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000, feature="image") for at in (old, new)])
     exports = Exports(billing.database)
-    events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)  # type: ignore[arg-type, return-value]
+    events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)
     async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
         await told_to_the_end(worker)
         too_old = (await exports.dead_letters(50)).items

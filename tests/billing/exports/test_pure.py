@@ -89,7 +89,7 @@ def test_what_lago_answers(status, answer, meant):
 
 @given(poison=st.sets(st.integers(0, 40)), count=st.integers(1, 40), named=st.booleans())
 async def test_all_but_what_is_refused_is_delivered_once(poison, count, named):
-    taken: list[int] = []
+    taken = []
     requests = 0
 
     async def post(items):

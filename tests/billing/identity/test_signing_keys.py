@@ -37,7 +37,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def keys_of(database: Database, clock: Callable[[], float] = time.monotonic, **rules: object) -> SigningKeys:
-    return SigningKeys(database, TokenRules(**rules), rising_ids(), clock)  # type: ignore[arg-type]
+    return SigningKeys(database, TokenRules(**rules), rising_ids(), clock)
 
 
 async def kid_of(keys: SigningKeys) -> str:
