@@ -21,7 +21,7 @@ from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
 from billing.identity.organizations import Invitations, Members, Organizations
 from billing.keys.secrets import secret_digest
-from billing.metering.metering import Features
+from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons

@@ -7,7 +7,7 @@ import pytest
 
 from billing.cli.accounts import add_plans
 from billing.cli.output import CommandFailed, Table
-from billing.metering.metering import Features
+from billing.metering.features import Features
 from billing.money import parse_usd
 from metergate import Client
 from tests.billing.api.support import ADMIN_KEY, serving

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from billing.collect.debits import TrafficDebits, rate_of
-from billing.collect.facts import Facts, SubjectRules, Subjects, Wrote
+from billing.collect.facts import Facts, Wrote
 from billing.collect.snapshots import Checkpoint, Source, read_page
+from billing.collect.subjects import SubjectRules, Subjects
 from billing.pricing import PriceTable
 from billing.settings import FirstPoint
 from tests.billing.support import Billing

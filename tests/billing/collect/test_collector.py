@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.debits import ByteRate, Charged, charge, rate_of
-from billing.collect.facts import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.collect.snapshots import LOCK, Checkpoint, Exporters, Source
+from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
 from billing.pricing import COST_SCALE, METER_PROVIDER, PriceRow, PriceTable, Variant
 from tests.billing.collect.support import Room, Sample

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from billing.api.usage import UsageReports
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
-from billing.collect.facts import SubjectRules
 from billing.collect.snapshots import MOST_COUNTED, Source, read_page
+from billing.collect.subjects import SubjectRules
 from billing.database.connection import queries
 from billing.ledger.sums import UsageSums
 from billing.money import ceil_div

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ulid import ULID
 
 from billing.keys.keys import Principals
-from billing.metering.events import EventWriter, Payer
+from billing.metering.charges import Payer
+from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.pricing import PriceRow, PriceTable
 from billing.settings import ServiceSettings

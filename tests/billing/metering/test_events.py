@@ -16,20 +16,17 @@ from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
 from billing.ledger.catalogue import sync_prices
 from billing.metering import events
-from billing.metering.events import (
+from billing.metering.charges import (
     BadMeasure,
-    Busy,
-    EventConflict,
-    EventRefused,
     Measure,
     MeterNotPriced,
     Payer,
-    Recorded,
     UnknownAccount,
     charge_of,
     digest_of,
     parse_quantity,
 )
+from billing.metering.events import Busy, EventConflict, EventRefused, Recorded
 from billing.money import MAX_NANO
 from billing.pricing import PriceRow, PriceTable
 from billing.quotas import Metric, Quota, Window

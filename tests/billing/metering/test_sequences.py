@@ -13,7 +13,8 @@ from ulid import ULID
 
 from billing.holds.redis.layout import Keyspace
 from billing.ledger.verify import verify
-from billing.metering.events import EventConflict, Measure, NotAdmitted, Payer
+from billing.metering.charges import Measure, NotAdmitted, Payer
+from billing.metering.events import EventConflict
 from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import eventually, making_worlds

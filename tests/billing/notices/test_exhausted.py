@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from billing.notices.emit import ExhaustedNotices, crossings
+from billing.notices.exhausted import ExhaustedNotices, crossings
 from billing.refused_requests import RefusedRequest
 
 QUOTA = {"subject": "plan", "window": "day", "metric": "tokens", "limit": 5, "resets_at": "2028-03-01T00:00:00Z"}
