@@ -30,6 +30,7 @@ from gateway.auth import Authenticator
 from gateway.config.prices import POLL_S, PriceFollower
 from gateway.config.source import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
+from gateway.endpoints.health import Health
 from gateway.endpoints.jobs import (
     Jobs,
     SetAsideCount,
@@ -37,7 +38,7 @@ from gateway.endpoints.jobs import (
     house_work,
     start_shared_work,
 )
-from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.reads import Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from billing.collect.collector import Run
     from billing.exports.worker import ExportWorker
     from billing.holds.reconcile import Report
-    from gateway.endpoints.reads import Health
+    from gateway.endpoints.health import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
     from gateway.runtime.runtime import Runtime
