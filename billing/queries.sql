@@ -48,5 +48,23 @@ FROM (
 ) a
 ORDER BY id DESC LIMIT $8
 
+-- name: backlogs
+-- What has waited for more than $1 seconds, and what was given up in the last day; of fresh usage at most $2 rows are counted.
+SELECT
+    (SELECT count(*) FROM mail_outbox WHERE sent_at IS NULL AND failed_at IS NULL
+        AND created_at < now() - $1 * interval '1 second') AS mails_late,
+    (SELECT count(*) FROM mail_outbox WHERE failed_at > now() - interval '1 day') AS mails_failed,
+    (SELECT error FROM mail_outbox WHERE error IS NOT NULL AND (sent_at IS NULL AND failed_at IS NULL
+        OR failed_at > now() - interval '1 day') ORDER BY created_at DESC LIMIT 1) AS mail_error,
+    (SELECT count(*) FROM notices WHERE handed_out_at IS NULL AND created_at < now() - $1 * interval '1 second') AS notices_late,
+    (SELECT count(*) FROM webhook_endpoints WHERE account_id IS NULL AND (disabled_at IS NOT NULL
+        OR failing_since < now() - $1 * interval '1 second')) AS webhooks_failing,
+    (SELECT count(*) FROM payment_events WHERE state = 'waiting'
+        AND received_at < now() - $1 * interval '1 second') AS payment_events_late,
+    (SELECT error FROM payment_events WHERE state = 'waiting' AND error IS NOT NULL
+        ORDER BY received_at DESC LIMIT 1) AS payment_error,
+    (SELECT count(*) FROM debits_set_aside) AS debits_set_aside,
+    (SELECT count(*) FROM (SELECT FROM usage_fresh LIMIT $2) AS first) AS fresh
+
 -- name: mail_enqueue
 INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)

@@ -24,6 +24,7 @@ from billing.api import (
     oversight,
     payments,
     people,
+    traffic,
     usage,
     webhooks_out,
 )
@@ -54,6 +55,7 @@ ROUTES: Final = routes_of(
         oversight,
         payments,
         people,
+        traffic,
         usage,
         webhooks_out,
     ),

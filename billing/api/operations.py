@@ -167,6 +167,7 @@ from billing.schemas.system import (
     AuditQuery,
     AuditShape,
     ExportShape,
+    GatewayHealthShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
@@ -182,6 +183,13 @@ from billing.schemas.system import (
     RunShape,
     SubjectShape,
     SubjectsQuery,
+)
+from billing.schemas.traffic import (
+    CircuitChangeShape,
+    DryAccountShape,
+    ProvidersQuery,
+    TrafficQuery,
+    TrafficShape,
 )
 from billing.schemas.usage import (
     BalanceShape,
@@ -462,7 +470,13 @@ class OversightOperations:
     )
     own_refusal = operation("GET", OfOne("/api/account/usage/refusals/{request_id}"), RefusedShape, scope=BILLING_READ)
     operator_settings = operation("GET", "/api/admin/settings", OperatorSettingsShape)
-    providers = operation("GET", "/api/admin/providers", Listing[ProviderShape])
+    providers = operation("GET", "/api/admin/providers", Listing[ProviderShape], ProvidersQuery)
+    circuit_changes = operation(
+        "GET", OfOne("/api/admin/providers/{provider}/circuits"), Listing[CircuitChangeShape], errors=(404,)
+    )
+    traffic = operation("GET", "/api/admin/traffic", TrafficShape, TrafficQuery)
+    health = operation("GET", "/api/admin/health", GatewayHealthShape)
+    dry_accounts = operation("GET", "/api/admin/dry-accounts", Listing[DryAccountShape])
     ping = operation("GET", "/api/ping", ImageShape, who=ANYONE)
     hello = operation("GET", "/api/hello", HelloShape, who=ANYONE)
     audit = operation("GET", "/api/admin/audit", Listing[AuditShape], AuditQuery)

@@ -1,4 +1,4 @@
-"""What operators look after, behind the admin key: refused requests, providers, people; and which image runs, which is
+"""What operators look after, behind the admin key: refused requests, people; and which image runs, which is
 open. And collection: its last runs, and whose the traffic is that exporters count; exports: how far each is, what the
 other side does not take, and having that tried again.
 
@@ -55,7 +55,6 @@ from billing.schemas.system import (
     OwnRefusedQuery,
     ParkedExportShape,
     ParkedExportsQuery,
-    ProviderShape,
     RefusedQuery,
     RefusedShape,
     RetriedShape,
@@ -130,20 +129,11 @@ async def get_operator_settings(call: Call) -> OperatorSettingsShape:
 
 
 @contextmanager
-def _redis_needed(what: str = "the refusals") -> Iterator[None]:
+def _redis_needed() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
-
-
-@serves(OversightOperations.providers)
-async def list_providers(call: Call) -> Listing[ProviderShape]:
-    """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
-    gateways have found it."""
-    with _redis_needed("the health of providers"):
-        found = await call.services.providers()
-    return Listing(data=found, next_cursor=None)
+        raise Unavailable("Redis, which has the refusals, is temporarily unavailable; try again.") from error
 
 
 @serves(OversightOperations.ping)

@@ -1,5 +1,24 @@
 -- Statements of `billing.ledger`, each under its name. `billing.database.connection.queries` reads them.
 
+-- name: accounts_dry
+-- Accounts whose credit lasts at most $2 days, at what they spent in a day since $1 (midnight UTC of another day), or since they
+-- were made, where that is later and not today; $3 of them.
+SELECT id, name, available_nano, a_day_nano, EXISTS (
+    SELECT FROM auto_recharges AS r WHERE r.account_id = used.id AND r.enabled) AS recharges
+FROM (
+    SELECT a.id, a.name, a.balance_nano + a.credit_limit_nano AS available_nano,
+        greatest(1, (u.charged_nano * 24 / (extract(epoch FROM
+            now() - least(greatest($1::timestamptz, a.created_at), now() - interval '1 day')) / 3600))::bigint) AS a_day_nano
+    FROM (
+        SELECT account_id, sum(charged_nano) AS charged_nano FROM usage_by_account
+        WHERE granularity = 2 AND bucket >= $1 GROUP BY 1 HAVING sum(charged_nano) > 0
+    ) AS u JOIN accounts AS a ON a.id = u.account_id
+    WHERE a.status IN ('active', 'past_due')
+) AS used
+WHERE available_nano < a_day_nano::numeric * $2
+ORDER BY available_nano::numeric / a_day_nano, id
+LIMIT $3
+
 -- name: catalogue_plans
 SELECT id, digest FROM plans
 
@@ -429,6 +448,19 @@ LIMIT $10
 -- name: usage_tag_names
 SELECT id, name FROM usage_tags WHERE account_id = $1 AND value IS NULL
 
+-- name: used_by_time
+-- What all accounts were charged and what it cost in each day (granularity $1 is 2, $4 day) or hour (1, hour) from $2 on and
+-- before $3; with what is fresh, from the same snapshot.
+SELECT start, sum(requests) AS requests, sum(cost) AS cost, sum(charged) AS charged
+FROM (
+    SELECT bucket AS start, requests, cost_nano AS cost, charged_nano AS charged
+    FROM usage_by_model WHERE granularity = $1 AND bucket >= $2 AND bucket < $3
+    UNION ALL
+    SELECT date_trunc($4, admitted_at, 'UTC'), 1, cost_nano, charged_nano
+    FROM usage_fresh WHERE admitted_at >= $2 AND admitted_at < $3
+) AS used
+GROUP BY 1
+
 -- name: verify_balances
 -- Accounts whose balance is not the sum of their transfers, and names in transfers that are no account. System accounts
 -- have no row: they are what their transfers sum to.
@@ -548,7 +580,8 @@ WHERE lots.transfer_id IS NOT NULL AND transfers.amount_nano IS DISTINCT FROM lo
 ORDER BY account_id
 
 -- name: verify_of_all
--- What all accounts used in a day or a month, by account, or by model and provider, where it is not what their sums say.
+-- What all accounts used in a day or a month by account, or in an hour, day or month by model and provider, where it is not
+-- what their sums say.
 SELECT by_account, granularity, bucket, first, second, s.requests AS sums, r.requests, s.charged_nano AS sums_charged_nano,
     r.charged_nano
 FROM (
@@ -560,7 +593,7 @@ FROM (
     SELECT false, u.granularity, u.bucket, coalesce(d.model, ''), coalesce(d.provider, ''), sum(u.requests), sum(u.cost_nano),
         sum(u.charged_nano)
     FROM usage_sums AS u LEFT JOIN usage_dimensions AS d ON d.id = u.dimensions
-    WHERE u.granularity >= 2 AND u.tag = 0
+    WHERE u.granularity >= 1 AND u.tag = 0
     GROUP BY 1, 2, 3, 4, 5
 ) AS s FULL JOIN (
     SELECT true AS by_account, granularity, bucket, account_id AS first, '' AS second, requests, cost_nano, charged_nano

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Database, Row, from_row, queries
 from billing.ledger.debits import Debit, ModelShare, UsageEvent, decode_shares, decode_shares_of, usage_of
 from billing.ledger.sums import (
     BEGINNING,
     DAY,
     END,
+    HOUR,
     MONTH,
     PLANNED_EACH_TIME,
     UsageQueryError,
@@ -115,6 +116,23 @@ class Margins:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DryAccount:
+    """An account whose credit runs out: what it has, its credit limit included, and spends in a day, in nano-USD.
+    `recharges`: it buys credit by itself."""
+
+    id: str
+    name: str
+    available_nano: int
+    a_day_nano: int
+    recharges: bool
+
+    @property
+    def hours_left(self) -> int:
+        """Return how many hours its credit lasts; 0 where nothing is left."""
+        return max(0, self.available_nano * 24 // self.a_day_nano)
+
+
 @dataclass
 class MarginReports:
     """Reads what many accounts were charged and have paid. Methods raise `DatabaseError`."""
@@ -144,6 +162,19 @@ class MarginReports:
         told = by in (MarginBy.account, MarginBy.day)
         found = tuple((row["name"], _margin(row, told=told)) for row in groups[:most])
         return Margins(found, _margin(total, told=True), len(groups) > most)
+
+    async def by_time(self, since: datetime, until: datetime, *, hourly: bool) -> dict[datetime, Work]:
+        """Return what was charged and what it cost in each day of UTC, or each hour, from one on and before another;
+        what had no request is not there."""
+        level, unit = (HOUR, "hour") if hourly else (DAY, "day")
+        rows = await self.database.rows(_query("used_by_time"), level, since, until, unit)
+        return {row["start"]: Work(int(row["requests"]), int(row["cost"]), int(row["charged"])) for row in rows}
+
+    async def running_dry(self, since: datetime, days: int, limit: int) -> list[DryAccount]:
+        """Return accounts whose credit lasts no longer than so many days, at what they spent a day since a day of UTC
+        (the mean of whole days and today); those that run out first come first."""
+        rows = await self.database.rows(_query("accounts_dry"), since, days, limit)
+        return [from_row(DryAccount, row) for row in rows]
 
     async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
         """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in

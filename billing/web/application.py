@@ -32,9 +32,11 @@ from billing.web import (
     members,
     operator_accounts,
     operator_flows,
+    operator_home,
     operator_house,
     operator_money,
     operator_prices,
+    operator_providers,
     operator_requests,
     overview,
     requests,
@@ -47,7 +49,9 @@ from billing.web.render import STATIC, assets, compile_templates, render
 
 _CUSTOMER: Final = (overview, usage, requests, keys, credit, members, alerts, security)
 _OPERATOR: Final = (
+    operator_home,
     operator_house,
+    operator_providers,
     operator_accounts,
     operator_requests,
     operator_money,
@@ -91,7 +95,7 @@ def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = RO
     """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
-    console[operator_house.MONEY] = operator_house.Money()
+    console[operator_home.KEPT] = operator_home.Kept()
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
     for asset in assets().values():

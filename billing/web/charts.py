@@ -118,3 +118,43 @@ def _grid(most: int) -> tuple[int, tuple[Line, ...]]:
     count = ceil_div(most, step)
     top = count * step
     return top, tuple(Line(FLOOR - at * step * FLOOR // top, str(at * step)) for at in range(1, count + 1))
+
+
+TREND_WIDTH: Final = 300
+TREND_HEIGHT: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class TrendBar:
+    """A bar of a trend, above its zero or `below` it, and what it says."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    below: bool
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A small chart of one series, whose amounts may be below zero; `zero` is how far down that is."""
+
+    bars: tuple[TrendBar, ...]
+    zero: int
+    width: int = TREND_WIDTH
+    height: int = TREND_HEIGHT
+
+
+def trend(amounts: Sequence[int], labels: Sequence[str]) -> Trend:
+    """Return bars of amounts, with what each says."""
+    most, least = max(0, *amounts, 0), min(0, *amounts, 0)
+    room, count = max(1, most - least), max(1, len(amounts))
+    zero = most * TREND_HEIGHT // room if most or least else TREND_HEIGHT
+    bars = []
+    for at, (amount, label) in enumerate(zip(amounts, labels, strict=True)):
+        x, end = at * TREND_WIDTH // count, (at + 1) * TREND_WIDTH // count
+        height = max(1, abs(amount) * TREND_HEIGHT // room) if amount else 0  # so that every amount is visible
+        y = min(zero, TREND_HEIGHT - 1) if amount < 0 else max(0, zero - height)
+        bars.append(TrendBar(x, y, max(1, (end - x) - (end - x) // GAP), height, amount < 0, label))
+    return Trend(tuple(bars), zero)

@@ -12,10 +12,12 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from billing.web.pages import View, Visit
 
 # How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-# of the audit log has changed, prices.
-Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices"]
+# of the audit log has changed, prices, a number in words.
+Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number"]
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
-_BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
+_BAD: Final = frozenset(
+    {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ def mood(state: object) -> str:
 
 class Parts(TypedDict, total=False):
     """What a page has beside its tables: `filters` are parameters of its address, `tabs` pairs of a label and a path,
-    and a `live` list looks again by itself."""
+    and a `live` list looks again by itself;
+    `layout` is a class of the style sheet."""
 
     intro: str
     filters: tuple[Field, ...]
@@ -144,9 +147,10 @@ class Parts(TypedDict, total=False):
     figures: tuple[Figure, ...]
     csv: bool
     live: bool
+    layout: str
 
 
-_NONE: Final = Parts(intro="", filters=(), tabs=(), forms=(), figures=(), csv=False, live=False)
+_NONE: Final = Parts(intro="", filters=(), tabs=(), forms=(), figures=(), csv=False, live=False, layout="")
 
 
 def listed(title: str, *tables: Listed, **parts: Unpack[Parts]) -> View:

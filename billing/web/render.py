@@ -92,6 +92,7 @@ def templates() -> Environment:
     )
     environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
     environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
+    environment.filters["capitalize_first"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment

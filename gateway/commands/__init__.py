@@ -9,6 +9,7 @@
     ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
     backup      backup, restore: the database in a file
     doctor      its findings, of the configuration, the disk, providers, and both stores
+    running     what the gateway that runs says of itself
     stores      where the stores are; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices
     stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for

@@ -158,8 +158,9 @@ class Reads:
 
     async def get_health(self, request: web.Request) -> HealthShape:
         """Return whether the process answers, and what troubles it. Liveness: 200 as long as it answers at all."""
-        troubles = self._health.troubles()
-        return HealthShape(status="degraded" if troubles else "ok", message="; ".join(troubles))
+        troubles = self._health.everywhere()
+        message = "; ".join(each.message for each in troubles)
+        return HealthShape(status="degraded" if troubles else "ok", message=message)
 
     async def get_readiness(self, request: web.Request) -> HealthShape | web.Response:
         """Return whether it serves. 503 before it does and while it stops."""

@@ -38,6 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
+from billing.traffic.store import Traffic
 from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
@@ -201,6 +202,7 @@ def _services(
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=reports,
+        traffic=Traffic(database),
         bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),

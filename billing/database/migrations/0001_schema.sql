@@ -589,9 +589,9 @@ CREATE TABLE usage_by_account (
 ) WITH (fillfactor = 80);
 COMMENT ON COLUMN usage_by_account.granularity IS '2 day, 3 month; buckets begin in UTC.';
 
--- The same by model and provider, over all accounts.
+-- The same by model and provider, over all accounts; and by hour, which charts of a day are drawn from.
 CREATE TABLE usage_by_model (
-    granularity smallint NOT NULL CHECK (granularity BETWEEN 2 AND 3),
+    granularity smallint NOT NULL CHECK (granularity BETWEEN 1 AND 3),
     bucket timestamptz NOT NULL,
     model text NOT NULL,
     provider text NOT NULL,
@@ -600,7 +600,7 @@ CREATE TABLE usage_by_model (
     charged_nano numeric NOT NULL,
     PRIMARY KEY (granularity, bucket, model, provider)
 ) WITH (fillfactor = 80);
-COMMENT ON COLUMN usage_by_model.granularity IS '2 day, 3 month; buckets begin in UTC.';
+COMMENT ON COLUMN usage_by_model.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
 
 -- Sums of busy accounts by one dimension, by a tag, and by a tag with a dimension, where the sums of all combinations have
 -- ten to a hundred times as many rows.
@@ -1357,6 +1357,43 @@ COMMENT ON COLUMN background_jobs.released IS 'That gateway has given the hold b
 COMMENT ON COLUMN background_jobs.debit IS 'The debit that charges the whole hold, as the journal has it.';
 CREATE INDEX background_jobs_open ON background_jobs (lease_until) WHERE done_at IS NULL;
 CREATE INDEX background_jobs_over ON background_jobs (done_at) WHERE done_at IS NOT NULL;
+
+-- What gateways refused, answered and asked of providers, over all accounts: counts that each process adds beside its
+-- requests, for charts and for how providers do. Nothing is billed by them.
+CREATE TABLE traffic (
+    granularity smallint NOT NULL CHECK (granularity BETWEEN 0 AND 1),
+    bucket timestamptz NOT NULL,
+    what text NOT NULL,
+    name text NOT NULL,
+    detail text NOT NULL,
+    count bigint NOT NULL,
+    buckets bigint[],
+    PRIMARY KEY (granularity, bucket, what, name, detail)
+) WITH (fillfactor = 80);
+COMMENT ON COLUMN traffic.granularity IS '0 five minutes, 1 hour; buckets begin in UTC.';
+COMMENT ON COLUMN traffic.what IS 'What is counted, as billing/traffic/ names it.';
+COMMENT ON COLUMN traffic.name IS 'The provider; of a refusal its code.';
+COMMENT ON COLUMN traffic.detail IS 'The status or the reason, where there is one.';
+COMMENT ON COLUMN traffic.buckets IS 'Of times: how many were in each bucket of a histogram.';
+
+CREATE TABLE provider_changes (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    provider text NOT NULL,
+    target integer NOT NULL,
+    at timestamptz NOT NULL,
+    state text NOT NULL CHECK (state IN ('open', 'closed')),
+    reason text NOT NULL
+);
+COMMENT ON TABLE provider_changes IS 'When the circuit of a provider''s target opened and closed, and after which failure.';
+CREATE INDEX provider_changes_target ON provider_changes (provider, target, at);
+CREATE INDEX provider_changes_at ON provider_changes (at);
+
+CREATE TABLE provider_failures (
+    provider text PRIMARY KEY,
+    at timestamptz NOT NULL,
+    reason text NOT NULL
+);
+COMMENT ON TABLE provider_failures IS 'The last failed attempt at each provider.';
 
 -- What providers say that they have billed, as it was last fetched or given.
 CREATE TABLE provider_bill_lines (

@@ -118,7 +118,10 @@ async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(co
     (spent, *_) = (await billing.reports.transactions(account_id, 1)).items
     home = await console.get("/operator", "operator")
     assert f'value="{format(-Decimal(spent.amount_nano) / 10**9, "f")}"' in home.text
-    for href in re.findall(r'class="figure"><dt>[^<]*</dt><dd><a href="\./([^"]+)"', home.text):
+    hrefs = re.findall(r'class="figure"><dt>[^<]*</dt><dd><a href="\./([^"]+)"', home.text)
+    tiles = re.findall(r'class="tile" href="\./([^"]+)"', home.text)
+    assert len(tiles) == 6
+    for href in {*hrefs, *tiles}:
         path, _, query = href.replace("&amp;", "&").partition("?")
         params = dict(pair.split("=") for pair in query.split("&") if pair)
         assert (await console.get(f"/{path}", "operator", params=params)).status == 200, href

@@ -51,6 +51,7 @@ OPERATORS_READ_ONE: Final = (
     "/requests/{request_id}",
     "/payments/orders/{order_id}",
     "/people/{user_id}",
+    "/providers/{provider}",
     "/webhooks/{endpoint_id}",
 )
 OPERATORS_CHANGE: Final = {

@@ -2056,6 +2056,42 @@ COMMENT ON COLUMN public.provider_bill_lines.amount_nano IS 'Null on lines that 
 
 
 --
+-- Name: provider_changes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.provider_changes (
+    id bigint NOT NULL,
+    provider text NOT NULL,
+    target integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT provider_changes_state_check CHECK ((state = ANY (ARRAY['open'::text, 'closed'::text])))
+);
+
+
+--
+-- Name: TABLE provider_changes; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.provider_changes IS 'When the circuit of a provider''s target opened and closed, and after which failure.';
+
+
+--
+-- Name: provider_changes_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.provider_changes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.provider_changes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
 -- Name: provider_comparisons; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2075,6 +2111,24 @@ CREATE TABLE public.provider_comparisons (
 --
 
 COMMENT ON COLUMN public.provider_comparisons.difference_nano IS 'The sum of the differences of what did not match, each taken as above zero.';
+
+
+--
+-- Name: provider_failures; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.provider_failures (
+    provider text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    reason text NOT NULL
+);
+
+
+--
+-- Name: TABLE provider_failures; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.provider_failures IS 'The last failed attempt at each provider.';
 
 
 --
@@ -2392,6 +2446,58 @@ COMMENT ON COLUMN public.subscriptions.asked IS 'Counted on before each change t
 
 
 --
+-- Name: traffic; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.traffic (
+    granularity smallint NOT NULL,
+    bucket timestamp with time zone NOT NULL,
+    what text NOT NULL,
+    name text NOT NULL,
+    detail text NOT NULL,
+    count bigint NOT NULL,
+    buckets bigint[],
+    CONSTRAINT traffic_granularity_check CHECK (((granularity >= 0) AND (granularity <= 1)))
+)
+WITH (fillfactor='80');
+
+
+--
+-- Name: COLUMN traffic.granularity; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.granularity IS '0 five minutes, 1 hour; buckets begin in UTC.';
+
+
+--
+-- Name: COLUMN traffic.what; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.what IS 'What is counted, as billing/traffic/ names it.';
+
+
+--
+-- Name: COLUMN traffic.name; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.name IS 'The provider; of a refusal its code.';
+
+
+--
+-- Name: COLUMN traffic.detail; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.detail IS 'The status or the reason, where there is one.';
+
+
+--
+-- Name: COLUMN traffic.buckets; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.buckets IS 'Of times: how many were in each bucket of a histogram.';
+
+
+--
 -- Name: transfers; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2456,7 +2562,7 @@ CREATE TABLE public.usage_by_model (
     requests bigint NOT NULL,
     cost_nano numeric NOT NULL,
     charged_nano numeric NOT NULL,
-    CONSTRAINT usage_by_model_granularity_check CHECK (((granularity >= 2) AND (granularity <= 3)))
+    CONSTRAINT usage_by_model_granularity_check CHECK (((granularity >= 1) AND (granularity <= 3)))
 )
 WITH (fillfactor='80');
 
@@ -2465,7 +2571,7 @@ WITH (fillfactor='80');
 -- Name: COLUMN usage_by_model.granularity; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.usage_by_model.granularity IS '2 day, 3 month; buckets begin in UTC.';
+COMMENT ON COLUMN public.usage_by_model.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
 
 
 --
@@ -3897,11 +4003,27 @@ ALTER TABLE ONLY public.provider_bill_lines
 
 
 --
+-- Name: provider_changes provider_changes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.provider_changes
+    ADD CONSTRAINT provider_changes_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: provider_comparisons provider_comparisons_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
 ALTER TABLE ONLY public.provider_comparisons
     ADD CONSTRAINT provider_comparisons_pkey PRIMARY KEY (provider);
+
+
+--
+-- Name: provider_failures provider_failures_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.provider_failures
+    ADD CONSTRAINT provider_failures_pkey PRIMARY KEY (provider);
 
 
 --
@@ -3998,6 +4120,14 @@ ALTER TABLE ONLY public.spent_payment_keys
 
 ALTER TABLE ONLY public.subscriptions
     ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (provider, id);
+
+
+--
+-- Name: traffic traffic_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.traffic
+    ADD CONSTRAINT traffic_pkey PRIMARY KEY (granularity, bucket, what, name, detail);
 
 
 --
@@ -4584,6 +4714,20 @@ CREATE INDEX payment_objects_payments ON public.payment_objects USING btree (cre
 --
 
 CREATE INDEX payments_parked_open ON public.payments_parked USING btree (id) WHERE (state = 'parked'::text);
+
+
+--
+-- Name: provider_changes_at; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX provider_changes_at ON public.provider_changes USING btree (at);
+
+
+--
+-- Name: provider_changes_target; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX provider_changes_target ON public.provider_changes USING btree (provider, target, at);
 
 
 --
