@@ -68,3 +68,30 @@ SELECT
 
 -- name: mail_enqueue
 INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)
+
+-- name: search
+-- What is called $1 or has this id, and what begins with it: in lower case ($2) for names and mails, as it is ($3) for ids, as
+-- patterns of LIKE that indexes answer. Of one kind ($4) or of each, $5 of it.
+SELECT kind, id, name, about FROM (
+    (SELECT 1 AS place, 'account' AS kind, id, name, plan || ', ' || replace(status, '_', ' ') AS about,
+        id = $1 OR lower(name) = lower($1) AS whole
+    FROM accounts WHERE coalesce($4, 'account') = 'account' AND (lower(name) LIKE $2 OR id LIKE $3)
+    ORDER BY whole DESC, id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 2, 'person', id, coalesce(email, name), name, id = $1 OR email = lower($1) AS whole
+    FROM users WHERE coalesce($4, 'person') = 'person' AND (email LIKE $2 OR lower(name) LIKE $2 OR id LIKE $3)
+    ORDER BY whole DESC, id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 3, 'key', k.id, k.name, a.name || CASE WHEN k.revoked_at IS NULL THEN '' ELSE ', revoked' END,
+        k.id = $1 OR lower(k.name) = lower($1) AS whole
+    FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
+    WHERE coalesce($4, 'key') = 'key' AND (lower(k.name) LIKE $2 OR k.id LIKE $3)
+    ORDER BY whole DESC, k.id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 4, 'request', request_id, request_id, model || ', ' || to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), true
+    FROM usage_events WHERE coalesce($4, 'request') = 'request' AND request_id = $1 LIMIT $5)
+    UNION ALL
+    (SELECT 5, 'order', id, id, kind || ', ' || status, true
+    FROM orders WHERE coalesce($4, 'order') = 'order' AND (id = $1 OR payment_id = $1 OR checkout_id = $1) LIMIT $5)
+) AS found
+ORDER BY place, whole DESC, id DESC

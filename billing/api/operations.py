@@ -167,6 +167,7 @@ from billing.schemas.system import (
     AuditQuery,
     AuditShape,
     ExportShape,
+    FoundShape,
     GatewayHealthShape,
     HelloShape,
     ImageShape,
@@ -181,6 +182,7 @@ from billing.schemas.system import (
     RetriedShape,
     RetryExport,
     RunShape,
+    SearchQuery,
     SubjectShape,
     SubjectsQuery,
 )
@@ -476,6 +478,7 @@ class OversightOperations:
     )
     traffic = operation("GET", "/api/admin/traffic", TrafficShape, TrafficQuery)
     health = operation("GET", "/api/admin/health", GatewayHealthShape)
+    search = operation("GET", "/api/admin/search", Listing[FoundShape], SearchQuery)
     dry_accounts = operation("GET", "/api/admin/dry-accounts", Listing[DryAccountShape])
     ping = operation("GET", "/api/ping", ImageShape, who=ANYONE)
     hello = operation("GET", "/api/hello", HelloShape, who=ANYONE)

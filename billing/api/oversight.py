@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
@@ -48,6 +49,7 @@ from billing.schemas.system import (
     AuditQuery,
     AuditShape,
     ExportShape,
+    FoundShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
@@ -60,9 +62,11 @@ from billing.schemas.system import (
     RetriedShape,
     RetryExport,
     RunShape,
+    SearchQuery,
     SubjectShape,
     SubjectsQuery,
 )
+from billing.search import MOST_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -118,6 +122,23 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
     if found is None or (account_id is not None and found.account_id != account_id):
         raise NotFound(f"No refusal of {request_id!r} is kept.")
     return RefusedShape.of_refused(found, with_hint=with_hint)
+
+
+@serves(OversightOperations.search)
+async def search(call: Call, query: SearchQuery) -> Listing[FoundShape]:
+    """Find accounts, people, keys, requests, orders and models by name, mail or id, or by how these begin: the best
+    matches of each kind, on one page."""
+    services, found = call.services, []
+    if query.kind != "model":
+        found += [FoundShape.of(each) for each in await services.search.find(query.q, query.kind)]
+    if query.kind in (None, "model"):
+        typed = query.q.strip().lower()
+        models = (each for each in services.models(None) if typed and typed in each.id.lower())
+        found += [
+            FoundShape(kind="model", id=each.id, name=each.id, about=each.owned_by)
+            for each in islice(models, MOST_FOUND)
+        ]
+    return Listing(data=found, next_cursor=None)
 
 
 @serves(OversightOperations.operator_settings)

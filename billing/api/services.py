@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from billing.refused_requests import RefusedRequests
     from billing.schemas.quotas import WindowShape
     from billing.schemas.system import JobShape, ModelShape, ProviderShape, TroubleShape
+    from billing.search import Search
     from billing.traffic.store import Traffic
 
 
@@ -129,6 +130,7 @@ class Services:
     repricing: Repricing
     reports: Reports
     traffic: Traffic
+    search: Search
     audit: AuditLog
     exports: Exports
     endpoints: Endpoints

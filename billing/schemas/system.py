@@ -126,6 +126,28 @@ class HealthShape(Answer, frozen=True, kw_only=True):
     message: str = ""
 
 
+class SearchQuery(Query, frozen=True, kw_only=True):
+    """What is looked for: a name, a mail, an id, or how it begins; of one kind, or of each."""
+
+    q: Filter
+    kind: (
+        Annotated[
+            Literal["account", "person", "key", "request", "order", "model"],
+            Meta(description="one of account, person, key, request, order and model"),
+        ]
+        | None
+    ) = None
+
+
+class FoundShape(Answer, frozen=True, kw_only=True):
+    """One thing that was found; `about` tells it from others of its name."""
+
+    kind: Literal["account", "person", "key", "request", "order", "model"]
+    id: str
+    name: str
+    about: str
+
+
 class TroubleShape(Answer, frozen=True, kw_only=True):
     """One thing that an operator should look at; `about` names it, such as `provider:openai` or `mail`."""
 

@@ -16,7 +16,7 @@
     operator_providers who answers, and how well   operator_accounts  accounts, one with its timeline
     operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
     operator_prices    prices, their history, file and ledger compared, a usage tried
-    operator_flows     jobs, exporters, exports, webhooks
+    operator_flows     jobs, exporters, exports, webhooks   operator_search  what is called so; names in place of ids
 
 To add a page:
 

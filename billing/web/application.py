@@ -38,12 +38,15 @@ from billing.web import (
     operator_prices,
     operator_providers,
     operator_requests,
+    operator_search,
     overview,
     requests,
     security,
     sign_in,
     usage,
 )
+from billing.web.lists import named
+from billing.web.operator_search import picked
 from billing.web.pages import Handler, Page, View, Visit, Who, shows
 from billing.web.render import STATIC, assets, compile_templates, render
 
@@ -57,6 +60,7 @@ _OPERATOR: Final = (
     operator_money,
     operator_prices,
     operator_flows,
+    operator_search,
 )
 # Every page.
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
@@ -183,6 +187,8 @@ def serving(page: Page) -> HttpHandler:
             return _to_sign_in(visit)
         try:
             await _enter(visit)
+            if page.who is Who.operator:
+                await picked(visit)
             return await _shown(visit, page.handler)
         except Exception as error:
             return _failed(visit, error)
@@ -240,7 +246,7 @@ async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:
         shown.set_status(422 if refusal.status == BadRequest.status else refusal.status)
         return shown
     if isinstance(found, View):
-        return render(visit, found, visit.request.config_dict[PAGES])
+        return render(visit, await named(visit, found), visit.request.config_dict[PAGES])
     return await found.send(visit.request) if isinstance(found, Table) else found
 
 

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from billing.web.pages import View, Visit
 
 # How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-# of the audit log has changed, prices, a number in words.
-Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number"]
+# of the audit log has changed, prices, a number in words; an id of an
+# account, person, key or organization as what that is called, with a short id.
+Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number", "name"]
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset(
     {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
@@ -23,13 +24,12 @@ _BAD: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column, or one fact: the attribute `name` of a row. `href` is a path below /console with names of the row's
-    attributes in braces; a row without a value has no link. `names` say what values are called, beside them."""
+    attributes in braces; a row without a value has no link."""
 
     label: str
     name: str
     kind: Kind = "text"
     href: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, row: Any) -> Any:
         """Return the row's value in this column."""
@@ -44,7 +44,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a form; `options` are pairs of a value and its words. The first filter of a list is its search."""
+    """A field of a form; `options` are pairs of a value and its words. The first filter of a list is its search. One
+    that `picks` a kind of thing takes names, mails and ids, and suggests them."""
 
     name: str
     label: str
@@ -53,6 +54,7 @@ class Field:
     hint: str = ""
     required: bool = False
     options: tuple[tuple[str, str], ...] | None = None
+    picks: Literal["", "account", "person", "key"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Figure:
 # What lists of refused requests show.
 REFUSED: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Model", "model"),
     Column("Why", "code", "state"),
     Column("Message", "message"),
@@ -168,3 +170,24 @@ def _view(
 ) -> View:
     about = {"heading": title, "tables": tables, "row": row, "facts": facts, "mood": mood, "path_of": path_of}
     return View("listed.html", {**_NONE, **parts, **about})
+
+
+async def named(visit: Visit, view: View) -> View:
+    """Return a page of lists with what the ids in it are called."""
+    if view.template not in LISTS:
+        return view
+    tables, row, facts = view.values["tables"], view.values["row"], view.values["facts"]
+    ids = {
+        column.value(each)
+        for table in tables
+        for column in table.columns
+        if column.kind == "name"
+        for each in table.rows
+    }
+    ids |= {column.value(row) for column in facts if column.kind == "name"}
+    picked = {visit.request.query.get(each.name, "") for each in view.values["filters"] if each.picks}
+    names = await visit.services.audit.names(each for each in ids | picked if each)
+    return View(view.template, {**view.values, "names": names}, view.status)
+
+
+LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html")

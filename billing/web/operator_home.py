@@ -206,9 +206,7 @@ async def home(visit: Visit) -> View:
     span = SPANS[name]
     sums = await visit.request.config_dict[KEPT].read(visit, span)
     days = f"since={sums.since.date()}&until={_end(sums.until - span.unit, DAY).date()}"
-    accounts = [group for group, _ in sums.accounts.groups]
-    names = await visit.services.audit.names(accounts)
-    account = Column("Account", "name", "code", "/operator/accounts/{name}", names)
+    account = Column("Account", "name", "name", "/operator/accounts/{name}")
     model = Column("Model", "name")
     tables = (
         Listed("Top accounts", (account, *_TOP_MONEY), _top(sums.accounts), empty="Nobody was charged anything."),

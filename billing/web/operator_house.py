@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -32,10 +31,10 @@ _PEOPLE: Final = (
 _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"), Column("Id", "id", "code"))
 _AUDIT: Final = (
     Column("Time", "created_at", "time"),
-    Column("Who", "actor", "code"),
+    Column("Who", "actor", "name"),
     Column("Did", "action"),
-    Column("To", "subject", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("To", "subject", "name"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Changed", "after", "changes"),
     Column("From", "address"),
 )
@@ -88,13 +87,12 @@ async def audit(visit: Visit) -> View | Table:
     if visit.wants_csv:
         return Table("audit", _audit_rows(visit, query))
     found = await list_audit(visit.call, query)
-    filters = tuple(
-        Field(name, label) for name, label in (("action", "Action"), ("actor", "Who"), ("account_id", "Account"))
+    filters = (
+        Field("action", "Action"),
+        Field("actor", "Who", hint="admin, user:usr_… or key:key_…"),
+        Field("account_id", "Account", picks="account"),
     )
-    ids = (text for each in found.data for text in (each.actor, each.subject, each.account_id))
-    names = await visit.services.audit.names(ids)
-    columns = tuple(replace(column, names=names) if column.kind == "code" else column for column in _AUDIT)
-    table = Listed("Newest first", columns, found.data, found.next_cursor, empty="Nothing of that was done.")
+    table = Listed("Newest first", _AUDIT, found.data, found.next_cursor, empty="Nothing of that was done.")
     return listed("Audit", table, filters=filters, csv=True)
 
 

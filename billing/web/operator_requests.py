@@ -29,8 +29,8 @@ NOTICES["revoked"] = "The key is revoked: it stops within a second."
 _KEYS: Final = (
     Column("Name", "name"),
     Column("Key", "prefix", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
-    Column("User", "user_id", "code", "/operator/people/{user_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
+    Column("User", "user_id", "name", "/operator/people/{user_id}"),
     Column("Spent", "spent_nano", "money"),
     Column("Last used", "last_used_at", "time"),
     Column("Expires", "expires_at", "time"),
@@ -38,7 +38,7 @@ _KEYS: Final = (
 )
 _EVENTS: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Model", "model"),
     Column("Provider", "provider"),
     Column("Tokens", "total_tokens", "count"),
@@ -102,7 +102,7 @@ async def keys(visit: Visit) -> View:
         among=(None,),
     )
     table = Listed("Newest first; spent in this month (UTC)", _KEYS, rows, found.next_cursor, (revoke,))
-    return listed("Keys", table, filters=(Field("account_id", "Account", "search"),))
+    return listed("Keys", table, filters=(Field("account_id", "Account", "search", picks="account"),))
 
 
 async def revoke(visit: Visit) -> web.Response:
@@ -116,7 +116,11 @@ async def requests(visit: Visit) -> View | web.Response:
     asked = visit.request.query
     if asked.get("id"):
         return visit.see(f"/operator/requests/{quote(asked['id'].strip(), safe='')}")
-    filters = Field("id", "Request id", "search"), Field("account_id", "Account"), Field("model", "Model")
+    filters = (
+        Field("id", "Request id", "search"),
+        Field("account_id", "Account", picks="account"),
+        Field("model", "Model"),
+    )
     account_id = asked.get("account_id")
     if not account_id:
         try:

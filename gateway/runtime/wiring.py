@@ -38,6 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
+from billing.search import Search
 from billing.traffic.store import Traffic
 from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
@@ -203,6 +204,7 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=reports,
         traffic=Traffic(database),
+        search=Search(database),
         bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),

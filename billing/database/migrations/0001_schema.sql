@@ -169,6 +169,8 @@ COMMENT ON COLUMN accounts.version IS 'Rises with every change of plan, status, 
 COMMENT ON COLUMN accounts.xseq IS 'Number of the last correction: a change of the balance that Redis has not made itself.';
 COMMENT ON COLUMN accounts.hyd_epoch IS 'The epoch for which Redis was last loaded with this account.';
 COMMENT ON COLUMN accounts.tz IS 'The IANA time zone in which days and months of reports begin; null: UTC.';
+CREATE INDEX accounts_named ON accounts (lower(name) text_pattern_ops);
+CREATE INDEX accounts_begins ON accounts (id text_pattern_ops);
 CREATE INDEX accounts_unpushed ON accounts (id) WHERE version > pushed_version;
 CREATE INDEX accounts_uncorrected ON accounts (id) WHERE xseq > pushed_xseq;
 
@@ -196,6 +198,8 @@ CREATE TABLE api_keys (
     default_tool_calls integer CHECK (default_tool_calls > 0),
     CONSTRAINT api_keys_expires_at_finite CHECK (isfinite(expires_at))
 );
+CREATE INDEX api_keys_named ON api_keys (lower(name) text_pattern_ops);
+CREATE INDEX api_keys_begins ON api_keys (id text_pattern_ops);
 CREATE INDEX api_keys_unpushed ON api_keys (id) WHERE version > pushed_version;
 CREATE INDEX api_keys_account ON api_keys (account_id, created_at);
 CREATE INDEX api_keys_user ON api_keys (account_id, user_id) WHERE user_id IS NOT NULL;
@@ -722,6 +726,9 @@ CREATE TABLE users (
     created_at timestamptz NOT NULL DEFAULT now(),
     last_sign_in_at timestamptz
 );
+CREATE INDEX users_mailed ON users (email text_pattern_ops);
+CREATE INDEX users_named ON users (lower(name) text_pattern_ops);
+CREATE INDEX users_begins ON users (id text_pattern_ops);
 COMMENT ON COLUMN users.status IS 'pending: registered, and not let in yet by the approval policy.';
 COMMENT ON COLUMN users.totp_last_step IS 'The last time step whose code was taken: no code is taken twice (RFC 6238, 5.2).';
 COMMENT ON COLUMN users.tokens_valid_from IS 'Tokens that were issued before are refused: all were revoked, or the password changed.';
@@ -950,6 +957,8 @@ COMMENT ON COLUMN orders.credited_at IS 'When its amount was credited, or its pl
 COMMENT ON COLUMN orders.transfer_id IS 'The transfer that credited it: the purchase of which a refund takes what is left.';
 COMMENT ON COLUMN orders.disputed_cents IS 'What disputes have taken and not brought back.';
 COMMENT ON COLUMN orders.reason IS 'Why it failed or was parked: a decline code, or a sentence.';
+CREATE INDEX orders_payment_id ON orders (payment_id) WHERE payment_id IS NOT NULL;
+CREATE INDEX orders_checkout_id ON orders (checkout_id) WHERE checkout_id IS NOT NULL;
 CREATE INDEX orders_account ON orders (account_id, id);
 CREATE INDEX orders_status ON orders (status, id);
 CREATE INDEX orders_waiting ON orders (expires_at) WHERE status = 'open';

@@ -44,6 +44,8 @@ OPERATORS_READ: Final = (
     "/exporters",
     "/exports",
     "/webhooks",
+    "/search",
+    "/picks",
 )
 OPERATORS_READ_ONE: Final = (
     "/accounts/{account_id}",

@@ -4283,6 +4283,20 @@ ALTER TABLE ONLY public.webhook_endpoints
 
 
 --
+-- Name: accounts_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX accounts_begins ON public.accounts USING btree (id text_pattern_ops);
+
+
+--
+-- Name: accounts_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX accounts_named ON public.accounts USING btree (lower(name) text_pattern_ops);
+
+
+--
 -- Name: accounts_uncorrected; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4301,6 +4315,20 @@ CREATE INDEX accounts_unpushed ON public.accounts USING btree (id) WHERE (versio
 --
 
 CREATE INDEX api_keys_account ON public.api_keys USING btree (account_id, created_at);
+
+
+--
+-- Name: api_keys_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX api_keys_begins ON public.api_keys USING btree (id text_pattern_ops);
+
+
+--
+-- Name: api_keys_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX api_keys_named ON public.api_keys USING btree (lower(name) text_pattern_ops);
 
 
 --
@@ -4612,6 +4640,13 @@ CREATE UNIQUE INDEX orders_checkout ON public.orders USING btree (provider, chec
 
 
 --
+-- Name: orders_checkout_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX orders_checkout_id ON public.orders USING btree (checkout_id) WHERE (checkout_id IS NOT NULL);
+
+
+--
 -- Name: orders_open; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4623,6 +4658,13 @@ CREATE INDEX orders_open ON public.orders USING btree (account_id, id) WHERE (st
 --
 
 CREATE UNIQUE INDEX orders_payment ON public.orders USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+
+--
+-- Name: orders_payment_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX orders_payment_id ON public.orders USING btree (payment_id) WHERE (payment_id IS NOT NULL);
 
 
 --
@@ -5008,6 +5050,27 @@ CREATE UNIQUE INDEX usage_tags_values ON public.usage_tags USING btree (account_
 --
 
 CREATE INDEX user_identities_user ON public.user_identities USING btree (user_id);
+
+
+--
+-- Name: users_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_begins ON public.users USING btree (id text_pattern_ops);
+
+
+--
+-- Name: users_mailed; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_mailed ON public.users USING btree (email text_pattern_ops);
+
+
+--
+-- Name: users_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_named ON public.users USING btree (lower(name) text_pattern_ops);
 
 
 --
