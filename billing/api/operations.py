@@ -194,6 +194,7 @@ from billing.schemas.traffic import (
     TrafficShape,
 )
 from billing.schemas.usage import (
+    AllEventsQuery,
     BalanceShape,
     BillingSummaryShape,
     BucketsQuery,
@@ -424,7 +425,9 @@ class BudgetOperations:
 
 
 class UsageOperations:
-    """What customers read of their account: balance, transactions, usage events."""
+    """What customers read of their account: balance, transactions, usage events; and operators of all."""
+
+    all_usage_events = operation("GET", "/api/admin/usage/events", Listing[EventShape], AllEventsQuery, csv=True)
 
     balance = operation("GET", "/api/account/balance", BalanceShape, scope=BILLING_READ)
     transactions = operation(

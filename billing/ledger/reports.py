@@ -11,6 +11,7 @@ request's own charge is never rewritten.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -219,6 +220,8 @@ def _margin(row: Row, *, told: bool) -> Margin:
 
 # Events that one page of them reads, however few of them are asked for: some 20 ms.
 MOST_LOOKED_AT: Final = 10_000
+# A page that is not full yet is looked for no longer.
+ENOUGH_S: Final = 0.1
 # Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none.
 MOST_MOMENT: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -246,7 +249,7 @@ class Transaction:
 @dataclass(frozen=True, slots=True)
 class EventFilter:
     """Which usage events: admitted from `since` on and before `until`; of one key, one model as it was asked for, and
-    so on; with the tag `tag`, whatever its value, or with `tag_value`."""
+    so on; with the tag `tag`, whatever its value, or with `tag_value`; that took at least `min_latency_ms`."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -262,6 +265,7 @@ class EventFilter:
     tag_value: str | None = None
     session: str | None = None
     tool: str | None = None
+    min_latency_ms: int | None = None
 
 
 class PricedEvent(NamedTuple):
@@ -296,17 +300,30 @@ class Reports:
         return self._secret
 
     async def usage_events(
-        self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None
+        self, account_id: str | None, limit: int, after: str | None = None, only: EventFilter | None = None
     ) -> Page[UsageEvent]:
-        """Return the account's usage events. Of those in the time that is asked for at most `MOST_LOOKED_AT` are looked
-        at: where few match, a page has fewer than `limit`, and others may follow.
+        """Return usage events of an account, or of all. Of those in the time that is asked for `MOST_LOOKED_AT` are
+        looked at, and as many again until `ENOUGH_S` are over: where few match, a page has fewer than `limit`, and
+        others may follow.
 
         Raises `pages.BadCursor` for an `after` that no page has given.
         """
-        only = only or EventFilter()
+        found: list[UsageEvent] = []
+        until_s = time.monotonic() + ENOUGH_S
+        while True:
+            rows = await self._looked_at(account_id, limit - len(found), after, only or EventFilter())
+            found += [event_of_row(row) for row in rows if row["matches"]]
+            if len(found) > limit or not rows or not rows[-1]["is_last"]:
+                return page_of(found, limit, _cursor)
+            after = _cursor(event_of_row(rows[-1]))
+            if len(found) == limit or time.monotonic() >= until_s:
+                return Page(tuple(found), after)
+
+    async def _looked_at(self, account_id: str | None, limit: int, after: str | None, only: EventFilter) -> list[Row]:
+        """Return the events that match among those that are looked at, one more than asked for, and the last of all."""
         before_at, before_id = _place(after) if after else (None, None)
-        rows = await self._database.rows(
-            _query("reports_events"),
+        return await self._database.rows(
+            _query("reports_all_events" if account_id is None else "reports_events"),
             account_id,
             only.since,
             only.until,
@@ -326,11 +343,8 @@ class Reports:
             limit + 1,
             only.session,
             only.tool,
+            only.min_latency_ms,
         )
-        found = [event_of_row(row) for row in rows if row["matches"]]
-        if len(found) <= limit and rows and rows[-1]["is_last"]:
-            return Page(tuple(found), _cursor(event_of_row(rows[-1])))
-        return page_of(found, limit, _cursor)
 
     async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
         """Return what each kind of transfer but usage has changed the balance by within a time, in nano-USD."""

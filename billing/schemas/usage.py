@@ -115,6 +115,13 @@ class EventQuery(PageQuery, frozen=True, kw_only=True):
     end_user: Filter | None = None
     session: Filter | None = None
     tool: Filter | None = None
+    min_latency_ms: Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds")] | None = None
+
+
+class AllEventsQuery(EventQuery, frozen=True, kw_only=True):
+    """Which usage events of all accounts, or of one."""
+
+    account_id: Filter | None = None
 
 
 class EventShape(Answer, frozen=True, kw_only=True):

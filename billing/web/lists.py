@@ -15,7 +15,7 @@ from billing.web.pages import View, Visit
 # of the audit log has changed, prices, a number in words; an id of an
 # account, person, key or organization as what that is called, with a short id.
 Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number", "name"]
-_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
+_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "OK", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset(
     {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
 )

@@ -29,6 +29,7 @@ from billing.web.charts import Trend, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
 from billing.web.render import usd_text
+from billing.web.requests import seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -250,7 +251,7 @@ _SERIES: Final = (
     _Series("Cost", "money", lambda each: parse_usd(each.cost_usd), _MARGIN_PAGE, None),
     _Series("Margin", "money", lambda each: parse_usd(each.charge_usd) - parse_usd(each.cost_usd), _MARGIN_PAGE, True),
     _Series("Requests", "count", lambda each: each.events, "/operator/requests", True),
-    _Series("Refusals", "count", lambda each: each.refusals, "/operator/requests", False),
+    _Series("Refusals", "count", lambda each: each.refusals, "/operator/requests/refused", False),
     _Series("Errors", "count", lambda each: each.errors, "/operator/providers", False),
 )
 
@@ -335,16 +336,12 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
         slow = p95_ms is not None and was_ms is not None and p95_ms > SLOWER * was_ms
         if fails or (slow and sum(seen.head) >= SLOW_LEAST):
             share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)} %)"
-            yield _Unwell(name, "failing" if fails else "slow", share, seconds_text(p95_ms), seconds_text(was_ms))
+            yield _Unwell(name, "failing" if fails else "slow", share, time_text(p95_ms), time_text(was_ms))
 
 
-def seconds_text(ms: int | None) -> str:
-    """Return a time as people read it."""
-    if ms is None:
-        return ""
-    if ms >= BOUNDS_MS[-1]:
-        return f"over {ms // 1_000} s"
-    return f"{ms} ms" if ms < 1_000 else f"{ms // 1_000}.{ms % 1_000 // 100} s"
+def time_text(ms: int | None) -> str:
+    """Return a time of a histogram as people read it."""
+    return f"over {ms // 1_000} s" if ms is not None and ms >= BOUNDS_MS[-1] else seconds_text(ms)
 
 
 async def _refused(visit: Visit) -> list[RefusedShape]:

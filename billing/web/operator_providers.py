@@ -9,7 +9,7 @@ from billing.api.errors import NotFound
 from billing.api.traffic import list_circuit_changes, list_providers
 from billing.schemas.traffic import ProvidersQuery
 from billing.web.lists import Column, Field, Figure, Listed, detailed, listed
-from billing.web.operator_home import seconds_text
+from billing.web.operator_home import time_text
 from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class _Answers:
         self.state = _state(provider, float(seen.error_percent or 0))
         self.rate = seen.attempts_per_minute if seen.attempts else ""
         self.failed = f"{seen.failures:,} ({seen.error_percent} %)" if seen.attempts else ""
-        self.p50, self.p95 = seconds_text(seen.head_p50_ms), seconds_text(seen.head_p95_ms)
-        self.first = seconds_text(seen.first_byte_p50_ms)
+        self.p50, self.p95 = time_text(seen.head_p50_ms), time_text(seen.head_p95_ms)
+        self.first = time_text(seen.first_byte_p50_ms)
         self.error_at = None if seen.last_failure is None else seen.last_failure.at
         self.error = "" if seen.last_failure is None else reason_text(seen.last_failure.reason)
 

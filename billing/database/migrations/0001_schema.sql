@@ -394,6 +394,7 @@ COMMENT ON COLUMN usage_events.session IS 'The conversation that the request bel
 COMMENT ON COLUMN usage_events.agent IS 'Which of several agents of a session has sent it; parent_agent has begun that one.';
 COMMENT ON COLUMN usage_events.tool IS 'One of the tools and libraries that gateways know by their headers.';
 CREATE INDEX usage_events_account ON usage_events (account_id, admitted_at);
+CREATE INDEX usage_events_admitted ON usage_events (admitted_at);
 CREATE INDEX usage_events_written ON usage_events USING brin (created_at) WITH (pages_per_range = 32);
 CREATE INDEX usage_events_wseq ON usage_events (wseq) WHERE wseq IS NOT NULL;
 CREATE INDEX usage_events_apart ON usage_events (admitted_at)

@@ -26,6 +26,7 @@ OPERATORS_READ: Final = (
     "/accounts",
     "/keys",
     "/requests",
+    "/requests/refused",
     "/payments",
     "/payments/orders",
     "/payments/parked",

@@ -4927,6 +4927,20 @@ CREATE INDEX usage_events_month_0_account_id_admitted_at_idx ON public.usage_eve
 
 
 --
+-- Name: usage_events_admitted; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_admitted ON ONLY public.usage_events USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_0_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_0_admitted_at_idx ON public.usage_events_month_0 USING btree (admitted_at);
+
+
+--
 -- Name: usage_events_apart; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4934,10 +4948,10 @@ CREATE INDEX usage_events_apart ON ONLY public.usage_events USING btree (admitte
 
 
 --
--- Name: usage_events_month_0_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
+-- Name: usage_events_month_0_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_0_admitted_at_idx ON public.usage_events_month_0 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_0_admitted_at_idx1 ON public.usage_events_month_0 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -4979,7 +4993,14 @@ CREATE INDEX usage_events_month_1_account_id_admitted_at_idx ON public.usage_eve
 -- Name: usage_events_month_1_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_1_admitted_at_idx ON public.usage_events_month_1 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_1_admitted_at_idx ON public.usage_events_month_1 USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_1_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_1_admitted_at_idx1 ON public.usage_events_month_1 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -5007,7 +5028,14 @@ CREATE INDEX usage_events_month_2_account_id_admitted_at_idx ON public.usage_eve
 -- Name: usage_events_month_2_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_2_admitted_at_idx ON public.usage_events_month_2 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_2_admitted_at_idx ON public.usage_events_month_2 USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_2_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_2_admitted_at_idx1 ON public.usage_events_month_2 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -5112,7 +5140,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_0_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_0_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_0_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_0_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_0_admitted_at_idx1;
 
 
 --
@@ -5147,7 +5182,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_1_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_1_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_1_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_1_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_1_admitted_at_idx1;
 
 
 --
@@ -5182,7 +5224,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_2_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_2_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_2_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_2_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_2_admitted_at_idx1;
 
 
 --
