@@ -164,6 +164,7 @@ class EventShape(Answer, frozen=True, kw_only=True):
     parent_agent: Annotated[str | None, Meta(description="which agent has begun that one")]
     tool: Annotated[str | None, Meta(description="the tool or library that sent it, where it is a known one")]
     tool_version: str | None
+    attempts: Annotated[int, Meta(description="at providers, until one answered")]
     client_request_id: str | None
     upstream_request_id: str | None
     note: str | None

@@ -42,6 +42,7 @@ _EVENTS: Final = (
     Column("Key", "key_id", "name"),
     Column("Model", "model"),
     Column("Provider", "provider"),
+    Column("Attempts", "attempts", "count"),
     Column("Tokens", "total_tokens", "count"),
     Column("Latency", "latency", "number"),
     Column("First token", "first_token", "number"),
@@ -73,6 +74,7 @@ class _Logged:
 
     __slots__ = (
         "account_id",
+        "attempts",
         "charge_usd",
         "cost_usd",
         "created_at",
@@ -90,7 +92,8 @@ class _Logged:
     def __init__(self, event: EventShape) -> None:
         self.id, self.created_at = event.id, event.created_at
         self.account_id, self.key_id = event.account_id, event.key_id
-        self.model, self.provider, self.total_tokens = event.model, event.provider, event.total_tokens
+        self.model, self.provider = event.model, event.provider
+        self.attempts, self.total_tokens = event.attempts, event.total_tokens
         self.charge_usd, self.cost_usd = event.charge_usd, event.cost_usd
         self.latency, self.first_token = seconds_text(event.latency_ms), seconds_text(event.ttft_ms)
         self.speed, self.result = tokens_a_second(event), result_of(event)

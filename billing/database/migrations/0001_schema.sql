@@ -382,6 +382,7 @@ CREATE TABLE usage_events (
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer NOT NULL DEFAULT 1,
     PRIMARY KEY (request_id, admitted_at)
 ) PARTITION BY RANGE (admitted_at);
 COMMENT ON COLUMN usage_events.counts IS 'Counts of the classes without a column of their own, by the names in billing/usage.py.';
@@ -393,6 +394,7 @@ COMMENT ON COLUMN usage_events.wseq IS 'Its place among all that were written, f
 COMMENT ON COLUMN usage_events.session IS 'The conversation that the request belongs to, as its client names it.';
 COMMENT ON COLUMN usage_events.agent IS 'Which of several agents of a session has sent it; parent_agent has begun that one.';
 COMMENT ON COLUMN usage_events.tool IS 'One of the tools and libraries that gateways know by their headers.';
+COMMENT ON COLUMN usage_events.attempts IS 'At providers, until one answered.';
 CREATE INDEX usage_events_account ON usage_events (account_id, admitted_at);
 CREATE INDEX usage_events_admitted ON usage_events (admitted_at);
 CREATE INDEX usage_events_written ON usage_events USING brin (created_at) WITH (pages_per_range = 32);

@@ -78,6 +78,7 @@ def test_every_value_of_a_debit_stands_at_its_name() -> None:
         "parent_agent": "parent",
         "tool": "codex",
         "tool_version": "0.169.0",
+        "attempts": context.attempts,
         "note": "no_usage",
         "epoch": None,
         "dseq": None,

@@ -2743,6 +2743,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2807,6 +2808,13 @@ COMMENT ON COLUMN public.usage_events.tool IS 'One of the tools and libraries th
 
 
 --
+-- Name: COLUMN usage_events.attempts; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.usage_events.attempts IS 'At providers, until one answered.';
+
+
+--
 -- Name: usage_events_month_0; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2858,6 +2866,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2916,6 +2925,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2974,6 +2984,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
