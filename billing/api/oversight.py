@@ -128,12 +128,11 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
 async def search(call: Call, query: SearchQuery) -> Listing[FoundShape]:
     """Find accounts, people, keys, requests, orders and models by name, mail or id, or by how these begin: the best
     matches of each kind, on one page."""
-    services, found = call.services, []
+    services, found, typed = call.services, [], (query.q or "").strip()
     if query.kind != "model":
-        found += [FoundShape.of(each) for each in await services.search.find(query.q, query.kind)]
+        found += [FoundShape.of(each) for each in await services.search.find(typed, query.kind)]
     if query.kind in (None, "model"):
-        typed = query.q.strip().lower()
-        models = (each for each in services.models(None) if typed and typed in each.id.lower())
+        models = (each for each in services.models(None) if typed and typed.lower() in each.id.lower())
         found += [
             FoundShape(kind="model", id=each.id, name=each.id, about=each.owned_by)
             for each in islice(models, MOST_FOUND)

@@ -127,9 +127,10 @@ class HealthShape(Answer, frozen=True, kw_only=True):
 
 
 class SearchQuery(Query, frozen=True, kw_only=True):
-    """What is looked for: a name, a mail, an id, or how it begins; of one kind, or of each."""
+    """What is looked for: a name, a mail, an id, or how it begins; of one kind, or of each. Without it nothing is
+    found."""
 
-    q: Filter
+    q: Filter | None = None
     kind: (
         Annotated[
             Literal["account", "person", "key", "request", "order", "model"],

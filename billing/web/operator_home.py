@@ -371,9 +371,7 @@ async def _money_tasks(visit: Visit) -> list[tuple[str, str]]:
     if services.payments is not None:
         await services.payments.orders.refresh_stats()
         if waiting := services.payments.orders.waiting:
-            found.append(
-                (f"{waiting} payments came in and are credited to nobody: decide", "/operator/payments/parked")
-            )
+            found.append((f"Payments that came in and wait to be credited: {waiting}", "/operator/payments/parked"))
     return found
 
 
