@@ -186,8 +186,7 @@ def _services(
 ) -> Services:
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
-    grants, reports = Grants(database, effects, new_id), Reports(database)
-    links = links_of(settings, plans)
+    grants, reports, links = Grants(database, effects, new_id), Reports(database), links_of(settings, plans)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
