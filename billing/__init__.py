@@ -16,6 +16,7 @@ notices/     what customers and operators are told of, by mail and by webhooks
 exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
+traffic/     what gateways refused and how providers answered, by time, over all accounts
 owned        whose an object at a provider is, and work that goes on there
 database/    the one place that imports asyncpg; migrations
 schemas/     what the HTTP API takes and answers, and what a key may say: beneath all that keeps or shows it
@@ -23,6 +24,7 @@ web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
 addresses  refused_requests  where requests come from, and the last that were refused, with notices of quotas that are
                              used up
+backlogs     what waits for longer than it should   search  accounts, people, keys, requests, orders by name or id
 change_notifier  how a committed change reaches Redis and the gateways early
 work         rounds that are made again and again, in every gateway or, by a lease, in one of all
 settings     sections of the configuration that parts take

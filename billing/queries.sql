@@ -163,6 +163,24 @@ SELECT (SELECT outcome FROM usage_events WHERE request_id = $1) AS outcome,
         SELECT FROM gateways
         WHERE id = $2 AND ended_at IS NULL AND lease_until > now() - $5 * interval '1 second') AS unheld
 
+-- name: backlogs
+-- What has waited for more than $1 seconds, and what was given up in the last day; of fresh usage at most $2 rows are counted.
+SELECT
+    (SELECT count(*) FROM mail_outbox WHERE sent_at IS NULL AND failed_at IS NULL
+        AND created_at < now() - $1 * interval '1 second') AS mails_late,
+    (SELECT count(*) FROM mail_outbox WHERE failed_at > now() - interval '1 day') AS mails_failed,
+    (SELECT error FROM mail_outbox WHERE error IS NOT NULL AND (sent_at IS NULL AND failed_at IS NULL
+        OR failed_at > now() - interval '1 day') ORDER BY created_at DESC LIMIT 1) AS mail_error,
+    (SELECT count(*) FROM notices WHERE handed_out_at IS NULL AND created_at < now() - $1 * interval '1 second') AS notices_late,
+    (SELECT count(*) FROM webhook_endpoints WHERE account_id IS NULL AND (disabled_at IS NOT NULL
+        OR failing_since < now() - $1 * interval '1 second')) AS webhooks_failing,
+    (SELECT count(*) FROM payment_events WHERE state = 'waiting'
+        AND received_at < now() - $1 * interval '1 second') AS payment_events_late,
+    (SELECT error FROM payment_events WHERE state = 'waiting' AND error IS NOT NULL
+        ORDER BY received_at DESC LIMIT 1) AS payment_error,
+    (SELECT count(*) FROM debits_set_aside) AS debits_set_aside,
+    (SELECT count(*) FROM (SELECT FROM usage_fresh LIMIT $2) AS first) AS fresh
+
 -- name: mail_enqueue
 INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)
 
@@ -187,3 +205,30 @@ WHERE object_id = $1 AND provider = $2 AND lease_owner = $3 AND done_at IS NULL
 UPDATE background_jobs SET lease_until = now() + $4 * interval '1 second'
 WHERE object_id = $1 AND provider = $2 AND lease_owner = $3 AND done_at IS NULL
 RETURNING true
+
+-- name: search
+-- What is called $1 or has this id, and what begins with it: in lower case ($2) for names and mails, as it is ($3) for ids, as
+-- patterns of LIKE that indexes answer. Of one kind ($4) or of each, $5 of it.
+SELECT kind, id, name, about FROM (
+    (SELECT 1 AS place, 'account' AS kind, id, name, plan || ', ' || replace(status, '_', ' ') AS about,
+        id = $1 OR lower(name) = lower($1) AS whole
+    FROM accounts WHERE coalesce($4, 'account') = 'account' AND (lower(name) LIKE $2 OR id LIKE $3)
+    ORDER BY whole DESC, id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 2, 'person', id, coalesce(email, name), name, id = $1 OR email = lower($1) AS whole
+    FROM users WHERE coalesce($4, 'person') = 'person' AND (email LIKE $2 OR lower(name) LIKE $2 OR id LIKE $3)
+    ORDER BY whole DESC, id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 3, 'key', k.id, k.name, a.name || CASE WHEN k.revoked_at IS NULL THEN '' ELSE ', revoked' END,
+        k.id = $1 OR lower(k.name) = lower($1) AS whole
+    FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
+    WHERE coalesce($4, 'key') = 'key' AND (lower(k.name) LIKE $2 OR k.id LIKE $3)
+    ORDER BY whole DESC, k.id DESC LIMIT $5)
+    UNION ALL
+    (SELECT 4, 'request', request_id, request_id, model || ', ' || to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), true
+    FROM usage_events WHERE coalesce($4, 'request') = 'request' AND request_id = $1 LIMIT $5)
+    UNION ALL
+    (SELECT 5, 'order', id, id, kind || ', ' || status, true
+    FROM orders WHERE coalesce($4, 'order') = 'order' AND (id = $1 OR payment_id = $1 OR checkout_id = $1) LIMIT $5)
+) AS found
+ORDER BY place, whole DESC, id DESC

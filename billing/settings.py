@@ -121,6 +121,9 @@ class RetentionSettings(Struct, frozen=True):
     job_retention_days: Annotated[
         int, within(1, 36_500, "rows of background responses that are done are kept as long")
     ] = 30
+    traffic_retention_days: Annotated[
+        int, within(2, 36_500, "counts of refusals and of providers' answers by hour are kept as long")
+    ] = 400
     usage_retention_months: (
         Annotated[
             int, within(2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay")

@@ -50,11 +50,13 @@ from gateway.config.prices import POLL_S, PriceFollower
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.config.source import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
+from gateway.endpoints.health import Health
 from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, house_work, start_shared_work
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
-from gateway.endpoints.reads import Health, Reads
+from gateway.endpoints.reads import Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
+from gateway.metrics.history import History
 from gateway.metrics.registry import METRICS_DIR_VARIABLE, Metrics
 from gateway.process.pages import Hand, adopting, yield_to_workers
 from gateway.process.supervisor import (
@@ -94,6 +96,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from billing.holds.engine import Engine
     from billing.pricing import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.runtime.runtime import Runtime
@@ -162,14 +165,15 @@ async def serving(
     else:
         await runtime.follower.follow(await newest_revision(runtime.database))
     parts = _make_parts(runtime, metrics, tokenizer)
-    health, aside = Health(engine, runtime.collector, metrics), SetAsideCount()
+    health, aside = Health(engine, runtime.collector, metrics, parts.board), SetAsideCount()
     jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     app = _application(runtime, cors)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
-    setup(app, runtime.services, endpoints.all)
-    setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
+    services = replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last)
+    setup(app, services, endpoints.all)
+    setup_console(app, services)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
@@ -187,10 +191,9 @@ async def serving(
         runtime.start(*house_work(runtime, metrics, health, aside))
         runtime.start(runtime.follower.work(), runtime.refused.work())
         runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look))
-        shared = SharedHealth(parts.board, engine.redis, new_id())
-        engine.loops.start("targets_tell", shared.tell)
-        engine.loops.start("targets_listen", shared.listen)
+        _share_health(engine, parts.board)
         if shared_work:
+            runtime.start(*_oversight(runtime, metrics, parts.board, health))
             engine.loops.start("background", parts.poller.run)
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
@@ -207,6 +210,19 @@ async def serving(
         metrics.flush()
         await sockets.close()
         await parts.close()
+
+
+def _share_health(engine: Engine, board: HealthBoard) -> None:
+    shared = SharedHealth(board, engine.redis, new_id())
+    engine.loops.start("targets_tell", shared.tell)
+    engine.loops.start("targets_listen", shared.listen)
+
+
+def _oversight(runtime: Runtime, metrics: Metrics, board: HealthBoard, health: Health) -> tuple[Periodic, ...]:
+    """Return what writes down how providers answer this worker, and what looks at how they answer all, and at what
+    waits. The process of pages asks no provider, and is told by the workers."""
+    traffic = runtime.services.traffic
+    return History(metrics, traffic, board.changes).work(), health.work(runtime.database, traffic)
 
 
 async def _stored_nano(runtime: Runtime, account_id: str) -> int:

@@ -19,7 +19,7 @@ DEBITS = "billing/ledger/sql/write_{}debits.sql"
 STEPS = {
     "billing/database/migrations/0001_schema.sql": [
         ("    default_tool_calls integer CHECK (default_tool_calls > 0),\n", "    project text,\n"),
-        ("    tool_version text,\n", "    project text,\n"),
+        ("    attempts integer NOT NULL DEFAULT 1,\n", "    project text,\n"),
     ],
     "billing/schemas/keys.py": [
         (
@@ -37,13 +37,16 @@ STEPS = {
         ),
     ],
     "billing/principals.py": [("    default_tool_calls: int | None = None\n", "    project: str | None = None\n")],
-    "billing/ledger/debits.py": [("    tool_version: str | None = None\n", "    project: str | None = None\n")],
+    "billing/ledger/debits.py": [("    attempts: int = 1\n", "    project: str | None = None\n")],
     **{
-        DEBITS.format(kind): [("session, agent, parent_agent, tool, tool_version", ", project"), ("d->>40", ", d->>41")]
+        DEBITS.format(kind): [
+            ("session, agent, parent_agent, tool, tool_version, attempts", ", project"),
+            ("coalesce((d->>41)::integer, 1)", ", d->>42"),
+        ]
         for kind in ("", "new_", "unlocked_", "claimed_")
     },
-    "gateway/proxy/context.py": [("            sender.tool_version,\n", "            principal.project,\n")],
-    "billing/metering/events.py": [("            status=200,\n", "            project=principal.project,\n")],
+    "gateway/proxy/context.py": [("            self.attempts,\n", "            principal.project,\n")],
+    "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
 FOLLOWED = """

@@ -16,7 +16,8 @@
     usage       /account and /billing: balance, transactions, usage events; what was used, in sums, spans and buckets
     remaining   what is left now: of a key's quotas, of a balance
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
-    oversight   /admin: refusals, providers, users, audit, margin, bills, exports; /account/audit, /ping
+    oversight   /admin: refusals, users, audit, margin, bills, exports; /account/audit, /ping
+    traffic     /admin: traffic over time, providers, health, accounts that run out of credit
 
 What is taken and answered is in `billing.schemas`. `application.setup` mounts it; the gateway calls that and nothing
 else. A resource is a module with its schemas there, its operations in `operations`, and a module with their handlers

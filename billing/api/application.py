@@ -24,6 +24,7 @@ from billing.api import (
     oversight,
     payments,
     people,
+    traffic,
     usage,
     webhooks_out,
 )
@@ -62,6 +63,7 @@ ROUTES: Final = routes_of(
         oversight,
         payments,
         people,
+        traffic,
         usage,
         webhooks_out,
     ),

@@ -165,6 +165,8 @@ from billing.schemas.system import (
     AuditQuery,
     AuditShape,
     ExportShape,
+    FoundShape,
+    GatewayHealthShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
@@ -178,10 +180,19 @@ from billing.schemas.system import (
     RetriedShape,
     RetryExport,
     RunShape,
+    SearchQuery,
     SubjectShape,
     SubjectsQuery,
 )
+from billing.schemas.traffic import (
+    CircuitChangeShape,
+    DryAccountShape,
+    ProvidersQuery,
+    TrafficQuery,
+    TrafficShape,
+)
 from billing.schemas.usage import (
+    AllEventsQuery,
     BalanceShape,
     BillingSummaryShape,
     BucketsQuery,
@@ -412,7 +423,9 @@ class BudgetOperations:
 
 
 class UsageOperations:
-    """What customers read of their account: balance, transactions, usage events."""
+    """What customers read of their account: balance, transactions, usage events; and operators of all."""
+
+    all_usage_events = operation("GET", "/api/admin/usage/events", Listing[EventShape], AllEventsQuery, csv=True)
 
     balance = operation("GET", "/api/account/balance", BalanceShape, scope=BILLING_READ)
     transactions = operation(
@@ -460,7 +473,14 @@ class OversightOperations:
     )
     own_refusal = operation("GET", OfOne("/api/account/usage/refusals/{request_id}"), RefusedShape, scope=BILLING_READ)
     operator_settings = operation("GET", "/api/admin/settings", OperatorSettingsShape)
-    providers = operation("GET", "/api/admin/providers", Listing[ProviderShape])
+    providers = operation("GET", "/api/admin/providers", Listing[ProviderShape], ProvidersQuery)
+    circuit_changes = operation(
+        "GET", OfOne("/api/admin/providers/{provider}/circuits"), Listing[CircuitChangeShape], errors=(404,)
+    )
+    traffic = operation("GET", "/api/admin/traffic", TrafficShape, TrafficQuery)
+    health = operation("GET", "/api/admin/health", GatewayHealthShape)
+    search = operation("GET", "/api/admin/search", Listing[FoundShape], SearchQuery)
+    dry_accounts = operation("GET", "/api/admin/dry-accounts", Listing[DryAccountShape])
     ping = operation("GET", "/api/ping", ImageShape, who=ANYONE)
     hello = operation("GET", "/api/hello", HelloShape, who=ANYONE)
     audit = operation("GET", "/api/admin/audit", Listing[AuditShape], AuditQuery)

@@ -1,4 +1,4 @@
-"""What operators look after, behind the admin key: refused requests, providers, people; and which image runs, which is
+"""What operators look after, behind the admin key: refused requests, people; and which image runs, which is
 open. And collection: its last runs, and whose the traffic is that exporters count; exports: how far each is, what the
 other side does not take, and having that tried again.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
@@ -45,6 +46,7 @@ from billing.schemas.system import (
     AuditQuery,
     AuditShape,
     ExportShape,
+    FoundShape,
     HelloShape,
     ImageShape,
     OperatorSettingsShape,
@@ -52,15 +54,16 @@ from billing.schemas.system import (
     OwnRefusedQuery,
     ParkedExportShape,
     ParkedExportsQuery,
-    ProviderShape,
     RefusedQuery,
     RefusedShape,
     RetriedShape,
     RetryExport,
     RunShape,
+    SearchQuery,
     SubjectShape,
     SubjectsQuery,
 )
+from billing.search import MOST_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -118,6 +121,22 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
     return RefusedShape.of_refused(found, with_hint=with_hint)
 
 
+@serves(OversightOperations.search)
+async def search(call: Call, query: SearchQuery) -> Listing[FoundShape]:
+    """Find accounts, people, keys, requests, orders and models by name, mail or id, or by how these begin: the best
+    matches of each kind, on one page."""
+    services, found, typed = call.services, [], (query.q or "").strip()
+    if query.kind != "model":
+        found += [FoundShape.of(each) for each in await services.search.find(typed, query.kind)]
+    if query.kind in (None, "model"):
+        models = (each for each in services.models(None) if typed and typed.lower() in each.id.lower())
+        found += [
+            FoundShape(kind="model", id=each.id, name=each.id, about=each.owned_by)
+            for each in islice(models, MOST_FOUND)
+        ]
+    return Listing(data=found, next_cursor=None)
+
+
 @serves(OversightOperations.operator_settings)
 async def get_operator_settings(call: Call) -> OperatorSettingsShape:
     """Return the settings that operators' commands go by."""
@@ -127,20 +146,11 @@ async def get_operator_settings(call: Call) -> OperatorSettingsShape:
 
 
 @contextmanager
-def _redis_needed(what: str = "the refusals") -> Iterator[None]:
+def _redis_needed() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
-
-
-@serves(OversightOperations.providers)
-async def list_providers(call: Call) -> Listing[ProviderShape]:
-    """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
-    gateways have found it."""
-    with _redis_needed("the health of providers"):
-        found = await call.services.providers()
-    return Listing(data=found, next_cursor=None)
+        raise Unavailable("Redis, which has the refusals, is temporarily unavailable; try again.") from error
 
 
 @serves(OversightOperations.ping)

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from billing.provider_bills.bills import Bills
     from billing.refused_requests import RefusedRequests
     from billing.schemas.quotas import WindowShape
-    from billing.schemas.system import JobShape, ModelShape, ProviderShape
+    from billing.schemas.system import JobShape, ModelShape, ProviderShape, TroubleShape
+    from billing.search import Search
+    from billing.traffic.store import Traffic
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:
@@ -125,6 +127,8 @@ class Services:
     budgets: Budgets
     repricing: Repricing
     reports: Reports
+    traffic: Traffic
+    search: Search
     audit: AuditLog
     exports: Exports
     endpoints: Endpoints
@@ -159,7 +163,7 @@ class Services:
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     models: Callable[[Plan | None], list[ModelShape]] = _no_models
-    troubles: Callable[[], list[str]] = list
+    troubles: Callable[[], list[TroubleShape]] = list
     job: Callable[[], Awaitable[JobShape | None]] = _no_job
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600

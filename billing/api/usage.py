@@ -62,6 +62,7 @@ from billing.pricing import METER_PROVIDER
 from billing.quotas import Metric, Quota, Window
 from billing.schemas.usage import (
     OF_COST,
+    AllEventsQuery,
     BalanceShape,
     BillingSummaryShape,
     BucketShape,
@@ -308,7 +309,18 @@ async def _spans(usage: UsageReports, steps: Steps, bounds: Sequence[datetime], 
 
 T = TypeVar("T")
 
-_FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user", "session", "tool")
+_FILTERS: Final = (
+    "key_id",
+    "user_id",
+    "model",
+    "provider",
+    "endpoint",
+    "status",
+    "end_user",
+    "session",
+    "tool",
+    "min_latency_ms",
+)
 # Of a table that is streamed: so many are made at once, and other requests have their turn in between.
 ROWS_A_PART: Final = 200
 
@@ -338,6 +350,19 @@ async def list_transactions(call: Call, query: PageQuery) -> Listing[Transaction
 async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Table:
     """List metered requests, newest first. A page has fewer than its limit where few match, and others may follow. As
     CSV all of them from the cursor on, without a limit."""
+    return await _events(call, query, call.account_id, with_cost=call.sees_cost)
+
+
+@serves(UsageOperations.all_usage_events)
+async def list_all_events(call: Call, query: AllEventsQuery) -> Listing[EventShape] | Table:
+    """List metered requests of all accounts, newest first, with what they cost. A page has fewer than its limit where
+    few match, and others may follow. As CSV all of them from the cursor on, without a limit."""
+    return await _events(call, query, query.account_id, with_cost=True)
+
+
+async def _events(
+    call: Call, query: EventQuery, account_id: str | None, *, with_cost: bool
+) -> Listing[EventShape] | Table:
     limit, after = page_asked(query)
     tag, is_pair, value = (query.tag or "").partition("=")
     as_given: dict[str, Any] = {name: getattr(query, name) for name in _FILTERS}
@@ -351,14 +376,11 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Ta
     )
 
     async def page(size: int, place: str | None) -> Page[EventShape]:
-        found = await call.services.reports.usage_events(call.account_id, size, place, only)
-        return Page(
-            tuple(EventShape.of_event(each, with_cost=call.sees_cost) for each in found.items), found.next_after
-        )
+        found = await call.services.reports.usage_events(account_id, size, place, only)
+        return Page(tuple(EventShape.of_event(each, with_cost=with_cost) for each in found.items), found.next_after)
 
     if wants_csv(call.request):
-        columns = _columns(EventShape, () if call.sees_cost else OF_COST)
-        return Table("usage-events", _pages(columns, page, after))
+        return Table("usage-events", _pages(_columns(EventShape, () if with_cost else OF_COST), page, after))
     return listing(await page(limit, after), lambda shape: shape)
 
 

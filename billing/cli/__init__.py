@@ -6,6 +6,7 @@
                 CommandFailed: one sentence and an exit code
     prompts     asking before money moves, and for secrets
     calls       an operation of the API becomes a command; how commands are connected; what a call that fails says
+    names       names, mails and beginnings of ids in the place of ids
     client      CommandClient: the calls over the standard library, quick to import
     session     who is signed in: the files of tokens, how they are renewed
     batch       `metergate run`: a file of commands

@@ -19,6 +19,7 @@ import typer
 from msgspec import NODEFAULT, UNSET
 
 from billing.api.operation import Operation
+from billing.cli import names
 from billing.cli.commands import Call, Connect, Work, add_command
 from billing.cli.options import FIRST_PAGE, REMOTE, Paging, new_key
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Show, Shown, printable
@@ -44,13 +45,13 @@ _ORG_PREFIX: Final = "org_"
 _SIGN_IN: Final = "`metergate auth login`"
 # What the ids of paths are.
 _IDS: Final = {
-    "account_id": "The account's id, acc_...",
+    "account_id": "The account: its id, its name, or how these begin.",
     "budget_id": "The budget's id, bdg_...",
     "coupon_id": "The coupon's id, cpn_...",
     "endpoint_id": "The endpoint's id, whe_...",
-    "key_id": "The key's id, key_...",
+    "key_id": "The key: its id, its name, or how these begin.",
     "order_id": "The order's id, ord_...",
-    "user_id": "The user's id, usr_...",
+    "user_id": "The user: their id, their address, or how these begin.",
 }
 
 Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
@@ -224,7 +225,7 @@ def _connected(call: Call, connect: Connect) -> Work:
     async def work(output: Output, **given: Any) -> None:
         with explained_answers():
             async with connect(output) as client:
-                shown = await call(client, **given)
+                shown = await call(client, **await names.of_all(client, given))
         output.show(shown)
 
     return work
@@ -238,7 +239,8 @@ def add_person_calls(app: typer.Typer, find: FindSession, **calls: Call) -> None
 def _signed_in(call: Call) -> Call:
     @functools.wraps(call)
     async def signed_in(session: Session, **given: Any) -> Shown:
-        return await call(await session.open_signed_in(), **given)
+        client = await session.open_signed_in()
+        return await call(client, **await names.of_own_keys(client, given))
 
     return signed_in
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.api.operations import OversightOperations
-from billing.cli.calls import add_calls, command_of
+from billing.cli.calls import add_calls, command_of, option
 from billing.cli.commands import Connect, group
 from billing.cli.operator import shown_providers
 from billing.cli.options import FIRST_PAGE, Paging, day, given
@@ -44,7 +44,8 @@ def add_margin(app: typer.Typer, connect: Connect) -> None:
     add_calls(app, connect, margin=margin)
     provider = group("Providers of the configuration, and their bills.")
     health = "List providers and the health of their base URLs and keys."
-    listed = command_of(OversightOperations.providers, health, shown_providers)
+    within = {"within": option("TIME", "How attempts ended in the last 15m, 1h, 24h or 7d.")}
+    listed = command_of(OversightOperations.providers, health, shown_providers, within)
     add_calls(provider, connect, list=listed, reconcile=reconcile)
     app.add_typer(provider, name="provider")
 

@@ -173,6 +173,9 @@ def shown_providers(found: "Listing[ProviderShape]", _: object) -> Shown:
                     target.weight,
                     target.state,
                     target.open_until,
+                    None if each.traffic is None else each.traffic.attempts_per_minute,
+                    None if each.traffic is None else each.traffic.error_percent,
+                    None if each.traffic is None else each.traffic.head_p95_ms,
                 ),
             )
         )
@@ -190,6 +193,9 @@ def shown_providers(found: "Listing[ProviderShape]", _: object) -> Shown:
         "weight",
         "state",
         "open until",
+        "a minute",
+        "failed %",
+        "p95 ms",
     )
     return Shown(found.received, page_parts(headers, rows, None))
 

@@ -164,6 +164,7 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     parent_agent: str | None = None
     tool: str | None = None
     tool_version: str | None = None
+    attempts: int = 1
 
 
 _LAYOUT_PLACE: Final = Debit.__struct_fields__.index("layout")
@@ -238,3 +239,4 @@ class UsageEvent:
     parent_agent: str | None = None
     tool: str | None = None
     tool_version: str | None = None
+    attempts: int = 1

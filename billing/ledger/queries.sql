@@ -1,5 +1,24 @@
 -- Statements of `billing.ledger`, each under its name. `billing.database.connection.queries` reads them.
 
+-- name: accounts_dry
+-- Accounts whose credit lasts at most $2 days, at what they spent in a day since $1 (midnight UTC of another day), or since they
+-- were made, where that is later and not today; $3 of them.
+SELECT id, name, available_nano, a_day_nano, EXISTS (
+    SELECT FROM auto_recharges AS r WHERE r.account_id = used.id AND r.enabled) AS recharges
+FROM (
+    SELECT a.id, a.name, a.balance_nano + a.credit_limit_nano AS available_nano,
+        greatest(1, (u.charged_nano * 24 / (extract(epoch FROM
+            now() - least(greatest($1::timestamptz, a.created_at), now() - interval '1 day')) / 3600))::bigint) AS a_day_nano
+    FROM (
+        SELECT account_id, sum(charged_nano) AS charged_nano FROM usage_by_account
+        WHERE granularity = 2 AND bucket >= $1 GROUP BY 1 HAVING sum(charged_nano) > 0
+    ) AS u JOIN accounts AS a ON a.id = u.account_id
+    WHERE a.status IN ('active', 'past_due')
+) AS used
+WHERE available_nano < a_day_nano::numeric * $2
+ORDER BY available_nano::numeric / a_day_nano, id
+LIMIT $3
+
 -- name: catalogue_plans
 SELECT id, digest FROM plans
 
@@ -251,6 +270,34 @@ SELECT usage_events.*, prices.said AS price_said
 FROM usage_events LEFT JOIN prices ON prices.id = usage_events.price_id
 WHERE request_id = $1 AND ($2::text IS NULL OR account_id = $2)
 
+-- name: reports_all_events
+-- The same of all accounts: in their order of admission, which has an index of its own. So that each statement has one plan, it
+-- is written out; parameters are the same, and $1 is nobody's.
+SELECT *
+FROM (
+    SELECT looked_at.*, ($6::text IS NULL OR key_id = $6) AND ($7::text IS NULL OR user_id = $7)
+        AND ($8::text IS NULL OR model = $8) AND ($9::text IS NULL OR provider = $9)
+        AND ($10::text IS NULL OR endpoint = $10) AND ($11::integer IS NULL OR status = $11)
+        AND ($12::boolean IS NULL OR estimated = $12) AND ($13::text IS NULL OR end_user = $13)
+        AND ($14::text IS NULL OR tags ->> $14 IS NOT NULL AND ($15::text IS NULL OR tags ->> $14 = $15)) IS TRUE
+        AND ($18::text IS NULL OR session = $18) AND ($19::text IS NULL OR tool = $19)
+        AND ($20::integer IS NULL OR latency_ms >= $20) IS TRUE AS matches
+    FROM (
+        SELECT *, row_number() OVER (ORDER BY admitted_at DESC, request_id DESC) = $5::bigint AS is_last
+        FROM usage_events
+        WHERE $1::text IS NULL
+            AND admitted_at >= coalesce($2::timestamptz, '-infinity')
+            AND admitted_at < coalesce($3::timestamptz, 'infinity')
+            AND admitted_at <= coalesce($4::timestamptz, 'infinity')
+            AND ($4::timestamptz IS NULL OR (admitted_at, request_id) < ($4, $16::text))
+        ORDER BY admitted_at DESC, request_id DESC
+        LIMIT $5
+    ) AS looked_at
+) AS judged
+WHERE matches OR is_last
+ORDER BY admitted_at DESC, request_id DESC
+LIMIT $17
+
 -- name: reports_events
 -- Events of account $1, newest first, after the place of a cursor. Of those in the time that is asked for at most $5 are looked
 -- at, however few match: the last of them comes, too, and says so, so that the next page goes on from there.
@@ -261,7 +308,8 @@ FROM (
         AND ($10::text IS NULL OR endpoint = $10) AND ($11::integer IS NULL OR status = $11)
         AND ($12::boolean IS NULL OR estimated = $12) AND ($13::text IS NULL OR end_user = $13)
         AND ($14::text IS NULL OR tags ->> $14 IS NOT NULL AND ($15::text IS NULL OR tags ->> $14 = $15)) IS TRUE
-        AND ($18::text IS NULL OR session = $18) AND ($19::text IS NULL OR tool = $19) AS matches
+        AND ($18::text IS NULL OR session = $18) AND ($19::text IS NULL OR tool = $19)
+        AND ($20::integer IS NULL OR latency_ms >= $20) IS TRUE AS matches
     FROM (
         SELECT *, row_number() OVER (ORDER BY admitted_at DESC, request_id DESC) = $5::bigint AS is_last
         FROM usage_events
@@ -429,6 +477,19 @@ LIMIT $10
 -- name: usage_tag_names
 SELECT id, name FROM usage_tags WHERE account_id = $1 AND value IS NULL
 
+-- name: used_by_time
+-- What all accounts were charged and what it cost in each day (granularity $1 is 2, $4 day) or hour (1, hour) from $2 on and
+-- before $3; with what is fresh, from the same snapshot.
+SELECT start, sum(requests) AS requests, sum(cost) AS cost, sum(charged) AS charged
+FROM (
+    SELECT bucket AS start, requests, cost_nano AS cost, charged_nano AS charged
+    FROM usage_by_model WHERE granularity = $1 AND bucket >= $2 AND bucket < $3
+    UNION ALL
+    SELECT date_trunc($4, admitted_at, 'UTC'), 1, cost_nano, charged_nano
+    FROM usage_fresh WHERE admitted_at >= $2 AND admitted_at < $3
+) AS used
+GROUP BY 1
+
 -- name: verify_balances
 -- Accounts whose balance is not the sum of their transfers, and names in transfers that are no account. System accounts
 -- have no row: they are what their transfers sum to.
@@ -548,7 +609,8 @@ WHERE lots.transfer_id IS NOT NULL AND transfers.amount_nano IS DISTINCT FROM lo
 ORDER BY account_id
 
 -- name: verify_of_all
--- What all accounts used in a day or a month, by account, or by model and provider, where it is not what their sums say.
+-- What all accounts used in a day or a month by account, or in an hour, day or month by model and provider, where it is not
+-- what their sums say.
 SELECT by_account, granularity, bucket, first, second, s.requests AS sums, r.requests, s.charged_nano AS sums_charged_nano,
     r.charged_nano
 FROM (
@@ -560,7 +622,7 @@ FROM (
     SELECT false, u.granularity, u.bucket, coalesce(d.model, ''), coalesce(d.provider, ''), sum(u.requests), sum(u.cost_nano),
         sum(u.charged_nano)
     FROM usage_sums AS u LEFT JOIN usage_dimensions AS d ON d.id = u.dimensions
-    WHERE u.granularity >= 2 AND u.tag = 0
+    WHERE u.granularity >= 1 AND u.tag = 0
     GROUP BY 1, 2, 3, 4, 5
 ) AS s FULL JOIN (
     SELECT true AS by_account, granularity, bucket, account_id AS first, '' AS second, requests, cost_nano, charged_nano

@@ -11,6 +11,7 @@ request's own charge is never rewritten.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Database, Row, from_row, queries
 from billing.ledger.debits import Debit, ModelShare, UsageEvent, decode_shares, decode_shares_of, usage_of
 from billing.ledger.sums import (
     BEGINNING,
     DAY,
     END,
+    HOUR,
     MONTH,
     PLANNED_EACH_TIME,
     UsageQueryError,
@@ -115,6 +117,23 @@ class Margins:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DryAccount:
+    """An account whose credit runs out: what it has, its credit limit included, and spends in a day, in nano-USD.
+    `recharges`: it buys credit by itself."""
+
+    id: str
+    name: str
+    available_nano: int
+    a_day_nano: int
+    recharges: bool
+
+    @property
+    def hours_left(self) -> int:
+        """Return how many hours its credit lasts; 0 where nothing is left."""
+        return max(0, self.available_nano * 24 // self.a_day_nano)
+
+
 @dataclass
 class MarginReports:
     """Reads what many accounts were charged and have paid. Methods raise `DatabaseError`."""
@@ -144,6 +163,19 @@ class MarginReports:
         told = by in (MarginBy.account, MarginBy.day)
         found = tuple((row["name"], _margin(row, told=told)) for row in groups[:most])
         return Margins(found, _margin(total, told=True), len(groups) > most)
+
+    async def by_time(self, since: datetime, until: datetime, *, hourly: bool) -> dict[datetime, Work]:
+        """Return what was charged and what it cost in each day of UTC, or each hour, from one on and before another;
+        what had no request is not there."""
+        level, unit = (HOUR, "hour") if hourly else (DAY, "day")
+        rows = await self.database.rows(_query("used_by_time"), level, since, until, unit)
+        return {row["start"]: Work(int(row["requests"]), int(row["cost"]), int(row["charged"])) for row in rows}
+
+    async def running_dry(self, since: datetime, days: int, limit: int) -> list[DryAccount]:
+        """Return accounts whose credit lasts no longer than so many days, at what they spent a day since a day of UTC
+        (the mean of whole days and today); those that run out first come first."""
+        rows = await self.database.rows(_query("accounts_dry"), since, days, limit)
+        return [from_row(DryAccount, row) for row in rows]
 
     async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
         """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
@@ -188,6 +220,8 @@ def _margin(row: Row, *, told: bool) -> Margin:
 
 # Events that one page of them reads, however few of them are asked for: some 20 ms.
 MOST_LOOKED_AT: Final = 10_000
+# A page that is not full yet is looked for no longer.
+ENOUGH_S: Final = 0.1
 # Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none.
 MOST_MOMENT: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -215,7 +249,7 @@ class Transaction:
 @dataclass(frozen=True, slots=True)
 class EventFilter:
     """Which usage events: admitted from `since` on and before `until`; of one key, one model as it was asked for, and
-    so on; with the tag `tag`, whatever its value, or with `tag_value`."""
+    so on; with the tag `tag`, whatever its value, or with `tag_value`; that took at least `min_latency_ms`."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -231,6 +265,7 @@ class EventFilter:
     tag_value: str | None = None
     session: str | None = None
     tool: str | None = None
+    min_latency_ms: int | None = None
 
 
 class PricedEvent(NamedTuple):
@@ -265,17 +300,30 @@ class Reports:
         return self._secret
 
     async def usage_events(
-        self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None
+        self, account_id: str | None, limit: int, after: str | None = None, only: EventFilter | None = None
     ) -> Page[UsageEvent]:
-        """Return the account's usage events. Of those in the time that is asked for at most `MOST_LOOKED_AT` are looked
-        at: where few match, a page has fewer than `limit`, and others may follow.
+        """Return usage events of an account, or of all. Of those in the time that is asked for `MOST_LOOKED_AT` are
+        looked at, and as many again until `ENOUGH_S` are over: where few match, a page has fewer than `limit`, and
+        others may follow.
 
         Raises `pages.BadCursor` for an `after` that no page has given.
         """
-        only = only or EventFilter()
+        found: list[UsageEvent] = []
+        until_s = time.monotonic() + ENOUGH_S
+        while True:
+            rows = await self._looked_at(account_id, limit - len(found), after, only or EventFilter())
+            found += [event_of_row(row) for row in rows if row["matches"]]
+            if len(found) > limit or not rows or not rows[-1]["is_last"]:
+                return page_of(found, limit, _cursor)
+            after = _cursor(event_of_row(rows[-1]))
+            if len(found) == limit or time.monotonic() >= until_s:
+                return Page(tuple(found), after)
+
+    async def _looked_at(self, account_id: str | None, limit: int, after: str | None, only: EventFilter) -> list[Row]:
+        """Return the events that match among those that are looked at, one more than asked for, and the last of all."""
         before_at, before_id = _place(after) if after else (None, None)
-        rows = await self._database.rows(
-            _query("reports_events"),
+        return await self._database.rows(
+            _query("reports_all_events" if account_id is None else "reports_events"),
             account_id,
             only.since,
             only.until,
@@ -295,11 +343,8 @@ class Reports:
             limit + 1,
             only.session,
             only.tool,
+            only.min_latency_ms,
         )
-        found = [event_of_row(row) for row in rows if row["matches"]]
-        if len(found) <= limit and rows and rows[-1]["is_last"]:
-            return Page(tuple(found), _cursor(event_of_row(rows[-1])))
-        return page_of(found, limit, _cursor)
 
     async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
         """Return what each kind of transfer but usage has changed the balance by within a time, in nano-USD."""

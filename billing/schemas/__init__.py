@@ -12,6 +12,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     payments    orders, checkouts, means of payment; subscriptions, features, billing status; events of providers
     usage       balance, transactions, usage events; what was used, in sums
     margin      margins, and bills of providers
+    traffic     traffic of all accounts over time, how providers answer, who runs out of credit
     service     what other services send: debits, usage, CloudEvents, holds
     webhooks    endpoints that notices are sent to, and deliveries
     system      models, refused requests, health, jobs, image; the audit log; exports

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
 from billing.schemas.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
+from billing.schemas.traffic import ProviderTrafficShape
 from billing.times import rfc3339
 
 
@@ -100,7 +101,8 @@ class TargetShape(Answer, frozen=True, kw_only=True):
 
 
 class ProviderShape(Answer, frozen=True, kw_only=True):
-    """A provider of the configuration; `off_reason` says why it is off, null where it is on."""
+    """A provider of the configuration; `off_reason` says why it is off, null where it is on. `traffic` is how it has
+    answered."""
 
     name: str
     kind: str
@@ -108,6 +110,7 @@ class ProviderShape(Answer, frozen=True, kw_only=True):
     dialects: list[str]
     models: list[str]
     targets: list[TargetShape]
+    traffic: ProviderTrafficShape | None = None
 
 
 class HelloShape(Answer, frozen=True, kw_only=True):
@@ -121,6 +124,42 @@ class HealthShape(Answer, frozen=True, kw_only=True):
 
     status: Literal["ok", "degraded", "unavailable"]
     message: str = ""
+
+
+class SearchQuery(Query, frozen=True, kw_only=True):
+    """What is looked for: a name, a mail, an id, or how it begins; of one kind, or of each. Without it nothing is
+    found."""
+
+    q: Filter | None = None
+    kind: (
+        Annotated[
+            Literal["account", "person", "key", "request", "order", "model"],
+            Meta(description="one of account, person, key, request, order and model"),
+        ]
+        | None
+    ) = None
+
+
+class FoundShape(Answer, frozen=True, kw_only=True):
+    """One thing that was found; `about` tells it from others of its name."""
+
+    kind: Literal["account", "person", "key", "request", "order", "model"]
+    id: str
+    name: str
+    about: str
+
+
+class TroubleShape(Answer, frozen=True, kw_only=True):
+    """One thing that an operator should look at; `about` names it, such as `provider:openai` or `mail`."""
+
+    about: str
+    message: str
+
+
+class GatewayHealthShape(HealthShape, frozen=True, kw_only=True):
+    """The health of the gateway that answers, in all its processes; `message` joins those of `troubles`."""
+
+    troubles: list[TroubleShape]
 
 
 class ReconcileBody(Body, frozen=True, kw_only=True):

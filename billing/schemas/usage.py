@@ -115,6 +115,13 @@ class EventQuery(PageQuery, frozen=True, kw_only=True):
     end_user: Filter | None = None
     session: Filter | None = None
     tool: Filter | None = None
+    min_latency_ms: Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds")] | None = None
+
+
+class AllEventsQuery(EventQuery, frozen=True, kw_only=True):
+    """Which usage events of all accounts, or of one."""
+
+    account_id: Filter | None = None
 
 
 class EventShape(Answer, frozen=True, kw_only=True):
@@ -157,6 +164,7 @@ class EventShape(Answer, frozen=True, kw_only=True):
     parent_agent: Annotated[str | None, Meta(description="which agent has begun that one")]
     tool: Annotated[str | None, Meta(description="the tool or library that sent it, where it is a known one")]
     tool_version: str | None
+    attempts: Annotated[int, Meta(description="at providers, until one answered")]
     client_request_id: str | None
     upstream_request_id: str | None
     note: str | None

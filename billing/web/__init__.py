@@ -10,12 +10,13 @@
     credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change charges before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
     alerts       budgets, low balance, webhooks
-    lists        pages that are lists, and pages about one thing, as values: most of the operators' are; charts of
-                 stacked bars
-    operator_house     money and health, providers, people, audit    operator_accounts  accounts, one with its timeline
+    lists        pages that are lists, and pages about one thing, as values: most of the operators' are
+    charts       bars over time, as numbers
+    operator_home      health, money and traffic over time, what has to be done   operator_house  people, audit
+    operator_providers who answers, and how well   operator_accounts  accounts, one with its timeline
     operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
     operator_prices    prices, their history, file and ledger compared, a usage tried
-    operator_flows     jobs, exporters, exports, webhooks
+    operator_flows     jobs, exporters, exports, webhooks   operator_search  what is called so; names in place of ids
 
 To add a page:
 

@@ -30,27 +30,35 @@ from billing.web import (
     members,
     operator_accounts,
     operator_flows,
+    operator_home,
     operator_house,
     operator_money,
     operator_prices,
+    operator_providers,
     operator_requests,
+    operator_search,
     overview,
     requests,
     security,
     sign_in,
     usage,
 )
+from billing.web.lists import named
+from billing.web.operator_search import picked
 from billing.web.pages import Handler, Page, View, Visit, Who, shows
 from billing.web.render import STATIC, assets, compile_templates, render
 
 _CUSTOMER: Final = (overview, usage, requests, keys, credit, members, alerts, security)
 _OPERATOR: Final = (
+    operator_home,
     operator_house,
+    operator_providers,
     operator_accounts,
     operator_requests,
     operator_money,
     operator_prices,
     operator_flows,
+    operator_search,
 )
 # Every page.
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
@@ -89,7 +97,7 @@ def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = RO
     """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
-    console[operator_house.MONEY] = operator_house.Money()
+    console[operator_home.KEPT] = operator_home.Kept()
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
     for asset in assets().values():
@@ -177,6 +185,8 @@ def serving(page: Page) -> HttpHandler:
             return _to_sign_in(visit)
         try:
             await _enter(visit)
+            if page.who is Who.operator:
+                await picked(visit)
             return await _shown(visit, page.handler)
         except Exception as error:
             return _failed(visit, error)
@@ -234,7 +244,7 @@ async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:
         shown.set_status(422 if refusal.status == BadRequest.status else refusal.status)
         return shown
     if isinstance(found, View):
-        return render(visit, found, visit.request.config_dict[PAGES])
+        return render(visit, await named(visit, found), visit.request.config_dict[PAGES])
     return await found.send(visit.request) if isinstance(found, Table) else found
 
 

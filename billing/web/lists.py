@@ -1,7 +1,6 @@
 """Pages that are lists, and pages about one thing, as values: what a column shows, where it leads, what can be done.
 
-`listed` and `detailed` make views of them, for two templates that every such page has in common. `stacked`
-makes a chart of stacked bars of them, as numbers that a template draws, in whole units of the drawing. Pure.
+`listed` and `detailed` make views of them, for two templates that every such page has in common. Pure.
 """
 
 from __future__ import annotations
@@ -10,26 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict, Unpack
 
-from billing.money import ceil_div
 from billing.web.pages import View, Visit
 
 # How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-# of the audit log has changed, prices.
-Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices"]
-_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
-_BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
+# of the audit log has changed, prices, a number in words; an id of an
+# account, person, key or organization as what that is called, with a short id.
+Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number", "name"]
+_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "OK", "settled", "open", "done", "matched"})
+_BAD: Final = frozenset(
+    {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column, or one fact: the attribute `name` of a row. `href` is a path below /console with names of the row's
-    attributes in braces; a row without a value has no link. `names` say what values are called, beside them."""
+    attributes in braces; a row without a value has no link."""
 
     label: str
     name: str
     kind: Kind = "text"
     href: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, row: Any) -> Any:
         """Return the row's value in this column."""
@@ -44,7 +44,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a form; `options` are pairs of a value and its words. The first filter of a list is its search."""
+    """A field of a form; `options` are pairs of a value and its words. The first filter of a list is its search. One
+    that `picks` a kind of thing takes names, mails and ids, and suggests them."""
 
     name: str
     label: str
@@ -53,6 +54,7 @@ class Field:
     hint: str = ""
     required: bool = False
     options: tuple[tuple[str, str], ...] | None = None
+    picks: Literal["", "account", "person", "key"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Figure:
 # What lists of refused requests show.
 REFUSED: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Model", "model"),
     Column("Why", "code", "state"),
     Column("Message", "message"),
@@ -137,7 +139,8 @@ def mood(state: object) -> str:
 
 class Parts(TypedDict, total=False):
     """What a page has beside its tables: `filters` are parameters of its address, `tabs` pairs of a label and a path,
-    and a `live` list looks again by itself."""
+    and a `live` list looks again by itself;
+    `layout` is a class of the style sheet."""
 
     intro: str
     filters: tuple[Field, ...]
@@ -146,9 +149,10 @@ class Parts(TypedDict, total=False):
     figures: tuple[Figure, ...]
     csv: bool
     live: bool
+    layout: str
 
 
-_NONE: Final = Parts(intro="", filters=(), tabs=(), forms=(), figures=(), csv=False, live=False)
+_NONE: Final = Parts(intro="", filters=(), tabs=(), forms=(), figures=(), csv=False, live=False, layout="")
 
 
 def listed(title: str, *tables: Listed, **parts: Unpack[Parts]) -> View:
@@ -168,113 +172,22 @@ def _view(
     return View("listed.html", {**_NONE, **parts, **about})
 
 
-WIDTH: Final = 960
-# Where bars begin, from the top.
-FLOOR: Final = 220
-HEIGHT: Final = FLOOR + 30
-# Colours that there are: what is beyond is drawn together, in the last one.
-MOST_SERIES: Final = 8
-OTHER: Final = "others"
-# Labels below the bars, at most.
-TICKS: Final = 8
-# One of so many parts of a bar's place is left free.
-GAP: Final = 4
-_STEPS: Final = (1, 2, 5)
+async def named(visit: Visit, view: View) -> View:
+    """Return a page of lists with what the ids in it are called."""
+    if view.template not in LISTS:
+        return view
+    tables, row, facts = view.values["tables"], view.values["row"], view.values["facts"]
+    ids = {
+        column.value(each)
+        for table in tables
+        for column in table.columns
+        if column.kind == "name"
+        for each in table.rows
+    }
+    ids |= {column.value(row) for column in facts if column.kind == "name"}
+    picked = {visit.request.query.get(each.name, "") for each in view.values["filters"] if each.picks}
+    names = await visit.services.audit.names(each for each in ids | picked if each)
+    return View(view.template, {**view.values, "names": names}, view.status)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a bar: which series, from which height on, how high."""
-
-    series: int
-    y: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar: its place, its parts, where it leads to, what it says, and what stands below."""
-
-    x: int
-    width: int
-    shown: int
-    parts: tuple[Part, ...]
-    href: str
-    label: str
-    tick: str
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the grid and its amount, or a mark at a time and its words."""
-
-    at: int
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """What is drawn. `series` are the names of its colours."""
-
-    bars: tuple[Bar, ...]
-    lines: tuple[Line, ...]
-    marks: tuple[Line, ...]
-    series: tuple[str, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    floor: int = FLOOR
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """What one bar is made of: amounts by the name of their series; `mark` is said where something changed in it."""
-
-    amounts: dict[str, int]
-    href: str
-    label: str
-    tick: str
-    mark: str = ""
-
-
-def stacked(buckets: Sequence[Bucket], names: Sequence[str], shown: Sequence[str] | None = None) -> Chart:
-    """Return bars of amounts that are not below zero; `names` are the series, the largest first, which are called as
-    `shown` says. Lines have their amounts as numbers: whoever draws them says them in a unit."""
-    series = tuple(names) if len(names) <= MOST_SERIES else (*names[: MOST_SERIES - 1], OTHER)
-    place = {name: min(at, len(series) - 1) for at, name in enumerate(names)}
-    top, lines = _grid(max((sum(each.amounts.values()) for each in buckets), default=0))
-    count = max(len(buckets), 1)
-    every = ceil_div(count, TICKS)
-    bars = tuple(
-        _bar(each, at * WIDTH // count, (at + 1) * WIDTH // count, top, place, each.tick if at % every == 0 else "")
-        for at, each in enumerate(buckets)
-    )
-    marks = tuple(Line(bar.x, each.mark) for bar, each in zip(bars, buckets, strict=True) if each.mark)
-    places = series if shown is None else tuple(OTHER if each == OTHER else shown[names.index(each)] for each in series)
-    return Chart(bars, lines, marks, places)
-
-
-def _bar(bucket: Bucket, x: int, end: int, top: int, place: dict[str, int], tick: str) -> Bar:
-    sums: dict[int, int] = {}
-    for name, amount in bucket.amounts.items():
-        series = place.get(name, MOST_SERIES - 1)  # one of those that the names are too few for
-        sums[series] = sums.get(series, 0) + amount
-    parts, below = [], 0
-    for series, amount in sorted(sums.items()):
-        lower, upper = below * FLOOR // top, (below + amount) * FLOOR // top
-        below += amount
-        if amount:
-            height = max(1, upper - lower)  # so that every charge is visible
-            parts.append(Part(series, FLOOR - lower - height, height))
-    width = end - x
-    return Bar(x, width, max(1, width - width // GAP), tuple(parts), bucket.href, bucket.label, tick)
-
-
-def _grid(most: int) -> tuple[int, tuple[Line, ...]]:
-    """Return the amount at the top, and up to five lines at round amounts."""
-    if most <= 0:
-        return 1, ()
-    unit = 10 ** max(0, len(str(most)) - 2)
-    step = next(factor * unit * ten for ten in (1, 10, 100) for factor in _STEPS if factor * unit * ten * 4 >= most)
-    count = ceil_div(most, step)
-    top = count * step
-    return top, tuple(Line(FLOOR - at * step * FLOOR // top, str(at * step)) for at in range(1, count + 1))
+LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html")

@@ -32,8 +32,7 @@ ACCOUNT: Final = "/operator/accounts/{account_id}"
 # Transactions and requests that the page of an account has; more are a link away.
 LAST: Final = 20
 _COLUMNS: Final = (
-    Column("Name", "name", href="/operator/accounts/{id}"),
-    Column("Account", "id", "code"),
+    Column("Account", "id", "name", "/operator/accounts/{id}"),
     Column("Plan", "plan"),
     Column("Status", "status", "state"),
     Column("Balance", "balance_usd", "money"),

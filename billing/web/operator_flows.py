@@ -50,7 +50,7 @@ _RUNS: Final = (
 _SUBJECTS: Final = (
     Column("UUID", "uuid", "code"),
     Column("E-mail", "email"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Bytes", "bytes", "count"),
     Column("First seen", "created_at", "time"),
 )
@@ -68,7 +68,7 @@ _PARKED: Final = (
     Column("Time", "parked_at", "time"),
     Column("Export", "export"),
     Column("Item", "item", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Why", "reason"),
 )
 _ENDPOINTS: Final = (
@@ -120,7 +120,10 @@ async def exporters(visit: Visit) -> View:
     if visit.services.collector is None:
         return listed("Exporters", Listed("Exporters", _SUBJECTS, (), empty="This gateway does not collect."))
     found = await list_subjects(visit.call, visit.query(SubjectsQuery))
-    fields = Field("subject", "UUID or e-mail", required=True), Field("account_id", "Account", required=True)
+    fields = (
+        Field("subject", "UUID or e-mail", required=True),
+        Field("account_id", "Account", required=True, picks="account"),
+    )
     hint = "What was parked of it is charged with the next run. Another account's is moved from the next minute on."
     assign = Form("Assign one to an account", "/operator/exporters/assign", "Assign", fields, hint=hint)
     states = Field("state", "Which", options=(("all", "all"), ("parked", "without an account")))

@@ -53,7 +53,7 @@ _NO_PROVIDER: Final = "This gateway has no payment provider that tells of events
 PARKED: Final = "/operator/payments/parked"
 _CHARGES: Final = (
     Column("Time", "created_at", "time"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("For", "kind"),
     Column("Plan", "plan"),
     Column("Paid", "amount_usd", "money"),
@@ -66,7 +66,7 @@ _STATUSES: Final = ("open", "paid", "credited", "failed", "expired", "refunded",
 _ORDERS: Final = (
     Column("Time", "created_at", "time"),
     Column("Order", "id", "code", "/operator/payments/orders/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("For", "kind"),
     Column("Amount", "amount_usd", "money"),
     Column("Refunded", "refunded_usd", "money"),
@@ -97,7 +97,7 @@ _PARKED: Final = (
     Column("Number", "id", "code"),
     Column("Time", "created_at", "time"),
     Column("Payment", "payment_id", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
     Column("Amount", "amount_usd", "money"),
     Column("Why", "reason"),
@@ -106,7 +106,7 @@ _DIFFERENCES: Final = (
     Column("Found", "found_at", "time"),
     Column("What", "object", "state"),
     Column("At the provider", "object_id", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
     Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
     Column("Difference", "difference"),
 )
@@ -137,7 +137,7 @@ async def charges(visit: Visit) -> View:
     """Show what customers were charged, newest first."""
     found = await list_charges(visit.call, visit.query(ChargesQuery))
     filters = (
-        Field("account_id", "Account", "search"),
+        Field("account_id", "Account", "search", picks="account"),
         Field("since", "From", "date"),
         Field("until", "Until", "date", hint="the day after the last one"),
     )
@@ -148,7 +148,10 @@ async def charges(visit: Visit) -> View:
 async def orders(visit: Visit) -> View:
     """Show orders of all accounts, newest first."""
     found = await list_all_orders(visit.call, visit.query(AdminOrdersQuery))
-    filters = Field("account_id", "Account", "search"), Field("status", "Status", options=_choice(_STATUSES))
+    filters = (
+        Field("account_id", "Account", "search", picks="account"),
+        Field("status", "Status", options=_choice(_STATUSES)),
+    )
     table = Listed("Newest first", _ORDERS, found.data, found.next_cursor, empty="Nothing was ordered like that.")
     return listed("Payments", table, filters=filters, tabs=TABS)
 
@@ -185,7 +188,12 @@ async def parked(visit: Visit) -> View:
     number = Field("parked_id", "Number", hint="of a row above", required=True)
     note = Field("note", "Why", hint="kept with the decision", required=True)
     forms = (
-        Form("Credit another account", f"{PARKED}/credit", "Credit", (number, Field("account_id", "Account"), note)),
+        Form(
+            "Credit another account",
+            f"{PARKED}/credit",
+            "Credit",
+            (number, Field("account_id", "Account", picks="account"), note),
+        ),
         Form("Do not credit one", f"{PARKED}/dismiss", "Dismiss", (number, note), danger=True),
     )
     state = Field("state", "State", options=tuple((name, name) for name in ("parked", "credited", "dismissed")))
@@ -249,7 +257,10 @@ async def margins(visit: Visit) -> View | Table:
     found = await get_margin(visit.call, visit.query(MarginQuery))
     if isinstance(found, Table):
         return found
-    group = Column(found.by, "group", "text", "/operator/accounts/{group}" if found.by == "account" else None)
+    of_account = found.by == "account"
+    group = Column(
+        found.by, "group", "name" if of_account else "text", "/operator/accounts/{group}" if of_account else None
+    )
     total = found.total
     figures = (
         Figure("Charge", total.charge_usd, "money"),

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from billing.api.keys import list_keys, revoke_key
-from billing.api.oversight import get_refusal
-from billing.api.requests import encode_cursor, page_asked
-from billing.errors import StoreError
+from billing.api.oversight import get_refusal, list_refusals
+from billing.api.route import Table
+from billing.api.usage import list_all_events
 from billing.ledger.explanations import explain
-from billing.ledger.reports import EventFilter
-from billing.pages import DEFAULT_LIMIT
-from billing.schemas.base import Filter, PageQuery
 from billing.schemas.keys import KeysQuery
-from billing.schemas.system import RefusedShape
-from billing.schemas.usage import EventShape, ExplainedEventShape
+from billing.schemas.system import RefusedQuery
+from billing.schemas.usage import AllEventsQuery, ExplainedEventShape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
+from billing.web.requests import LAST, result_of, seconds_text, since_asked, tokens_a_second
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from billing.schemas.usage import EventShape
 
 
 NOTICES["revoked"] = "The key is revoked: it stops within a second."
 _KEYS: Final = (
     Column("Name", "name"),
     Column("Key", "prefix", "code"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
-    Column("User", "user_id", "code", "/operator/people/{user_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
+    Column("User", "user_id", "name", "/operator/people/{user_id}"),
     Column("Spent", "spent_nano", "money"),
     Column("Last used", "last_used_at", "time"),
     Column("Expires", "expires_at", "time"),
@@ -38,24 +38,65 @@ _KEYS: Final = (
 )
 _EVENTS: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
+    Column("Key", "key_id", "name"),
     Column("Model", "model"),
     Column("Provider", "provider"),
+    Column("Attempts", "attempts", "count"),
     Column("Tokens", "total_tokens", "count"),
-    Column("Cost", "cost_usd", "money"),
+    Column("Latency", "latency", "number"),
+    Column("First token", "first_token", "number"),
+    Column("Tokens/s", "speed", "number"),
     Column("Charge", "charge_usd", "money"),
-    Column("Outcome", "outcome", "state"),
+    Column("Cost", "cost_usd", "money"),
+    Column("Outcome", "result", "state"),
+)
+TABS: Final = (("Metered", "/operator/requests"), ("Refused", "/operator/requests/refused"))
+_FILTERS: Final = (
+    Field("account_id", "Account", "search", picks="account"),
+    Field("key_id", "Key", picks="key"),
+    Field("model", "Model"),
+    Field("provider", "Provider"),
+    Field("status", "Status"),
+    Field("tag", "Tag (NAME or NAME=VALUE)"),
+    Field("session", "Session"),
+    Field("end_user", "End user"),
+    Field("min_latency_ms", "Took at least (ms)"),
+    Field("last", "The last", options=LAST),
+    Field("since", "Since (UTC)"),
+    Field("until", "Until (UTC)"),
+    Field("id", "Request id"),
 )
 
 
-class OperatorEvents(PageQuery, frozen=True, kw_only=True):
-    """Which requests of an account: of a key, of a user, of a model as it was asked for."""
+class _Logged:
+    """A request as a row of the log."""
 
-    account_id: Filter | None = None
-    key_id: Filter | None = None
-    user_id: Filter | None = None
-    model: Filter | None = None
-    id: Filter | None = None
+    __slots__ = (
+        "account_id",
+        "attempts",
+        "charge_usd",
+        "cost_usd",
+        "created_at",
+        "first_token",
+        "id",
+        "key_id",
+        "latency",
+        "model",
+        "provider",
+        "result",
+        "speed",
+        "total_tokens",
+    )
+
+    def __init__(self, event: EventShape) -> None:
+        self.id, self.created_at = event.id, event.created_at
+        self.account_id, self.key_id = event.account_id, event.key_id
+        self.model, self.provider = event.model, event.provider
+        self.attempts, self.total_tokens = event.attempts, event.total_tokens
+        self.charge_usd, self.cost_usd = event.charge_usd, event.cost_usd
+        self.latency, self.first_token = seconds_text(event.latency_ms), seconds_text(event.ttft_ms)
+        self.speed, self.result = tokens_a_second(event), result_of(event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +143,7 @@ async def keys(visit: Visit) -> View:
         among=(None,),
     )
     table = Listed("Newest first; spent in this month (UTC)", _KEYS, rows, found.next_cursor, (revoke,))
-    return listed("Keys", table, filters=(Field("account_id", "Account", "search"),))
+    return listed("Keys", table, filters=(Field("account_id", "Account", "search", picks="account"),))
 
 
 async def revoke(visit: Visit) -> web.Response:
@@ -111,35 +152,31 @@ async def revoke(visit: Visit) -> web.Response:
     return visit.see("/operator/keys", "revoked")
 
 
-async def requests(visit: Visit) -> View | web.Response:
-    """Show the requests of an account, or lead to one by its id; without either, the last refusals of all accounts."""
+async def requests(visit: Visit) -> View | Table | web.Response:
+    """Show the requests of all accounts, newest first, or lead to one by its id."""
     asked = visit.request.query
     if asked.get("id"):
         return visit.see(f"/operator/requests/{quote(asked['id'].strip(), safe='')}")
-    filters = Field("id", "Request id", "search"), Field("account_id", "Account"), Field("model", "Model")
-    account_id = asked.get("account_id")
-    if not account_id:
-        try:
-            refused = [
-                RefusedShape.of_refused(each, with_hint=True)
-                for each in await visit.services.refused.newest(DEFAULT_LIMIT)
-            ]
-        except StoreError:
-            refused = []
-        table = Listed(
-            "The last that were refused, of all accounts", REFUSED, refused, empty="Nothing was refused lately."
-        )
-        return listed("Requests", table, filters=filters, intro="Name an account to see what it was charged for.")
-    query = visit.query(OperatorEvents)
-    limit, after = page_asked(query)
-    found = await visit.services.reports.usage_events(
-        account_id, limit, after, EventFilter(key_id=query.key_id, user_id=query.user_id, model=query.model)
-    )
-    rows = [EventShape.of_event(each, with_cost=True) for each in found.items]
-    table = Listed(
-        "Newest first", _EVENTS, rows, encode_cursor(found.next_after), empty="No request of these was found here."
-    )
-    return listed("Requests", table, filters=filters, live=after is None)
+    found = await list_all_events(visit.call, visit.query(AllEventsQuery, **since_asked(visit)))
+    if isinstance(found, Table):
+        return found
+    more = " here, but others may follow on the next page" if found.next_cursor else ""
+    rows = [_Logged(each) for each in found.data]
+    table = Listed("Newest first", _EVENTS, rows, found.next_cursor, empty=f"No request of these was found{more}.")
+    live = not asked.get("cursor")
+    return listed("Requests", table, filters=_FILTERS, tabs=TABS, live=live, csv=True, layout="wide")
+
+
+async def refused(visit: Visit) -> View:
+    """Show the last requests that were refused, of all accounts or of one."""
+    account_id = visit.request.query.get("account_id") or None
+    found = (
+        await list_refusals(visit.call, visit.query(RefusedQuery, **({"account_id": account_id} if account_id else {})))
+    ).data
+    table = Listed("Newest first", REFUSED, found, empty="Nothing was refused lately.")
+    intro = "A refused request is charged nothing. The last ones of each key are kept for a while."
+    filters = (Field("account_id", "Account", "search", picks="account"),)
+    return listed("Refused requests", table, filters=filters, tabs=TABS, intro=intro, live=True)
 
 
 async def request(visit: Visit) -> View:
@@ -158,6 +195,7 @@ async def request(visit: Visit) -> View:
 ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/operator/keys", keys, Who.operator),
     Page("POST", "/operator/keys/{key_id}/revoke", revoke, Who.operator),
-    Page("GET", "/operator/requests", requests, Who.operator),
+    Page("GET", "/operator/requests", requests, Who.operator, csv=True),
+    Page("GET", "/operator/requests/refused", refused, Who.operator),
     Page("GET", "/operator/requests/{request_id}", request, Who.operator),
 )

@@ -42,6 +42,9 @@ LONGEST_WORD: Final = 20
 # Where browsers break lines by themselves.
 _BREAKS: Final = re.compile(r"[\s/-]+")
 _TAG: Final = re.compile(r"<[^>]*>")
+# Last characters of an id that tell it from others on a page.
+SHORT_ID: Final = 6
+_ULID: Final = 26
 _CENT_NANO: Final = NANO_PER_USD // 100
 _CENTS, _SHORT, _ALL = 2, 6, 9
 # Amounts below a dollar are shown to a millionth of one, or to the first digits that there are.
@@ -92,6 +95,8 @@ def templates() -> Environment:
     )
     environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
     environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
+    environment.filters["capitalize_first"] = lambda text: f"{text[:1].upper()}{text[1:]}"
+    environment.filters["short_id"] = short_id
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -122,6 +127,7 @@ def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
                 "visit": visit,
                 "zone": visit.zone,
                 "notice": notice,
+                "names": {},
                 "sections": _sections(visit, pages),
                 "static": lambda name: f"{visit.root}{STATIC}/{assets()[name].name}",
                 "when": partial(when, zone=visit.zone),
@@ -250,6 +256,12 @@ def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else value if isinstance(value, str) else as_json(value)
+
+
+def short_id(value: str) -> str:
+    """Return the beginning and the end of an id: `acc_…PCJ4N2`. What is none stays as it is."""
+    prefix, number = value[:-_ULID], value[-_ULID:]
+    return f"{prefix}…{value[-SHORT_ID:]}" if len(number) == _ULID and number.isalnum() and number.isupper() else value
 
 
 def words(name: Any) -> str:

@@ -7,9 +7,10 @@ does, and never to the console.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from billing.api.requests import NotFound
+from billing.api.requests import BadRequest, NotFound
 from billing.api.route import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
@@ -20,6 +21,7 @@ from billing.permissions import BILLING_READ, KEYS_READ
 from billing.quotas import names_model
 from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventQuery
+from billing.times import rfc3339
 from billing.web.forms import examples, models_of
 from billing.web.pages import Page, View, Visit, key_names
 
@@ -40,25 +42,80 @@ FILTERS: Final = (
     "estimated",
     "session",
     "tool",
+    "min_latency_ms",
+    "last",
     "since",
     "until",
+)
+# How long ago requests were made, as filters have it.
+AGES: Final = {
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "24h": timedelta(days=1),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+LAST: Final = (
+    ("", "any time"),
+    ("15m", "15 minutes"),
+    ("1h", "hour"),
+    ("24h", "24 hours"),
+    ("7d", "7 days"),
+    ("30d", "30 days"),
 )
 # Where the page of a request finds others like it, and by which further parameters.
 OWN: Final = {"list": "/requests", "of": {}}
 # Requests that the quickstart has.
-LAST: Final = 3
+FEW: Final = 3
 YOUR_KEY: Final = "YOUR_KEY"
 
 
 async def requests(visit: Visit) -> View | Table:
     """Show metered requests, newest first, or give them as a table."""
-    found = await list_events(visit.call, visit.query(EventQuery))
+    found = await list_events(visit.call, visit.query(EventQuery, **since_asked(visit)))
     if isinstance(found, Table):
         return found
     asked = visit.request.query
     filters = {name: asked.get(name, "") for name in FILTERS}
     names = await key_names(visit, (each.key_id for each in found.data))
-    return View("requests.html", {"page": found, "filters": filters, "names": names})
+    keys = {**await key_names(visit), **names} if visit.may(KEYS_READ) else names
+    values = {"page": found, "filters": filters, "names": names, "keys": keys, "ages": LAST}
+    return View("requests.html", {**values, "speed": tokens_a_second, "seconds": seconds_text})
+
+
+def since_asked(visit: Visit) -> dict[str, str]:
+    """Return when the time begins that `last` of the address names; nothing where it names none. Raises
+    `BadRequest`."""
+    last = visit.request.query.get("last")
+    if not last:
+        return {}
+    if last not in AGES:
+        raise BadRequest(f"last is one of {', '.join(AGES)}.", "last")
+    return {"since": rfc3339(visit.now - AGES[last])}
+
+
+def seconds_text(ms: int | None) -> str:
+    """Return a time as people read it."""
+    if ms is None:
+        return ""
+    return f"{ms} ms" if ms < 1_000 else f"{ms // 1_000}.{ms % 1_000 // 100} s"
+
+
+def tokens_a_second(event: EventShape) -> str:
+    """Return how fast output came, in tokens a second: from the first token on where that is known. Empty where it is
+    not known."""
+    took_ms = (event.latency_ms or 0) - (event.ttft_ms or 0)
+    if not event.output_tokens or took_ms <= 0:
+        return ""
+    tenths = event.output_tokens * 10_000 // took_ms
+    return f"{tenths // 10:,}.{tenths % 10}"
+
+
+def result_of(event: EventShape) -> str:
+    """Return how a request ended, in a word."""
+    if event.outcome == "settled":
+        return "OK" if event.status == 200 else f"HTTP {event.status}"
+    return event.outcome
 
 
 async def refused(visit: Visit) -> View:
@@ -113,7 +170,7 @@ async def models(visit: Visit) -> View:
 
 async def quickstart(visit: Visit) -> View:
     """Show how the first request is made, and the last ones."""
-    events = cast("Listing[EventShape]", await list_events(visit.call, EventQuery(limit=LAST)))
+    events = cast("Listing[EventShape]", await list_events(visit.call, EventQuery(limit=FEW)))
     names = await key_names(visit, (each.key_id for each in events.data)) if visit.may(KEYS_READ) else {}
     values = {
         "names": names,

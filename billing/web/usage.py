@@ -19,7 +19,7 @@ from billing.money import format_usd, parse_usd
 from billing.permissions import BILLING_READ
 from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import Period, day_begins, parse_rfc3339, rfc3339
-from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
+from billing.web.charts import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.pages import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.web.render import usd_text
 

@@ -8,6 +8,7 @@
                 themselves; export: usage events as files
     backup      backup, restore: the database in a file
     doctor      its findings, of the configuration, the disk, providers, and both stores
+    running     what the gateway that runs says of itself
     stores      where the stores are, and what a failure says; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices
     stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for

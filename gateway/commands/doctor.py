@@ -1,5 +1,6 @@
 """What is wrong with an installation, and how to mend it. Nothing here changes anything, and checks are values.
 
+gateway         whether one runs, and what troubles it, as it says itself
 configuration   the environment and the three files, and which are in force; models, plans, secrets, metrics, disk:
                 `gateway.commands.doctor`
 providers       at least one that is on; whether they answer and take our keys, where that is asked for
@@ -35,8 +36,9 @@ from billing.holds.redis.client import NO_EVICTION, SLOTS, RedisClient, Server, 
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
 from billing.holds.redis.layout import AHEAD_S
 from billing.plans import Plan
+from gateway.commands.running import Running, ask_running
 from gateway.commands.stores import NoData, Stores, open_stores, shown_url
-from gateway.config.environment import UP_METRICS_ADDR
+from gateway.config.environment import UP_METRICS_ADDR, command_environment
 from gateway.config.plan_follower import plans_finding
 from gateway.config.settings import (
     ConfigError,
@@ -443,7 +445,10 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
     except ConfigError as error:
         wrong = [Check("configuration", "fail", str(problem), "Correct it.") for problem in error.problems]
         return (*wrong, await vocabularies)
-    checks = [*check_settings(settings, time.time()), *configuration_checks(settings), await vocabularies]
+    running = await ask_running(settings, command_environment(environ), STORE_TIMEOUT_S)
+    settings = as_running(settings, running)
+    checks = [*check_settings(settings, time.time()), check_running(running), *configuration_checks(settings)]
+    checks.append(await vocabularies)
     if providers:
         checks += await check_providers(settings.providers.values(), output.common.timeout_s)
     try:
@@ -462,6 +467,26 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
     except (EmbeddedServersError, CommandFailed) as error:
         checks.append(Check("servers", "fail", str(error)))
     return tuple(checks)
+
+
+def as_running(settings: Settings, running: Running | None) -> Settings:
+    """Return the settings with the providers on that are on in the gateway that runs: its environment counts, and not
+    that of this command."""
+    if running is None or running.off is None:
+        return settings
+    off = {name: each.off_reason for name, each in settings.providers.items()} | dict(running.off)
+    providers = {name: replace(each, off_reason=off[name]) for name, each in settings.providers.items()}
+    return replace(settings, providers=providers)
+
+
+def check_running(running: Running | None) -> Check:
+    """Return how the gateway that runs is, as its `/healthz` and the console say."""
+    if running is None:
+        return Check("gateway", "ok", "none runs here: what follows is of this environment and these files")
+    if running.health.status == "ok":
+        return Check("gateway", "ok", f"{running.url}: nothing troubles it")
+    mend = f"{running.url}/console/operator has what each is about, with links."
+    return Check("gateway", "warn", f"{running.url}: {running.health.message}", mend)
 
 
 def check_settings(settings: Settings, at_s: float) -> list[Check]:

@@ -2,6 +2,7 @@
 
 routes          the table of them, what answers where nothing is, and the page at /docs
 reads           models, the key's own limits, one request's cost, health and metrics
+health          what troubles this gateway, in words
 jobs            work that one gateway does for all, by a lease; gauges, and what a worker does beside requests
 response_sockets  responses over a WebSocket
 metrics_access  access to the metrics, and their own listener

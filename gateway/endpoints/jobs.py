@@ -31,6 +31,7 @@ from billing.owned import Retention
 from billing.pages import new_id
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
+from billing.traffic.store import FORGET_CHANGES, FORGET_TRAFFIC
 from billing.work import Lease, Periodic
 from gateway.metrics.registry import FLUSH_INTERVAL_S
 from gateway.runtime.exports import start_exports
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from billing.collect.collector import Run
     from billing.exports.worker import ExportWorker
     from billing.holds.reconcile import Report
-    from gateway.endpoints.reads import Health
+    from gateway.endpoints.health import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
     from gateway.runtime.runtime import Runtime
@@ -136,8 +137,12 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     database, defaults = runtime.database, runtime.settings.defaults
     runtime.start(jobs.work(defaults.process.reconcile_interval_s))
     kept = defaults.retention
-    unverified = FORGET_UNVERIFIED, kept.unverified_retention_days
-    runtime.start(Retention(database, kept, new_id(), (unverified,), FORGET).work())
+    after_days = (
+        (FORGET_UNVERIFIED, kept.unverified_retention_days),
+        (FORGET_TRAFFIC, kept.traffic_retention_days),
+        (FORGET_CHANGES, kept.traffic_retention_days),
+    )
+    runtime.start(Retention(database, kept, new_id(), after_days, FORGET).work())
     if kept.usage_retention_months is not None:
         retention = UsageRetention(database, kept.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."

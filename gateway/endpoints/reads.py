@@ -37,59 +37,20 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.collect.collector import Collector
-    from billing.exports.worker import ExportWorker
-    from billing.holds.engine import Engine
     from billing.ledger.reports import PricedEvent
     from billing.plans import Plan
     from billing.principals import Principal
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
+    from gateway.endpoints.health import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.candidates import Candidate, Route
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
     from gateway.runtime.runtime import Runtime
 
-TROUBLES: Final = "troubles"
 # How long others may keep the keys: far less than the next one is published before it signs.
 JWKS_AGE_S = 300
-
-
-class Health:
-    """Whether this worker serves, and how its stores are."""
-
-    def __init__(self, engine: Engine, collector: Collector, metrics: Metrics) -> None:
-        self._engine, self._collector, self._metrics = engine, collector, metrics
-        self.ready = False
-        self.exports: ExportWorker | None = None
-
-    def troubles(self) -> list[str]:
-        """Return what an operator should look at, a clause each."""
-        found = []
-        if any(partition.epoch is None for partition in self._engine.partitions.all):
-            found.append("Redis is away or not agreed on")
-        if self._engine.outbox.unavailable:
-            found.append(f"{len(self._engine.outbox)} debits wait for Postgres")
-        if locked := self._engine.locked_accounts():
-            found.append(f"{len(locked)} accounts wait for their rows in Postgres, which another session has locked")
-        if not self._engine.cache.subscribed:
-            found.append("the subscription to changes is broken")
-        found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
-        if self._collector.trouble:
-            found.append(self._collector.trouble)
-        if self.exports is not None:
-            found += self.exports.troubles()
-        return found
-
-    def note(self) -> None:
-        """Tell the other processes of this gateway what troubles this one."""
-        self._metrics.notes[TROUBLES] = self.troubles()
-
-    def everywhere(self) -> list[str]:
-        """Return what an operator should look at in any process of this gateway, of this one as of now."""
-        self.note()
-        return self._metrics.told(TROUBLES)
 
 
 class Reads:
@@ -197,8 +158,9 @@ class Reads:
 
     async def get_health(self, request: web.Request) -> HealthShape:
         """Return whether the process answers, and what troubles it. Liveness: 200 as long as it answers at all."""
-        troubles = self._health.troubles()
-        return HealthShape(status="degraded" if troubles else "ok", message="; ".join(troubles))
+        troubles = self._health.everywhere()
+        message = "; ".join(each.message for each in troubles)
+        return HealthShape(status="degraded" if troubles else "ok", message=message)
 
     async def get_readiness(self, request: web.Request) -> HealthShape | web.Response:
         """Return whether it serves. 503 before it does and while it stops."""

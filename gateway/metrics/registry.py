@@ -20,6 +20,7 @@ import math
 import os
 import re
 import secrets
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     from billing.ledger.debits import Debit
 
+from billing.traffic.counts import BOUNDS_MS, FAILED, FIRST_BYTE, HEAD, PASSED_ON, REFUSED, Counted
+
 # Names the folder to a worker.
 METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
 Outcome = Literal["settled", "voided", "direct_write", "lost"]
@@ -47,7 +50,7 @@ OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "direct_write", "lo
 
 # Upper bounds of buckets, in seconds: of our own steps, and of what a provider takes (upstream_timeout_s is 600).
 STEP_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-PROVIDER_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+PROVIDER_BOUNDS: Final = tuple(bound_ms / 1000 for bound_ms in BOUNDS_MS)
 
 
 class Counter(NamedTuple):
@@ -299,6 +302,8 @@ class Metrics:
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
         self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self.last_failures: dict[str, tuple[float, str]] = {}
+        """When an attempt at each provider last failed, in Unix seconds, and how."""
         self.notes: dict[str, list[str]] = {}  # what this process has to say, by what it is about
         self.gauge("workers", "Worker processes that serve.", lambda: int(is_worker))
 
@@ -318,6 +323,7 @@ class Metrics:
         """Count one attempt at a provider that failed before its answer began; `reason` is its status, or `timeout`,
         `unreachable` or `busy`."""
         self._failed_attempts[provider, reason][0] += 1
+        self.last_failures[provider] = time.time(), reason
 
     def charged(self, debit: "Debit", outcome: Outcome, seconds: float) -> None:
         """Count a debit that is outside the process, `seconds` after its answer's end: its tokens, what it costs at the
@@ -390,14 +396,28 @@ class Metrics:
             raise ValueError(f"{name!r} is taken, or no name for a metric")
         self._gauges[key] = _Gauge(name, labels, help, read, combine)
 
+    def traffic(self) -> Iterator[Counted]:
+        """Yield what this process has counted so far of refusals and of providers' answers."""
+        for code, (count,) in self._refusals.items():
+            yield Counted(REFUSED, code, "", count)
+        for (provider, reason), (count,) in self._failed_attempts.items():
+            yield Counted(FAILED, provider, reason, count)
+        for (name, status), (count,) in self._upstream_refusals.items():
+            yield Counted(PASSED_ON, name, str(status), count)
+        for what, cells in ((HEAD, self._upstream), (FIRST_BYTE, self._first_byte)):
+            for provider, values in cells.items():
+                buckets = tuple(map(int, values[:-1]))
+                yield Counted(what, provider, "", sum(buckets), buckets)
+
     def flush(self) -> None:
         """Make this worker's counts visible to the others. A folder that can't be written to is logged, not raised."""
         if self._folder is not None:
             self._write(self._folder, self._snapshot())
 
-    def told(self, about: str) -> list[str]:
-        """Return `notes` of this process, and of the others as of their last `flush`, each once."""
-        parts = [self.notes]
+    def told(self, about: str, *, own: bool = True) -> list[str]:
+        """Return `notes` of this process, unless `own` is false, and of the others as of their last `flush`, each
+        once."""
+        parts: list[dict[str, list[str]]] = [self.notes] if own else []
         with suppress(OSError):
             parts += [part.notes for part in (self._folder.others() if self._folder else ())]
         return list(dict.fromkeys(each for notes in parts for each in notes.get(about, ())))

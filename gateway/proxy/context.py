@@ -334,6 +334,7 @@ class RequestContext(msgspec.Struct, gc=False):
             sender.parent_agent,
             sender.tool,
             sender.tool_version,
+            self.attempts,
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ import msgspec
 from billing.holds.redis.connection import RedisError
 from billing.schemas.system import ProviderShape, TargetShape
 from billing.times import rfc3339
+from billing.traffic.counts import Change
 from billing.work import asked_to_end
 from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 TELL_EVERY_S: Final = 0.1
 LISTEN_AGAIN_S: Final = 1.0
+# Changes of targets that wait to be written down; of more the oldest are lost.
+MOST_CHANGES: Final = 1_000
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -62,12 +66,18 @@ class HealthBoard:
         """Targets that this process has opened or closed and not told of yet, by name."""
         self.woken = asyncio.Event()
         """Set where there is one."""
+        self.changes: deque[Change] = deque(maxlen=MOST_CHANGES)
+        """What this process has opened and closed since it last was written down, for whoever looks back."""
         for name, target in self._named.items():
             target.on_change = self._noting(name, target)
 
     def of(self, provider: str) -> tuple[TargetHealth, ...]:
         """Return the health of a provider's targets, in the order of its entry."""
         return self._targets[provider]
+
+    def opened(self) -> dict[str, float]:
+        """Return the targets that are not closed, by name, with the seconds until each is free."""
+        return {name: target.wait_s for name, target in self._named.items() if target.state != "closed"}
 
     def open_of(self, provider: str) -> int:
         """Return the number of a provider's targets that are not closed."""
@@ -84,9 +94,13 @@ class HealthBoard:
             target.adopt_open(min(told.open_until_s - now_s, MAX_COOLDOWN_S))
 
     def _noting(self, name: str, target: TargetHealth) -> Callable[[], None]:
+        provider, _, number = name.rpartition("/")
+
         def note() -> None:
             self.changed[name] = target
             self.woken.set()
+            state = "closed" if target.state == "closed" else "open"
+            self.changes.append(Change(provider, int(number), time.time(), state, ""))
 
         return note
 

@@ -37,6 +37,8 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
+from billing.search import Search
+from billing.traffic.store import Traffic
 from gateway.config.providers import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
@@ -183,8 +185,7 @@ def _services(
 ) -> Services:
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
-    grants, reports = Grants(database, effects, new_id), Reports(database)
-    links = links_of(settings, plans)
+    grants, reports, links = Grants(database, effects, new_id), Reports(database), links_of(settings, plans)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -200,6 +201,8 @@ def _services(
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=reports,
+        traffic=Traffic(database),
+        search=Search(database),
         bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),

@@ -13,8 +13,10 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
 from billing.payments.assembly import Payments
 from billing.refused_requests import RefusedRequest
-from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape
+from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape, TroubleShape
 from billing.times import rfc3339
+from billing.traffic.counts import BOUNDS_MS, FAILED, FIRST_BYTE, HEAD, Change, Counted, Failure
+from billing.traffic.store import Traffic
 from billing.usage import Usage
 from tests.billing.collect.support import Room
 from tests.billing.support import PRICES
@@ -152,9 +154,46 @@ async def in_operation(console: Console) -> AsyncIterator[Console]:
     job = JobShape(
         job="reconcile", status="ok", started_at=rfc3339(now), finished_at=rfc3339(now), accounts=2, busy=0, drifts=[]
     )
-    services = replace(console.services, collector=collector, providers=_providers, job=_of(job))
+    await _traffic(console.services.traffic)
+    shown = {"collector": collector, "providers": _providers, "job": _of(job), "troubles": lambda: TROUBLES}
+    services = replace(console.services, **shown)
     async with serving(services, console) as served:
         yield served
+
+
+TROUBLES = [
+    TroubleShape(
+        about="circuit:openai/2", message="the circuit of provider openai (target 2) is open for another 25 s"
+    ),
+    TroubleShape(about="mail", message="2 mails have waited for more than 5 minutes (Connection refused)"),
+]
+# Fewer of each later: one day, and weeks.
+AGES = (*(timedelta(hours=hours) for hours in range(30)), *(timedelta(days=days) for days in range(2, 60)))
+
+
+async def _traffic(traffic: Traffic) -> None:
+    """Have refusals, errors and answers of providers for two months, more of each lately."""
+    for place, age in reversed(list(enumerate(AGES))):
+        counted = (
+            Counted("refused", "quota_exceeded", "", 3 + (place * 7) % 11),
+            Counted("refused", "upstream_error", "", 1 if place % 4 == 0 else 0),
+            Counted(FAILED, "openai", "503", 9 if place == 0 else place % 3),
+            Counted(HEAD, "openai", "", 60, (0, 2, 8, 16, 20, 10, 4, *[0] * (len(BOUNDS_MS) - 6))),
+            Counted(HEAD, "anthropic", "", 20, (0, 0, 4, 6, 6, 3, 1, *[0] * (len(BOUNDS_MS) - 6))),
+            Counted(FIRST_BYTE, "anthropic", "", 9, tuple(int(3 < at < 9) for at in range(len(BOUNDS_MS) + 1))),
+        )
+        await traffic.add(counted, (), ())
+        await traffic.database.execute(_AGED, age)
+    at_s = datetime.now(UTC).timestamp()
+    changes = [Change("openai", 2, at_s - 900 * back, ("open", "closed")[back % 2], "503") for back in (6, 5, 2, 1, 0)]
+    await traffic.add((), changes, (Failure("openai", at_s - 40, "503"), Failure("anthropic", at_s - 9_000, "timeout")))
+
+
+# What was added last becomes so old; the rows of other ages stay.
+_AGED = """
+UPDATE traffic SET bucket = date_bin(CASE granularity WHEN 0 THEN interval '5 minutes' ELSE interval '1 hour' END,
+    bucket - $1, timestamptz 'epoch') WHERE bucket > now() - interval '1 hour' AND $1 > interval '0'
+"""
 
 
 def _of(job: JobShape) -> Callable[[], Awaitable[JobShape | None]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BY_HAND = {
     "/enter/{secret}": "a command prints its link: test_journeys opens it",
     "/sign-in/with/{provider}": "it leads to a provider's own pages",
+    "/operator/picks": "a field's suggestions, no page: test_finding types into one",
     "/invitations/{token}": "a mail has its link: test_answers opens it",
 }
 # Where pages are that are linked to only where a choice would change something.

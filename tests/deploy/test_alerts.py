@@ -212,7 +212,7 @@ def test_the_configuration_is_one_that_prometheus_takes():
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_configuration_scrapes_where_the_unit_and_compose_show_metrics() -> None:
+def test_the_configuration_scrapes_where_the_unit_and_compose_show_metrics():
     (job,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
     (address,) = job["static_configs"][0]["targets"]
     assert f"\nMETRICS_ADDR={address}\n" in (CHECKOUT / "deploy" / "systemd" / "metergate.env").read_text()

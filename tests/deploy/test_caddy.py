@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,7 +27,7 @@ from tests.support.programs import program
 from tests.support.response_sockets import CREATE, PATH
 
 pytestmark = pytest.mark.slow
-FILE: Final = CHECKOUT / "deploy" / "caddy" / "Caddyfile"
+FILE = CHECKOUT / "deploy" / "caddy" / "Caddyfile"
 
 
 @dataclass
@@ -107,7 +107,7 @@ async def behind(on_stores: MakeStores, tmp_path: Path) -> AsyncIterator[Behind]
         yield Behind(url, plain_url, gateway, await gateway.customer(), session, go_on)
 
 
-async def test_console_streams_and_websockets_pass_through_tls(behind: Behind) -> None:
+async def test_console_streams_and_websockets_pass_through_tls(behind):
     await until(lambda: served(behind))
     await plain_http_leads_to_tls(behind)
     await the_operator_signs_in(behind)

@@ -5,7 +5,6 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +143,7 @@ async def test_alerts_and_dashboards_show_what_a_gateway_goes_through(on_stores,
         customer, broke = await gateway.customer("50.00"), await gateway.customer("0")
         targets = urlsplit(gateway.url).netloc, f"127.0.0.1:{free_port()}"
         async with scraping(targets, ADMIN_KEY, tmp_path) as prometheus:
-            alerts: Mapping[str, Any] = {}
+            alerts = {}
             asked = queries() + recorded()
             async with asyncio.timeout(BOUND_S):
                 await load(customer, broke)

@@ -16,7 +16,7 @@ from ulid import ULID
 from gateway.app import serving
 from gateway.config.defaults import Defaults
 from gateway.config.settings import ProviderConfig, Secret, Settings
-from gateway.endpoints.reads import Health
+from gateway.endpoints.health import Health
 from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy
 from gateway.runtime.runtime import Runtime

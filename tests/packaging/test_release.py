@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +15,9 @@ from tests.support.commands import CHECKOUT
 from tests.support.programs import judge
 from tools.build_release import LOCK, SUMS, build, write_bill, write_sums
 
-TIME_S: Final = 1_764_000_000
-WORKFLOWS: Final = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
-PINNED: Final = re.compile(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}")
+TIME_S = 1_764_000_000
+WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
+PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}")
 
 
 def copied(folder: Path, mode: int) -> Path:
@@ -32,8 +32,8 @@ def copied(folder: Path, mode: int) -> Path:
 
 
 @pytest.mark.slow
-def test_the_same_sources_give_the_same_bytes_wherever_they_are_built(tmp_path: Path) -> None:
-    built: list[dict[str, bytes]] = []
+def test_the_same_sources_give_the_same_bytes_wherever_they_are_built(tmp_path):
+    built = []
     for number, mode in enumerate((0o644, 0o600)):
         into = tmp_path / f"dist{number}"
         into.mkdir()
@@ -43,7 +43,7 @@ def test_the_same_sources_give_the_same_bytes_wherever_they_are_built(tmp_path: 
     assert built[0] == built[1]
 
 
-def test_the_bill_names_what_is_locked_and_digests_are_checked(tmp_path: Path) -> None:
+def test_the_bill_names_what_is_locked_and_digests_are_checked(tmp_path):
     program = judge("cyclonedx-py")
     (tmp_path / "metergate-0.1.0-py3-none-any.whl").write_bytes(b"")
     write_bill(CHECKOUT, program, tmp_path)
@@ -58,7 +58,7 @@ def test_the_bill_names_what_is_locked_and_digests_are_checked(tmp_path: Path) -
     assert checked.returncode == 0, checked.stderr
 
 
-def test_workflows_are_what_github_takes_and_safe() -> None:
+def test_workflows_are_what_github_takes_and_safe():
     """By its schema, and by zizmor: no template that a branch's name could fill, no right that is not needed."""
     files = [str(path) for path in WORKFLOWS]
     assert files
@@ -71,7 +71,7 @@ def test_workflows_are_what_github_takes_and_safe() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_actions_are_pinned_and_commands_are_those_of_the_makefile(path: Path) -> None:
+def test_actions_are_pinned_and_commands_are_those_of_the_makefile(path):
     for name, step in steps(yaml.safe_load(path.read_text())):
         if "uses" in step:
             assert PINNED.fullmatch(step["uses"]), f"{name}: {step['uses']}"

@@ -169,6 +169,8 @@ COMMENT ON COLUMN accounts.version IS 'Rises with every change of plan, status, 
 COMMENT ON COLUMN accounts.xseq IS 'Number of the last correction: a change of the balance that Redis has not made itself.';
 COMMENT ON COLUMN accounts.hyd_epoch IS 'The epoch for which Redis was last loaded with this account.';
 COMMENT ON COLUMN accounts.tz IS 'The IANA time zone in which days and months of reports begin; null: UTC.';
+CREATE INDEX accounts_named ON accounts (lower(name) text_pattern_ops);
+CREATE INDEX accounts_begins ON accounts (id text_pattern_ops);
 CREATE INDEX accounts_unpushed ON accounts (id) WHERE version > pushed_version;
 CREATE INDEX accounts_uncorrected ON accounts (id) WHERE xseq > pushed_xseq;
 
@@ -196,6 +198,8 @@ CREATE TABLE api_keys (
     default_tool_calls integer CHECK (default_tool_calls > 0),
     CONSTRAINT api_keys_expires_at_finite CHECK (isfinite(expires_at))
 );
+CREATE INDEX api_keys_named ON api_keys (lower(name) text_pattern_ops);
+CREATE INDEX api_keys_begins ON api_keys (id text_pattern_ops);
 CREATE INDEX api_keys_unpushed ON api_keys (id) WHERE version > pushed_version;
 CREATE INDEX api_keys_account ON api_keys (account_id, created_at);
 CREATE INDEX api_keys_user ON api_keys (account_id, user_id) WHERE user_id IS NOT NULL;
@@ -378,6 +382,7 @@ CREATE TABLE usage_events (
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer NOT NULL DEFAULT 1,
     PRIMARY KEY (request_id, admitted_at)
 ) PARTITION BY RANGE (admitted_at);
 COMMENT ON COLUMN usage_events.counts IS 'Counts of the classes without a column of their own, by the names in billing/usage.py.';
@@ -389,7 +394,9 @@ COMMENT ON COLUMN usage_events.wseq IS 'Its place among all that were written, f
 COMMENT ON COLUMN usage_events.session IS 'The conversation that the request belongs to, as its client names it.';
 COMMENT ON COLUMN usage_events.agent IS 'Which of several agents of a session has sent it; parent_agent has begun that one.';
 COMMENT ON COLUMN usage_events.tool IS 'One of the tools and libraries that gateways know by their headers.';
+COMMENT ON COLUMN usage_events.attempts IS 'At providers, until one answered.';
 CREATE INDEX usage_events_account ON usage_events (account_id, admitted_at);
+CREATE INDEX usage_events_admitted ON usage_events (admitted_at);
 CREATE INDEX usage_events_written ON usage_events USING brin (created_at) WITH (pages_per_range = 32);
 CREATE INDEX usage_events_wseq ON usage_events (wseq) WHERE wseq IS NOT NULL;
 CREATE INDEX usage_events_apart ON usage_events (admitted_at)
@@ -589,9 +596,9 @@ CREATE TABLE usage_by_account (
 ) WITH (fillfactor = 80);
 COMMENT ON COLUMN usage_by_account.granularity IS '2 day, 3 month; buckets begin in UTC.';
 
--- The same by model and provider, over all accounts.
+-- The same by model and provider, over all accounts; and by hour, which charts of a day are drawn from.
 CREATE TABLE usage_by_model (
-    granularity smallint NOT NULL CHECK (granularity BETWEEN 2 AND 3),
+    granularity smallint NOT NULL CHECK (granularity BETWEEN 1 AND 3),
     bucket timestamptz NOT NULL,
     model text NOT NULL,
     provider text NOT NULL,
@@ -600,7 +607,7 @@ CREATE TABLE usage_by_model (
     charged_nano numeric NOT NULL,
     PRIMARY KEY (granularity, bucket, model, provider)
 ) WITH (fillfactor = 80);
-COMMENT ON COLUMN usage_by_model.granularity IS '2 day, 3 month; buckets begin in UTC.';
+COMMENT ON COLUMN usage_by_model.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
 
 -- Sums of busy accounts by one dimension, by a tag, and by a tag with a dimension, where the sums of all combinations have
 -- ten to a hundred times as many rows.
@@ -722,6 +729,9 @@ CREATE TABLE users (
     created_at timestamptz NOT NULL DEFAULT now(),
     last_sign_in_at timestamptz
 );
+CREATE INDEX users_mailed ON users (email text_pattern_ops);
+CREATE INDEX users_named ON users (lower(name) text_pattern_ops);
+CREATE INDEX users_begins ON users (id text_pattern_ops);
 COMMENT ON COLUMN users.status IS 'pending: registered, and not let in yet by the approval policy.';
 COMMENT ON COLUMN users.totp_last_step IS 'The last time step whose code was taken: no code is taken twice (RFC 6238, 5.2).';
 COMMENT ON COLUMN users.tokens_valid_from IS 'Tokens that were issued before are refused: all were revoked, or the password changed.';
@@ -950,6 +960,8 @@ COMMENT ON COLUMN orders.credited_at IS 'When its amount was credited, or its pl
 COMMENT ON COLUMN orders.transfer_id IS 'The transfer that credited it: the purchase of which a refund takes what is left.';
 COMMENT ON COLUMN orders.disputed_cents IS 'What disputes have taken and not brought back.';
 COMMENT ON COLUMN orders.reason IS 'Why it failed or was parked: a decline code, or a sentence.';
+CREATE INDEX orders_payment_id ON orders (payment_id) WHERE payment_id IS NOT NULL;
+CREATE INDEX orders_checkout_id ON orders (checkout_id) WHERE checkout_id IS NOT NULL;
 CREATE INDEX orders_account ON orders (account_id, id);
 CREATE INDEX orders_status ON orders (status, id);
 CREATE INDEX orders_waiting ON orders (expires_at) WHERE status = 'open';
@@ -1369,6 +1381,43 @@ COMMENT ON COLUMN background_jobs.released IS 'That gateway has given the hold b
 COMMENT ON COLUMN background_jobs.debit IS 'The debit that charges the whole hold, as the journal has it.';
 CREATE INDEX background_jobs_open ON background_jobs (lease_until) WHERE done_at IS NULL;
 CREATE INDEX background_jobs_over ON background_jobs (done_at) WHERE done_at IS NOT NULL;
+
+-- What gateways refused, answered and asked of providers, over all accounts: counts that each process adds beside its
+-- requests, for charts and for how providers do. Nothing is billed by them.
+CREATE TABLE traffic (
+    granularity smallint NOT NULL CHECK (granularity BETWEEN 0 AND 1),
+    bucket timestamptz NOT NULL,
+    what text NOT NULL,
+    name text NOT NULL,
+    detail text NOT NULL,
+    count bigint NOT NULL,
+    buckets bigint[],
+    PRIMARY KEY (granularity, bucket, what, name, detail)
+) WITH (fillfactor = 80);
+COMMENT ON COLUMN traffic.granularity IS '0 five minutes, 1 hour; buckets begin in UTC.';
+COMMENT ON COLUMN traffic.what IS 'What is counted, as billing/traffic/ names it.';
+COMMENT ON COLUMN traffic.name IS 'The provider; of a refusal its code.';
+COMMENT ON COLUMN traffic.detail IS 'The status or the reason, where there is one.';
+COMMENT ON COLUMN traffic.buckets IS 'Of times: how many were in each bucket of a histogram.';
+
+CREATE TABLE provider_changes (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    provider text NOT NULL,
+    target integer NOT NULL,
+    at timestamptz NOT NULL,
+    state text NOT NULL CHECK (state IN ('open', 'closed')),
+    reason text NOT NULL
+);
+COMMENT ON TABLE provider_changes IS 'When the circuit of a provider''s target opened and closed, and after which failure.';
+CREATE INDEX provider_changes_target ON provider_changes (provider, target, at);
+CREATE INDEX provider_changes_at ON provider_changes (at);
+
+CREATE TABLE provider_failures (
+    provider text PRIMARY KEY,
+    at timestamptz NOT NULL,
+    reason text NOT NULL
+);
+COMMENT ON TABLE provider_failures IS 'The last failed attempt at each provider.';
 
 -- What providers say that they have billed, as it was last fetched or given.
 CREATE TABLE provider_bill_lines (

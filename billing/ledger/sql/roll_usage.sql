@@ -134,17 +134,17 @@ WITH moved AS (
         cost_nano = s.cost_nano + excluded.cost_nano,
         charged_nano = s.charged_nano + excluded.charged_nano
 ), of_all AS MATERIALIZED (
-    SELECT c.account_id, c.model, c.provider, g.code AS granularity, date_trunc(g.unit, c.day, 'UTC') AS bucket, c.requests,
+    SELECT c.account_id, c.model, c.provider, g.code AS granularity, date_trunc(g.unit, c.hour, 'UTC') AS bucket, c.requests,
         c.cost_nano, c.charged_nano
     FROM (
-        SELECT account_id, model, provider, date_trunc('day', minute, 'UTC') AS day, sum(requests) AS requests,
+        SELECT account_id, model, provider, date_trunc('hour', minute, 'UTC') AS hour, sum(requests) AS requests,
             sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
         FROM counted GROUP BY 1, 2, 3, 4
-    ) AS c CROSS JOIN (VALUES (2, 'day'), (3, 'month')) AS g (code, unit)
+    ) AS c CROSS JOIN (VALUES (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
 ), by_account AS (
     INSERT INTO usage_by_account AS s (granularity, bucket, account_id, requests, cost_nano, charged_nano)
     SELECT granularity, bucket, account_id, sum(requests), sum(cost_nano), sum(charged_nano)
-    FROM of_all GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    FROM of_all WHERE granularity >= 2 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT (granularity, bucket, account_id) DO UPDATE SET
         requests = s.requests + excluded.requests,
         cost_nano = s.cost_nano + excluded.cost_nano,

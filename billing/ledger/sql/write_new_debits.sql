@@ -11,7 +11,7 @@
 -- A row that another transaction has locked is waited for as long as $2 says, whatever `lock_timeout` the session has: it
 -- is set for this transaction, before the first row is locked.
 --
--- A row of 41 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
+-- A row of 42 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
 -- `= ANY (ARRAY(...))` reads accounts by their index, whatever the planner believes of the number of debits.
 --
 -- write_debits.sql, write_unlocked_debits.sql and write_claimed_debits.sql are the same but for what they say at their head.
@@ -37,7 +37,7 @@ WITH patience AS MATERIALIZED (
         cost_nano, charged_nano, price_id, multiplier, markup_scaled, estimated,
         status, stream, latency_ms, ttft_ms, tags, end_user, note,
         epoch, dseq, xseq, by_model,
-        session, agent, parent_agent, tool, tool_version)
+        session, agent, parent_agent, tool, tool_version, attempts)
     SELECT
         d->>0, timestamptz 'epoch' + (d->>1)::bigint * interval '1 millisecond', d->>2,
         locked.id, d->>4, d->>5, d->>6, d->>7,
@@ -46,7 +46,7 @@ WITH patience AS MATERIALIZED (
         (d->>19)::bigint, (d->>20)::bigint, d->>21, d->>22, (d->>23)::bigint, (d->>24)::boolean,
         (d->>25)::integer, (d->>26)::boolean, (d->>27)::integer, (d->>28)::integer, (d->>29)::jsonb, d->>30, d->>31,
         given.epoch, (d->>33)::bigint, numbered.xseq, (d->>35)::jsonb,
-        d->>36, d->>37, d->>38, d->>39, d->>40
+        d->>36, d->>37, d->>38, d->>39, d->>40, coalesce((d->>41)::integer, 1)
     FROM given LEFT JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
     RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano,

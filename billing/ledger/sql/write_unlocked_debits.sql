@@ -22,7 +22,7 @@ WITH patience AS MATERIALIZED (
         cost_nano, charged_nano, price_id, multiplier, markup_scaled, estimated,
         status, stream, latency_ms, ttft_ms, tags, end_user, note,
         epoch, dseq, xseq, by_model,
-        session, agent, parent_agent, tool, tool_version)
+        session, agent, parent_agent, tool, tool_version, attempts)
     SELECT
         d->>0, timestamptz 'epoch' + (d->>1)::bigint * interval '1 millisecond', d->>2,
         locked.id, d->>4, d->>5, d->>6, d->>7,
@@ -31,7 +31,7 @@ WITH patience AS MATERIALIZED (
         (d->>19)::bigint, (d->>20)::bigint, d->>21, d->>22, (d->>23)::bigint, (d->>24)::boolean,
         (d->>25)::integer, (d->>26)::boolean, (d->>27)::integer, (d->>28)::integer, (d->>29)::jsonb, d->>30, d->>31,
         given.epoch, (d->>33)::bigint, numbered.xseq, (d->>35)::jsonb,
-        d->>36, d->>37, d->>38, d->>39, d->>40
+        d->>36, d->>37, d->>38, d->>39, d->>40, coalesce((d->>41)::integer, 1)
     FROM given JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
     ON CONFLICT DO NOTHING
     RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags,

@@ -59,6 +59,21 @@
       nameTheme(theme);
     }
   });
+  /* The search over everything: by its link, or Ctrl K, also where one types. */
+  function find(event) {
+    var dialog = document.getElementById("find");
+    if (!dialog) { return; }
+    event.preventDefault();
+    if (!dialog.open) { dialog.showModal(); }
+    document.getElementById("find-q").focus();
+  }
+  document.addEventListener("click", function (event) {
+    if (event.target.closest("[data-find]")) { find(event); }
+    if (event.target.closest("[data-close]")) { event.target.closest("dialog").close(); }
+  });
+  document.addEventListener("keydown", function (event) {
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "k") { find(event); }
+  });
   document.addEventListener("change", function (event) {
     if (event.target.matches("[data-submits]")) { event.target.form.requestSubmit(); }
   });

@@ -28,7 +28,9 @@ from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused_requests import RefusedRequests
+from billing.search import Search
 from billing.settings import RefusalSettings, WebhookSettings
+from billing.traffic.store import Traffic
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
@@ -78,6 +80,8 @@ def services(billing: Billing, registry: Registry) -> Services:
         budgets=Budgets(billing.database, billing.reports.sums, billing.new_id, time.time),
         repricing=Repricing(billing.database, billing.change_notifier, billing.new_id, lambda: PRICES),
         reports=billing.reports,
+        traffic=Traffic(billing.database),
+        search=Search(billing.database),
         audit=AuditLog(billing.database),
         exports=Exports(billing.database),
         features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),

@@ -64,7 +64,7 @@ async def test_parts_joined_are_the_whole(billing, account_id, most_cells, most,
     traffic = UsageReports(billing.reports.sums, lambda: LAST.timestamp())
     steps = Steps(account_id, FIRST, LAST, period, zone_of(zone), names)
     (whole,) = [part async for part in read_parts(traffic, steps)]
-    joined: list[Bucket] = []
+    joined = []
     with patch.object(usage, "MOST_CELLS", most_cells):
         in_parts = [each async for part in read_parts(traffic, steps) for each in part]
         while True:

@@ -124,6 +124,7 @@ async def test_a_usage_event_with_its_lines(api):
             "tags": {"team": "blue"},
             "end_user": None,
             **dict.fromkeys(("session", "agent", "parent_agent", "tool", "tool_version")),
+            "attempts": 1,
             "client_request_id": "mine",
             "upstream_request_id": "theirs",
             "note": None,

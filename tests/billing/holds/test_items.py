@@ -21,9 +21,7 @@ TARGET = AdmissionTarget(PRINCIPAL, layout.Keyspace(), PARTITION, "demo", "llm",
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=3),
     st.binary(max_size=40),
 )
-def test_an_admission_is_its_amounts_its_ladder_its_target_and_its_debit(
-    unit_nano: int, until_ms: int, steps: list[tuple[int, int]], expired: bytes
-) -> None:
+def test_an_admission_is_its_amounts_its_ladder_its_target_and_its_debit(unit_nano, until_ms, steps, expired):
     ladder = tuple(
         (10 + sum(t for t, _ in steps[: at + 1]), 100 + sum(c for _, c in steps[: at + 1])) for at in range(len(steps))
     )
@@ -36,7 +34,7 @@ def test_an_admission_is_its_amounts_its_ladder_its_target_and_its_debit(
     assert rest[len(ladder) * layout.RUNG.size :] == TARGET.tail + expired
 
 
-def test_a_settlement_is_its_amounts_and_its_debit() -> None:
+def test_a_settlement_is_its_amounts_and_its_debit():
     given_debit = debit("01", PRINCIPAL, charged_nano=7, input_tokens=3, output_tokens=2)
     packed = pack_settlement(given_debit)
     assert layout.SETTLE.unpack_from(packed) == (7, 3, 2)

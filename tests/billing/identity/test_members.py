@@ -6,7 +6,6 @@ import pytest
 
 from billing.audit import Actor
 from billing.identity.organizations import (
-    Acting,
     Members,
     Organization,
     OrganizationConflict,
@@ -48,7 +47,7 @@ async def team(billing: Billing) -> Team:
 @pytest.mark.parametrize("who", ["owner", "admin", "member", "viewer"])
 async def test_who_may_give_which_role(billing, members, team, who):
     org_id = team.organization.id
-    given: tuple[Role, ...] = ("owner", "admin", "member", "viewer")
+    given = ("owner", "admin", "member", "viewer")
     for whom in ("owner", "admin", "member", "viewer"):
         for role in given:
             before = await roles(billing, team.organization)
@@ -263,7 +262,7 @@ async def test_members_are_listed_with_their_addresses(members, team):
 async def test_who_was_demoted_a_moment_ago_changes_nothing(members, team):
     """Their token was read before the demotion, and its role no longer counts."""
     org_id = team.organization.id
-    stale: Acting = acting(team["admin"])
+    stale = acting(team["admin"])
     await members.set_role(org_id, team["admin"], "member", acting(team["owner"]))
     with pytest.raises(OrganizationForbidden):
         await members.set_role(org_id, team["viewer"], "member", stale)

@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from billing.database.connection import Database
-from billing.identity.sessions import SignInRefused, TokenPair
+from billing.identity.sessions import SignInRefused
 from billing.identity.tokens import OPERATOR, TokenRules
 from billing.permissions import ROLES
 from tests.billing.identity.sessions_support import SOMEBODY
@@ -235,7 +235,7 @@ async def test_two_gateways_refresh_one_token_at_once(people, database_url):
         for _ in range(5):
             pair = await people.sign_in(user_id)
             asked = [gateway.refresh(pair.refresh_token, SOMEBODY) for gateway in gateways * 4]
-            found: list[TokenPair | None] = await asyncio.gather(*asked)
+            found = await asyncio.gather(*asked)
             assert len({each and each.refresh_token for each in found}) == 1
             assert all(found)
             assert all([await people.caller(each) for each in found])

@@ -159,6 +159,7 @@ FULL: Mapping[str, object] = {
     "parent_agent": "pa",
     "tool": "t",
     "tool_version": "tv",
+    "attempts": 3,
 }
 JSON: Mapping[str, object] = {"counts": {"images": 2}, "tags": {"team": "blue"}, "by_model": [{"model": "x"}]}
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
-from billing.ledger.reports import Transaction
 from billing.ledger.sums import NOTHING, Used, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
@@ -50,8 +49,8 @@ async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing):
     for n in range(4):
         made.append((await billing.grants.grant(account_id, 1, f"k{n}")).transfer_id)
         made.append(await billing.debit(account_id, key_id, SMALL))
-    found: list[Transaction] = []
-    after: str | None = None
+    found = []
+    after = None
     for _ in range(3):
         page = await billing.reports.transactions(account_id, 3, after)
         found += page.items
@@ -119,8 +118,8 @@ async def test_events_of_one_moment_are_paged_exactly(billing):
     account_id, key_id = await customer(billing)
     made = [await billing.debit(account_id, key_id, SMALL, admitted_at=NOW) for _ in range(5)]
     newest = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW + timedelta(seconds=1))
-    found: list[str] = []
-    after: str | None = None
+    found = []
+    after = None
     for _ in range(3):
         page = await billing.reports.usage_events(account_id, 2, after)
         found += [event.request_id for event in page.items]

@@ -22,7 +22,6 @@ from tests.billing.support import PLANS, Billing
 
 if TYPE_CHECKING:
     from billing.payments.assembly import Payments
-    from billing.payments.port import Payment
 
 
 USD = 1_000_000_000
@@ -146,7 +145,7 @@ async def test_what_is_final_or_needs_the_payer_stops_at_once(here, card, reason
 async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(here, monkeypatch):
     """It is paid in the end, and credited once: nothing else was charged meanwhile."""
     account, payments, charge = await here.account(), here.payments, here.payments.provider.charge
-    shown: list[Payment] = []
+    shown = []
 
     async def is_processing(purchase, key):
         shown.append(replace(await charge(purchase, key), status="processing", created_at=here.now))
@@ -179,7 +178,7 @@ async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(her
 
 async def test_keys_are_kept_for_as_long_as_they_are_asked_for(here):
     database, keys = here.billing.database, ("asked for", "forgotten")
-    made: list[str] = []
+    made = []
 
     async def call(key):
         made.append(key)

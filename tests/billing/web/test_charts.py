@@ -1,6 +1,6 @@
 """Bars as numbers."""
 
-from billing.web.lists import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
+from billing.web.charts import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
 
 
 def test_bars_are_as_high_as_their_amounts_and_colours_are_few():

@@ -70,17 +70,19 @@ async def test_only_what_was_changed_of_an_account_is_changed(console):
     assert changed.status == 303
     after = await console.billing.accounts.get(account_id)
     assert (after.status, after.name, after.plan) == ("suspended", before.name, before.plan)
-    entry = (await console.get("/operator/audit", "link", params={"account_id": account_id})).words
+    audit = await console.get("/operator/audit", "link", params={"account_id": account_id})
+    entry = audit.words
     assert "suspended" in entry
     address = await console.billing.database.value(
         "SELECT email FROM users JOIN audit_log ON actor = 'user:' || users.id WHERE action = 'account.update'"
     )
     own = (await console.get("/security/audit", "owner", params={"action": "account.*"})).words
-    assert f"{before.name} {account_id}" in entry
+    assert f"{before.name} acc_…{account_id[-6:]}" in entry
+    assert f'title="{account_id}"' in audit.text
     assert f"{before.name} {account_id}" in own
     assert (address in entry, address in own) == (True, False)  # who works for the operator is not named to customers
     listed = await console.get("/operator/accounts", "operator", params={"search": before.name[:4].upper()})
-    assert account_id in listed.words
+    assert f'title="{account_id}"' in listed.text
     none = await console.get("/operator/accounts", "operator", params={"search": "%", "status": "active"})
     assert "No account is like that." in none.words
 
@@ -116,7 +118,10 @@ async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(co
     (spent, *_) = (await billing.reports.transactions(account_id, 1)).items
     home = await console.get("/operator", "operator")
     assert f'value="{format(-Decimal(spent.amount_nano) / 10**9, "f")}"' in home.text
-    for href in re.findall(r'class="figure"><dt>[^<]*</dt><dd><a href="\./([^"]+)"', home.text):
+    hrefs = re.findall(r'class="figure"><dt>[^<]*</dt><dd><a href="\./([^"]+)"', home.text)
+    tiles = re.findall(r'class="tile" href="\./([^"]+)"', home.text)
+    assert len(tiles) == 6
+    for href in {*hrefs, *tiles}:
         path, _, query = href.replace("&amp;", "&").partition("?")
         params = dict(pair.split("=") for pair in query.split("&") if pair)
         assert (await console.get(f"/{path}", "operator", params=params)).status == 200, href

@@ -23,6 +23,7 @@ OPERATORS_READ = (
     "/accounts",
     "/keys",
     "/requests",
+    "/requests/refused",
     "/payments",
     "/payments/orders",
     "/payments/parked",
@@ -41,6 +42,8 @@ OPERATORS_READ = (
     "/exporters",
     "/exports",
     "/webhooks",
+    "/search",
+    "/picks",
 )
 OPERATORS_READ_ONE = (
     "/accounts/{account_id}",
@@ -48,6 +51,7 @@ OPERATORS_READ_ONE = (
     "/requests/{request_id}",
     "/payments/orders/{order_id}",
     "/people/{user_id}",
+    "/providers/{provider}",
     "/webhooks/{endpoint_id}",
 )
 OPERATORS_CHANGE = {

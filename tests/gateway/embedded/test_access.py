@@ -93,7 +93,7 @@ async def test_data_of_an_earlier_version_gets_its_new_user(data_dir, tmp_path):
     for path in (data, *data.rglob("*")):
         os.chown(path, shared.pw_uid, shared.pw_gid, follow_symlinks=False)
     (data / "pg_hba.conf").write_text(TRUST)
-    lines: list[str] = []
+    lines = []
     async with EmbeddedServers(data_dir, report=lines.append) as servers:
         assert await stored(servers.endpoints)
     assert f"The Postgres data in {data} belongs to its new user now." in lines
@@ -128,7 +128,7 @@ def new_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_user_is_made_as_a_package_would(new_name):
     if shutil.which("userdel") is None:
         pytest.skip("this machine can't remove users again")
-    lines: list[str] = []
+    lines = []
     made = server_account(lines.append)
     assert made is not None
     entry = pwd.getpwnam(new_name)
@@ -144,7 +144,7 @@ def test_the_user_is_made_as_a_package_would(new_name):
 @as_root
 async def test_where_no_user_can_be_made_it_says_that_it_runs_as_a_shared_one(data_dir, new_name, monkeypatch):
     monkeypatch.setattr(folders, "MAKERS", ())
-    lines: list[str] = []
+    lines = []
     async with EmbeddedServers(data_dir, report=lines.append) as servers:
         await store(servers.endpoints)
         (warning,) = [line for line in lines if line.startswith("Warning: ")]

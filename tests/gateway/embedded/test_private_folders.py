@@ -47,7 +47,7 @@ async def test_a_copied_data_folder_does_not_share_a_running_database(private):
 
 
 async def test_a_deleted_data_folder_begins_anew(private):
-    lines: list[str] = []
+    lines = []
     async with EmbeddedServers(private / "data", report=lines.append) as servers:
         await store(servers.endpoints)
         first = Path((private / "data" / POINTER_NAME).read_text().strip())

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 async def test_what_the_servers_promise(data_dir):
-    lines: list[str] = []
+    lines = []
     async with EmbeddedServers(data_dir, report=lines.append, postgres_options={"work_mem": "8MB"}) as servers:
         connection = await asyncpg.connect(servers.endpoints.database_url)
         shown = {

@@ -8,7 +8,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from billing.permissions import SCOPES
-from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Gateway, chat
 from tests.support.gateways import ask, fetch
 
 Json = dict[str, Any]
@@ -127,7 +127,7 @@ def _fits(schema: Json, value: Any) -> bool:
 
 async def test_answers_are_as_they_are_described(gateway):
     api = await described(gateway)
-    customer: Customer = await gateway.customer(
+    customer = await gateway.customer(
         quotas=[{"window": "day", "metric": "tokens", "limit": 9000}], scopes=sorted(SCOPES)
     )
     event_id = (await ask(customer, chat())).headers["x-request-id"]

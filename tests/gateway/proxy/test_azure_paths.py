@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, NotFoundError, RateLimitError
-from openai.types.create_embedding_response import CreateEmbeddingResponse
 
 from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import Provider, answer, saying
@@ -41,10 +40,10 @@ async def test_azure_s_client_by_its_endpoint_alone(gateway, base, options):
 async def test_its_embeddings_and_the_path_without_a_deployment(gateway):
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key) as client:
-        found: CreateEmbeddingResponse = await client.embeddings.create(model="demo-embedding", input="One.")
+        found = await client.embeddings.create(model="demo-embedding", input="One.")
         assert len(found.data[0].embedding) == 1536
     async with AsyncOpenAI(base_url=f"{gateway.url}/openai/v1/", api_key=customer.key, max_retries=0) as plain:
-        messages: Any = [{"role": "user", "content": "Say something."}]
+        messages = [{"role": "user", "content": "Say something."}]
         assert (await plain.chat.completions.create(model="demo", messages=messages, max_tokens=5)).choices
 
 
@@ -59,7 +58,7 @@ async def test_its_responses_name_the_model_in_the_body(gateway):
 async def test_its_refusals_are_its_own_exceptions(gateway):
     quota = {"window": "day", "metric": "requests", "limit": 1}
     customer = await gateway.customer("5.00", quotas=[quota])
-    messages: Any = [{"role": "user", "content": "Say something."}]
+    messages = [{"role": "user", "content": "Say something."}]
     async with azure(gateway, customer.key) as client:
         with pytest.raises(NotFoundError, match="does not exist here"):
             await client.chat.completions.create(model="nothing", messages=messages)

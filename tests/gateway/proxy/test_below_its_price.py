@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 import pytest
 
@@ -70,7 +69,7 @@ async def test_a_name_as_protobuf_spells_it_is_no_other_name(customer_of, subtes
     """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
+    cases = (
         ({"max_tokens": 1, "maxTokens": 60_000}, "max_tokens"),
         ({"maxCompletionTokens": 60_000}, "max_completion_tokens"),
         ({"stream": True, "stream_options": {"include_usage": True, "includeUsage": False}}, "stream_options"),
@@ -134,7 +133,7 @@ async def test_what_is_not_in_the_body_is_held_as_the_window(gateway_of):
     provider = Provider(saying(answer(reported=usage(9_000, 5))))
     gateway = await gateway_of(provider.serve, change=priced("gpt-4o-mini"))
     tool = {"type": "openrouter:web_fetch"}
-    cases: tuple[dict[str, Any], ...] = (
+    cases = (
         {"tools": [{**tool, "max_uses": 0}]},
         {"tools": [tool], "max_tool_calls": 0},
         {"chat_template": "{% for i in range(9000) %}a {% endfor %}"},

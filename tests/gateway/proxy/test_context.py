@@ -1,7 +1,5 @@
 """What a request is recorded as."""
 
-from typing import Any
-
 import msgspec
 
 from billing.ledger.debits import LAYOUT
@@ -19,7 +17,7 @@ from tests.gateway.proxy.estimates import priced
 def test_every_value_of_a_debit_stands_at_its_name():
     candidate = priced(model="its name there")
     body = b'{"model":"m","messages":[],"user":"end user","stream":true}'
-    given: dict[str, Any] = {
+    given = {
         "request_id": "request",
         "endpoint": "/v1/chat/completions",
         "principal": PRINCIPAL,
@@ -78,6 +76,7 @@ def test_every_value_of_a_debit_stands_at_its_name():
         "parent_agent": "parent",
         "tool": "codex",
         "tool_version": "0.169.0",
+        "attempts": context.attempts,
         "note": "no_usage",
         "epoch": None,
         "dseq": None,

@@ -79,7 +79,7 @@ async def test_input_costs_the_same_wherever_it_stands(gateway_of, tokenizer):
 
 async def test_pictures_cost_their_bound_each(customer_of):
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + DATA}}
-    content: Any = [{"type": "text", "text": "What is this?"}, *[picture] * 20]
+    content = [{"type": "text", "text": "What is this?"}, *[picture] * 20]
     customer = await customer_of(streaming(WORDS[0], cut=True), change=pictures)
     await ask(customer, chat(content, model="gpt-4o-mini", stream=True))
     assert 20 * IMAGE_TOKENS <= (await the_event(customer))["input_tokens"] <= 20 * IMAGE_TOKENS + 50

@@ -133,11 +133,9 @@ async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up():
     async def drained():
         await waiting
 
-    protocol: Any = SimpleNamespace(_loop=clock, transport=transport, _paused=True, _drain_helper=drained)
-    message: Any = SimpleNamespace(
-        path="/", headers={}, raw_headers=(), version=(1, 1), should_close=False, chunked=False
-    )
-    payload: Any = None
+    protocol = SimpleNamespace(_loop=clock, transport=transport, _paused=True, _drain_helper=drained)
+    message = SimpleNamespace(path="/", headers={}, raw_headers=(), version=(1, 1), should_close=False, chunked=False)
+    payload = None
     exchange = Exchange(protocol, message, payload, None)
     assert exchange.client_write_timeout_s == 60.0
     flushing = asyncio.create_task(exchange.flushed())
@@ -271,7 +269,7 @@ async def test_a_slow_reader_of_a_settled_answer_ends_at_max_request_s(make_gate
 
 async def test_the_oldest_request_is_looked_at_first_and_one_timer_is_enough():
     running = Running(0.05)
-    cut: list[tuple[str, str]] = []
+    cut = []
 
     def exchange(name):
         return _Cuttable(name, cut)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from billing.money import format_usd, parse_usd
 from gateway.config.providers import ModelConfig
-from tests.gateway.conftest import Customer, Handler
+from tests.gateway.conftest import Handler
 from tests.support.answering import SSE, Gate, Provider, saying, streaming, until
 from tests.support.echo_dialect.served import HEARD, fault, say, speaking_echo
 from tests.support.echo_dialect.served import echo_served as echo_served
@@ -311,7 +311,7 @@ async def test_no_provider_that_uses_everything_takes_an_account_below_zero(gate
         return await saying({"words": "x", "spent": spent})(request)
 
     gateway = await gateway_of(use_everything)
-    customer: Customer = await gateway.customer("1.00")
+    customer = await gateway.customer("1.00")
     fetched = await asyncio.gather(*(say(customer, body=body("fetch")) for _ in range(40)))
     assert {each.status for each in fetched} <= {200, 402, 429}
     granted = [int(each.headers[HEADER]) for each in fetched if each.status == 200]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -140,7 +139,7 @@ async def test_neither_is_one_that_breaks_off_after_the_client_has_left(gateway_
 
 
 async def test_neither_is_a_gateway_that_stops(make_gateway, upstream, tokenizer, monkeypatch):
-    made: list[DetachedAnswer] = []
+    made = []
     begin = DetachedAnswer.__init__
     monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Silent(WORDS[0])
@@ -165,7 +164,7 @@ async def test_a_hold_that_is_no_bound_is_the_least(customer_of, tokenizer, word
     text, body = "Good" + " word" * words, chat(model="gpt-4o-mini", stream=True)
     provider = Silent(delta(text))
     customer = await customer_of(provider.serve, change=hiding, reasoning_drain_s=0.1, strict=False)
-    seen: Callable[[], Awaitable[Any]] = provider.begun.wait
+    seen = provider.begun.wait
     await leave(customer, body, seen, first=b'word"')
     found = await the_event_in_the_end(customer)
     passed_nano = estimate_nano(tokenizer, text, body)

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.server.exchange import CONTINUE
-from tests.gateway.conftest import Customer, Gateway, Handler, chat
+from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.answering import answer, saying
 
 pytestmark = pytest.mark.slow
@@ -169,7 +169,7 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
 
 async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(customer_of, monkeypatch):
     """A small one is not: it would take longer."""
-    threads: list[tuple[str, bool]] = []
+    threads = []
 
     def noted(name):
         work = vars(OpenAIDialect)[name]  # a function or a static method
@@ -182,13 +182,13 @@ async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(customer_of,
 
     for name in ("parse", "rewrite"):
         monkeypatch.setattr(OpenAIDialect, name, noted(name))
-    got: list[bytes] = []
+    got = []
 
     async def reply(request):
         got.append(await request.read())
         return await _answer(request)
 
-    _answer: Handler = saying(answer())
+    _answer = saying(answer())
     customer = await customer_of(reply, "50.00")
     for size, on_the_loop in ((10, True), (LARGE, False)):
         body = body_of(size, model="gpt-4o-mini")

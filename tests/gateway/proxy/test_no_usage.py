@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.holds.model import Hold
 from billing.ledger.verify import verify
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
@@ -154,13 +153,13 @@ def _dear_writes(settings: Settings) -> Settings:
 
 async def test_a_gateway_that_stops_reads_nobody_on(make_gateway, upstream, monkeypatch):
     """What its clients have left behind is settled by what has come until then."""
-    made: list[DetachedAnswer] = []
+    made = []
     begin = DetachedAnswer.__init__
     monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Slow(WORDS[0], DONE)
     gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=600)
     customer = await gateway.customer()
-    held: list[Hold] = []
+    held = []
     async with asking_by_hand(customer, STREAM) as (reader, _):
         await reader.readuntil(WORDS[0])
         held.extend(gateway.runtime.engine.holds.live.values())

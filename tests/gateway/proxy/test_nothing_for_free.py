@@ -22,14 +22,14 @@ DATA = "A" * 100_000
 
 async def test_a_failure_while_estimating_charges_the_hold(make_gateway, upstream, monkeypatch):
     """The client hangs up before the usage comes, and what counts its tokens has no threads any more."""
-    made: list[Tokenizer] = []
+    made = []
     verify = Tokenizer.verify
     monkeypatch.setattr(Tokenizer, "verify", lambda self: (made.append(self), verify(self))[1])
     provider = Slow(WORDS[0], *WORDS[1:], usage_chunk(), DONE)
     gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
     customer = await gateway.customer()
     made[-1].close()
-    held: list[int] = []
+    held = []
 
     async def note():
         held.append(await held_nano(gateway))
@@ -87,7 +87,7 @@ async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     gateway = await gateway_of(provider.serve if body is STREAM else gate.serve)
     customer = await gateway.customer()
     monkeypatch.setattr(DetachedAnswer, patched, broken)
-    held: list[int] = []
+    held = []
 
     async def note():
         held.append(await held_nano(gateway))

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -179,7 +178,7 @@ def replace_usage(usage: Usage, searches: int) -> Usage:
 def test_the_most_specific_number_of_calls_wins():
     def granted(key, plan, entry):
         of_plan = SimpleNamespace(markup_scaled=0, default_tool_calls=plan)
-        principal: Any = SimpleNamespace(tags={}, plan=of_plan, default_tool_calls=key)
+        principal = SimpleNamespace(tags={}, plan=of_plan, default_tool_calls=key)
         candidate = replace(route(SEARCHING), default_tool_calls=entry)
         return Terms(principal, SimpleNamespace(), candidate, STRICT).rules.default_tool_calls  # type: ignore[arg-type]
 

@@ -150,7 +150,7 @@ async def test_a_message_that_only_prepares_costs_what_is_reported(gateway, spea
     speaker.says = lambda create: prepared(one, usage=usage) if "generate" in create else events(other)
     customer = await gateway.customer("0.001")  # no context window of input, nor all output that a model may write
     text = "All of this is context. " * 80
-    warm: dict[str, Any] = {"generate": False, "store": False, "max_output_tokens": None, "input": text}
+    warm = {"generate": False, "store": False, "max_output_tokens": None, "input": text}
     async with connected(customer) as socket:
         assert await answer(socket, **warm) == prepared(one, usage=usage)
         assert speaker.got[-1] == {**CREATE, **warm}  # as the client wrote it

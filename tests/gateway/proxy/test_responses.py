@@ -154,7 +154,7 @@ async def test_the_client_reads_a_response_whole_and_streamed(sdk):
 
 
 async def test_the_client_sends_tools_and_counts_tokens(sdk):
-    tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
     made = await sdk.responses.create(model="demo", input=[{"role": "user", "content": "Hi"}], tools=[tool])
     assert made.output_text
     counted = await sdk.responses.input_tokens.count(model="demo", input="Hello")

@@ -1,7 +1,7 @@
 """What is kept for a key on a model says what would be worked out anew, and no longer than it is true."""
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -158,7 +158,7 @@ def test_own_lines_say_which_request_it_was_its_charge_and_its_tightest_windows(
     id_header,
 ):
     minute, used = [(name, limit) for name, limit, _ in windows], [used for _, _, used in windows]
-    held: Any = Held(minute, used, at_ms, granted)
+    held = Held(minute, used, at_ms, granted)
     lines = ["x-request-id: 01J"]
     if charged_nano is not None:
         charge_usd = format_usd(charged_nano)

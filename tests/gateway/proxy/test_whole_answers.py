@@ -59,7 +59,7 @@ BAD_ANSWERS: dict[str, Peer] = {
 
 
 async def test_answers_that_are_none_are_502_and_free(make_gateway, caplog):
-    turn: list[Peer] = []
+    turn = []
 
     async def speak(reader, writer):
         await turn[0](reader, writer)

@@ -35,8 +35,8 @@ def _used_and_own(tree: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def test_every_private_name_of_aiohttp_in_this_package_is_listed():
-    used: set[str] = set()
-    own: set[str] = set()
+    used = set()
+    own = set()
     for module in ROOM.glob("*.py"):
         for name, defined in _used_and_own(ast.parse(module.read_text("utf-8"))):
             if _private(name):

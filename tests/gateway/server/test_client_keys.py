@@ -45,7 +45,7 @@ async def test_a_key_is_taken_in_every_vendor_s_header_and_two_that_differ_are_r
 
 
 async def test_no_provider_sees_a_client_s_key(customer_of):
-    seen: list[web.BaseRequest] = []
+    seen = []
 
     async def provider(request):
         seen.append(request)

@@ -139,7 +139,7 @@ async def test_a_body_that_breaks_while_it_is_read_leaves_no_bytes_in_the_log(pa
 @on_both_loops
 async def test_nothing_is_decompressed_for_a_client_without_a_key(path, monkeypatch):
     """Bombs to paths that read no body, and to those that refuse before they read it."""
-    fed: list[int] = []
+    fed = []
     decompress = ZLibDecompressor.decompress_sync
 
     def counted(self, data, max_length=0):

@@ -212,7 +212,7 @@ async def test_a_whole_answer_that_is_not_read_holds_the_next_call_back(path):
 async def test_writing_to_a_client_that_has_left():
     """`put` and `end` say so; an answer is dropped."""
     ended = asyncio.Event()
-    raised: list[str] = []
+    raised = []
 
     async def write(exchange):
         try:

@@ -102,7 +102,7 @@ async def _attack(worker: Worker, secret: str, answered: "Counter[tuple[str, str
 
 
 async def test_hostile_bodies_take_bounded_memory_and_no_lease_lapses(worker):
-    answered: Counter[tuple[str, str]] = Counter()
+    answered = Counter()
     most_bytes, lapsed, process = 0, 0, psutil.Process(worker.pid)
     secrets = [await worker.key() for _ in range(KEYS)]
     connection = await asyncpg.connect(worker.database_url)

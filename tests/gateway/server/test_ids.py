@@ -21,7 +21,7 @@ def test_time_chance_and_count_fill_an_id():
 
 @given(now_ms=MILLISECONDS, chance=CHANCES)
 def test_ids_are_the_ulids_of_their_millisecond_chance_and_count(now_ms, chance):
-    asked: list[int] = []
+    asked = []
 
     def bits(count):
         asked.append(count)

@@ -74,7 +74,7 @@ async def test_a_broken_answer_can_t_pass_for_a_whole_one(plain):
 @BOTH
 @on_both_loops
 async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain):
-    paused: list[int] = []
+    paused = []
 
     async def large(exchange):
         exchange.begin(200, b"")
@@ -113,7 +113,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(plain):
 @pytest.mark.parametrize("path", ["/v1/metered", "/echo"])
 @on_both_loops
 async def test_a_trailer_is_never_a_header_of_the_next_request(plain, path):
-    seen: list[str | None] = []
+    seen = []
 
     async def noting(exchange):
         seen.append(exchange.headers.get("X-Key"))

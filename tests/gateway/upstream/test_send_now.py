@@ -28,7 +28,7 @@ async def served_often(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         writer.write(OK)
 
 
-async def test_it_leaves_over_a_connection_that_is_free_and_only_then(transport: HttpTransport) -> None:
+async def test_it_leaves_over_a_connection_that_is_free_and_only_then(transport):
     looks = Looks()
     async with serving(served_often) as url:
         assert transport.send_now(post(url), looks.told.set) is None
@@ -43,7 +43,7 @@ async def test_it_leaves_over_a_connection_that_is_free_and_only_then(transport:
             made.release()
 
 
-async def test_an_account_that_has_its_share_waits(transport: HttpTransport) -> None:
+async def test_an_account_that_has_its_share_waits(transport):
     async with serving(served_often) as url:
         request = post(url)
         request.account = "one"
@@ -60,10 +60,10 @@ async def test_an_account_that_has_its_share_waits(transport: HttpTransport) -> 
         await small.close()
 
 
-async def test_one_that_crosses_its_connection_s_close_may_be_repeated(transport: HttpTransport) -> None:
+async def test_one_that_crosses_its_connection_s_close_may_be_repeated(transport):
     looks, served = Looks(), 0
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         nonlocal served
         await take_request(reader)
         served += 1
@@ -87,10 +87,10 @@ async def test_one_that_crosses_its_connection_s_close_may_be_repeated(transport
         assert served == 2
 
 
-async def test_a_stream_is_passed_as_it_comes_and_waits_for_who_can_take_no_more(transport: HttpTransport) -> None:
+async def test_a_stream_is_passed_as_it_comes_and_waits_for_who_can_take_no_more(transport):
     looks, more = Looks(), asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(OK)
         await take_request(reader)
@@ -99,9 +99,9 @@ async def test_a_stream_is_passed_as_it_comes_and_waits_for_who_can_take_no_more
         writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
         await reader.read()
 
-    taken: list[bytes] = []
+    taken = []
 
-    def take(piece: bytes) -> bool:
+    def take(piece):
         taken.append(piece)
         return len(taken) > 1
 
@@ -120,10 +120,10 @@ async def test_a_stream_is_passed_as_it_comes_and_waits_for_who_can_take_no_more
         made.release()
 
 
-async def test_who_leaves_before_the_head_leaves_an_answer_that_may_still_come(transport: HttpTransport) -> None:
+async def test_who_leaves_before_the_head_leaves_an_answer_that_may_still_come(transport):
     looks, go_on = Looks(), asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(OK)
         await take_request(reader)
@@ -141,8 +141,8 @@ async def test_who_leaves_before_the_head_leaves_an_answer_that_may_still_come(t
         made.release()
 
 
-async def test_who_leaves_before_all_of_it_is_sent_ends_it(transport: HttpTransport) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_who_leaves_before_all_of_it_is_sent_ends_it(transport):
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(OK)
         await asyncio.Event().wait()

@@ -2056,6 +2056,42 @@ COMMENT ON COLUMN public.provider_bill_lines.amount_nano IS 'Null on lines that 
 
 
 --
+-- Name: provider_changes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.provider_changes (
+    id bigint NOT NULL,
+    provider text NOT NULL,
+    target integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT provider_changes_state_check CHECK ((state = ANY (ARRAY['open'::text, 'closed'::text])))
+);
+
+
+--
+-- Name: TABLE provider_changes; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.provider_changes IS 'When the circuit of a provider''s target opened and closed, and after which failure.';
+
+
+--
+-- Name: provider_changes_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.provider_changes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.provider_changes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
 -- Name: provider_comparisons; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2075,6 +2111,24 @@ CREATE TABLE public.provider_comparisons (
 --
 
 COMMENT ON COLUMN public.provider_comparisons.difference_nano IS 'The sum of the differences of what did not match, each taken as above zero.';
+
+
+--
+-- Name: provider_failures; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.provider_failures (
+    provider text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    reason text NOT NULL
+);
+
+
+--
+-- Name: TABLE provider_failures; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.provider_failures IS 'The last failed attempt at each provider.';
 
 
 --
@@ -2392,6 +2446,58 @@ COMMENT ON COLUMN public.subscriptions.asked IS 'Counted on before each change t
 
 
 --
+-- Name: traffic; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.traffic (
+    granularity smallint NOT NULL,
+    bucket timestamp with time zone NOT NULL,
+    what text NOT NULL,
+    name text NOT NULL,
+    detail text NOT NULL,
+    count bigint NOT NULL,
+    buckets bigint[],
+    CONSTRAINT traffic_granularity_check CHECK (((granularity >= 0) AND (granularity <= 1)))
+)
+WITH (fillfactor='80');
+
+
+--
+-- Name: COLUMN traffic.granularity; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.granularity IS '0 five minutes, 1 hour; buckets begin in UTC.';
+
+
+--
+-- Name: COLUMN traffic.what; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.what IS 'What is counted, as billing/traffic/ names it.';
+
+
+--
+-- Name: COLUMN traffic.name; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.name IS 'The provider; of a refusal its code.';
+
+
+--
+-- Name: COLUMN traffic.detail; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.detail IS 'The status or the reason, where there is one.';
+
+
+--
+-- Name: COLUMN traffic.buckets; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.traffic.buckets IS 'Of times: how many were in each bucket of a histogram.';
+
+
+--
 -- Name: transfers; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2456,7 +2562,7 @@ CREATE TABLE public.usage_by_model (
     requests bigint NOT NULL,
     cost_nano numeric NOT NULL,
     charged_nano numeric NOT NULL,
-    CONSTRAINT usage_by_model_granularity_check CHECK (((granularity >= 2) AND (granularity <= 3)))
+    CONSTRAINT usage_by_model_granularity_check CHECK (((granularity >= 1) AND (granularity <= 3)))
 )
 WITH (fillfactor='80');
 
@@ -2465,7 +2571,7 @@ WITH (fillfactor='80');
 -- Name: COLUMN usage_by_model.granularity; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.usage_by_model.granularity IS '2 day, 3 month; buckets begin in UTC.';
+COMMENT ON COLUMN public.usage_by_model.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
 
 
 --
@@ -2637,6 +2743,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2701,6 +2808,13 @@ COMMENT ON COLUMN public.usage_events.tool IS 'One of the tools and libraries th
 
 
 --
+-- Name: COLUMN usage_events.attempts; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.usage_events.attempts IS 'At providers, until one answered.';
+
+
+--
 -- Name: usage_events_month_0; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2752,6 +2866,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2810,6 +2925,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -2868,6 +2984,7 @@ END,
     parent_agent text,
     tool text,
     tool_version text,
+    attempts integer DEFAULT 1 CONSTRAINT usage_events_attempts_not_null NOT NULL,
     CONSTRAINT usage_events_charged_nano_check CHECK (((charged_nano >= 0) AND (charged_nano <= '9007199254740991'::bigint))),
     CONSTRAINT usage_events_cost_nano_check CHECK ((cost_nano >= 0)),
     CONSTRAINT usage_events_outcome_check CHECK ((outcome = ANY (ARRAY['settled'::text, 'expired'::text])))
@@ -3897,11 +4014,27 @@ ALTER TABLE ONLY public.provider_bill_lines
 
 
 --
+-- Name: provider_changes provider_changes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.provider_changes
+    ADD CONSTRAINT provider_changes_pkey PRIMARY KEY (id);
+
+
+--
 -- Name: provider_comparisons provider_comparisons_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
 ALTER TABLE ONLY public.provider_comparisons
     ADD CONSTRAINT provider_comparisons_pkey PRIMARY KEY (provider);
+
+
+--
+-- Name: provider_failures provider_failures_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.provider_failures
+    ADD CONSTRAINT provider_failures_pkey PRIMARY KEY (provider);
 
 
 --
@@ -3998,6 +4131,14 @@ ALTER TABLE ONLY public.spent_payment_keys
 
 ALTER TABLE ONLY public.subscriptions
     ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (provider, id);
+
+
+--
+-- Name: traffic traffic_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.traffic
+    ADD CONSTRAINT traffic_pkey PRIMARY KEY (granularity, bucket, what, name, detail);
 
 
 --
@@ -4153,6 +4294,20 @@ ALTER TABLE ONLY public.webhook_endpoints
 
 
 --
+-- Name: accounts_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX accounts_begins ON public.accounts USING btree (id text_pattern_ops);
+
+
+--
+-- Name: accounts_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX accounts_named ON public.accounts USING btree (lower(name) text_pattern_ops);
+
+
+--
 -- Name: accounts_uncorrected; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4171,6 +4326,20 @@ CREATE INDEX accounts_unpushed ON public.accounts USING btree (id) WHERE (versio
 --
 
 CREATE INDEX api_keys_account ON public.api_keys USING btree (account_id, created_at);
+
+
+--
+-- Name: api_keys_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX api_keys_begins ON public.api_keys USING btree (id text_pattern_ops);
+
+
+--
+-- Name: api_keys_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX api_keys_named ON public.api_keys USING btree (lower(name) text_pattern_ops);
 
 
 --
@@ -4482,6 +4651,13 @@ CREATE UNIQUE INDEX orders_checkout ON public.orders USING btree (provider, chec
 
 
 --
+-- Name: orders_checkout_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX orders_checkout_id ON public.orders USING btree (checkout_id) WHERE (checkout_id IS NOT NULL);
+
+
+--
 -- Name: orders_open; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4493,6 +4669,13 @@ CREATE INDEX orders_open ON public.orders USING btree (account_id, id) WHERE (st
 --
 
 CREATE UNIQUE INDEX orders_payment ON public.orders USING btree (provider, payment_id) WHERE (payment_id IS NOT NULL);
+
+
+--
+-- Name: orders_payment_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX orders_payment_id ON public.orders USING btree (payment_id) WHERE (payment_id IS NOT NULL);
 
 
 --
@@ -4584,6 +4767,20 @@ CREATE INDEX payment_objects_payments ON public.payment_objects USING btree (cre
 --
 
 CREATE INDEX payments_parked_open ON public.payments_parked USING btree (id) WHERE (state = 'parked'::text);
+
+
+--
+-- Name: provider_changes_at; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX provider_changes_at ON public.provider_changes USING btree (at);
+
+
+--
+-- Name: provider_changes_target; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX provider_changes_target ON public.provider_changes USING btree (provider, target, at);
 
 
 --
@@ -4741,6 +4938,20 @@ CREATE INDEX usage_events_month_0_account_id_admitted_at_idx ON public.usage_eve
 
 
 --
+-- Name: usage_events_admitted; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_admitted ON ONLY public.usage_events USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_0_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_0_admitted_at_idx ON public.usage_events_month_0 USING btree (admitted_at);
+
+
+--
 -- Name: usage_events_apart; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4748,10 +4959,10 @@ CREATE INDEX usage_events_apart ON ONLY public.usage_events USING btree (admitte
 
 
 --
--- Name: usage_events_month_0_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
+-- Name: usage_events_month_0_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_0_admitted_at_idx ON public.usage_events_month_0 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_0_admitted_at_idx1 ON public.usage_events_month_0 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -4793,7 +5004,14 @@ CREATE INDEX usage_events_month_1_account_id_admitted_at_idx ON public.usage_eve
 -- Name: usage_events_month_1_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_1_admitted_at_idx ON public.usage_events_month_1 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_1_admitted_at_idx ON public.usage_events_month_1 USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_1_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_1_admitted_at_idx1 ON public.usage_events_month_1 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -4821,7 +5039,14 @@ CREATE INDEX usage_events_month_2_account_id_admitted_at_idx ON public.usage_eve
 -- Name: usage_events_month_2_admitted_at_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX usage_events_month_2_admitted_at_idx ON public.usage_events_month_2 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
+CREATE INDEX usage_events_month_2_admitted_at_idx ON public.usage_events_month_2 USING btree (admitted_at);
+
+
+--
+-- Name: usage_events_month_2_admitted_at_idx1; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX usage_events_month_2_admitted_at_idx1 ON public.usage_events_month_2 USING btree (admitted_at) WHERE (estimated OR (outcome = 'expired'::text) OR (price_id = ANY (ARRAY[''::text, 'named'::text])));
 
 
 --
@@ -4867,6 +5092,27 @@ CREATE INDEX user_identities_user ON public.user_identities USING btree (user_id
 
 
 --
+-- Name: users_begins; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_begins ON public.users USING btree (id text_pattern_ops);
+
+
+--
+-- Name: users_mailed; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_mailed ON public.users USING btree (email text_pattern_ops);
+
+
+--
+-- Name: users_named; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_named ON public.users USING btree (lower(name) text_pattern_ops);
+
+
+--
 -- Name: webhook_deliveries_endpoint; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4905,7 +5151,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_0_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_0_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_0_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_0_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_0_admitted_at_idx1;
 
 
 --
@@ -4940,7 +5193,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_1_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_1_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_1_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_1_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_1_admitted_at_idx1;
 
 
 --
@@ -4975,7 +5235,14 @@ ALTER INDEX public.usage_events_account ATTACH PARTITION public.usage_events_mon
 -- Name: usage_events_month_2_admitted_at_idx; Type: INDEX ATTACH; Schema: public; Owner: -
 --
 
-ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_2_admitted_at_idx;
+ALTER INDEX public.usage_events_admitted ATTACH PARTITION public.usage_events_month_2_admitted_at_idx;
+
+
+--
+-- Name: usage_events_month_2_admitted_at_idx1; Type: INDEX ATTACH; Schema: public; Owner: -
+--
+
+ALTER INDEX public.usage_events_apart ATTACH PARTITION public.usage_events_month_2_admitted_at_idx1;
 
 
 --

@@ -288,7 +288,7 @@ def test_what_is_written_behind_usage_in_the_same_bytes_is_stale():
 
 
 def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch):
-    read: list[bytes] = []
+    read = []
     take = Reading.add_alike
 
     def noted(reading, pieces, last):

@@ -1,0 +1,106 @@
+"""The operators' first page and that of providers: what they say is what the API says."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.sums import roll
+from billing.schemas.system import ProviderShape, TargetShape, TroubleShape
+from billing.traffic.counts import BOUNDS_MS, FAILED, HEAD, REFUSED, Counted, ProviderTraffic
+from billing.usage import Usage
+from billing.web.charts import TREND_HEIGHT, trend
+from billing.web.operator_home import SPANS, unwell
+from tests.billing.support import PRICES
+from tests.billing.web.support import serving
+
+
+def slow(count: int, *, at: int = 3, failed: int = 0) -> ProviderTraffic:
+    return ProviderTraffic(
+        {"503": failed}, {}, tuple(count if place == at else 0 for place in range(len(BOUNDS_MS) + 1))
+    )
+
+
+def test_a_provider_is_shown_where_it_fails_or_is_much_slower_than_before():
+    recent = {"a": slow(30, at=6), "b": slow(30), "c": slow(30, failed=3), "d": slow(3, at=6), "new": slow(90, at=6)}
+    found = {each.name: each.state for each in unwell(recent, dict.fromkeys("abcd", slow(500)))}
+    assert found == {"a": "slow", "c": "failing"}
+
+
+def test_a_trend_draws_what_is_below_zero_below_it():
+    chart = trend([30, 0, -10], ["a", "b", "c"])
+    above, none, below = chart.bars
+    assert (above.y + above.height, none.height, below.y) == (chart.zero, 0, chart.zero)
+    assert (above.height + below.height, below.below) == (TREND_HEIGHT, True)
+    assert trend([], []).bars == ()
+
+
+async def test_the_span_is_compared_with_the_one_before_by_whole_steps(console):
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    now = datetime.now(UTC)
+    await billing.database.execute("SELECT create_usage_months($1, 4)", (now - timedelta(days=70)).date())
+    key, _ = await billing.keys.create(account_id, "laptop")
+    for days, times in ((0, 5), (1, 3), (8, 2), (35, 1)):
+        for _ in range(times):
+            usage = Usage(input_tokens=1000, output_tokens=100)
+            await billing.debit(account_id, key.id, usage, admitted_at=now - timedelta(days=days))
+    await console.services.traffic.add((Counted(REFUSED, "quota_exceeded", "", 4),), (), ())
+    for rolled in (False, True):  # from fresh rows and from sums
+        if rolled:
+            await roll(billing.database, 1)
+        for span, changes in (("7d", "+50 %"), ("30d", "+400 %")):
+            home = await console.get("/operator", "operator", params={"span": span})
+            assert f"Requests {8 if span == '7d' else 10}" in home.words, home.words
+            assert changes in home.words
+            assert "Refusals 4" in home.words
+        hours = await console.get("/operator", "operator", params={"span": "24h"})
+        assert "Requests 5" in hours.words
+    api = await console.services.reports.margins.by_time(now - timedelta(days=7), now + timedelta(days=1), hourly=True)
+    assert sum(each.requests for each in api.values()) == 8
+    wrong = await console.get("/operator", "operator", params={"span": "1y"})
+    assert (wrong.status, set(SPANS)) == (400, {"24h", "7d", "30d", "90d"})
+    assert account_id in (await console.get("/operator", "operator")).text  # among the top accounts
+
+
+async def test_an_account_whose_credit_ends_soon_and_what_troubles_the_gateway_are_shown(console):
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    await billing.grants.grant(account_id, 2_000_000_000, "welcome")
+    key, _ = await billing.keys.create(account_id, "laptop")
+    before = datetime.now(UTC) - timedelta(minutes=2)
+    usage = Usage(input_tokens=10**6)
+    await billing.debit(account_id, key.id, usage, charged_nano=1_000_000_000, admitted_at=before)
+    await roll(billing.database, 1)
+    services = replace(
+        console.services, troubles=lambda: [TroubleShape(about="circuit:openai/0", message="the circuit is open")]
+    )
+    async with serving(services, console) as served:
+        home = await served.get("/operator", "operator")
+        assert "Degraded: this needs a look. The circuit is open Look" in home.words
+        assert "1 accounts run out of credit soon" in home.words
+        dry = (await console.billing.reports.margins.running_dry(datetime.now(UTC) - timedelta(days=7), 3, 9))[0]
+        assert (dry.id, dry.hours_left, dry.recharges) == (account_id, 24, False)
+    assert "OK: nothing troubles this gateway." in (await console.get("/operator", "operator")).words
+
+
+def provider(name: str, off: str | None = None) -> ProviderShape:
+    target = TargetShape(number=0, origin="https://api.example.com", weight=1, state="closed", open_until=None)
+    return ProviderShape(name=name, kind=name, off_reason=off, dialects=["openai"], models=["m"], targets=[target])
+
+
+async def test_providers_show_how_they_answer_and_those_not_set_up_take_one_line(console):
+    async def listed():
+        return [provider("openai"), provider("cohere", "COHERE_API_KEY is not set"), provider("groq", "off")]
+
+    heads = tuple(4 if at == 3 else 0 for at in range(len(BOUNDS_MS) + 1))
+    await console.services.traffic.add(
+        (Counted(FAILED, "openai", "503", 1), Counted(HEAD, "openai", "", 4, heads)), (), ()
+    )
+    async with serving(replace(console.services, providers=listed), console) as served:
+        page = await served.get("/operator/providers", "operator", params={"within": "15m"})
+        assert "failing 0.3 1 (20.00 %) 375 ms 500 ms" in page.words
+        assert "2 not set up: cohere, groq" in page.words
+        one = await served.get("/operator/providers/openai", "operator")
+        assert "HTTP 503 1" in one.words
+        assert "It never opened." in one.words
+        assert (await served.get("/operator/providers/none", "operator")).status == 404
