@@ -75,7 +75,11 @@ class Authenticator:
 
     def cached(self, secret: str | None) -> Principal | None:
         """Return the principal of a key where it is known and usable."""
-        principal = self._cache.peek(secret_digest(secret)) if secret is not None else None
+        return self.known(secret_digest(secret)) if secret is not None else None
+
+    def known(self, digest: bytes) -> Principal | None:
+        """Return the same by the digest of a key."""
+        principal = self._cache.peek(digest)
         if principal is None or not principal.usable_key(self.clock()):
             return None
         self._cache.used[principal.key_id] = None

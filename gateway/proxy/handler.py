@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.holds.model import Hold, HoldRequest, Need, Unavailable
+from billing.keys.secrets import secret_digest
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
@@ -80,7 +81,7 @@ class Proxy:
         settings, request = parts.settings, parts.settings.defaults.request
         self._holds = parts.holds
         self._keys = keys = parts.keys
-        self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
+        self.known, self.cached, self.admit, self.authenticate = keys.known, keys.cached, keys.admit, keys.authenticate
         self._records = parts.records
         self._stored = parts.stored
         self._poller = parts.poller
@@ -121,8 +122,8 @@ class Proxy:
         principal: Principal | None = None
         parsed: ParsedRequest | None = None
         try:
-            secret = key_of(exchange.headers, exchange.path, exchange.match.dialect)
-            principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
+            digest = exchange.key_digest
+            principal = (self.known(digest) if digest is not None else None) or await self._shown(exchange)
             logged.account_id = principal.account_id
             if not exchange.claim(principal.account_id):
                 raise Refuse(refusals.too_many_of_account())
@@ -144,7 +145,7 @@ class Proxy:
             need = self._need(context)
             if principal.status != "active":
                 await self._check_paid(principal, need)
-            await self._meter(exchange, context, need, secret)
+            await self._meter(exchange, context, need)
         except (Refuse, BadRequest, BodyTooLarge) as error:
             self._refuse(exchange, request_id, principal, parsed, self._refusal_of(error), started_s)
         except Exception:
@@ -156,6 +157,14 @@ class Proxy:
         finally:
             if kept is not None:
                 kept.release()
+
+    async def _shown(self, exchange: Exchange) -> Principal:
+        """Return whose key a request shows. Raises `Refuse`."""
+        secret = _secret_of(exchange)
+        principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
+        if secret is not None:
+            exchange.remember(secret_digest(secret))
+        return principal
 
     def _refusal_of(self, error: Refuse | BadRequest | BodyTooLarge) -> Refusal:
         match error:
@@ -212,11 +221,10 @@ class Proxy:
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, required_nano))
 
-    async def _renewed(
-        self, exchange: Exchange, context: RequestContext, secret: str | None, *, stale: bool
-    ) -> HoldRequest | None:
+    async def _renewed(self, exchange: Exchange, context: RequestContext, *, stale: bool) -> HoldRequest | None:
         """Make a request anew by the key, account, plan and prices of now: None where they are those that it was made
         from. With `stale` the principal is read from Postgres. Raises `Refuse`, as when it came."""
+        secret = _secret_of(exchange)
         if stale:
             principal = await self.authenticate(secret, fresh=True)
         else:
@@ -230,9 +238,9 @@ class Proxy:
         context.tags, context.prepared = now.tags, None
         need = self._need(context)
         await self._check_paid(principal, need)
-        return self._hold_request(exchange, context, need, secret)
+        return self._hold_request(exchange, context, need)
 
-    def _hold_request(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> HoldRequest:
+    def _hold_request(self, exchange: Exchange, context: RequestContext, need: Need) -> HoldRequest:
         return HoldRequest(
             id=context.request_id,
             principal=context.principal,
@@ -243,14 +251,14 @@ class Proxy:
             queue_s=context.principal.plan.admission_queue_s,
             meanwhile=partial(prepare, exchange, context),
             lesser=partial(self._counted_need, context),
-            renew=partial(self._renewed, exchange, context, secret),
+            renew=partial(self._renewed, exchange, context),
         )
 
-    async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> None:
+    async def _meter(self, exchange: Exchange, context: RequestContext, need: Need) -> None:
         """Hold, forward, settle. Where only running requests keep it out it waits for them, for as long as its plan
         says. Raises `Refuse`."""
         asked_s = time.monotonic()
-        async with self._holds.open(self._hold_request(exchange, context, need, secret)) as decision:
+        async with self._holds.open(self._hold_request(exchange, context, need)) as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s - decision.waited_s)
                 await self._forwarder.forward(exchange, context, decision)
@@ -260,3 +268,8 @@ class Proxy:
             raise Refuse(refusals.unavailable())
         max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
         raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links, max_field))
+
+
+def _secret_of(exchange: Exchange) -> str | None:
+    """Return the key that a request shows. Raises `Refuse` where there are two that differ."""
+    return key_of(exchange.all_headers(), exchange.path, exchange.match.dialect)
