@@ -341,7 +341,7 @@ class FrontProtocol(asyncio.Protocol):
         transport, account = self.transport, self.account
         if transport is None:
             return
-        if self._close:
+        if self._close or transport.is_closing():
             self.force_close()
             return
         self._leave()

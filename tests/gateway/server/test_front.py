@@ -156,6 +156,22 @@ async def test_what_is_kept_goes_where_all_together_keep_too_much(stage: str) ->
             assert (await client.answer()).body == b"metered some body"
 
 
+@with_the_front
+async def test_a_connection_that_is_lost_is_not_given_away() -> None:
+    """Its client leaves as its body has been awaited long enough: aiohttp's loop would begin on what has ended."""
+    async with edge(echo) as served:
+        client = await served.connect()
+        client.send(post(b"some body")[:-4])
+        await until(lambda: served.server.shared.heads.size_bytes > 0)
+        (connection,) = served.server.connections
+        assert isinstance(connection, FrontProtocol)
+        assert connection.transport is not None
+        connection.transport.abort()
+        connection._late()
+        await served.empty()
+        assert served.server.shared.heads.size_bytes == 0
+
+
 @on_both_loops
 async def test_the_server_waits_for_a_body_that_was_on_its_way_as_it_stops() -> None:
     async with edge(echo, shutdown_timeout=10.0) as served:
