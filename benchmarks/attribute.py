@@ -49,7 +49,7 @@ async def attribute(mode: Mode, requests: int, names: str | None, report: Report
         installation.more[instructed.STUBS] = str(stubs)
         asked = instructions.only(instructions.kinds(installation.secrets[6]), names or DEFAULT_KINDS)
         under = (instructed.__name__, str(stage.folder))
-        worker = await stage.worker(installation, "metergate", (*under, "gateway.process.worker"))
+        worker = await stage.worker(installation, "metergate", (*under, "gateway.app"))
         counter, written = instructions.Counter(worker, stage.folder), instructions.Written(installation)
         parts: list[str] = []
         pairs = Path(f"{stubs}.{worker.popen.pid}")

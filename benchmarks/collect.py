@@ -34,8 +34,8 @@ from billing.collect.snapshots import WINDOW, Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.pricing.table import PriceTable
-from gateway.runtime.stores import new_id
+from billing.pages import new_id
+from billing.pricing import PriceTable
 
 MINUTES: Final = 3
 BEGAN: Final = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)

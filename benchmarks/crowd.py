@@ -20,8 +20,7 @@ import asyncpg
 from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
-from billing.ledger.roller import Folds
-from billing.ledger.sums import BEGINNING, END, total
+from billing.ledger.sums import BEGINNING, END, Folds, total
 
 DAYS: Final = 90
 MONTHS: Final = 6

@@ -19,7 +19,7 @@ from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.ledger.debits import Debit
 from billing.ledger.reports import EventFilter, Reports
-from billing.ledger.roller import MOST_FRESH, roll
+from billing.ledger.sums import MOST_FRESH, roll
 from billing.ledger.writer import write_debits
 
 ACCOUNTS: Final = 1_000

@@ -120,7 +120,7 @@ async def count(mode: Mode, requests: int, names: str | None, report: Report) ->
         await bare.until(lambda: bare.answers("/count"))
         passed = await counted(Counter(bare, stage.folder), bare, asked, requests, report)
         bare.stop()
-        worker = await stage.worker(installation, "metergate", (*under, "gateway.process.worker"))
+        worker = await stage.worker(installation, "metergate", (*under, "gateway.app"))
         metered = await counted(
             Counter(worker, stage.folder), worker, asked, requests, report, written=Written(installation).all
         )

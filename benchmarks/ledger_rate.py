@@ -21,7 +21,7 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import write_debits
 
 # The default of `ledger_batch_rows`.

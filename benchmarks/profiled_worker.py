@@ -7,7 +7,7 @@ import cProfile
 import signal
 import sys
 
-from gateway.process import worker
+from gateway import app
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
             profiler.disable()
 
     signal.signal(signal.SIGUSR1, turn)
-    code = worker.main()
+    code = app.main()
     profiler.dump_stats(file)
     return code
 

@@ -126,7 +126,7 @@ class Stage:
     async def worker(self, installation: Installation, name: str, command: Sequence[str] = ()) -> Process:
         """One worker on an installation, as a supervisor starts it. `command` runs it under something else."""
         read_end, write_end = os.pipe()
-        module = command or ("gateway.process.worker",)
+        module = command or ("gateway.app",)
         environment = {**installation.environment(), SUPERVISOR_PID_VARIABLE: str(os.getpid())}
         with listen() as listener:
             fds = [listener.fileno(), write_end]

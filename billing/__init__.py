@@ -1,21 +1,22 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  usage  quotas  plans  principals     pure
-shares       pure
-pricing/     what usage costs: price rows and the arithmetic of a charge     pure
+money  usage  quotas  plans     pure
+principals   the account, user and key behind a request, with its limits; who calls the API     pure
+permissions  roles, scopes, and what each role may do: one table, which the API also serves     pure
+pricing      what usage costs: price rows, the table of them, the arithmetic of a charge     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
-budgets/     sums that an account means to stay within, and is told of
+budgets      sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
 provider_bills/  what providers say that they have billed, beside the ledger
 notices/     what customers and operators are told of, by mail and by webhooks
 exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
-owned/       whose an object at a provider is
+owned        whose an object at a provider is, and work that goes on there
 database/    the one place that imports asyncpg; migrations
 schemas/     what the HTTP API takes and answers, and what a key may say: beneath all that keeps or shows it
 web/         the console: pages under /console

@@ -21,29 +21,26 @@ MetergateError
 |       |   +-- RedisMoved         billing.holds.redis.connection
 |       |   +-- RedisUnfit         billing.holds.redis.connection
 |       +-- RedisTimeout           billing.holds.redis.connection
-+-- AccountError                   billing.accounts.accounts
-|   +-- AccountNotFound            billing.accounts.accounts
-|   +-- UnknownPlan                billing.accounts.accounts
 +-- BadUserId                      billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
-+-- LotNotFound                    billing.accounts.lots
++-- LotNotFound                    billing.accounts.grants
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
-+-- ApiError                       billing.api.errors
-|   +-- Conflict                   billing.api.errors
-|   +-- InsufficientScope          billing.api.errors
-|   +-- NotFound                   billing.api.errors
-|   +-- QuotaExceeded              billing.api.errors
-|   +-- TooLarge                   billing.api.errors
-|   +-- TooMany                    billing.api.errors
-|   +-- Unauthorized               billing.api.errors
-|   +-- Unavailable                billing.api.errors
-|   +-- Unpriced                   billing.api.errors
-+-- BudgetError                    billing.budgets.budgets
-|   +-- BudgetNotFound             billing.budgets.budgets
-|   +-- BudgetRefused              billing.budgets.budgets
++-- ApiError                       billing.api.requests
+|   +-- Conflict                   billing.api.requests
+|   +-- InsufficientScope          billing.api.requests
+|   +-- NotFound                   billing.api.requests
+|   +-- QuotaExceeded              billing.api.requests
+|   +-- TooLarge                   billing.api.requests
+|   +-- TooMany                    billing.api.requests
+|   +-- Unauthorized               billing.api.requests
+|   +-- Unavailable                billing.api.requests
+|   +-- Unpriced                   billing.api.requests
++-- BudgetError                    billing.budgets
+|   +-- BudgetNotFound             billing.budgets
+|   +-- BudgetRefused              billing.budgets
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
@@ -53,6 +50,9 @@ MetergateError
 +-- BadCoding                      billing.codings
 +-- ExporterFailed                 billing.collect.snapshots
 +-- SubjectNotFound                billing.collect.subjects
++-- AccountError                   billing.errors
+|   +-- UnknownPlan                billing.accounts.accounts
+|   +-- AccountNotFound            billing.errors
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
 +-- SinkFailed                     billing.exports.sinks
@@ -124,9 +124,9 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
-+-- PriceError                     billing.pricing.scales
-+-- TrialRefused                   billing.pricing.table
-|   +-- NoSuchPrice                billing.pricing.table
++-- PriceError                     billing.pricing
++-- TrialRefused                   billing.pricing
+|   +-- NoSuchPrice                billing.pricing
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines
@@ -144,10 +144,10 @@ MetergateError
 +-- NothingToUndo                  gateway.commands.tools.changes
 +-- CannotEdit                     gateway.commands.tools.formats
 +-- UnusualForm                    gateway.commands.tools.formats
-+-- ConfigError                    gateway.config.problems
-+-- Unset                          gateway.config.problems
-+-- BadRequest                     gateway.dialects.decoding
-+-- GarbageAnswer                  gateway.dialects.decoding
++-- ConfigError                    gateway.config.source
++-- Unset                          gateway.config.source
++-- BadRequest                     gateway.dialects.body
++-- GarbageAnswer                  gateway.dialects.body
 +-- EmbeddedServersError           gateway.embedded.folders
 |   +-- AlreadyRunning             gateway.embedded.folders
 |   +-- ServerFailed               gateway.embedded.folders
@@ -204,6 +204,16 @@ class MetergateError(Exception):
 
 class StoreError(MetergateError):
     """Postgres or Redis did not do what was asked, or was not reached."""
+
+
+class AccountError(MetergateError):
+    """What was asked of an account can't be done. The message is fit for a reader."""
+
+
+class AccountNotFound(AccountError):
+    """No account has this id."""
+
+    kind = "not_found"
 
 
 class Unreadable(MetergateError, ValueError):

@@ -1,6 +1,7 @@
-"""Pages of lists, newest first. Pure.
+"""Pages of lists, newest first; and ids, by which lists are in order.
 
-Ids end in a ULID, so that they sort by creation time; the last id of a page is the cursor of the next one.
+Ids end in a ULID, so that they sort by creation time (`new_id` makes one); the last id of a page is the cursor of the
+next one.
 """
 
 import hashlib
@@ -8,6 +9,8 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
+
+from ulid import ULID
 
 from billing.errors import MetergateError
 
@@ -60,3 +63,8 @@ def check_seal(secret: bytes, account_id: str, place: str, seal: str) -> None:
     """Raise `BadCursor` for a place that no list of this account's has given."""
     if not hmac.compare_digest(seal_of(secret, account_id, place).encode(), seal.encode()):
         raise BadCursor("This cursor is not one that this list has given.")
+
+
+def new_id() -> str:
+    """Return a ULID (https://github.com/ulid/spec), 26 characters."""
+    return str(ULID())

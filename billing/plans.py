@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from billing.quotas import Quota
 
-# The most calls of tools at the provider that a request is granted where it does not bound them itself.
-MAX_TOOL_CALLS: Final = 64
+# Of an account: it is `past_due` while its plan is not paid.
+Status = Literal["active", "past_due", "suspended", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
     each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
-    `pricing.scales.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
+    `billing.pricing.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
     for them; `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as
     the model's entry and the gateway's defaults say.
 
@@ -53,9 +53,8 @@ class Plan:
         return dict(self.features).get(name)
 
 
-# The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`.
+# The feature without which keys of an account can't call models: they lose the scope `permissions.PROXY`.
 API_ACCESS: Final = "api_access"
-API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 
 

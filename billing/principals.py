@@ -1,4 +1,4 @@
-"""Principals: the account, user and key behind a request, and the limits that apply to it. Pure.
+"""Principals: the account, user and key behind a request, and the limits that apply to it; callers of the API. Pure.
 
 It defines the order and packing of limits: what `admit` gets is packed here, and a refused counter in its reply is an
 index into the same limits.
@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from billing.plans import Plan
+from billing.permissions import SCOPES, Role
+from billing.plans import Plan, Status
 from billing.quotas import Quota, Window, names_model
 
-Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account", "user"]
+CallerKind = Literal["nobody", "key", "person", "service", "admin"]
 
 # What the id begins with that stands in place of a key's where another service meters: its name follows. No id of a key
 # has a colon. It has no quotas, and version 1 for good.
@@ -81,7 +82,7 @@ class Principal:
     """Of the user in this account, counted over all of the user's keys in it."""
     default_tool_calls: int | None = None
     """The most calls of tools at the provider for a request that does not bound them; None: as the plan says."""
-    kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
     """A gateway's admission data by model and feature, dropped with the principal."""
 
     def usable_key(self, now_s: float) -> bool:
@@ -144,3 +145,51 @@ def pack_limits(limits: tuple[Limit, ...]) -> bytes:
     """Pack a count (u8), then tag (u32) and limit (i64) of each, little-endian, as the scripts unpack them."""
     flat = [number for limit in limits for number in (limit.quota.tag, limit.quota.limit)]
     return struct.pack("<B" + "Iq" * len(limits), len(limits), *flat)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `account_id` is whose data a call is about: that of an API key, or of the organization that a person's
+    token or `X-Organization-Id` names; None where there is none. `scopes` are what the caller may do there.
+
+    `id` is that of the key or user, or the service's name. `operator` is whether a person may do what the admin key
+    may. `session_id` and `token_id` (the `jti`) are of a person's token. `hint` ends the refusals of a person
+    who has to do something first. `narrowed` are the scopes that the token is limited to, whatever the role allows.
+    """
+
+    kind: CallerKind
+    id: str = ""
+    account_id: str | None = None
+    user_id: str | None = None
+    org_id: str | None = None
+    role: Role | None = None
+    scopes: frozenset[str] = frozenset()
+    operator: bool = False
+    email: str | None = None
+    verified: bool = False
+    session_id: str | None = None
+    token_id: str | None = None
+    hint: str = ""
+    narrowed: frozenset[str] | None = None
+    principal: Principal | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the token may do all that the person may, but for what is operators'. One that was narrowed
+        must not be able to become more, by another password or another address."""
+        return self.narrowed is None or self.narrowed >= SCOPES.keys()
+
+    @property
+    def is_operator(self) -> bool:
+        """Return whether it is the operator, or a person or program of theirs, and no customer."""
+        return self.operator or self.kind in ("admin", "service")
+
+    @property
+    def name(self) -> str:
+        """Return what the audit log calls the caller."""
+        if self.kind in ("nobody", "admin"):
+            return self.kind
+        return f"{'user' if self.kind == 'person' else self.kind}:{self.id}"
+
+
+NOBODY = Caller("nobody")

@@ -48,5 +48,142 @@ FROM (
 ) a
 ORDER BY id DESC LIMIT $8
 
+-- name: begin_job
+INSERT INTO background_jobs (
+    object_id, provider, kind, model, service_tier, request_id, later_id, gateway_id, debit,
+    expires_at, lease_owner, lease_until)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10 * interval '1 second', $8, now() + $11 * interval '1 second')
+ON CONFLICT DO NOTHING
+
+-- name: budgets_claim
+-- Claim up to $2 budgets that no gateway has looked at for $1 seconds, those of the longest ago first, with the time zones of
+-- their accounts.
+UPDATE budgets AS b SET looked_at = now()
+FROM accounts AS a
+WHERE a.id = b.account_id AND b.id IN (
+    SELECT id FROM budgets WHERE looked_at <= now() - make_interval(secs => $1) ORDER BY looked_at, id LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING b.*, a.tz
+
+-- name: budgets_count
+SELECT count(*) FROM budgets WHERE account_id = $1
+
+-- name: budgets_delete
+DELETE FROM budgets WHERE id = $1 AND account_id = $2 RETURNING *
+
+-- name: budgets_get
+SELECT * FROM budgets WHERE id = $1 AND account_id = $2
+
+-- name: budgets_has_key
+SELECT EXISTS (SELECT FROM api_keys WHERE id = $2 AND account_id = $1)
+
+-- name: budgets_insert
+INSERT INTO budgets (id, account_id, subject, about, period, amount_nano, thresholds, notify)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *
+
+-- name: budgets_lock
+-- Return a budget, and keep others from changing it until the transaction ends: what a change leaves as it is must be as it is.
+SELECT * FROM budgets WHERE id = $1 AND account_id = $2 FOR UPDATE
+
+-- name: budgets_not_members
+-- Return those of the addresses $2 that belong to no member of the organization of account $1.
+SELECT address FROM unnest($2::text[]) AS address
+WHERE NOT EXISTS (
+    SELECT FROM organizations AS o JOIN memberships AS m ON m.org_id = o.id JOIN users AS u ON u.id = m.user_id
+    WHERE o.account_id = $1 AND u.email = address
+)
+
+-- name: budgets_of_subject
+-- Return the budgets of account $1 that cover the whole account.
+SELECT * FROM budgets WHERE account_id = $1 AND subject = 'account' ORDER BY id
+
+-- name: budgets_page
+SELECT * FROM budgets WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3
+
+-- name: budgets_told
+-- Budget $1 was told of in the period $2 up to the threshold $3, if it was not, nor of a later period (periods are named by
+-- their first days), and nobody has changed or taken it since it was taken at $4.
+UPDATE budgets SET told_period = $2, told = $3
+WHERE id = $1 AND looked_at = $4 AND (told_period < $2 OR told_period = $2 AND told < $3)
+RETURNING id
+
+-- name: budgets_turn
+-- Lock the making of an account's budgets until the transaction ends, so that their number is bounded.
+SELECT pg_advisory_xact_lock(hashtext('metergate budgets'), hashtext($1))
+
+-- name: budgets_update
+-- Change a budget.
+-- What was told of counts on where it is still of the same sum: up to the highest of its thresholds that stays. A threshold that
+-- is new is told of, if it is reached and no higher one was told of that stays. Of another sum everything is told anew.
+UPDATE budgets AS b SET subject = $3, about = $4, period = $5, amount_nano = $6, thresholds = $7, notify = $8,
+    told_period = CASE WHEN (b.subject, b.about, b.period, b.amount_nano) = ($3, $4, $5, $6) THEN b.told_period ELSE '' END,
+    told = CASE WHEN (b.subject, b.about, b.period, b.amount_nano) = ($3, $4, $5, $6) THEN coalesce(
+        (SELECT max(each) FROM unnest(b.thresholds) AS each WHERE each <= b.told AND each = ANY ($7)), 0) ELSE 0 END,
+    looked_at = '-infinity'
+WHERE id = $1 AND account_id = $2 RETURNING *
+
+-- name: claim_jobs
+-- Jobs whose lease has lapsed, at most $3 of them, become the gateway's ($1) for $2 seconds.
+UPDATE background_jobs SET lease_owner = $1, lease_until = now() + $2 * interval '1 second'
+WHERE (object_id, provider) IN (
+    SELECT object_id, provider FROM background_jobs
+    WHERE done_at IS NULL AND lease_until < now()
+    ORDER BY lease_until LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING object_id, provider, kind, model, service_tier, request_id, later_id, gateway_id, debit,
+    extract(epoch FROM created_at)::float8 AS created_s, extract(epoch FROM expires_at)::float8 AS expires_s
+
+-- name: find_objects
+-- Those of the objects $2 that are the account's ($1), the oldest first.
+SELECT object_id, provider, account_id, kind, model, total_tokens
+FROM provider_objects WHERE object_id = ANY ($2::text[]) AND account_id = $1 ORDER BY created_at
+
+-- name: forget_jobs
+-- Delete jobs that were done more than $1 days ago, at most $2 of them.
+WITH gone AS (
+    DELETE FROM background_jobs WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM background_jobs WHERE done_at < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))
+    RETURNING 1)
+SELECT count(*) FROM gone
+
+-- name: forget_objects
+-- Delete objects that were recorded more than $1 days ago, at most $2 of them.
+WITH gone AS (
+    DELETE FROM provider_objects WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM provider_objects WHERE created_at < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))
+    RETURNING 1)
+SELECT count(*) FROM gone
+
+-- name: job_standing
+-- What the ledger has decided of a job's request ($1), and whether nobody can settle it by its hold any more: the gateway ($2)
+-- has released the job, or has ended, or has been silent for $5 seconds.
+SELECT (SELECT outcome FROM usage_events WHERE request_id = $1) AS outcome,
+    coalesce((SELECT released FROM background_jobs WHERE object_id = $3 AND provider = $4), true)
+    OR NOT EXISTS (
+        SELECT FROM gateways
+        WHERE id = $2 AND ended_at IS NULL AND lease_until > now() - $5 * interval '1 second') AS unheld
+
 -- name: mail_enqueue
 INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)
+
+-- name: record_objects
+-- Objects of one account each, as a JSON array ($1). One that is known stays its first account's; of its own account's it takes
+-- the total that is known now. Returns what is the given account's.
+INSERT INTO provider_objects AS known (object_id, provider, account_id, kind, model, total_tokens)
+SELECT object_id, provider, account_id, kind, model, total_tokens
+FROM jsonb_to_recordset($1::text::jsonb) AS given (
+    object_id text, provider text, account_id text, kind text, model text, total_tokens bigint)
+ON CONFLICT (object_id, provider) DO UPDATE
+    SET total_tokens = coalesce(EXCLUDED.total_tokens, known.total_tokens)
+    WHERE known.account_id = EXCLUDED.account_id
+RETURNING object_id, provider
+
+-- name: release_job
+-- Release a job from the gateway ($3): another may poll it, and settle it by a hold of its own.
+UPDATE background_jobs SET lease_until = now(), released = released OR gateway_id = $3
+WHERE object_id = $1 AND provider = $2 AND lease_owner = $3 AND done_at IS NULL
+
+-- name: renew_job
+UPDATE background_jobs SET lease_until = now() + $4 * interval '1 second'
+WHERE object_id = $1 AND provider = $2 AND lease_owner = $3 AND done_at IS NULL
+RETURNING true

@@ -15,6 +15,10 @@ from typing import Final
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, format_usd, parse_usd
 
+# The most calls of tools at the provider that a request is granted where it does not bound them itself.
+MAX_TOOL_CALLS: Final = 64
+
+
 DEFAULT_FEATURE: Final = "llm"
 # At most this many quotas on one key, plan or account: state is read and written whole.
 MAX_QUOTAS: Final = 32

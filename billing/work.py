@@ -44,10 +44,30 @@ class Lease:
         return await self.database.row(TAKE_LEASE, self.name, self.owner, seconds) is not None
 
 
+# Rounds of one process fall together, so that it wakes once for many; those of several processes do not.
+_PHASE_MS: Final = random.randrange(60_000)  # noqa: S311
+# Of the time between rounds: the least between the end of one and the next.
+_LEAST_SHARE: Final = 0.25
+# Rounds that are further apart are few.
+_TOGETHER_S: Final = 15.0
+
+
+def until_next_s(every_s: float, least_s: float | None = None) -> float:
+    """Return how long to wait for the next round, of rounds that begin every `every_s` seconds: at least `least_s`, or
+    a share of that."""
+    every_ms, now_ms = round(every_s * 1000), round(asyncio.get_running_loop().time() * 1000)
+    if every_ms < 1 or every_s > _TOGETHER_S:
+        return every_s
+    left_ms = every_ms - (now_ms + _PHASE_MS) % every_ms
+    least_ms = every_ms * _LEAST_SHARE if least_s is None else least_s * 1000
+    return (left_ms if left_ms >= least_ms else left_ms + every_ms) / 1000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Periodic:
     """A round every `every_s` seconds, the first at once unless it is `delayed`; `woken` begins the next one early.
-    `otherwise` is called where another gateway has the lease, and after failures; `close` at the end."""
+    Where `due` says that there is nothing to do, neither the lease is taken nor the round made. `otherwise` is called
+    where another gateway has the lease, and after failures; `close` at the end."""
 
     name: str
     every_s: float
@@ -55,6 +75,7 @@ class Periodic:
     lease: Lease | None = None
     delayed: bool = False
     woken: asyncio.Event | None = None
+    due: Callable[[], Awaitable[bool]] | None = None
     otherwise: Callable[[], None] | None = None
     close: Callable[[], Awaitable[None]] | None = None
     expected: tuple[type[MetergateError], ...] = (StoreError,)
@@ -75,7 +96,9 @@ class Periodic:
             if self.woken is not None:
                 self.woken.clear()
             try:
-                if self.lease is None or await self.lease.take(self.every_s * _LEASED_SHARE):
+                if self.due is not None and not await self.due():
+                    pass
+                elif self.lease is None or await self.lease.take(self.every_s * _LEASED_SHARE):
                     await self.round()
                 elif self.otherwise is not None:
                     self.otherwise()
@@ -95,10 +118,10 @@ class Periodic:
 
     async def _pause(self) -> None:
         if self.woken is None:
-            await asyncio.sleep(self.every_s)
+            await asyncio.sleep(until_next_s(self.every_s))
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.every_s):
+            async with asyncio.timeout(until_next_s(self.every_s)):
                 await self.woken.wait()
 
 

@@ -1,6 +1,6 @@
-"""The gateway: one request in, one answer out, metered. A request's life is `proxy.handler`'s, top to bottom.
+"""The gateway: one request in, one answer out, metered. A request's life is `proxy.course`'s, top to bottom.
 
-app          makes the application that a worker serves, with the engine running behind it
+app          one worker process, and the application that it serves, with the engine running behind it
 runtime/     the wiring of what talks to the stores: engine, people, payments, metering, exports
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from billing.api.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
+    from gateway.server.exchange import Exchange
 
 NOT_SHOWN: Final[tuple[str, ...]] = ()
 
@@ -53,6 +54,11 @@ def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | Non
         return presented_key(headers, key_headers(declared), in_query)
     except DifferentKeys as error:
         raise Refuse(refusals.different_keys(error)) from error
+
+
+def secret_of(exchange: Exchange) -> str | None:
+    """Return the API key of a metered request. Raises `Refuse` where there are two that differ."""
+    return key_of(exchange.all_headers(), exchange.path, exchange.match.dialect)
 
 
 class Authenticator:

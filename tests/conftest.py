@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,11 +38,11 @@ def pytest_unconfigure() -> None:
         scratch.remove()
 
 
-HERE: Final = Path(__file__).parent
+HERE = Path(__file__).parent
 # Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES.
-PROCESSES: Final = 4
+PROCESSES = 4
 # So many are run by one process: starting others, each with servers of its own, takes longer than they do.
-FEW_FILES: Final = 2
+FEW_FILES = 2
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,7 +54,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 # Where every test is marked `slow`: each starts servers or gateways of its own, or the file takes seven seconds or more
 # on a busy machine.
-SLOW: Final = (
+SLOW = (
     "tests/billing/holds/redis/test_cluster.py",
     "tests/billing/holds/redis/test_connection.py",
     "tests/billing/holds/test_clocks.py",
@@ -73,7 +73,7 @@ SLOW: Final = (
     "tests/billing/pricing/test_rows.py",
     "tests/billing/web/test_permissions.py",
 )
-SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
+SLOW_FIXTURES = frozenset({"redis_cluster"})
 
 
 def pytest_collection(session: pytest.Session) -> None:
@@ -105,10 +105,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-DAY_S: Final = 86_400
+DAY_S = 86_400
 # A quota of a day or a month that ends while a test runs is another one then, and within a minute of its end a refusal
 # says that waiting helps.
-LAST_OF_DAY_S: Final = 90
+LAST_OF_DAY_S = 90
 
 
 @pytest.hookimpl(tryfirst=True)

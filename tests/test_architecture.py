@@ -5,24 +5,23 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parent.parent
-ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
-PAGES: Final = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
-NAMED: Final = re.compile(r"`([\w/]+\.py):([\w.]+)`")
-PATH: Final = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
-CODE: Final = [
+ROOT = Path(__file__).parent.parent
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+NAMED = re.compile(r"`([\w/]+\.py):([\w.]+)`")
+PATH = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
+CODE = [
     path
     for name in ("billing", "gateway", "metergate", "tests", "benchmarks")
     for ending in ("py", "lua", "sql")
     for path in (ROOT / name).rglob(f"*.{ending}")
 ]
-CITED: Final = re.compile(r"\b(?:rules?|invariants?) ((?:R|I)\d)")
-CITED_PAGE: Final = re.compile(r"\b(docs/[\w/-]+\.md)\b")
-FOLDERS: Final = (
+CITED = re.compile(r"\b(?:rules?|invariants?) ((?:R|I)\d)")
+CITED_PAGE = re.compile(r"\b(docs/[\w/-]+\.md)\b")
+FOLDERS = (
     "billing",
     "gateway",
     "metergate",
@@ -32,8 +31,8 @@ FOLDERS: Final = (
     "tests/clients",
     "tests/support",
 )
-MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
-PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
+MAPS = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
+PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
 
 
 @cache
@@ -51,7 +50,7 @@ def defined(path: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("tour", ["A request", "A key's creation", "A payment", "`make run`"])
-def test_a_tour_leads_through_functions_that_exist(tour: str) -> None:
+def test_a_tour_leads_through_functions_that_exist(tour):
     part = ARCHITECTURE.read_text("utf-8").partition(f"### {tour}\n")[2].partition("\n#")[0]
     steps = NAMED.findall(part)
     assert len(steps) >= 9
@@ -59,12 +58,12 @@ def test_a_tour_leads_through_functions_that_exist(tour: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_are_there(page: Path) -> None:
+def test_files_that_a_page_names_are_there(page):
     named = [path for path in PATH.findall(page.read_text("utf-8")) if "/." not in path]
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_rules_and_invariants_that_code_cites_are_defined() -> None:
+def test_rules_and_invariants_that_code_cites_are_defined():
     protocol = (ROOT / "docs" / "protocol.md").read_text("utf-8")
     defined_here = {*re.findall(r"^### (R\d)", protocol, re.MULTILINE), *re.findall(r"\*\*(I\d)\*\*", protocol)}
     assert defined_here == {"R1", "R2", "R3", "R4", "R5", "R6", "I1", "I2", "I3", "I4"}
@@ -72,13 +71,13 @@ def test_rules_and_invariants_that_code_cites_are_defined() -> None:
     assert cited - defined_here == set()
 
 
-def test_code_cites_no_page_that_is_not_in_the_repository() -> None:
+def test_code_cites_no_page_that_is_not_in_the_repository():
     cited = {name for path in CODE for name in CITED_PAGE.findall(path.read_text("utf-8"))}
     assert {name for name in cited if not (ROOT / name).exists()} == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_s_map_names_each_of_its_modules(package: str) -> None:
+def test_a_package_s_map_names_each_of_its_modules(package):
     """One that it does not name is one that a reader does not find."""
     folder = ROOT / package
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""

@@ -61,7 +61,7 @@ def is_group(command: Any) -> bool:
     return hasattr(command, "list_commands")
 
 
-def test_commands_that_are_named_are_there(root: Any) -> None:
+def test_commands_that_are_named_are_there(root):
     named = commands_named()
     assert len(named) > 100
     found = [f"{name}: metergate {command}: {reason}" for name, command in named if (reason := wrong(root, command))]
@@ -71,5 +71,5 @@ def test_commands_that_are_named_are_there(root: Any) -> None:
 @pytest.mark.parametrize(
     "named", ["nope", "auth nope", "keys list|nope", "keys list --nope", "operator account nope x"]
 )
-def test_one_that_is_not_there_is_found(root: Any, named: str) -> None:
+def test_one_that_is_not_there_is_found(root, named):
     assert wrong(root, named)

@@ -22,26 +22,26 @@ SERVICES = {name: service for name, service in ALL_SERVICES.items() if "profiles
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
-def test_every_variable_is_a_setting_or_the_files_own() -> None:
+def test_every_variable_is_a_setting_or_the_files_own():
     used = set(re.findall(r"\$\{([A-Za-z_0-9]+)", TEXT))
     own = {variable.name for variable in COMPOSE_GROUP.variables}
     assert used <= set(SETTINGS_VARIABLES) | own
     assert own <= used
 
 
-def test_what_is_set_for_the_gateway_is_a_setting() -> None:
+def test_what_is_set_for_the_gateway_is_a_setting():
     for name in ("gateway", "migrate"):
         assert set(SERVICES[name]["environment"]) <= set(SETTINGS_VARIABLES)
 
 
-def test_no_secret_has_a_default() -> None:
+def test_no_secret_has_a_default():
     for name in ("ADMIN_API_KEY", "POSTGRES_PASSWORD", "VALKEY_PASSWORD"):
         uses = re.findall(rf"\$\{{{name}[^}}]*\}}", TEXT)
         assert uses
         assert all(use.startswith(f"${{{name}:?") for use in uses)
 
 
-def test_the_gateway_waits_for_its_servers() -> None:
+def test_the_gateway_waits_for_its_servers():
     assert SERVICES["gateway"]["depends_on"] == {
         "migrate": {"condition": "service_completed_successfully"},
         "valkey": {"condition": "service_healthy"},
@@ -51,18 +51,18 @@ def test_the_gateway_waits_for_its_servers() -> None:
     assert "HEALTHCHECK" in DOCKERFILE
 
 
-def test_only_the_gateway_is_published() -> None:
+def test_only_the_gateway_is_published():
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
 
 
-def test_services_come_back_and_keep_their_data() -> None:
+def test_services_come_back_and_keep_their_data():
     for name in ("gateway", "postgres", "valkey"):
         assert SERVICES[name]["restart"] == "unless-stopped"
     named = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
     assert named - {"./config"} == {name for name in COMPOSE["volumes"] if not name.startswith("lago")}
 
 
-def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secrets_elsewhere() -> None:
+def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secrets_elsewhere():
     lago = {name: service for name, service in ALL_SERVICES.items() if name not in SERVICES}
     assert all(name.startswith("lago-") and service["profiles"] == ["lago"] for name, service in lago.items())
     assert all(re.search(r":v?[0-9]+[\w.-]*$", service["image"]) for service in lago.values())
@@ -81,14 +81,14 @@ def valkey_settings() -> dict[str, str]:
     return dict(line.split(" ", 1) for line in content.splitlines())
 
 
-def test_valkey_keeps_every_change_and_evicts_nothing() -> None:
+def test_valkey_keeps_every_change_and_evicts_nothing():
     settings = valkey_settings()
     assert settings["appendonly"] == "yes"
     assert settings["maxmemory-policy"] == "noeviction"
     assert SERVICES["valkey"]["command"] == ["valkey-server", SERVICES["valkey"]["configs"][0]["target"]]
 
 
-def test_no_container_has_more_rights_than_it_needs() -> None:
+def test_no_container_has_more_rights_than_it_needs():
     for name, service in SERVICES.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -98,7 +98,7 @@ def test_no_container_has_more_rights_than_it_needs() -> None:
     assert (SERVICES["postgres"]["user"], SERVICES["valkey"]["user"]) == ("postgres", "valkey")
 
 
-def test_the_stores_want_a_password_and_are_reached_by_the_gateway_alone() -> None:
+def test_the_stores_want_a_password_and_are_reached_by_the_gateway_alone():
     postgres = SERVICES["postgres"]["environment"]
     assert postgres["POSTGRES_HOST_AUTH_METHOD"] == "scram-sha-256"
     assert "--auth-local=scram-sha-256" in postgres["POSTGRES_INITDB_ARGS"]
@@ -112,12 +112,12 @@ def test_the_stores_want_a_password_and_are_reached_by_the_gateway_alone() -> No
         assert not any("PASSWORD" in word for word in commands)
 
 
-def test_metrics_are_published_on_this_machine_alone() -> None:
+def test_metrics_are_published_on_this_machine_alone():
     assert SERVICES["gateway"]["environment"]["METRICS_ADDR"] == "0.0.0.0:9090"
     assert [port for port in SERVICES["gateway"]["ports"] if "9090" in port] == ["127.0.0.1:9090:9090"]
 
 
-def test_every_image_can_be_pinned_by_its_digest() -> None:
+def test_every_image_can_be_pinned_by_its_digest():
     for name, variable in (("postgres", "POSTGRES_IMAGE"), ("valkey", "VALKEY_IMAGE")):
         assert SERVICES[name]["image"].startswith(f"${{{variable}:-")
     assert SERVICES["gateway"]["build"]["args"]["PYTHON_IMAGE"].startswith("${PYTHON_IMAGE:-")
@@ -128,7 +128,7 @@ def test_every_image_can_be_pinned_by_its_digest() -> None:
     assert all(f"${{{name}:-{default}}}" in TEXT for name, default in defaults.items())
 
 
-async def test_valkey_starts_with_what_the_file_says_and_asks_for_the_password(tmp_path: Path) -> None:
+async def test_valkey_starts_with_what_the_file_says_and_asks_for_the_password(tmp_path):
     """The embedded server's program with the compose file's configuration; only folder and port are this test's."""
     settings = {**valkey_settings(), "dir": str(tmp_path), "requirepass": "swordfish"}
     address = {"port": "0", "unixsocket": str(tmp_path / "redis.sock")}
@@ -161,7 +161,7 @@ async def pinged(socket: Path, password: str) -> str:
     return reply.removeprefix("+")
 
 
-def test_the_image_is_locked_and_runs_as_nobody_special() -> None:
+def test_the_image_is_locked_and_runs_as_nobody_special():
     assert "--require-hashes -r requirements/runtime.lock" in DOCKERFILE
     assert "--no-deps --no-build-isolation ." in DOCKERFILE
     assert DOCKERFILE.index("USER metergate") < DOCKERFILE.index('CMD ["metergate", "serve"]')
@@ -170,7 +170,7 @@ def test_the_image_is_locked_and_runs_as_nobody_special() -> None:
         assert all(f"!{name}" in kept or f"!{name.partition('/')[0]}" in kept for name in source.split())
 
 
-def test_compose_itself_accepts_the_file() -> None:
+def test_compose_itself_accepts_the_file():
     command = compose_command()
     if command is None:
         pytest.skip("Docker Compose is not installed here")

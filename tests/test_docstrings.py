@@ -4,19 +4,19 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-ROOT: Final = Path(__file__).parent.parent
-ROOMS: Final = sorted(
+ROOT = Path(__file__).parent.parent
+ROOMS = sorted(
     path.relative_to(ROOT).as_posix()
     for name in ("billing", "gateway")
     for path in (ROOT / name, *(ROOT / name).rglob("*"))
     if path.is_dir() and any(path.glob("*.py"))
 )
 # Named, and explained, by asyncio and httptools, which call them.
-CALLBACKS: Final = frozenset(
+CALLBACKS = frozenset(
     (
         "connection_made",
         "connection_lost",
@@ -80,7 +80,7 @@ def is_stub(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_what_is_public_has_a_docstring(room: str) -> None:
+def test_what_is_public_has_a_docstring(room):
     assert [path.name for path in modules(room) if ast.get_docstring(tree_of(path)) is None] == []
     missing = [
         each.where

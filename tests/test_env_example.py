@@ -17,16 +17,16 @@ from gateway.config.settings import (
 from tests.support.env_example import DOCUMENTATION, EXAMPLE, assignments
 
 
-def test_the_example_has_every_variable_with_its_default_in_order() -> None:
+def test_the_example_has_every_variable_with_its_default_in_order():
     assert list(assignments().items()) == [(variable.name, variable.default) for variable in VARIABLES]
 
 
-def test_the_example_is_what_init_writes() -> None:
+def test_the_example_is_what_init_writes():
     """It says what each is for, and an installation without a checkout gets the same text."""
     assert environment_example() == EXAMPLE
 
 
-def test_the_example_as_it_is_means_the_defaults() -> None:
+def test_the_example_as_it_is_means_the_defaults():
     assert load_settings(assignments()).defaults == Defaults()
     environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
     names = ("listen_addr", "max_body_bytes", "cors_origins", "data_dir", "frontend_url", "metrics_addr")
@@ -36,15 +36,15 @@ def test_the_example_as_it_is_means_the_defaults() -> None:
             assert getattr(example, name) == getattr(unsaid, name), mode
 
 
-def test_no_secret_has_a_default() -> None:
+def test_no_secret_has_a_default():
     assert not [variable.name for variable in VARIABLES if variable.secret and variable.default]
 
 
-def test_names_are_listed_once() -> None:
+def test_names_are_listed_once():
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
 
 
-def test_what_the_shipped_files_refer_to_is_listed() -> None:
+def test_what_the_shipped_files_refer_to_is_listed():
     known = {variable.name for variable in VARIABLES} - {variable.name for variable in COMPOSE_GROUP.variables}
     referred = set()
     for path in SHIPPED_FOLDER.glob("*.yaml"):
@@ -54,7 +54,7 @@ def test_what_the_shipped_files_refer_to_is_listed() -> None:
     assert {variable.name for variable in FILE_GROUP.variables} <= referred
 
 
-def test_the_documentation_has_every_variable() -> None:
+def test_the_documentation_has_every_variable():
     for group in GROUPS:
         assert f"### {group.title}\n" in DOCUMENTATION
         for variable in group.variables:
@@ -62,7 +62,7 @@ def test_the_documentation_has_every_variable() -> None:
             assert f"| `{variable.name}` | {default} | {variable.help} |\n" in DOCUMENTATION
 
 
-def test_the_documentation_has_every_bound() -> None:
+def test_the_documentation_has_every_bound():
     for name, (_, key) in KEYS.items():
         row = f"| `{name}` | `{written(key.field.default)}` | {key.kind.allowed} | {key.kind.bound('description')} |\n"
         assert row in DOCUMENTATION

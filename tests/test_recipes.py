@@ -9,15 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parent.parent
-COPIED: Final = ("billing", "gateway", "tests", "docs", "config", "metergate", "benchmarks", "pyproject.toml")
-DEBITS: Final = "billing/ledger/sql/write_{}debits.sql"
+ROOT = Path(__file__).parent.parent
+COPIED = ("billing", "gateway", "tests", "docs", "config", "metergate", "benchmarks", "pyproject.toml")
+DEBITS = "billing/ledger/sql/write_{}debits.sql"
 # In each file: what the new lines follow, and the lines. No more is needed.
-STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+STEPS = {
     "billing/database/migrations/0001_schema.sql": [
         ("    default_tool_calls integer CHECK (default_tool_calls > 0),\n", "    project text,\n"),
         ("    tool_version text,\n", "    project text,\n"),
@@ -47,7 +46,7 @@ STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
-FOLLOWED: Final = """
+FOLLOWED = """
 from tests.gateway.conftest import Gateway
 
 
@@ -64,13 +63,13 @@ async def test_a_key_s_field_is_in_the_event_of_its_request(gateway: Gateway) ->
     cleared = await gateway.admin("PATCH", f"/keys/{customer.key_id}", {"project": None})
     assert cleared["project"] is None
 """
-COMPARING: Final = ("tests/gateway/test_recipe_followed.py", "tests/billing/schemas/test_keys.py")
+COMPARING = ("tests/gateway/test_recipe_followed.py", "tests/billing/schemas/test_keys.py")
 # It lists the rules that there are.
-LISTING: Final = "tests/billing/schemas/test_keys.py::test_the_default_rules_as_json"
+LISTING = "tests/billing/schemas/test_keys.py::test_the_default_rules_as_json"
 
 
 # A quarter is told apart from a month in each place.
-WINDOW_STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+WINDOW_STEPS = {
     "billing/quotas.py": [
         ("    total = 5\n", "    quarter = 6\n"),
         ("    Window.total: 3,\n", "    Window.quarter: 3,\n"),
@@ -98,7 +97,7 @@ WINDOW_STEPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
         )
     ],
 }
-WINDOW_FOLLOWED: Final = """
+WINDOW_FOLLOWED = """
 from tests.gateway.conftest import Gateway
 
 
@@ -111,7 +110,7 @@ async def test_a_quota_of_a_quarter_refuses_the_second_request(gateway: Gateway)
             text = await answer.text()
     assert "1 request a quarter is exhausted" in text, text
 """
-COMPARING_WINDOWS: Final = (
+COMPARING_WINDOWS = (
     "tests/gateway/test_recipe_followed.py",
     "tests/billing/holds/test_loading.py::test_random_seconds",
     "tests/billing/holds/test_loading.py::test_both_sides_of_every_month",
@@ -143,22 +142,22 @@ def follow(steps: Mapping[str, Sequence[tuple[str, str]]], test: str, tests: Seq
 
 
 @pytest.mark.slow
-def test_a_text_field_on_keys_that_is_shown_in_events(tmp_path: Path) -> None:
+def test_a_text_field_on_keys_that_is_shown_in_events(tmp_path):
     follow(STEPS, FOLLOWED, (*COMPARING, "--deselect", LISTING), tmp_path)
 
 
 @pytest.mark.slow
-def test_a_window(tmp_path: Path) -> None:
+def test_a_window(tmp_path):
     follow(WINDOW_STEPS, WINDOW_FOLLOWED, COMPARING_WINDOWS, tmp_path)
 
 
-def test_contributing_names_the_files_of_a_window() -> None:
+def test_contributing_names_the_files_of_a_window():
     page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     part = page.partition("## Add a window\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"`((?:billing|gateway)/[\w./*]+)`", part)) == WINDOW_STEPS.keys()
 
 
-def test_contributing_names_the_files_of_these_steps() -> None:
+def test_contributing_names_the_files_of_these_steps():
     """And no other one: with the page of the API, where both fields stand."""
     page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     part = page.partition("## Add a text field to keys, shown in usage events\n")[2].partition("\n## ")[0]

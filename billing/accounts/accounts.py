@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, from_row, queries
-from billing.errors import MetergateError
+from billing.errors import AccountError, AccountNotFound, MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.plans import DEFAULT_PLAN, Plans
-from billing.principals import Status
+from billing.plans import DEFAULT_PLAN, Plans, Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 from billing.times import zone_of
 
@@ -45,16 +44,6 @@ OPERATOR: Final = "operator"
 MAX_USER_ID: Final = 255
 
 _query = queries("billing.accounts")
-
-
-class AccountError(MetergateError):
-    """What was asked of an account can't be done. The message is fit for a reader."""
-
-
-class AccountNotFound(AccountError):
-    """No account has this id."""
-
-    kind = "not_found"
 
 
 class UnknownPlan(AccountError):

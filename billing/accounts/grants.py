@@ -1,9 +1,19 @@
-"""Grants, refunds, adjustments: credit given or taken, and the one transaction of any change of a balance by people.
+"""Grants, refunds, adjustments: credit given or taken, in the one transaction of any change of a balance by people; and
+lots: each raise of a balance, with what is left of it.
 
 This file owns the transaction of such a change: lock the account, look for the same again, check the bound, then move
 the balance, write the transfer, change the lots and number the correction by which Redis learns of it. Postgres goes
 first; Redis is told after the commit and, should that fail, by the relay.
 
+It owns what of an account's credit debits have drawn, too, and the rule that all its lots together have what its
+balance has above zero; what is below zero is debt, which the next raise pays first. Debits touch no lot: between two
+changes of an account's lots its balance is only debited, so that what the lots have above the balance is what debits
+have taken since. It is drawn from them whenever they are read (the view `lots_now`, which has their order) and stored
+before they change (`settle_lots`): lower priorities first, then what expires soonest, promotional credit before paid,
+the oldest first. This is the order of https://docs.stripe.com/billing/subscriptions/usage-based/billing-credits.
+Functions of lots that are given a connection work in the caller's transaction, which has locked the account.
+
+LotNotFound               the account has no such lot
 GrantError
 +-- IdempotencyConflict   the idempotency key was used for something else
 +-- BalanceOutOfBounds    the balance would leave its bound; nothing has changed
@@ -13,22 +23,153 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
 from billing import audit
-from billing.accounts import lots
-from billing.accounts.accounts import AccountNotFound
-from billing.accounts.lots import PAID, PROMOTIONAL, LotKind, Terms
-from billing.database.connection import Connection, Database, queries
-from billing.errors import MetergateError
-from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
+from billing.database.connection import Connection, Database, from_row, queries
+from billing.errors import AccountNotFound, MetergateError
+from billing.money import DEFAULT_PRIORITY, MAX_NANO, MOST_PRIORITY, MoneyError, check_bound, format_usd
+from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.change_notifier import ChangeNotifier
+    from billing.database.connection import Row
+
+ID_PREFIX: Final = "lot_"
+
+LotKind = Literal["purchase", "grant", "refund", "adjustment", "dispute", "subscription"]
+
+_query = queries("billing.accounts")
+
+
+class LotNotFound(MetergateError):
+    """The account has no such lot."""
+
+    kind = "not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How the credit of a raise is drawn: a lower `priority` first; `promotional` is what nobody has paid for. It
+    expires at `expires_at`; None: never."""
+
+    priority: int = DEFAULT_PRIORITY
+    promotional: bool = False
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.priority <= MOST_PRIORITY:
+            raise ValueError(f"a priority is 0 to {MOST_PRIORITY}, of which 0 is drawn first")
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError("the time at which credit expires has a time zone")
+
+
+# The terms of credit that was paid for, or given back.
+PAID: Final = Terms()
+# The terms of credit that nobody has paid for.
+PROMOTIONAL: Final = Terms(promotional=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """A raise of a balance, and what is left of it now. `transfer_id` is None where there is no single transfer: what
+    was there before lots were kept, and what a repricing has given back; `expired_nano` is what expired of it."""
+
+    id: str
+    account_id: str
+    kind: LotKind
+    transfer_id: str | None
+    amount_nano: int
+    left_nano: int
+    expired_nano: int
+    terms: Terms
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NextExpiry:
+    """What of an account expires next, and when."""
+
+    at: datetime
+    left_nano: int
+
+
+def lot_id(ulid: str) -> str:
+    """Return the id of the lot that a transfer, or anything else with a ULID, has made."""
+    return ID_PREFIX + ulid
+
+
+async def settle_lots(connection: Connection, account_id: str) -> None:
+    """Store what debits have drawn from the account's lots so far. It is done before its lots or its balance change
+    otherwise."""
+    await connection.execute(_query("lots_settle"), account_id)
+
+
+async def add_lot(
+    connection: Connection,
+    account_id: str,
+    ulid: str,
+    kind: LotKind,
+    amount_nano: int,
+    terms: Terms = PAID,
+    *,
+    transfer_id: str | None,
+) -> None:
+    """Add the lot of a raise that the balance has already, after `settle_lots`: it pays debt first."""
+    values = (kind, transfer_id, amount_nano, terms.priority, terms.promotional, terms.expires_at)
+    await connection.execute(_query("lots_add"), lot_id(ulid), account_id, *values)
+
+
+async def take_from_lot(
+    connection: Connection, account_id: str, lot_or_transfer: str, amount_nano: int, *, expired: bool = False
+) -> None:
+    """Take from one lot, named by its id or its transfer's, what the balance has lost, after `settle_lots`: what it
+    does not have is drawn from the others, and is debt where they have nothing."""
+    await connection.execute(_query("lots_take"), account_id, lot_or_transfer, amount_nano, expired)
+
+
+async def find_lot(connection: Connection, account_id: str, lot_or_transfer: str) -> Lot:
+    """Return a lot of an account by its id or by that of its transfer, as it is now. Raises `LotNotFound`."""
+    row = await connection.fetchrow(_query("lots_get"), account_id, lot_or_transfer)
+    if row is None:
+        raise LotNotFound(f"The account {account_id} has no lot {lot_or_transfer!r}.")
+    return _lot(row)
+
+
+class Lots:
+    """Reads lots. Methods raise `DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self, account_id: str, limit: int, after: str | None = None, *, open_only: bool = False
+    ) -> Page[Lot]:
+        """Return an account's lots, newest first; `after` is the id that ended the page before, `open_only` leaves out
+        those of which nothing is left."""
+        given = (account_id, after or BEFORE_ALL, limit + 1, open_only)
+        rows = await self._database.rows(_query("lots_page"), *given)
+        return page_of([_lot(row) for row in rows], limit, lambda lot: lot.id)
+
+    async def next_expiry(self, account_id: str) -> NextExpiry | None:
+        """Return what of an account expires next; None where nothing does."""
+        row = await self._database.row(_query("lots_next_expiry"), account_id)
+        return None if row is None else NextExpiry(row["expires_at"], row["left_nano"])
+
+    async def included_left_nano(self, account_id: str) -> int:
+        """Return what is left of the credit that came with an account's plan, in nano-USD."""
+        return int(await self._database.value(_query("lots_included"), account_id))
+
+
+def _lot(row: Row) -> Lot:
+    terms = Terms(row["priority"], row["promotional"], row["expires_at"])
+    return from_row(Lot, row, left_nano=row["left_now"], terms=terms)
+
 
 # The system account that grants come from.
 PROMOTIONS: Final = "sys:promotions"
@@ -41,8 +182,6 @@ REVENUE: Final = "sys:revenue"
 WRITE_OFF: Final = "sys:write_off"
 
 Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
-
-_query = queries("billing.accounts")
 
 
 class GrantError(MetergateError):
@@ -195,7 +334,7 @@ class Grants:
         """Write the change itself: the lots so far, the balance and its transfer, the lot that it makes or takes."""
         raises = entry.delta_nano > 0
         about = {} if entry.purchase_id is None else {"purchase_id": entry.purchase_id}
-        await lots.settle(connection, entry.account_id)
+        await settle_lots(connection, entry.account_id)
         await connection.execute(
             _query("grants_apply"),
             entry.account_id,
@@ -213,9 +352,9 @@ class Grants:
         transfer_id, amount_nano = result.transfer_id, abs(entry.delta_nano)
         if raises:
             made = transfer_id, cast("LotKind", entry.kind), amount_nano, entry.terms
-            await lots.add(connection, entry.account_id, *made, transfer_id=transfer_id)
+            await add_lot(connection, entry.account_id, *made, transfer_id=transfer_id)
         elif (first := entry.of_lot or entry.purchase_id) is not None:
-            await lots.take(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")
+            await take_from_lot(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")
 
 
 def bounded_balance(balance_nano: int) -> int:

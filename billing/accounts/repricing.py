@@ -16,8 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from billing import audit
-from billing.accounts import lots
-from billing.accounts.grants import REVENUE, bounded_balance
+from billing.accounts.grants import REVENUE, add_lot, bounded_balance, settle_lots
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.ledger.catalogue import PriceHistory
@@ -26,8 +25,7 @@ from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.pricing.rows import ANY_MODEL, from_canonical_json
-from billing.pricing.scales import round_up
+from billing.pricing import ANY_MODEL, from_canonical_json, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -35,8 +33,7 @@ if TYPE_CHECKING:
 
     from billing.change_notifier import ChangeNotifier
     from billing.ledger.debits import UsageEvent
-    from billing.pricing.rows import PriceRow
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceRow, PriceTable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -189,10 +186,10 @@ class Repricing:
                 delta_nano = -sum(each.difference_nano for each in wrong)
                 balance_nano = bounded_balance(account["balance_nano"] + delta_nano)
                 transfers = [_transfer(each, corrected.get(each.request_id, _NEVER), reason) for each in wrong]
-                await lots.settle(connection, account_id)
+                await settle_lots(connection, account_id)
                 await connection.execute(_query("reprice_apply"), account_id, delta_nano, transfers)
                 if delta_nano > 0:
-                    await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
+                    await add_lot(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
                 before = {"balance_usd": format_usd(account["balance_nano"])}
                 after = {"balance_usd": format_usd(balance_nano), **_audited(period, wrong, reason)}
                 change = "account.reprice", account_id, before, after

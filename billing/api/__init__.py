@@ -2,21 +2,19 @@
 
     operation   Operation: one endpoint of the API, declared once; operations  all of them
     services    Services: what the handlers work on, and where they find it
-    route       Route: what serves an operation, as an aiohttp handler; Call  a request to one
+    route       Route: what serves an operation, as an aiohttp handler; Call: a request to one; Table: an answer as CSV
     application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
     openapi     their OpenAPI document, also as a page to read
-    errors      ApiError and its envelope; what an exception of `billing` answers
     auth        the admin key, API keys and scopes; attempts  wrong keys and passwords, counted
-    requests    bodies, query strings and paths, checked; clients that wait with their body; tables  answers as CSV
+    requests    bodies, query strings, paths, checked; ApiError and its envelope; what an exception of `billing` answers
     people      /auth: registering, signing in, tokens, sessions, one's own credentials and profile
     organizations  /orgs, /invitations, /roles   accounts  /admin/accounts, /orgs/{org_id}/close
     keys        /admin/keys, /billing/keys
     credit      lots, coupons, auto-recharge, alerts, budgets, below /billing and /admin
     payments    /billing: status, subscription, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
     metering    /service: what other services call
-    usage       /account and /billing: balance, transactions, usage events, what was used in sums
-    usage_reports  what was used in spans and buckets of time, with bytes of traffic
-    live_windows  what is left of a key's quotas
+    usage       /account and /billing: balance, transactions, usage events; what was used, in sums, spans and buckets
+    remaining   what is left now: of a key's quotas, of a balance
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     oversight   /admin: refusals, providers, users, audit, margin, bills, exports; /account/audit, /ping
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Final, cast
 from msgspec import UNSET
 
 from billing.accounts.accounts import AccountChanges
-from billing.accounts.grants import REVENUE, WRITE_OFF
-from billing.accounts.lots import Terms
+from billing.accounts.grants import REVENUE, WRITE_OFF, Terms
 from billing.accounts.repricing import Period
-from billing.api.errors import BadRequest
 from billing.api.operations import AccountOperations
 from billing.api.requests import (
+    BadRequest,
     encode_cursor,
     in_future,
     listing,
@@ -30,10 +29,9 @@ from billing.api.requests import (
     zone,
 )
 from billing.api.route import REPLAYED_HEADER, Call, serves
-from billing.identity.members import Acting
-from billing.identity.organizations import OrganizationConflict
+from billing.identity.organizations import Acting, OrganizationConflict
 from billing.money import format_usd
-from billing.pricing.rows import ANY_MODEL
+from billing.pricing import ANY_MODEL
 from billing.quotas import parse_quotas
 from billing.schemas.accounts import (
     AccountPatch,
@@ -50,7 +48,6 @@ from billing.schemas.accounts import (
     UserQuotasShape,
 )
 from billing.schemas.organizations import Closing, OrganizationShape
-from billing.schemas.usage import BalanceShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,13 +87,6 @@ async def list_accounts(call: Call, query: AccountsQuery) -> Listing[AccountShap
 async def get_account(call: Call) -> AccountShape:
     """Return an account."""
     return _shape(await call.services.accounts.get(call.id("account_id")), call.services)
-
-
-async def balance_of(services: Services, account_id: str) -> BalanceShape:
-    """Return the balance of an account. Raises `AccountNotFound`."""
-    account = await services.accounts.get(account_id)
-    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
-    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
 
 
 @serves(AccountOperations.update_account)

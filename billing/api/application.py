@@ -27,15 +27,23 @@ from billing.api import (
     usage,
     webhooks_out,
 )
-from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import HEADERS as PAGE_HEADERS
 from billing.api.openapi import check_names, document, page
 from billing.api.operation import Access, operation
 from billing.api.operations import OPERATIONS
-from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Call, Route, in_parts, routes_of, serving
+from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW, BadRequest, error_response, of_failure
+from billing.api.route import (
+    PREFIX,
+    REQUEST_ID,
+    REQUEST_ID_HEADER,
+    TIME_LIMIT,
+    Call,
+    Route,
+    in_parts,
+    routes_of,
+    serving,
+)
 from billing.api.services import SERVICES, Services
-from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
 from billing.logs import log_about
 

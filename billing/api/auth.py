@@ -10,12 +10,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from billing.api.attempts import ADMINS, SERVICE_KEYS
-from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
+from billing.api.requests import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
-from billing.identity.permissions import BILLING_READ as BILLING_READ
-from billing.identity.permissions import Caller
 from billing.keys.secrets import bearer_of, made_at_random, presented_key, same_secret, shown_prefix
+from billing.permissions import BILLING_READ as BILLING_READ
+from billing.principals import Caller
 
 if TYPE_CHECKING:
     from aiohttp import web

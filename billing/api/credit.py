@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
-from billing.api.errors import BadRequest, NotFound
 from billing.api.operations import BudgetOperations, CreditOperations
-from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
+from billing.api.requests import BadRequest, NotFound, in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Call, serves
-from billing.budgets.budgets import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
+from billing.budgets import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.money import NANO_PER_CENT, format_usd
 from billing.pages import Page
 from billing.payments.auto_recharge import Wish
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from billing.accounts.accounts import Account
-    from billing.budgets.budgets import Budget
+    from billing.budgets import Budget
     from billing.schemas.base import Listing, PageQuery
 
 

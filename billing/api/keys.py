@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from billing.api.auth import require_scope
-from billing.api.errors import BadRequest, InsufficientScope
 from billing.api.operations import KeyOperations, OwnKeyOperations
-from billing.api.requests import in_future, listing, page_asked
+from billing.api.requests import BadRequest, InsufficientScope, in_future, listing, page_asked
 from billing.api.route import Call, serves
-from billing.identity.members import grantable_scopes
-from billing.identity.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
+from billing.identity.organizations import grantable_scopes
 from billing.keys.secrets import well_formed
+from billing.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
 from billing.schemas.keys import (
     KeyPatch,
     KeyShape,

@@ -20,11 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET
 
-from billing.api.accounts import balance_of
-from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
 from billing.api.operation import JSON
 from billing.api.operations import ServiceOperations
-from billing.api.requests import decoded, moment, money, positive_money, read_bounded
+from billing.api.remaining import balance_of
+from billing.api.requests import (
+    ApiError,
+    BadRequest,
+    Unavailable,
+    decoded,
+    moment,
+    money,
+    of_failure,
+    positive_money,
+    read_bounded,
+)
 from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.errors import MetergateError
 from billing.metering.charges import Measure, NotAdmitted, Payer, parse_quantity

@@ -16,7 +16,7 @@ import msgspec
 
 from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.operation import JSON, Access, Operation
-from billing.api.tables import CSV
+from billing.api.route import CSV
 from billing.keys.secrets import KEY_HEADERS
 from billing.schemas.base import ErrorEnvelope
 from billing.schemas.quotas import QuotaShape

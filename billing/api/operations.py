@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Final
 
 from billing.api.operation import Access, OfOne, OfTwo, Operation, operation
-from billing.identity.permissions import (
+from billing.permissions import (
     AUDIT_READ,
     BILLING_READ,
     BILLING_SETUP,

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from billing.api.errors import InsufficientScope
 from billing.api.operations import OrganizationOperations
-from billing.api.requests import listing, page_asked
+from billing.api.requests import InsufficientScope, listing, page_asked
 from billing.api.route import Call, serves
-from billing.identity.members import Acting, Member, check_acting, role_of
-from billing.identity.organizations import Organization, locked
-from billing.identity.permissions import (
-    MEMBERS_WRITE,
-    ORG_WRITE,
-    ROLES,
-    SCOPES,
-)
+from billing.identity.organizations import Acting, Member, Organization, check_acting, locked, role_of
 from billing.mail import parse_email
+from billing.permissions import MEMBERS_WRITE, ORG_WRITE, ROLES, SCOPES
 from billing.quotas import parse_quotas
 from billing.schemas.accounts import NewQuotas, UserQuotasShape
 from billing.schemas.organizations import (

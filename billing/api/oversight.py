@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from billing.api.errors import BadRequest, NotFound, Unavailable
 from billing.api.operations import ExportOperations, MarginOperations, OversightOperations
-from billing.api.requests import encode_cursor, listing, moment, page_asked
-from billing.api.route import Call, serves
-from billing.api.tables import Table, rows, wants_csv
+from billing.api.requests import BadRequest, NotFound, Unavailable, encode_cursor, listing, moment, page_asked
+from billing.api.route import Call, Table, rows, serves, wants_csv
 from billing.audit import AuditFilter
 from billing.errors import StoreError
 from billing.identity.users import NEEDS_FACTOR

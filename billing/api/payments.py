@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from billing.api.accounts import balance_of
-from billing.api.errors import BadRequest, NotFound, QuotaExceeded
 from billing.api.operations import PaymentOperations, PlanOperations
-from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
+from billing.api.remaining import balance_of
+from billing.api.requests import (
+    BadRequest,
+    NotFound,
+    QuotaExceeded,
+    listing,
+    moment,
+    page_asked,
+    positive_money,
+    read_bounded,
+)
 from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.errors import StoreError
 from billing.money import NANO_PER_CENT, format_cents, format_usd

@@ -22,17 +22,16 @@ from aiohttp import web
 
 from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
-from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
 from billing.api.operations import BrowserOperations, PeopleOperations, TokenOperations
-from billing.api.requests import listing, page_asked
+from billing.api.requests import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized, listing, page_asked
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import Factor, Visitor, WrongCredential
-from billing.identity.permissions import ROLES
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.sign_in import Refusal
 from billing.identity.tokens import OPERATOR
+from billing.permissions import ROLES
 from billing.schemas.people import (
     MAX_REASON,
     AccessTokenShape,
@@ -71,9 +70,9 @@ from billing.schemas.people import (
 if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
     from billing.identity.oidc import OidcSignIn
-    from billing.identity.permissions import Caller
     from billing.identity.sessions import TokenPair
     from billing.identity.users import User
+    from billing.principals import Caller
     from billing.schemas.base import Listing, PageQuery
 
 

@@ -15,21 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from billing.accounts.accounts import Account, Accounts, MemberLimits
-    from billing.accounts.grants import Grants
-    from billing.accounts.lots import Lots
+    from billing.accounts.grants import Grants, Lots
     from billing.accounts.repricing import Repricing
     from billing.api.attempts import Attempts
     from billing.audit import AuditLog
-    from billing.budgets.budgets import Budgets
+    from billing.budgets import Budgets
     from billing.change_notifier import ChangeNotifier
     from billing.collect.collector import Collector
     from billing.exports.worker import Exports
     from billing.identity.browsers import Browsers
     from billing.identity.credentials import Credentials
-    from billing.identity.members import Invitations, Members
     from billing.identity.oidc import OidcSignIn
-    from billing.identity.organizations import Organizations
-    from billing.identity.permissions import Caller, CustomersSee
+    from billing.identity.organizations import Invitations, Members, Organizations
     from billing.identity.sessions import Sessions
     from billing.identity.sign_in import SignIn
     from billing.identity.users import Users
@@ -44,8 +41,9 @@ if TYPE_CHECKING:
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
     from billing.payments.reconcile import PaymentComparisons
+    from billing.permissions import CustomersSee
     from billing.plans import Plan, Plans
-    from billing.principals import Principal
+    from billing.principals import Caller, Principal
     from billing.provider_bills.bills import Bills
     from billing.refused_requests import RefusedRequests
     from billing.schemas.quotas import WindowShape

@@ -25,8 +25,16 @@ ADMIN: Final = "/api/admin"
 async def create_webhook(call: Call, body: NewEndpoint) -> NewEndpointShape:
     """Create a webhook endpoint. The answer holds the secret that deliveries are signed with, as Standard Webhooks
     (https://www.standardwebhooks.com) has it; it is shown this once."""
-    asked = (_owner(call), body.url, body.types, body.description)
-    return NewEndpointShape.of_endpoint(await call.services.endpoints.create(*asked, actor=call.actor))
+    made = await call.services.endpoints.create(
+        _owner(call),
+        body.url,
+        body.types,
+        body.description,
+        format=body.format,
+        routing_key=body.routing_key,
+        actor=call.actor,
+    )
+    return NewEndpointShape.of_endpoint(made)
 
 
 @serves(WebhookOperations.webhook_endpoints, WebhookOperations.webhooks_of_operators)
@@ -44,7 +52,7 @@ async def get_webhook(call: Call) -> EndpointShape:
 @serves(WebhookOperations.update_webhook_endpoint, WebhookOperations.update_webhook_of_operators)
 async def update_webhook(call: Call, body: EndpointPatch) -> EndpointShape:
     """Change a webhook endpoint: what is absent stays as it is."""
-    given = {name: getattr(body, name) for name in ("url", "types", "description", "enabled")}
+    given = {name: getattr(body, name) for name in ("url", "format", "routing_key", "types", "description", "enabled")}
     changes = {name: value for name, value in given.items() if value is not UNSET}
     return EndpointShape.of_endpoint(await call.services.endpoints.update(*_which(call), changes, actor=call.actor))
 

@@ -17,7 +17,7 @@
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """
 
-from billing.cli.commands import Connect, add_command, group, lazy_group
+from billing.cli.commands import Connect, add_command, group, lazy_group, outermost_group
 from billing.cli.options import REMOTE, RESULT, TIMED, Common
 from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table
 
@@ -37,4 +37,5 @@ __all__ = [
     "add_command",
     "group",
     "lazy_group",
+    "outermost_group",
 ]

@@ -471,6 +471,7 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
             columns(
                 "id",
                 "url",
+                "format",
                 ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
                 ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
                 "failing_since",
@@ -484,6 +485,8 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
                 "url": argument("Where to, an https:// address."),
                 "types": option("TYPE", "Such as balance.low; may be given several times, else all.", "--type"),
                 "description": option("TEXT", "What it is for."),
+                "format": option("FORMAT", "What notices look like there: json, slack, teams, pagerduty."),
+                "routing_key": option("KEY", "Of a service at PagerDuty, for the format pagerduty."),
             },
         ),
         remove=command_of(

@@ -11,7 +11,6 @@ So that help is quick, modules of commands import what only their help needs. Wh
 inside its function: aiohttp, the drivers of both stores and the gateway take ten times as long as everything else.
 """
 
-import copy
 import functools
 import inspect
 import signal
@@ -19,7 +18,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -42,25 +42,22 @@ _HINTS: Final = get_type_hints(Common, include_extras=True)
 _TEXTS: Final = (str, list[str])
 
 
-def _common_parameters(used: Collection[str]) -> list[inspect.Parameter]:
-    """Return the common options; those that a command does not use are taken, and left out of its help."""
+def _common_parameters() -> list[inspect.Parameter]:
+    """Return the common options. Each command takes all of them, and its help names those that it uses in one line."""
     return [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=each.default,
-            annotation=_HINTS[each.name] if each.name in used else _hidden(_HINTS[each.name]),
-        )
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=_HINTS[each.name])
         for each in fields(Common)
     ]
 
 
-def _hidden(annotation: Any) -> Any:
-    assert get_origin(annotation) is Annotated  # noqa: S101  (fields of Common are)
-    kind, option = get_args(annotation)
-    option = copy.copy(option)
-    option.hidden = True
-    return Annotated[kind, option]
+def _common_options(used: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the flag of each common option in use, as it is given, and what it means."""
+    for each in fields(Common):
+        if each.name in used:
+            _, option = get_args(_HINTS[each.name])
+            # Within Annotated, typer has the first of an option's flags where its default would be.
+            flag = option.default if isinstance(option.default, str) else f"--{each.name.replace('_', '-')}"
+            yield f"{flag} {option.metavar}" if option.metavar else flag, option.help
 
 
 def _quickened(parameters: list[Any]) -> list[Any]:
@@ -91,7 +88,15 @@ class _Group(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command."""
+    """A command. Its help names the common options that it uses; `metergate --help` says what they mean."""
+
+    used: ClassVar[Collection[str]] = RESULT
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the line of the common options."""
+        flags = ", ".join(flag for flag, _ in _common_options(self.used))
+        formatter.write_paragraph()
+        formatter.write_text(f"As for every command: {flags}. `metergate --help` says what they mean.")
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return options and arguments."""
@@ -112,6 +117,22 @@ class _LazyGroup(_Group):
 
     adders: ClassVar[Mapping[str, str]]
     given: ClassVar[tuple[Any, ...]]
+    # Headings, each with the names of the commands below it; none: one list.
+    sections: ClassVar[Mapping[str, Collection[str]]] = MappingProxyType({})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands below their headings, and after them the options of every command."""
+        if not self.sections:
+            super().format_commands(ctx, formatter)
+            return
+        widest = max(map(len, self.adders))
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                commands = ((name, self.get_command(ctx, name)) for name in names)
+                room = formatter.width - formatter.current_indent - widest - 4
+                formatter.write_dl([(name.ljust(widest), each.get_short_help_str(room)) for name, each in commands])
+        with formatter.section("Options of every command"):
+            formatter.write_dl(list(_common_options({each.name for each in fields(Common)})))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return all names, as they were given."""
@@ -135,11 +156,17 @@ class _LazyGroup(_Group):
         return super().resolve_command(ctx, args)
 
 
-def lazy_group(help_text: str, adders: Mapping[str, str], *given: Any, add_completion: bool = False) -> typer.Typer:
+def lazy_group(help_text: str, adders: Mapping[str, str], *given: Any) -> typer.Typer:
     """Return a group of commands, each loaded when it is called, by the `module:function` that adds it to a group. The
-    functions are called with `given`, too. The outermost group may offer completion by a shell."""
-    kind = type("LazyGroup", (_LazyGroup,), {"adders": adders, "given": given})
-    return group(help_text, kind, add_completion=add_completion)
+    functions are called with `given`, too."""
+    return group(help_text, type("LazyGroup", (_LazyGroup,), {"adders": adders, "given": given}))
+
+
+def outermost_group(help_text: str, sections: Mapping[str, Mapping[str, str]]) -> typer.Typer:
+    """Return the group of all commands, as `lazy_group` does, below headings. It offers completion by a shell."""
+    adders = {name: adder for section in sections.values() for name, adder in section.items()}
+    kind = type("OutermostGroup", (_LazyGroup,), {"adders": adders, "given": (), "sections": sections})
+    return group(help_text, kind, add_completion=True)
 
 
 def group(help_text: str, kind: type[TyperGroup] = _Group, *, add_completion: bool = False) -> typer.Typer:
@@ -156,7 +183,7 @@ def group(help_text: str, kind: type[TyperGroup] = _Group, *, add_completion: bo
 
 def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] = RESULT) -> None:
     """Make `work` the command `name` of `app`, which uses these fields of `Common`."""
-    common_parameters = _common_parameters(used)
+    common_parameters = _common_parameters()
     own = list(inspect.signature(work).parameters.values())[1:]
     groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
 
@@ -168,8 +195,8 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
         }
         try:
             with Output.opened(common) as output:
-                code = _ended(work(output, **given, **grouped))
-        except CommandFailed as failed:
+                code = _end(output, lambda: work(output, **given, **grouped))
+        except CommandFailed as failed:  # of the output's file
             typer.echo(f"metergate: {failed}", err=True)
             code = failed.code
         if code:
@@ -178,7 +205,7 @@ def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] =
     parameters = [*(each for one in own for each in _options_of(one)), *common_parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name, cls=_Command)(command)
+    app.command(name, cls=type("Command", (_Command,), {"used": used}))(command)
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
@@ -198,12 +225,18 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     ]
 
 
-def _ended(code: Coroutine[Any, Any, int | None] | int) -> int | None:
-    if isinstance(code, int):
-        return code
-    import asyncio
+def _end(output: Output, work: Callable[[], Coroutine[Any, Any, int | None] | int]) -> int | None:
+    """Run a command's work to its end, and say why it failed."""
+    try:
+        code = work()
+        if isinstance(code, int):
+            return code
+        import asyncio
 
-    return asyncio.run(code)
+        return asyncio.run(code)
+    except CommandFailed as failed:
+        output.error(f"metergate: {failed}")
+        return failed.code
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from billing.api.operations import OversightOperations
 from billing.cli.calls import add_calls, command_of
 from billing.cli.commands import Connect, group
 from billing.cli.operator import shown_providers
-from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.options import FIRST_PAGE, Paging, day, given
 from billing.cli.output import USAGE, Column, CommandFailed, Shown, Table, cell_of, page_parts, title
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.margin import BillRowShape, BillSumShape
 
-Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
-Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
+Since = Annotated[str | None, day("From this day of UTC on, or 7d, yesterday; else the month's first.")]
+Until = Annotated[str | None, day("Before this day; else until now.")]
 _COLUMNS: Final[tuple[Column, ...]] = (
     "events",
     "cost_usd",
@@ -84,8 +84,8 @@ async def reconcile(
     client: "BillingCalls",
     *,
     provider: Annotated[str, typer.Option(metavar="NAME", help="The provider, as the configuration calls it.")],
-    since: Annotated[str, typer.Option(metavar="DAY", help="From this day of UTC on, such as 2027-01-31.")],
-    until: Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until today.")] = None,
+    since: Annotated[str, day("From this day of UTC on, such as 2027-01-31, or 7d.")],
+    until: Annotated[str | None, day("Before this day; else until today.")] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its invoice as CSV, instead of what its API says.")
     ] = None,

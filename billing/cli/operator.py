@@ -9,7 +9,7 @@ import typer
 from billing.api.operations import BrowserOperations, ExportOperations, OversightOperations
 from billing.cli.calls import add_calls, argument, command_of, option, switch
 from billing.cli.commands import Connect, group, lazy_group
-from billing.cli.options import Limit
+from billing.cli.options import Limit, parse_moment
 from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
 from billing.pages import DEFAULT_LIMIT
 
@@ -42,9 +42,7 @@ ADDERS: Final = {
 
 def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.Typer:
     """Return the group, on a billing API that `connect` reaches with the admin key."""
-    return lazy_group(
-        "Accounts, balances, keys, people, the audit log, refusals and providers, with the admin key.", adders, connect
-    )
+    return lazy_group("Accounts, money, keys, people, providers. With the admin key.", adders, connect)
 
 
 def add_audit(app: typer.Typer, connect: Connect) -> None:
@@ -58,8 +56,8 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
             "user_id": option("USER_ID", "About this user.", "--user"),
             "actor": option("WHO", "By admin, user:usr_..., key:key_..."),
             "action": option("ACTION", "Such as key.revoke, or key.* for all."),
-            "since": option("TIME", "From then on: a time, or a day such as 2027-01-31."),
-            "until": option("TIME", "Before then."),
+            "since": option("TIME", "From then on: a time, a day, or 7d, 24h, today, yesterday.", read=parse_moment),
+            "until": option("TIME", "Before then.", read=parse_moment),
         },
     )
     login_link = command_of(

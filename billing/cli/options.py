@@ -9,6 +9,7 @@ that it uses. A quota is `window:metric=limit`, with `@model` for some models al
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,14 +19,17 @@ from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 from billing.quotas import Metric, QuotaError, parse_quota
 from billing.schemas.base import DEFAULT_TIMEOUT_S, shown
 from billing.schemas.quotas import QuotaShape
+from billing.times import rfc3339
 
-_PANEL: Final = "Options of every command"
 LEAST_TIMEOUT_S: Final = 0.1
 MAX_TIMEOUT_S: Final = 86_400.0
 _DURATION: Final = re.compile(
     r"(?=[\d.])(?:(?P<hours>\d{1,2})h)?(?:(?P<minutes>\d{1,4})m)?(?:(?P<seconds>\d{1,5}(?:\.\d{1,9})?|\.\d{1,9})s?)?",
     re.ASCII,
 )
+_AGO: Final = re.compile(r"(?P<number>\d{1,6})(?P<unit>[mhdw])", re.ASCII)
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
 EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
 # The fields of `Common` that a command uses which shows a result.
@@ -44,6 +48,36 @@ def parse_timeout_s(given: str | float) -> float:
     if not LEAST_TIMEOUT_S <= total_s <= MAX_TIMEOUT_S:
         raise typer.BadParameter(f"{given} is no time from {LEAST_TIMEOUT_S} s to 24h, such as 30, 90s or 1m30s.")
     return total_s
+
+
+def parse_moment(text: str) -> str:
+    """Return a time as the API takes it. `7d`, `24h`, `30m`, `2w` are so long ago; `today` and `yesterday` begin at
+    midnight UTC; anything else is left to the API. Raises `typer.BadParameter` for one that is too long ago."""
+    now = datetime.now(UTC)
+    match = _AGO.fullmatch(text)
+    if match is not None:
+        try:
+            return rfc3339(now - timedelta(**{_UNITS[match["unit"]]: int(match["number"])}))
+        except OverflowError as error:
+            raise typer.BadParameter(f"{text} ago is before the calendar begins.") from error
+    if text in _DAYS_AGO:
+        return (now.date() - timedelta(days=_DAYS_AGO[text])).isoformat()
+    return text
+
+
+def parse_day(text: str) -> str:
+    """Return a day as the API takes it: as `parse_moment` reads it, without its time. Raises `typer.BadParameter`."""
+    return parse_moment(text).partition("T")[0] if _AGO.fullmatch(text) else parse_moment(text)
+
+
+def moment(help_text: str) -> Any:
+    """Return an option that is a time, or how long ago it was."""
+    return typer.Option(metavar="TIME", parser=parse_moment, help=help_text)
+
+
+def day(help_text: str) -> Any:
+    """Return an option that is a day of UTC, or how long ago it was."""
+    return typer.Option(metavar="DAY", parser=parse_day, help=help_text)
 
 
 AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
@@ -136,7 +170,7 @@ class Common:
         typer.Option(
             metavar="URL",
             help="A gateway's address; else METERGATE_API_URL, the data folder's `metergate up`, or the stores.",
-            rich_help_panel=_PANEL,
+            hidden=True,
         ),
     ] = None
     token_file: Annotated[
@@ -144,7 +178,7 @@ class Common:
         typer.Option(
             metavar="FILE",
             help="File that holds the key or token for the gateway, instead of a variable or the sign-in.",
-            rich_help_panel=_PANEL,
+            hidden=True,
         ),
     ] = None
     timeout_s: Annotated[
@@ -154,7 +188,7 @@ class Common:
             metavar="SECONDS",
             parser=parse_timeout_s,
             help="Longest time for one call: seconds, or such as 90s or 1m30s.",
-            rich_help_panel=_PANEL,
+            hidden=True,
         ),
     ] = DEFAULT_TIMEOUT_S
     output: Annotated[
@@ -162,12 +196,12 @@ class Common:
         typer.Option(
             metavar="FILE",
             help="Write the result to a file (mode 600 when it is new) instead of stdout.",
-            rich_help_panel=_PANEL,
+            hidden=True,
         ),
     ] = None
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No result and no progress: errors alone.", rich_help_panel=_PANEL)
-    ] = False
-    json: Annotated[
-        bool, typer.Option("--json", help="The result as one line of JSON, for scripts.", rich_help_panel=_PANEL)
-    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No result and no progress: errors alone.", hidden=True)] = (
+        False
+    )
+    json: Annotated[bool, typer.Option("--json", help="The result as one line of JSON, for scripts.", hidden=True)] = (
+        False
+    )

@@ -7,6 +7,7 @@ a traceback, and ends with an exit code:
 0  done     1  refused     2  wrong usage     3  unreachable
 """
 
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 # A result may hold a secret.
 FILE_MODE: Final = 0o600
+DISTRIBUTION: Final = "metergate"
 _GAP: Final = "  "
 # Characters of a line that a column of several words has at least.
 LEAST_WRAPPED: Final = 16
@@ -70,6 +72,7 @@ class Output:
         self.common = common
         self._stdout, self._stderr = stdout, stderr
         self._written = False
+        self._log: logging.Logger | None = None
 
     @classmethod
     @contextmanager
@@ -80,6 +83,11 @@ class Output:
             return
         with _open_private(common.output) as file:
             yield cls(common, file, sys.stderr)
+
+    def log_notes(self) -> None:
+        """Have notes and errors be lines of this process's log from now on, in its format."""
+        self._log = logging.getLogger(DISTRIBUTION)
+        self._log.setLevel(logging.INFO)
 
     @property
     def is_terminal(self) -> bool:
@@ -107,12 +115,19 @@ class Output:
 
     def note(self, text: str) -> None:
         """Show progress or a warning, on stderr: left out with --quiet."""
-        if not self.common.quiet:
+        if self.common.quiet:
+            return
+        if self._log is not None:
+            self._log.info("%s", text)
+        else:
             self.error(text)
 
     def error(self, text: str) -> None:
         """Show a line on stderr, always. One that nobody can read any more, as its terminal was closed, keeps nothing
         from going on, least of all a stop in order."""
+        if self._log is not None:
+            self._log.error("%s", text)
+            return
         with suppress(OSError):
             self._stderr.write(f"{printable(text)}\n")
             self._stderr.flush()

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from billing.cli.calls import add_person_calls, explained_to_people
 from billing.cli.commands import add_command
-from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given
+from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given, moment
 from billing.cli.output import (
     Column,
     CommandFailed,
@@ -62,8 +62,8 @@ _FIELDS: Final = {"key": "key_id", "user": "user_id"}
 class About:
     """What of it is shown."""
 
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time or day on.")] = None
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time or day.")] = None
+    since: Annotated[str | None, moment("From then on: a time, a day, or 7d, 24h, today, yesterday.")] = None
+    until: Annotated[str | None, moment("Before then.")] = None
     tz: Annotated[str | None, typer.Option(metavar="ZONE", help="Where days begin, such as Europe/Helsinki.")] = None
     group_by: Annotated[
         str | None,
@@ -97,7 +97,7 @@ def add_usage(app: typer.Typer, find: FindSession) -> None:
         ] = None,
         page: Paging = FIRST_PAGE,
     ) -> None:
-        """Show what was used: a summary, buckets of time, single requests, totals."""
+        """Show what was used. A summary, buckets of time, single requests, or totals."""
         query = {**about.query, "cursor": page.cursor}
         _check(what, query, csv)
         session = find(output)
@@ -207,7 +207,7 @@ async def requests(
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """List your account's last requests, newest first; `metergate explain` says more of one."""
+    """List your account's last requests, newest first. `metergate explain` says more of one."""
     if refused:
         if model is not None or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing import audit
-from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
-from billing.accounts.lots import PAID
+from billing.accounts.grants import PAID, REVENUE, BalanceOutOfBounds, Entry
+from billing.collect.snapshots import METER
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.ledger.writer import create_months, write_within
 from billing.money import ceil_div
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
-from billing.pricing.table import METER_PROVIDER
+from billing.pricing import COST_SCALE, FACTOR_SCALE, METER_PROVIDER
 from billing.principals import SERVICE_KEY
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
@@ -39,13 +38,11 @@ if TYPE_CHECKING:
 
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database, Row
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 
-# The meter of traffic, also the feature that quotas count it under and the model of its debits.
-METER: Final = "bytes"
 # What debits of traffic name as their endpoint.
 ENDPOINT: Final = "/v1/jobs/collect-and-rate"
 # Stands for the key of debits of traffic, which has none.

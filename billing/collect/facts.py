@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from billing.collect.debits import METER
-from billing.collect.snapshots import LEAST_DAYS, MOST_BACK, Checkpoint
+from billing.collect.snapshots import LEAST_DAYS, LOCK, METER, MOST_BACK, Checkpoint
 from billing.database.connection import affected, queries
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from billing.settings import FirstPoint
 _query = queries("billing.collect")
 
-# The advisory lock of collection: "metercol" as 64 bits.
-LOCK: Final = 0x6D65746572636F6C
 DELETED_AT_ONCE: Final = 50_000
 # Points are looked up one by one by their keys, however many there are: no table is read whole.
 _PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"

@@ -23,6 +23,12 @@ from msgspec import Meta, Struct
 from billing.errors import Kind, MetergateError
 from billing.times import rfc3339
 
+# The meter of traffic, also the feature that quotas count it under and the model of its debits.
+METER: Final = "bytes"
+# The advisory lock of collection: "metercol" as 64 bits.
+LOCK: Final = 0x6D65746572636F6C
+
+
 # Of one counter: JSON numbers are exact up to here.
 MOST_COUNTED: Final = 2**53 - 1
 # Pages in a row that may be empty and say that there is more.

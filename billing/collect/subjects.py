@@ -16,12 +16,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound, open_account
-from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
-from billing.accounts.lots import PROMOTIONAL
-from billing.collect.facts import LOCK
+from billing.accounts.accounts import open_account
+from billing.accounts.grants import PROMOTIONAL, PROMOTIONS, BalanceOutOfBounds, Entry
+from billing.collect.snapshots import LOCK
 from billing.database.connection import queries
-from billing.errors import Kind, MetergateError
+from billing.errors import AccountNotFound, Kind, MetergateError
 from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:

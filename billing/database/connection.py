@@ -16,8 +16,8 @@ next one: `?statement_cache_size=0` in the URL has the driver prepare each state
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
@@ -93,8 +93,8 @@ _AWAY: Final = (
 )
 
 
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
+@contextmanager
+def translated() -> Iterator[None]:
     """Convert asyncpg's exceptions to those of this module."""
     try:
         yield
@@ -170,14 +170,17 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection, outside a transaction. Raises `DatabaseError`."""
-        async with translated():
+        with translated():
             pool = self._pool or await self._opened()
-            async with pool.acquire(timeout=self._timeout_s) as connection:
-                try:
-                    yield connection
-                except _LOST_STATEMENT:
-                    connection.terminate()  # its cache holds other statements that the server has forgotten, too
-                    raise
+            # An idle one is there at once: a timeout for that costs as much as half of a small statement.
+            connection = await pool.acquire(timeout=None if pool.get_idle_size() else self._timeout_s)
+            try:
+                yield connection
+            except _LOST_STATEMENT:
+                connection.terminate()  # its cache holds other statements that the server has forgotten, too
+                raise
+            finally:
+                await pool.release(connection, timeout=self._timeout_s)
 
     @asynccontextmanager
     async def listening(self, channel: str, on_message: Callable[[str], None]) -> AsyncIterator[Connection]:

@@ -26,15 +26,15 @@ from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
 from billing.holds.batch import StaleEpoch
 from billing.holds.epochs import LostWrites
-from billing.holds.lasting import LASTING
 from billing.holds.model import (
+    LASTING,
     AdmissionTarget,
     AdmitItem,
     Hold,
     Refused,
     Reload,
     Settled,
-    SettleItem,
+    Settlement,
     Unavailable,
     VoidItem,
     as_counted,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partition, Partitions
     from billing.holds.loading import Loader
-    from billing.holds.model import Decision, HoldRequest, HoldSettings
+    from billing.holds.model import Asker, Decision, HoldRequest, HoldSettings, Need, Told
     from billing.holds.outbox import Outbox
     from billing.holds.wait_queue import Waiter
     from billing.ledger.debits import Debit
@@ -96,55 +96,106 @@ class Admissions:
     def __post_init__(self) -> None:
         self._timeout_ms = int(self.settings.redis_timeout_s * 1000)
 
+    def target(self, principal: Principal, model: str, feature: str) -> AdmissionTarget:
+        """Return what the holds of a key on a model share; it is kept with the principal."""
+        kept: AdmissionTarget | None = principal.kept.get((self.gateway_id, model, feature))
+        return kept or self._target(principal, model, feature)
+
+    def must_wait(self, target: AdmissionTarget, need: Need, queue_s: float) -> bool:
+        """Return whether nothing is to be asked for now, where `decide` knows what then: others wait before this
+        request, or too many debits wait for Postgres."""
+        return self._is_blocked(target, need, queue_s) or self._is_full(target)
+
+    def _is_blocked(self, target: AdmissionTarget, need: Need, queue_s: float) -> bool:
+        return queue_s > 0 and self.queues.blocks(target) and need.ever_fits(target.limits)
+
+    def _is_full(self, target: AdmissionTarget) -> bool:
+        return self.backlog.full or self.backlog.full_of(target.account_id)
+
+    def ask(self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker) -> AdmitItem:
+        """Ask Redis for a hold, once and without waiting; `asker` is told. The item `left` at once where many do not
+        ask together."""
+        partition = target.partition
+        item = AdmitItem(request_id, target, need, expired, asker, self)
+        item.ask_until(partition.now_ms() + self._timeout_ms)
+        self.backlog.asking += 1
+        if partition.epoch is None:
+            item.resolve(StaleEpoch("no epoch is agreed on"), -1)
+        else:
+            item.left = self.running.batchers[partition.number].submit(item)
+        return item
+
+    def is_answered(self) -> None:
+        """Note that Redis has answered an admission."""
+        self.backlog.asking -= 1
+
+    def begins(self, hold: Hold) -> None:
+        """Note a hold that was admitted."""
+        self.running.live[hold.id] = hold
+
+    def void_late(self, request_id: bytes, target: AdmissionTarget) -> None:
+        """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
+        delay_s = self.settings.redis_timeout_s + VOID_MARGIN_MS / 1000
+        self.running.loop.call_later(delay_s, self._void, request_id, target)
+
+    def _void(self, request_id: bytes, target: AdmissionTarget) -> None:
+        self.running.submit(target.partition, VoidItem(request_id, target))
+
+    async def decide(self, request: HoldRequest) -> Decision:
+        """Ask for a hold, anew where what the request was made from has changed. Raises what `meanwhile`, `lesser` and
+        `renew` raise; the hold is given back then, once Redis has answered."""
+        began_s = time.monotonic()
+        decision = await self.admit(request)
+        return await self.admit_anew(request, began_s) if isinstance(decision, Reload) else decision
+
+    async def decide_after(
+        self, request: HoldRequest, reply: list[Any] | RedisError, epoch: int, began_s: float
+    ) -> Decision:
+        """Return what becomes of a request that was asked for at `began_s`, and that Redis has not admitted."""
+        target = self.target(request.principal, request.model, request.feature)
+        deadline = self.running.loop.time() + self.settings.admission_wait_s + began_s - time.monotonic()
+        decision = await self._after(_Question(self, request, target), reply, epoch, deadline)
+        return await self.admit_anew(request, began_s) if isinstance(decision, Reload) else decision
+
     async def admit(self, request: HoldRequest) -> Decision | Reload:
-        """Ask for a hold: one call to Redis where its state is warm. Raises what `meanwhile` and `lesser` raise; the
-        hold is given back then, once Redis has answered.
+        """Ask for a hold: one call to Redis where its state is warm. Raises as `decide`.
 
         A request that is larger than a whole limit waits for nothing. `Reload`: the request must be made anew.
         """
-        principal, need = request.principal, request.need
-        kept = principal.kept.get((self.gateway_id, request.model, request.feature))
-        target: AdmissionTarget = kept or self._target(principal, request.model, request.feature)
-        may_wait = request.queue_s > 0
-        if may_wait and self.queues.blocks(target) and need.ever_fits(target.limits):
+        target = self.target(request.principal, request.model, request.feature)
+        if self._is_blocked(target, request.need, request.queue_s):
             return await self._admit_later(request, target, None)
-        backlog, running = self.backlog, self.running
-        if backlog.full or backlog.full_of(principal.account_id):
+        if self._is_full(target):
             return Unavailable("too many debits wait for Postgres")
-        loop = running.loop
-        partition, deadline = target.partition, loop.time() + self.settings.admission_wait_s
-        meanwhile = request.meanwhile
-        backlog.asking += 1
-        try:
-            while True:
-                until_ms = partition.now_ms() + self._timeout_ms
-                answer = loop.create_future()
-                item = AdmitItem(request, target, until_ms, answer, self._void_late)
-                if partition.epoch is not None:
-                    is_out = running.batchers[partition.number].submit(item)
-                    try:
-                        if is_out and meanwhile is not None:
-                            meanwhile()
-                            meanwhile = None
-                        reply, epoch = await answer
-                    except BaseException:
-                        item.abandon()
-                        raise
-                else:
-                    reply, epoch = StaleEpoch("no epoch is agreed on"), -1
-                if not isinstance(reply, RedisError) and reply[0] == layout.OK:
-                    hold = running.live[request.id] = Hold(request, target, reply, epoch)
-                    return hold
-                decision = await self.repairs.decide(reply, epoch, request, target, deadline)
-                if isinstance(decision, Refused):
-                    break
-                if decision is not None:
-                    return decision
-        finally:
-            backlog.asking -= 1
-        if request.lesser is None and not may_wait:
+        deadline = self.running.loop.time() + self.settings.admission_wait_s
+        question = _Question(self, request, target)
+        answer = await question.ask()
+        return answer if isinstance(answer, Hold) else await self._after(question, *answer, deadline)
+
+    async def _after(
+        self, question: _Question, reply: list[Any] | RedisError, epoch: int, deadline: float
+    ) -> Decision | Reload:
+        """Decide on a request that a reply has not admitted; Redis is asked again once it has what it lacked."""
+        request, target = question.request, question.target
+        while True:
+            decision = await self.repairs.decide(reply, epoch, request, target, deadline)
+            if isinstance(decision, Refused):
+                break
+            if decision is not None:
+                return decision
+            answer = await question.ask()
+            if isinstance(answer, Hold):
+                return answer
+            reply, epoch = answer
+        if request.lesser is None and not request.queue_s > 0:
             return decision
         return await self._admit_later(request, target, decision)
+
+    def give_back_late(self, hold: Hold) -> None:
+        """Give back a hold that was admitted when nobody waited for it any more."""
+        hold.enter("voided")
+        self.running.live.pop(hold.id, None)
+        self.void_late(hold.id_bytes, hold.target)
 
     async def _admit_later(
         self, request: HoldRequest, target: AdmissionTarget, refused: Refused | None
@@ -216,11 +267,47 @@ class Admissions:
         principal.kept[self.gateway_id, model, feature] = target
         return target
 
-    def _void_late(self, item: AdmitItem) -> None:
-        """Give back what an admission of unknown fate may have held, once it can't be carried out any more."""
-        delay_s = self.settings.redis_timeout_s + VOID_MARGIN_MS / 1000
-        void = VoidItem(item.id, item.target)
-        self.running.loop.call_later(delay_s, self.running.submit, item.target.partition, void)
+
+class _Question:
+    """Asks for a hold, and waits for the answer; again where that was none. `meanwhile` is called once."""
+
+    __slots__ = ("_admissions", "_answer", "_meanwhile", "request", "target")
+
+    def __init__(self, admissions: Admissions, request: HoldRequest, target: AdmissionTarget) -> None:
+        self._admissions = admissions
+        self.request = request
+        self.target = target
+        self._meanwhile = request.meanwhile
+
+    async def ask(self) -> Hold | tuple[list[Any] | RedisError, int]:
+        """Return the hold, or the reply and the epoch that it is of."""
+        request, admissions = self.request, self._admissions
+        self._answer: asyncio.Future[Hold | tuple[list[Any] | RedisError, int]] = (
+            admissions.running.loop.create_future()
+        )
+        item = admissions.ask(request.id, self.target, request.need, request.expired, self)
+        try:
+            if item.left and self._meanwhile is not None:
+                self._meanwhile()
+                self._meanwhile = None
+            return await self._answer
+        except BaseException:
+            item.abandon()
+            if not self._answer.cancel() and not self._answer.cancelled():
+                answer = self._answer.result()
+                if isinstance(answer, Hold):
+                    admissions.give_back_late(answer)
+            raise
+
+    def admitted(self, hold: Hold) -> None:
+        if self._answer.done():
+            self._admissions.give_back_late(hold)
+        else:
+            self._answer.set_result(hold)
+
+    def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        if not self._answer.done():
+            self._answer.set_result((reply, epoch))
 
 
 class Opening:
@@ -234,10 +321,7 @@ class Opening:
         self._hold: Hold | None = None
 
     async def __aenter__(self) -> Decision:
-        began_s = time.monotonic()
-        decision = await self._admissions.admit(self._request)
-        if isinstance(decision, Reload):
-            decision = await self._admissions.admit_anew(self._request, began_s)
+        decision = await self._admissions.decide(self._request)
         if isinstance(decision, Hold):
             self._hold = decision
         return decision
@@ -452,9 +536,7 @@ class Holds:
         it was not given back because this process ends."""
         if not hold.is_open:
             return
-        outcome: asyncio.Future[Settled] = self._loop.create_future()
-        hold.begin_settling(outcome)
-        outcome.set_result(Settled(None))
+        hold.begin_settling(None)
         self._ended(hold)
 
     def _ended(self, hold: Hold) -> None:
@@ -462,49 +544,49 @@ class Holds:
         self.live.pop(hold.id, None)
         self.queues.freed(hold.target.account_key)
 
-    def settle(self, hold: Hold, debit: Debit) -> asyncio.Future[Settled]:
-        """End a hold with this debit. It is submitted when this returns, and outside this process when the answer is
-        there; whether anybody waits for that changes nothing.
+    def settle(self, hold: Hold, debit: Debit, told: Told | None = None) -> Settlement:
+        """End a hold with this debit. It is submitted when this returns, and outside this process when the settlement
+        is over; whether anybody waits for that changes nothing. `told` is called with it then.
 
-        The answer raises `SettlementLost` when neither store took the debit in time, or when the ledger has decided
-        that the hold had expired: the client's answer must be cut then. The debit still reaches the ledger if anything
-        here survives.
+        It is lost when neither store took the debit in time, or when the ledger has decided that the hold had expired:
+        the client's answer must be cut then. The debit still reaches the ledger if anything here survives.
 
-        A hold is settled once: a second call gets what the first one does, for two debits of different amounts would be
-        counted one in Redis and the other in the ledger. Raises `IllegalTransition` for one that was given back.
+        A hold is settled once: a second call gets the first one's settlement, for two debits of different amounts would
+        be counted one in Redis and the other in the ledger. Raises `IllegalTransition` for one that was given back.
         """
         if hold.outcome is not None:
             return hold.outcome
-        item = SettleItem(hold, debit, self._loop.create_future(), self._settled)
-        hold.begin_settling(item.outcome)
+        item = Settlement(hold, debit, self._settled, told)
+        hold.begin_settling(item)
         partition = hold.target.partition
         if hold.moving is not None:
-            hold.moving.add_done_callback(lambda _: self._send(item))
+            hold.moving.add_done_callback(lambda _: self._send(hold, item))
         elif partition.epoch == hold.epoch:
             self._batchers[partition.number].submit(item)
         else:
-            self._send(item)
-        return item.outcome
+            self._send(hold, item)
+        return item
 
-    def _send(self, item: SettleItem) -> None:
+    def _send(self, hold: Hold, item: Settlement) -> None:
         """Submit a settlement whose hold has been held again, or could not be."""
-        partition = item.hold.target.partition
-        if partition.epoch == item.hold.epoch:
+        partition = hold.target.partition
+        if partition.epoch == hold.epoch:
             self._batchers[partition.number].submit(item)
         else:
             self._settled(item, RedisAway("the hold is of an older epoch"), -1)
 
-    def _settled(self, item: SettleItem, reply: list[Any] | RedisError, epoch: int) -> None:
+    def _settled(self, item: Settlement, reply: list[Any] | RedisError, epoch: int) -> None:
         """Act on Redis's reply to a settlement, whether or not anybody still waits for it."""
         hold = item.hold
+        if hold is None:
+            return  # it is over: who was told has failed, and the batch says so
         if isinstance(reply, RedisError) or reply[0] != OK:
             vanished = reply == VANISHED and epoch == hold.epoch
-            self._direct.add(hold, item.debit, item.outcome, epoch if vanished else None)
+            self._direct.add(hold, item, epoch if vanished else None)
             return
         self._outbox.add(as_counted(item.debit, epoch, reply[1]))
         self._ended(hold)
-        if not item.outcome.done():
-            item.outcome.set_result(Settled(reply[2]))
+        item.end(Settled(reply[2]))
 
     async def void(self, hold: Hold) -> None:
         """Give a hold back; one that is ending is left alone. When Redis does not answer, the sweep finds it."""
@@ -542,7 +624,12 @@ class Holds:
         if hold.owed_debit is None:
             await self.void(hold)
         else:
-            await asyncio.wait([self.settle(hold, hold.owed_debit(hold))])
+            await asyncio.wait([self.settle(hold, hold.owed_debit(hold)).outcome()])
+
+    def leave(self, hold: Hold) -> None:
+        """Resolve a hold, if the request that opened it has left that to us."""
+        if hold.state in SERVED:
+            self.spawn(self.resolve(hold))
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         """Let `work` go on without the request that opened this hold. It must settle or void it, if nobody has begun

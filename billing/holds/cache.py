@@ -187,10 +187,9 @@ class PrincipalCache:
 
 
 _sql = queries("billing.holds")
-UNPUSHED: Final = _sql("unpushed")
 PUSHED_ACCOUNT: Final = _sql("pushed_account")
 PUSHED_KEY: Final = _sql("pushed_key")
-UNCORRECTED: Final = _sql("uncorrected")
+UNPUBLISHED: Final = _sql("unpublished")
 
 # Accounts, keys, and balances, that one round of the relay reads; the next one goes on after them.
 RELAY_ROWS: Final = 500
@@ -338,18 +337,18 @@ class RedisChangeNotifier:
         has ended. Raises `DatabaseError`."""
         await self._note()
         pending = await self._read_pending()
+        if not any(pending):
+            return
         until_s = asyncio.get_running_loop().time() + RELAY_S
         await asyncio.gather(*(self._begin_all(changes, until_s) for changes in pending))
         await self._note()
 
     async def _read_pending(self) -> tuple[list[_Change], ...]:
         """Return changes of accounts, of keys and of balances, on from those that were read last."""
-        rows = await self._database.rows(UNPUSHED, RELAY_ROWS, *self._after[:2])
-        corrected = await self._database.rows(UNCORRECTED, RELAY_ROWS, self._after[2])
-        changes = [_Change(*row) for row in rows]
-        accounts = [each for each in changes if each.key_id is None]
+        changes = [_Change(*row) for row in await self._database.rows(UNPUBLISHED, RELAY_ROWS, *self._after)]
+        balances = [each for each in changes if each.of_balance]
         keys = [each for each in changes if each.key_id is not None]
-        balances = [_Change(row["id"], of_balance=True) for row in corrected]
+        accounts = [each for each in changes if each.key_id is None and not each.of_balance]
         self._after = [
             (read[-1].key_id or read[-1].account_id) if len(read) == RELAY_ROWS else ""
             for read in (accounts, keys, balances)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from billing.database.connection import Database, DatabaseError, DatabaseHindered
 from billing.errors import StoreError
-from billing.holds.model import Hold, Settled, SettlementLost
+from billing.holds.model import Hold, Settled, Settlement
 from billing.ledger.writer import Stored, write_batch
 
 if TYPE_CHECKING:
@@ -286,15 +286,15 @@ class DebitWriter(ABC, Generic[Item]):
 
 
 class _Unconfirmed:
-    """A debit on its way, the outcome that is waited for, and the timer that gives up waiting. `vanished_in` is the
-    epoch in which Redis should have had its hold, and had no entry of it."""
+    """A debit on its way, its settlement, and the timer that gives up waiting. `vanished_in` is the epoch in which
+    Redis should have had its hold, and had no entry of it."""
 
-    __slots__ = ("debit", "hold", "outcome", "timer", "vanished_in")
+    __slots__ = ("debit", "hold", "settlement", "timer", "vanished_in")
 
-    def __init__(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], vanished_in: int | None) -> None:
+    def __init__(self, hold: Hold, settlement: Settlement, vanished_in: int | None) -> None:
         self.hold = hold
-        self.debit = debit
-        self.outcome = outcome
+        self.debit = settlement.debit
+        self.settlement = settlement
         self.vanished_in = vanished_in
         self.timer: asyncio.TimerHandle | None = None
 
@@ -310,8 +310,7 @@ class _Unconfirmed:
             self.fail("the hold had expired")
         else:
             self.hold.enter("settled")
-            if not self.outcome.done():
-                self.outcome.set_result(Settled(None))
+            self.settlement.end(Settled(None))
 
     def late(self) -> None:
         """Give up waiting, while the writing goes on."""
@@ -319,11 +318,8 @@ class _Unconfirmed:
         self.fail("neither Redis nor Postgres took it in time")
 
     def fail(self, why: str) -> None:
-        """Make the outcome raise `SettlementLost`, unless it is there already."""
-        if not self.outcome.done():
-            self.outcome.set_exception(SettlementLost(why))
-        if not self.outcome.cancelled():
-            self.outcome.exception()  # retrieved here: there may be no caller any more
+        """Let the settlement be lost, unless it is over already."""
+        self.settlement.lose(why)
 
 
 class DirectLedgerWriter(DebitWriter[_Unconfirmed]):
@@ -353,9 +349,9 @@ class DirectLedgerWriter(DebitWriter[_Unconfirmed]):
         self._unpushed: dict[str, Partition] = {}
         self._pushes = False
 
-    def add(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], vanished_in: int | None = None) -> None:
-        """Take a debit that Redis has not confirmed."""
-        unconfirmed = _Unconfirmed(hold, debit, outcome, vanished_in)
+    def add(self, hold: Hold, settlement: Settlement, vanished_in: int | None = None) -> None:
+        """Take a settlement that Redis has not confirmed."""
+        unconfirmed = _Unconfirmed(hold, settlement, vanished_in)
         unconfirmed.timer = self._loop.call_later(self._timeout_s, unconfirmed.late)
         if self.waiting.add(unconfirmed):
             self._arrived.set()

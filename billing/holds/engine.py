@@ -39,9 +39,9 @@ from billing.holds.redis.client import load_library, refuse_eviction
 from billing.holds.redis.connection import RedisError
 from billing.holds.redis.state import RedisState
 from billing.ledger.leases import end_all_leases
-from billing.ledger.roller import Roller
+from billing.ledger.sums import Roller
 from billing.plans import DEFAULT_PLAN, Plan
-from billing.work import Loops, asked_to_end
+from billing.work import Loops, asked_to_end, until_next_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -62,7 +62,7 @@ RELAY_INTERVAL_S: Final = 0.5
 RELAY_PAUSE_S: Final = 0.05
 TEND_INTERVAL_S: Final = 1.0
 TEND_TIMEOUT_S: Final = 2.0
-SWEEP_INTERVAL_S: Final = 2.0
+SWEEP_INTERVAL_S: Final = 5.0
 RESUBSCRIBE_S: Final = 0.2
 
 
@@ -97,13 +97,14 @@ class Upkeep:
                 await self.change_notifier.relay()
             except (StoreError, TimeoutError) as error:
                 logger.info("relay: %s", error)
-            await asyncio.sleep(max(RELAY_PAUSE_S, begun_s + RELAY_INTERVAL_S - clock()))
+            late = clock() - begun_s > RELAY_INTERVAL_S - RELAY_PAUSE_S
+            await asyncio.sleep(RELAY_PAUSE_S if late else until_next_s(RELAY_INTERVAL_S, RELAY_PAUSE_S))
 
     async def tend(self) -> None:
         """Keep up with epochs and the backlog, each second and at once in a new epoch."""
         while not asked_to_end():
             with suppress(TimeoutError):
-                async with asyncio.timeout(TEND_INTERVAL_S):
+                async with asyncio.timeout(until_next_s(TEND_INTERVAL_S)):
                     await self.partitions.renewal.wait()
             self.partitions.renewal.clear()
             await asyncio.gather(self._refresh_ledger(), *map(self._tend, self.partitions.all))
@@ -146,7 +147,7 @@ class Upkeep:
     async def _sweep_is_urgent(self) -> bool:
         """Wait for the next sweep; return whether it is for a reason."""
         try:
-            async with asyncio.timeout(SWEEP_INTERVAL_S):
+            async with asyncio.timeout(until_next_s(SWEEP_INTERVAL_S)):
                 await self.sweep_now.wait()
         except TimeoutError:
             return False

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import queries
 from billing.errors import StoreError
-from billing.holds.model import StateKeys, VoidItem
+from billing.holds.model import LASTING, StateKeys, VoidItem
 from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
+from billing.work import until_next_s
 
 if TYPE_CHECKING:
     from billing.holds.batch import RunningHolds
@@ -39,8 +40,6 @@ EXPIRE: Final = _sql("service_holds_expire")
 COUNT: Final = _sql("service_holds_count")
 TAKE_LEASE: Final = _ledger_query("jobs_take")
 
-# What stands for the gateway in the entries of these holds. No gateway has such a name: theirs are ULIDs.
-LASTING: Final = "service"
 LEASE: Final = "service holds"
 # Rows that are read, and held again, at once; so many expire in one statement.
 PAGE: Final = 100
@@ -116,12 +115,16 @@ class LastingHolds:
 
     async def run(self) -> None:
         """Let holds expire, and tidy what processes have left behind, in one gateway at a time."""
-        rounds = 0
+        rounds = idle = 0
         while True:
-            await asyncio.sleep(ROUND_S)
+            await asyncio.sleep(until_next_s(ROUND_S))
             try:
                 rows = await self._database.rows(COUNT)
                 self.open_of = Counter({row["account_id"]: row["open"] for row in rows})
+                if not rows and idle < TIDY_EVERY:
+                    idle += 1
+                    continue
+                idle = 0
                 if await self._database.row(TAKE_LEASE, LEASE, self._gateway_id, ROUND_S * 0.9) is None:
                     continue
                 await self.expire()

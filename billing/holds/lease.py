@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from billing.database.connection import Database, DatabaseError
 from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import ENDED_CHANNEL, STANDING, Fetch, LeaseRow, Lost, end_lease, renew_lease
+from billing.work import until_next_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -105,7 +106,7 @@ class Lease:
     def _tick(self) -> None:
         assert self._loop is not None  # noqa: S101  (set by start)
         self._ticked_s = time.monotonic()
-        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        self._ticker = self._loop.call_later(until_next_s(TICK_S), self._tick)
 
     async def stop(self) -> None:
         """Renew no more. The lease stands until it lapses or is ended."""

@@ -23,7 +23,7 @@ meanwhile are sent after that (`Rehold`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol
 
@@ -34,13 +34,17 @@ from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
 from billing.ledger.debits import encode_debit
 from billing.money import MAX_NANO
-from billing.plans import MAX_TOOL_CALLS
-from billing.quotas import Metric
+from billing.quotas import MAX_TOOL_CALLS, Metric
 
 if TYPE_CHECKING:
     from billing.holds.epochs import Partition
     from billing.ledger.debits import Debit, Outcome
     from billing.principals import Limit, Principal, QuotaLimits
+
+# What stands for the gateway in the entries of holds that outlast the process that made them. No gateway has such a
+# name: theirs are ULIDs.
+LASTING: Final = "service"
+
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
@@ -298,8 +302,7 @@ class SettlementLost(MetergateError):
     """Neither store took a debit in time, or the ledger refused it: the answer must not look complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The debit is outside this process. `available_nano` is None where Redis did not say."""
 
     available_nano: int | None
@@ -311,6 +314,7 @@ class AdmissionTarget:
     limits, and `any_user_key` that of a user who may get some."""
 
     __slots__ = (
+        "account_id",
         "account_key",
         "any_user_key",
         "key_key",
@@ -339,6 +343,7 @@ class AdmissionTarget:
         self.any_user_key = None if user_id is None else keyspace.user(account_id, user_id)
         self.user_key = self.any_user_key if principal.user_quotas else None
         self.partition = partition
+        self.account_id = account_id
         self.limits = principal.limits_for(model, feature)
         self.names = b"".join(map(layout.pack_text, (account_id, key_id, model, feature, gateway_id)))
         self.versions_and_credit = (principal.account_version, principal.key_version, principal.credit_limit_nano)
@@ -378,16 +383,16 @@ class Hold:
         "waited_s",
     )
 
-    def __init__(self, request: HoldRequest, target: AdmissionTarget, reply: list[Any], epoch: int) -> None:
+    def __init__(self, asked: AdmitItem, reply: list[Any], epoch: int) -> None:
         """Read Redis's reply to an admission, from its second field on: output tokens granted, time in Unix
         milliseconds, nano-USD available, the rung of the need's ladder, and what is used of the limits by the
         minute."""
-        self.id = request.id
-        self.id_bytes = request.id.encode()
-        self.target = target
+        self.id_bytes = asked.id
+        self.id = asked.request_id
+        self.target = asked.target
         self.granted_calls: int = reply[4] + 1
-        self.need = need = request.need.with_calls(self.granted_calls)
-        self.payload = request.expired
+        self.need = need = asked.need if not asked.need.ladder else asked.need.with_calls(self.granted_calls)
+        self.payload = asked.expired
         self.epoch = epoch
         self.granted_output: int = reply[1]
         self.admitted_at_ms: int = reply[2]
@@ -398,7 +403,7 @@ class Hold:
         self._state: State = "held"
         self.moving: asyncio.Future[None] | None = None
         self.owed_debit: Callable[[Hold], Debit] | None = None
-        self.outcome: asyncio.Future[Settled] | None = None
+        self.outcome: Settlement | None = None
         self.on_closed: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -432,8 +437,8 @@ class Hold:
         self.enter("held")
         self.owed_debit = None
 
-    def begin_settling(self, outcome: asyncio.Future[Settled]) -> None:
-        """Record that its debit is on its way; `outcome` will say what became of it."""
+    def begin_settling(self, outcome: Settlement | None) -> None:
+        """Record that its debit is on its way; `outcome` will say what became of it, None where it is out already."""
         if "settling" not in NEXT[self._state]:
             raise self._illegal("settling")
         self._state = "settling"
@@ -502,8 +507,6 @@ VOID_CODE: Final = 3
 # Added to a code where the item counts for a user, too.
 OF_USER: Final = 3
 
-OnSettleReply = Callable[["SettleItem", "list[Any] | RedisError", int], None]
-
 
 class StateKeys(NamedTuple):
     """The names of a hold's states in Redis. `any_user_key` is that of the key's user, with limits or without: they may
@@ -538,86 +541,171 @@ class PackedItem:
         return layout.ITEM.pack(self.code, self.id, account_position, key_position) + self.body
 
 
-class AdmitItem(PackedItem):
-    """An admission; Redis does not carry it out from `until_ms` (Unix time) on. `on_unknown` is called where it may or
-    may not have been carried out, and where it was and nobody waits for it."""
+def pack_admission(target: AdmissionTarget, need: Need, until_ms: int, expired: bytes) -> bytes:
+    """Return what a script reads of an admission behind its item's head; `expired` is the debit that it becomes where
+    its gateway dies, encoded."""
+    amounts = layout.ADMIT.pack(
+        *target.versions_and_credit,
+        need.input_cost_nano,
+        need.unit_nano,
+        need.input_tokens,
+        need.choices,
+        need.least_output,
+        need.most_output,
+        until_ms,
+        *target.most_running,
+        len(need.ladder),
+    )
+    if not need.ladder:
+        return amounts + target.tail + expired
+    return b"".join((amounts, *(layout.RUNG.pack(*rung) for rung in need.ladder), target.tail, expired))
 
-    __slots__ = ("answer", "on_unknown", "target")
+
+def pack_settlement(debit: Debit) -> bytes:
+    """Return what a script reads of a settlement behind its item's head."""
+    return layout.SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
+
+
+class Asker(Protocol):
+    """Who asks for a hold: told once what came of that, unless the item is abandoned before."""
+
+    def admitted(self, hold: Hold) -> None:
+        """Take the hold, and see to its end."""
+
+    def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        """Take Redis's reply, which admits nothing."""
+
+
+class Admitting(Protocol):
+    """Who admits: it keeps the holds, and sees to those whose fate is not known."""
+
+    def is_answered(self) -> None: ...
+
+    def begins(self, hold: Hold) -> None: ...
+
+    def void_late(self, request_id: bytes, target: AdmissionTarget) -> None: ...
+
+
+class AdmitItem(PackedItem):
+    """An admission; Redis does not carry it out from `until_ms` (Unix time) on. Where it may or may not have been
+    carried out, and where it was and nobody waits for it, it is voided late. `left` says that it went out at once."""
+
+    __slots__ = ("_admitting", "_asker", "_is_out", "expired", "left", "need", "request_id", "target")
 
     code = ADMIT_CODE
 
     def __init__(
-        self,
-        request: HoldRequest,
-        target: AdmissionTarget,
-        until_ms: int,
-        answer: asyncio.Future[tuple[list[Any] | RedisError, int]],
-        on_unknown: Callable[[AdmitItem], None],
+        self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker, admitting: Admitting
     ) -> None:
-        need = request.need
-        self.id = request.id.encode()
+        self.request_id = request_id
+        self.id = request_id.encode()
         self.target = target
-        self.account_key = target.account_key
-        self.key_key = target.key_key
-        self.user_key = target.user_key
-        self.body = (
-            layout.ADMIT.pack(
-                *target.versions_and_credit,
-                need.input_cost_nano,
-                need.unit_nano,
-                need.input_tokens,
-                need.choices,
-                need.least_output,
-                need.most_output,
-                until_ms,
-                *target.most_running,
-                len(need.ladder),
-            )
-            + (b"".join(layout.RUNG.pack(*rung) for rung in need.ladder) if need.ladder else b"")
-            + target.tail
-            + request.expired
-        )
-        self.answer = answer
-        self.on_unknown = on_unknown
+        self.account_key, self.key_key, self.user_key = target.account_key, target.key_key, target.user_key
+        self.need = need
+        self.expired = expired
+        self._asker: Asker | None = asker
+        self._admitting = admitting
+        self._is_out = True
+        self.left = False
+
+    def ask_until(self, until_ms: int) -> None:
+        """Pack it: one that can't be packed fails here, and not among others."""
+        self.body = pack_admission(self.target, self.need, until_ms, self.expired)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        """Give the reply to the request that waits for it."""
-        if not self.answer.done():
-            self.answer.set_result((reply, epoch))
-        elif not isinstance(reply, RedisError) and reply[0] == layout.OK:
-            self.on_unknown(self)  # the request is gone: the hold that this made is given back
+        """Tell who asked what Redis has replied."""
+        asker, self._asker = self._asker, None
+        if self._is_out:
+            self._is_out = False
+            self._admitting.is_answered()
+        if not isinstance(reply, RedisError) and reply[0] == layout.OK:
+            if asker is None:  # the request is gone: the hold that this made is given back
+                self._admitting.void_late(self.id, self.target)
+                return
+            hold = Hold(self, reply, epoch)
+            self._admitting.begins(hold)
+            asker.admitted(hold)
+            return
         if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
-            self.on_unknown(self)
+            self._admitting.void_late(self.id, self.target)
+        if asker is not None:
+            asker.not_admitted(reply, epoch)
 
     def abandon(self) -> None:
-        """Give back its hold, because nobody waits for the answer: now if the answer has come, else in `resolve`."""
-        if self.answer.cancel() or self.answer.cancelled():
-            return
-        reply, _ = self.answer.result()
-        if not isinstance(reply, RedisError) and reply[0] == layout.OK:
-            self.on_unknown(self)
+        """Give back its hold when Redis has answered: nobody waits for that any more."""
+        self._asker = None
 
 
-class SettleItem(PackedItem):
-    """A settlement. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits."""
+OnSettleReply = Callable[["Settlement", "list[Any] | RedisError", int], None]
+Told = Callable[["Settlement"], None]
 
-    __slots__ = ("debit", "hold", "on_reply", "outcome")
+
+class Settlement(PackedItem):
+    """A settlement on its way, and then what came of it: `settled`, or `lost`. `told` is called with it once that is
+    known; who waits awaits it, which raises `SettlementLost`. `on_reply` gets Redis's reply, exactly once."""
+
+    __slots__ = ("_on_reply", "_told", "_waiting", "debit", "hold", "lost", "settled")
 
     code = SETTLE_CODE
 
-    def __init__(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], on_reply: OnSettleReply) -> None:
-        self.hold = hold
+    def __init__(self, hold: Hold, debit: Debit, on_reply: OnSettleReply, told: Told | None = None) -> None:
+        self.hold: Hold | None = hold
         self.debit = debit
-        self.outcome = outcome
-        self.on_reply = on_reply
+        self._on_reply = on_reply
+        self._told = told
+        self._waiting: asyncio.Future[Settled] | None = None
+        self.settled: Settled | None = None
+        self.lost: SettlementLost | None = None
         self.id, self.account_key, self.key_key = hold.id_bytes, hold.target.account_key, hold.target.key_key
         self.user_key = hold.target.user_key
-        amounts = layout.SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens)
-        self.body = amounts + encode_debit(debit)
+        self.body = pack_settlement(debit)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        """Give the reply to the settlement that waits for it."""
-        self.on_reply(self, reply, epoch)
+        """Act on Redis's reply."""
+        self._on_reply(self, reply, epoch)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether it is known what came of it."""
+        return self.settled is not None or self.lost is not None
+
+    def end(self, settled: Settled) -> None:
+        """Note that the debit is outside this process, unless it was given up."""
+        if not self.is_over:
+            self.settled = settled
+            self._tell()
+
+    def lose(self, why: str) -> None:
+        """Give up waiting, unless it is over."""
+        if not self.is_over:
+            self.lost = SettlementLost(why)
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self._told, self.hold = self._told, None, None  # nothing refers in a circle once it is over
+        if self._waiting is not None:
+            self._answer(self._waiting)
+        if told is not None:
+            told(self)
+
+    def _answer(self, waiting: asyncio.Future[Settled]) -> None:
+        if waiting.done():
+            return
+        if self.settled is not None:
+            waiting.set_result(self.settled)
+        elif self.lost is not None:
+            waiting.set_exception(self.lost)
+            waiting.exception()  # retrieved here: there may be no caller any more
+
+    def __await__(self) -> Generator[Any, None, Settled]:
+        return asyncio.shield(self.outcome()).__await__()
+
+    def outcome(self) -> asyncio.Future[Settled]:
+        """Return a future of what comes of it."""
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+            self._answer(self._waiting)
+        return self._waiting
 
 
 class VoidItem(PackedItem):

@@ -223,19 +223,19 @@ SELECT id FROM service_holds WHERE id = ANY ($1::text[]) AND state = 'held'
 -- Open holds of a partition ($1) after id $2, at most $3.
 SELECT id, payload FROM service_holds WHERE state = 'held' AND partition = $1 AND id > $2 ORDER BY id LIMIT $3
 
--- name: uncorrected
--- Return at most $1 accounts after $2 with corrections that Redis may not have.
-SELECT id, xseq FROM accounts WHERE xseq > pushed_xseq AND id > $2 ORDER BY id LIMIT $1
-
 -- name: uncorrected_loaded
 -- Accounts loaded for epoch $1 that have corrections which Redis may not have been told of, at most $2.
 SELECT id FROM accounts WHERE xseq > pushed_xseq AND hyd_epoch = $1 ORDER BY id LIMIT $2
 
--- name: unpushed
--- Return subjects whose newest version Redis and the gateways may not have: at most $1 accounts after $2, and $1 keys after $3.
-(SELECT id AS account_id, NULL AS key_id, version FROM accounts WHERE version > pushed_version AND id > $2 ORDER BY id LIMIT $1)
+-- name: unpublished
+-- Return what Redis and the gateways may not have, at most $1 of each kind: the newest versions of accounts after $2, and of
+-- keys after $3; accounts after $4 with corrections.
+(SELECT id AS account_id, NULL AS key_id, version, false AS of_balance FROM accounts
+    WHERE version > pushed_version AND id > $2 ORDER BY id LIMIT $1)
 UNION ALL
-(SELECT account_id, id, version FROM api_keys WHERE version > pushed_version AND id > $3 ORDER BY id LIMIT $1)
+(SELECT account_id, id, version, false FROM api_keys WHERE version > pushed_version AND id > $3 ORDER BY id LIMIT $1)
+UNION ALL
+(SELECT id, NULL, NULL, true FROM accounts WHERE xseq > pushed_xseq AND id > $4 ORDER BY id LIMIT $1)
 
 -- name: window_usage
 -- What was used in each counter's window: from a second on and before another, by one account, or these keys of it. Rollups

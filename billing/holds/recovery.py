@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from billing.errors import NewerLayout, Unreadable
-from billing.holds.lasting import LASTING
-from billing.holds.model import StateKeys, VoidItem, as_counted
+from billing.holds.model import LASTING, StateKeys, VoidItem, as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit

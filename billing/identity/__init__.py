@@ -1,8 +1,6 @@
 """People: who signs in, which organizations they belong to, and what they may do there.
 
-permissions     roles, and what each may do: one table, which the API also serves; Caller: who asks, for which account
-organizations   who owns an account: founded, named, listed
-members         who belongs to one, with which role, and what ends with that; who is invited by an address
+organizations   who owns an account: founded, named, listed; who belongs to it, with which role; who is invited
 users           User, Users: who signs in, and what state they are in; Subjects: whom other issuers sign in
 passwords       which are taken; hashed and compared by Argon2id, few at once; how many people may sign in at once
 codes           mailed codes, recovery codes and codes of authenticator apps; how often may be tried

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Database, queries
-from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import ID_PREFIX, person_of, shown_agent
+from billing.principals import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -100,7 +100,14 @@ class Mailer:
         name = LEASE if self._delivery is not None else f"{LEASE} tidied"
         send, tidy = (Lease(self._database, each, self._owner) for each in (name, TIDY))
         return (
-            Periodic(name="mail", every_s=EVERY_S, round=self._turn, lease=send, otherwise=self._forget_stats),
+            Periodic(
+                name="mail",
+                every_s=EVERY_S,
+                round=self._turn,
+                lease=send,
+                due=self._look,
+                otherwise=self._forget_stats,
+            ),
             Periodic(name=TIDY, every_s=TIDY_EVERY_S, round=self.tidy, lease=tidy),
         )
 
@@ -155,10 +162,12 @@ class Mailer:
         )
         await self._database.execute(_query("mail_failed"), mail.id, str(failed), for_good)
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Count what waits and what was given up; return whether anything waits."""
         row = await self._database.row(_query("mail_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+        return bool(self.waiting)
 
     async def tidy(self) -> None:
         """Set aside what has waited for too long, and drop what is over, a bounded number of each. Raises

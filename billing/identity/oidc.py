@@ -22,7 +22,6 @@ from msgspec import Struct
 from billing import audit
 from billing.database.connection import queries
 from billing.identity.issuers import Discovery, IssuerRefused, KeySet, Metadata, read_answer
-from billing.identity.permissions import SCOPES
 from billing.identity.providers import BEGUN_S, SignInFailed, SignInProvider, UnknownProvider
 from billing.identity.sessions import Origin, Sessions, TokenPair
 from billing.identity.tokens import (
@@ -37,6 +36,7 @@ from billing.identity.tokens import (
     subject_of,
     verify,
 )
+from billing.permissions import SCOPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

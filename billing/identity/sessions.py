@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.identity.permissions import Caller, allowed
 from billing.identity.signing_keys import SECRET_BYTES, SigningKeys
 from billing.identity.tokens import ISSUER, MAX_LIFE_S, OPERATOR, BadToken, Claims, Verified, peek
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.permissions import allowed
+from billing.principals import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -26,9 +26,9 @@ from billing import audit
 from billing.database.connection import Connection, Database, Row, from_row, queries
 from billing.errors import MetergateError
 from billing.identity.mail_templates import ACCOUNT_LINKED, FACTOR_REMOVED, MailText
-from billing.identity.permissions import Approval, Role
 from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.permissions import Approval, Role
 
 if TYPE_CHECKING:
     from billing.identity.tokens import Subject

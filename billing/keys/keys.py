@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, Row, affected, queries
+from billing.errors import AccountNotFound
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of

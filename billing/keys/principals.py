@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.keys.keys import key_row
-from billing.plans import API_ACCESS, API_SCOPE, DEFAULT_PLAN, Plan, Plans
+from billing.permissions import PROXY
+from billing.plans import API_ACCESS, DEFAULT_PLAN, Plan, Plans
 from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
 from billing.schemas.keys import RULES, KeyRow, KeyRules
@@ -147,7 +148,7 @@ def _principal(row: Row, plans: Plans, default: Plan) -> Principal:
     key = key_row(row)
     same = {name: getattr(key, name) for name in _OF_PRINCIPAL}
     plan = _plan_of(row, plans, default)
-    withheld = {API_SCOPE} if plan.feature(API_ACCESS) is False else set[str]()
+    withheld = {PROXY} if plan.feature(API_ACCESS) is False else set[str]()
     return Principal(
         **same
         | _of_account(row, plan)

@@ -4,8 +4,8 @@ debits       one metered request in the ledger: as it is written, as it is read 
 writer       the batch that writes debits, and keeps what the ledger can't take
 dead_letters reading that, and writing it after all
 reports      what customers and operators read; margins: what was charged less what it cost
-sums         what was used in spans of time, by dimension and tag
-roller       moves fresh usage into sums by minute, hour, day and month, and folds hours of busy accounts
+sums         what was used in spans of time, by dimension and tag; fresh usage is moved into sums by minute, hour, day
+             and month, and hours of busy accounts are folded
 explanations how an amount came about                                                                             pure
 verify       the ledger's promises, proved from one snapshot
 retention    months of usage events that are dropped by age, once they are proved

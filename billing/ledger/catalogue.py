@@ -15,8 +15,7 @@ import msgspec
 
 from billing.database.connection import Connection, Database, affected, queries
 from billing.plans import DEFAULT_PLAN, Plan, Plans
-from billing.pricing.rows import PriceRow, canonical_json, from_canonical_json
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable, canonical_json, from_canonical_json
 
 _query = queries("billing.ledger")
 # Rows that are read at a time: a model has a few, and a file that was replaced whole thousands.

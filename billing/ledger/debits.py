@@ -200,7 +200,7 @@ def _layout_of(payload: bytes) -> int:
 class UsageEvent:
     """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's.
 
-    `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a
+    `markup_scaled` is in percent times `billing.pricing.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a
     request whose gateway died.
     """
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from billing.ledger.debits import NAMED, UsageEvent
 from billing.money import USD_DECIMALS, ceil_div, decimal, format_usd
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
+from billing.pricing import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from billing.pricing.rows import PriceLine, PriceRow
+    from billing.pricing import PriceLine, PriceRow
 
 # Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
 # hour that has more is shown rounded up to them.
@@ -35,7 +35,7 @@ _PER: Final = {"hour": "an hour", "second": "a second", "million": "a million"}
 class Explanation:
     """An event, the price row that it names (None if the ledger has no such row) and the arithmetic of its amount.
 
-    `lines` already contain the multiplier; `sum_scaled` is theirs, in nano-USD / `pricing.scales.COST_SCALE`.
+    `lines` already contain the multiplier; `sum_scaled` is theirs, in nano-USD / `billing.pricing.COST_SCALE`.
     """
 
     event: UsageEvent

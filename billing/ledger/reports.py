@@ -34,7 +34,7 @@ from billing.ledger.sums import (
     total,
 )
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
-from billing.pricing.rows import PriceRow, from_canonical_json
+from billing.pricing import PriceRow, from_canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -109,8 +109,9 @@ async def _drop(connection: Connection, partition: str, patience: str) -> None:
     await connection.execute("SELECT set_config('lock_timeout', $1, true)", patience)
     for tries in range(DROP_TRIES):
         try:
-            async with translated(), connection.transaction():
-                await connection.execute(f"DROP TABLE {partition}")
+            with translated():
+                async with connection.transaction():
+                    await connection.execute(f"DROP TABLE {partition}")
             return
         except DatabaseLocked:
             if tries == DROP_TRIES - 1:

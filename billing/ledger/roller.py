@@ -16,6 +16,7 @@ from typing import Final
 
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.sums import PLANNED_EACH_TIME, TAG_NAMES, TAG_VALUES
+from billing.work import until_next_s
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Roller:
         """Move until the task is cancelled. A failure is logged, and fewer rows are tried at the next round."""
         task = asyncio.current_task()
         while task is None or not task.cancelling():  # also where the driver has swallowed the cancellation
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(until_next_s(self._interval_s))
             try:
                 await self.round()
             except DatabaseError as error:

@@ -25,8 +25,7 @@ import msgspec
 from billing.database.connection import Connection, Database, Row, queries
 from billing.ledger.debits import NAMED, decode_shares_of, usage_of
 from billing.money import format_usd
-from billing.pricing.rows import PriceRow, from_canonical_json
-from billing.pricing.scales import PriceError, round_up
+from billing.pricing import PriceError, PriceRow, from_canonical_json, round_up
 from billing.times import rfc3339
 from billing.usage import UsageError
 

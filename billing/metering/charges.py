@@ -19,13 +19,12 @@ from billing.errors import Kind, MetergateError
 from billing.holds.model import Need
 from billing.ledger.debits import NAMED, Debit, other_counts
 from billing.money import MAX_NANO
-from billing.pricing.scales import round_up
-from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing import METER_PROVIDER, PriceTable, round_up
 from billing.usage import Usage
 
 if TYPE_CHECKING:
     from billing.holds.model import Refused
-    from billing.pricing.rows import PriceRow
+    from billing.pricing import PriceRow
     from billing.principals import Principal
 
 

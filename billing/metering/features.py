@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import queries
+from billing.errors import AccountNotFound
 from billing.metering.charges import EventConflict
 from billing.times import months_later
 

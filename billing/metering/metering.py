@@ -46,7 +46,7 @@ from billing.metering.charges import (
     settled_before,
 )
 from billing.metering.events import DEBITS, HOLDS, USAGE
-from billing.pricing.rows import from_canonical_json
+from billing.pricing import from_canonical_json
 from billing.schemas.service import DebitShape, HoldShape
 from billing.times import rfc3339
 from billing.usage import Usage
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from billing.holds.model import Decision
     from billing.ledger.debits import Debit
     from billing.metering.events import EventWriter
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from billing.principals import Principal
     from billing.settings import ServiceSettings
 _sql = queries("billing.metering")

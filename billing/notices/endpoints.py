@@ -17,6 +17,7 @@ from billing import audit
 from billing.database.connection import Row, queries
 from billing.errors import MetergateError
 from billing.notices.delivery import check_url, new_secret
+from billing.notices.formats import Format
 from billing.notices.mail_templates import TYPES
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
@@ -55,6 +56,8 @@ class Endpoint:
     id: str
     account_id: str | None
     url: str
+    format: Format
+    routing_key: str | None = field(repr=False)
     secret: str = field(repr=False)
     types: tuple[str, ...] | None
     description: str
@@ -93,10 +96,13 @@ class Endpoints:
         types: Sequence[str] | None,
         description: str = "",
         *,
+        format: Format = "json",
+        routing_key: str | None = None,
         actor: audit.Actor,
     ) -> Endpoint:
         """Make an endpoint, with a new secret. Raises `EndpointRefused` and `DestinationRefused`."""
         check_url(url, private=self._settings.webhook_private_addresses)
+        _check_routing_key(format, routing_key)
         subscribed = _checked(types)
         async with self._database.transaction() as connection:
             await connection.execute(_query("endpoints_lock"), account_id)
@@ -107,6 +113,8 @@ class Endpoints:
                 ID_PREFIX + self._new_id(),
                 account_id,
                 url,
+                format,
+                routing_key,
                 new_secret(),
                 subscribed,
                 description,
@@ -127,7 +135,8 @@ class Endpoints:
     async def update(
         self, endpoint_id: str, account_id: str | None, changes: Mapping[str, Any], *, actor: audit.Actor
     ) -> Endpoint:
-        """Change `url`, `types`, `description`, `enabled`: enabling forgets that it has failed. Raises as `create`."""
+        """Change `url`, `types`, `description`, `format`, `routing_key`, `enabled`. Enabling forgets failures, and
+        a format without a routing key forgets that. Raises as `create`."""
         if "url" in changes:
             check_url(changes["url"], private=self._settings.webhook_private_addresses)
         fields = {name: value for name, value in changes.items() if name != "enabled"}
@@ -136,6 +145,9 @@ class Endpoints:
         async with self._database.transaction() as connection:
             before = _found(await connection.fetchrow(_query("endpoints_get"), endpoint_id, account_id), endpoint_id)
             wanted = replace(before, **fields)
+            if wanted.format != "pagerduty" and "routing_key" not in fields:
+                wanted = replace(wanted, routing_key=None)
+            _check_routing_key(wanted.format, wanted.routing_key)
             enabled = changes.get("enabled", before.disabled_at is None)
             row = await connection.fetchrow(
                 _query("endpoints_update"),
@@ -144,6 +156,8 @@ class Endpoints:
                 wanted.url,
                 wanted.types,
                 wanted.description,
+                wanted.format,
+                wanted.routing_key,
                 enabled,
             )
             after = _found(row, endpoint_id)
@@ -194,6 +208,14 @@ class Endpoints:
         found = await self.delivery(endpoint_id, delivery_id, account_id)
         await self._database.execute(_query("deliveries_again"), found.id)
         return await self.delivery(endpoint_id, delivery_id, account_id)
+
+
+def _check_routing_key(format: Format, routing_key: str | None) -> None:
+    """Raises `EndpointRefused` for a format that lacks a routing key, or has no use for one."""
+    if format == "pagerduty" and routing_key is None:
+        raise EndpointRefused("PagerDuty takes events with the routing_key of one of its services (Events API v2).")
+    if format != "pagerduty" and routing_key is not None:
+        raise EndpointRefused("routing_key goes with the format pagerduty.")
 
 
 def _checked(types: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -255,4 +277,4 @@ def _shown(endpoint: Endpoint | None) -> dict[str, object] | None:
     if endpoint is None:
         return None
     types = None if endpoint.types is None else list(endpoint.types)
-    return {"url": endpoint.url, "types": types, "enabled": endpoint.disabled_at is None}
+    return {"url": endpoint.url, "format": endpoint.format, "types": types, "enabled": endpoint.disabled_at is None}

@@ -1,4 +1,4 @@
-"""What there are notices of, and what mails of them say. Pure.
+"""What there are notices of, and what people are told of them, by mail or in a chat. Pure.
 
 As all letters they hold nothing that somebody else has written: of a notice's data amounts, times, states and the names
 of plans alone, which operators choose.
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 # What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long; `provider.difference`
-# is for operators alone; `test`: asked for.
+# and troubles are for operators alone; `test`: asked for.
 NoticeType = Literal[
     "balance.low",
     "budget.threshold",
@@ -26,9 +26,13 @@ NoticeType = Literal[
     "key.leaked",
     "endpoint.disabled",
     "provider.difference",
+    "trouble.began",
+    "trouble.ended",
     "test",
 ]
 TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
+# What is about no account: their endpoints alone get it.
+OF_OPERATORS: Final[frozenset[NoticeType]] = frozenset({"provider.difference", "trouble.began", "trouble.ended"})
 MAX_VALUE: Final = 200
 
 
@@ -37,8 +41,8 @@ class _Wording(NamedTuple):
     text: str
 
 
-# What of a notice's data a mail shows, and how it is called there.
-_FIELDS: Final[Mapping[str, str]] = {
+# What of a notice's data people are shown, and how it is called there.
+FIELDS: Final[Mapping[str, str]] = {
     "amount_usd": "Amount in USD",
     "refunded_usd": "Refunded in USD",
     "balance_usd": "Balance in USD",
@@ -58,6 +62,16 @@ _FIELDS: Final[Mapping[str, str]] = {
     "ends_at": "Ends at",
     "period_end": "Period ends at",
     "url": "To go on",
+}
+# What a chat says of notices that nobody is mailed.
+_UNMAILED: Final[Mapping[NoticeType, str]] = {
+    "key.created": "an API key was created",
+    "key.revoked": "an API key was revoked",
+    "key.leaked": "an API key was found in public, and revoked",
+    "provider.difference": "a provider's bill differs from the ledger",
+    "trouble.began": "Metergate needs a look",
+    "trouble.ended": "this is well again",
+    "test": "this is a test, as it was asked for",
 }
 # Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own.
 _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
@@ -100,14 +114,27 @@ _OF_SUBJECTS: Final[Mapping[str, str]] = {
 }
 
 
+def wording_of(type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the heading of a notice, and its text, which may be empty."""
+    letter = _LETTERS.get(type_)
+    heading = _UNMAILED[type_] if letter is None else letter.subject
+    return heading[0].upper() + heading[1:], _text_of(type_, data)
+
+
+def _text_of(type_: NoticeType, data: Mapping[str, Any]) -> str:
+    letter = _LETTERS.get(type_)
+    if letter is None:
+        return str(data.get("message", ""))
+    return _OF_SUBJECTS.get(str(data.get("subject")), letter.text) if type_ == "quota.exhausted" else letter.text
+
+
 def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the subject and the body of a notice's mail; None where it is none that is mailed."""
     letter = _LETTERS.get(type_)
     if letter is None:
         return None
-    lines = [f"{name}: {_shown(data[field])}" for field, name in _FIELDS.items() if data.get(field) is not None]
-    text = _OF_SUBJECTS.get(str(data.get("subject")), letter.text) if type_ == "quota.exhausted" else letter.text
-    paragraphs = [text, *(["\n".join(lines)] if lines else [])]
+    lines = [f"{name}: {_shown(data[field])}" for field, name in FIELDS.items() if data.get(field) is not None]
+    paragraphs = [_text_of(type_, data), *(["\n".join(lines)] if lines else [])]
     return f"{service}: {letter.subject}", "\n\n".join(paragraphs) + "\n"
 
 

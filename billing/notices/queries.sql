@@ -70,7 +70,8 @@ SELECT id, account_id, url FROM ended
 SELECT * FROM webhook_endpoints WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2
 
 -- name: endpoints_insert
-INSERT INTO webhook_endpoints (id, account_id, url, secret, types, description) VALUES ($1, $2, $3, $4, $5, $6) RETURNING *
+INSERT INTO webhook_endpoints (id, account_id, url, format, routing_key, secret, types, description)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *
 
 -- name: endpoints_lock
 -- Endpoints of one owner are made one after another, so that their number keeps its bound.
@@ -84,15 +85,15 @@ UPDATE webhook_endpoints SET old_secret = secret, old_secret_until = now() + $4 
 WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2 RETURNING *
 
 -- name: endpoints_target
-SELECT url, secret, CASE WHEN old_secret_until > now() THEN old_secret END AS old_secret, disabled_at
+SELECT url, format, routing_key, secret, CASE WHEN old_secret_until > now() THEN old_secret END AS old_secret, disabled_at
 FROM webhook_endpoints WHERE id = $1
 
 -- name: endpoints_update
 -- Change an endpoint; enabling it resets the count of its failures.
-UPDATE webhook_endpoints SET url = $3, types = $4, description = $5,
-    disabled_at = CASE WHEN $6 THEN NULL ELSE coalesce(disabled_at, now()) END,
-    disabled_reason = CASE WHEN $6 THEN NULL ELSE coalesce(disabled_reason, 'by hand') END,
-    failing_since = CASE WHEN $6 AND disabled_at IS NOT NULL THEN NULL ELSE failing_since END
+UPDATE webhook_endpoints SET url = $3, types = $4, description = $5, format = $6, routing_key = $7,
+    disabled_at = CASE WHEN $8 THEN NULL ELSE coalesce(disabled_at, now()) END,
+    disabled_reason = CASE WHEN $8 THEN NULL ELSE coalesce(disabled_reason, 'by hand') END,
+    failing_since = CASE WHEN $8 AND disabled_at IS NOT NULL THEN NULL ELSE failing_since END
 WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2 RETURNING *
 
 -- name: notices_emit
@@ -137,6 +138,15 @@ INSERT INTO webhook_deliveries (notice_id, endpoint_id) SELECT id, $1 FROM made 
 -- name: notices_waiting
 SELECT id, account_id, type, data, created_at FROM notices WHERE handed_out_at IS NULL
 ORDER BY created_at, id LIMIT $1 FOR UPDATE SKIP LOCKED
+
+-- name: troubles_begin
+INSERT INTO troubles (about, message) VALUES ($1, $2) ON CONFLICT (about) DO NOTHING RETURNING about
+
+-- name: troubles_end
+DELETE FROM troubles WHERE about = $1 RETURNING message
+
+-- name: troubles_told
+SELECT about FROM troubles
 
 -- name: outbox_forget
 -- Delete notices older than $1 days with their deliveries, whose tries have ended after hours at most.

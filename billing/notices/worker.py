@@ -12,16 +12,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Row, queries
 from billing.mail import SERVICE, enqueue
 from billing.notices.delivery import Outcome, Poster, key_of, signed_headers
 from billing.notices.emit import emit
+from billing.notices.formats import Notice, body_of
 from billing.notices.mail_templates import letter_of
-from billing.times import rfc3339
 from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
@@ -109,6 +107,7 @@ class NoticeWorker:
                 every_s=EVERY_S,
                 round=self._turn,
                 lease=tell,
+                due=self._look,
                 otherwise=self._forget_stats,
                 close=self._close,
             ),
@@ -122,9 +121,14 @@ class NoticeWorker:
 
     async def _turn(self) -> None:
         await self.round()
+        await self._look()
+
+    async def _look(self) -> bool:
+        """Count what waits and what was given up; return whether anything waits."""
         row = await self._database.row(_query("outbox_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+        return bool(self.waiting)
 
     def _forget_stats(self) -> None:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
@@ -208,18 +212,22 @@ class NoticeWorker:
 
     async def _send(self, claimed: Row) -> Outcome | None:
         """Send a delivery; None: its endpoint has gone, and the delivery with it."""
-        body, at_s = body_of(claimed), int(time.time())
+        notice = Notice(
+            claimed["notice_id"], claimed["type"], claimed["created_at"], claimed["account_id"], claimed["data"]
+        )
+        at_s = int(time.time())
         hook = self._hook
         if claimed["endpoint_id"] is None:
             if hook is None:  # configured when the delivery was written
                 await self._database.execute(_query("deliveries_failed"), claimed["id"], None, "not configured", True)
                 return None
-            keys = [] if hook.secret is None else [key_of(hook.secret)]
+            body, keys = body_of(notice), [] if hook.secret is None else [key_of(hook.secret)]
             headers = HEADERS | signed_headers(claimed["notice_id"], at_s, body, keys)
             return await hook.poster.post(hook.url, body, headers)
         target = await self._database.row(_query("endpoints_target"), claimed["endpoint_id"])
         if target is None:
             return None
+        body = body_of(notice, target["format"], target["routing_key"])
         keys = [key_of(secret) for secret in (target["secret"], target["old_secret"]) if secret is not None]
         headers = HEADERS | signed_headers(claimed["notice_id"], at_s, body, keys)
         return await self._poster.post(target["url"], body, headers)
@@ -233,15 +241,3 @@ class NoticeWorker:
             if ended["account_id"] is not None:
                 data = {"endpoint_id": endpoint_id, "reason": reason}
                 await emit(connection, ended["account_id"], "endpoint.disabled", data)
-
-
-def body_of(notice: Any) -> bytes:
-    """Return the JSON body of a notice's delivery."""
-    body = {
-        "id": notice["notice_id"],
-        "type": notice["type"],
-        "timestamp": rfc3339(notice["created_at"]),
-        "account_id": notice["account_id"] or None,
-        "data": notice["data"],
-    }
-    return msgspec.json.encode(body)

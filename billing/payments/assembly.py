@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from billing.accounts.accounts import Accounts
-from billing.accounts.grants import Grants
-from billing.accounts.lots import PAID, Terms
+from billing.accounts.grants import PAID, Grants, Terms
 from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT

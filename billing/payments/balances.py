@@ -15,10 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
-from billing.accounts import lots
-from billing.accounts.accounts import AccountNotFound
-from billing.accounts.grants import PROMOTIONS, REVENUE, Entry
+from billing.accounts.grants import PROMOTIONS, REVENUE, Entry, find_lot, settle_lots
 from billing.database.connection import Database, queries
+from billing.errors import AccountNotFound
 from billing.money import format_usd
 from billing.notices.emit import emit
 
@@ -84,9 +83,9 @@ class Expiry:
         """Take what is left of a lot; return how much that was, in nano-USD. What was paid for goes to the revenue."""
         async with self._database.transaction() as connection:
             await connection.fetchrow(_accounts("accounts_lock"), account_id)
-            lot = await lots.find(connection, account_id, lot_id)
+            lot = await find_lot(connection, account_id, lot_id)
             if not lot.left_nano:
-                await lots.settle(connection, account_id)
+                await settle_lots(connection, account_id)
                 return 0
             source = PROMOTIONS if lot.terms.promotional else REVENUE
             named = SCOPE, f"expiry:{lot.id}", f"credit of {lot.created_at:%Y-%m-%d}"

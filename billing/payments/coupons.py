@@ -20,8 +20,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry, GrantResult
-from billing.accounts.lots import Terms
+from billing.accounts.grants import PROMOTIONS, Entry, GrantResult, Terms
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
 from billing.money import DEFAULT_PRIORITY, format_usd

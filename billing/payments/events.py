@@ -140,7 +140,9 @@ class PaymentEvents:
     def work(self) -> tuple[Periodic, ...]:
         """Return what looks into what waits, and what tidies up."""
         return (
-            Periodic(name="payment_events", every_s=EVERY_S, round=self._turn, woken=self._came),
+            Periodic(
+                name="payment_events", every_s=EVERY_S, round=self._turn, woken=self._came, due=self.refresh_stats
+            ),
             Periodic(name="payment_events_tidy", every_s=TIDY_EVERY_S, round=self.tidy),
         )
 
@@ -204,11 +206,12 @@ class PaymentEvents:
         )
         await self._database.execute(_query("events_failed"), self.provider, row["id"], reason[:MOST_ERROR], for_good)
 
-    async def refresh_stats(self) -> None:
-        """Count what waits and what was given up."""
+    async def refresh_stats(self) -> bool:
+        """Count what waits and what was given up; return whether anything waits."""
         row = await self._database.row(_query("events_standing"))
         if row is not None:
             self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+        return bool(self.waiting)
 
     async def page(self, limit: int, after: str | None = None, *, state: EventState | None = None) -> Page[StoredEvent]:
         """Return events, those that came last first; `after` is the number that ended the page before."""

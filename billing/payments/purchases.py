@@ -20,10 +20,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing import audit
-from billing.accounts import lots
 from billing.accounts.accounts import lift, suspend
-from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError, Grants
-from billing.accounts.lots import PAID, Terms
+from billing.accounts.grants import PAID, PROMOTIONS, PURCHASES, Entry, GrantError, Grants, Terms, find_lot
 from billing.database.connection import Connection, Database, queries
 from billing.money import format_cents
 from billing.notices.emit import emit
@@ -332,7 +330,7 @@ class Purchases:
         transfers, credit_nano = tuple(row["id"] for row in rows), sum(row["amount_nano"] for row in rows)
         if not transfers:
             return None
-        terms = (await lots.find(connection, account_id, transfers[0])).terms
+        terms = (await find_lot(connection, account_id, transfers[0])).terms
         return Raised(transfers, credit_nano, source, terms)
 
     async def _move_all(

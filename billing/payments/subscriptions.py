@@ -18,8 +18,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
-from billing.accounts.lots import Terms
+from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict, Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.money import format_cents

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import DEFAULT_PRIORITY, format_credits, format_usd
-from billing.principals import Status
+from billing.plans import Status
 from billing.schemas.base import (
     Answer,
     Body,

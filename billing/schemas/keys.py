@@ -23,8 +23,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.errors import MetergateError
-from billing.plans import MAX_TOOL_CALLS
-from billing.quotas import Metric, Quota, Window, check_quotas, parse_quotas, quota_json
+from billing.quotas import MAX_TOOL_CALLS, Metric, Quota, Window, check_quotas, parse_quotas, quota_json
 from billing.schemas.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
 from billing.schemas.quotas import QuotaShape, QuotasOrNull, WindowShape
 from billing.times import TimeError, parse_rfc3339, rfc3339

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_cents
 from billing.payments.port import OrderKind, OrderStatus
-from billing.principals import Status
+from billing.plans import Status
 from billing.quotas import quota_json
 from billing.schemas.base import Answer, Body, Id, Moment, Name, PageQuery, PositiveUsdBody, Since, Usd, matching
 from billing.schemas.quotas import WindowShape

@@ -13,8 +13,8 @@ from msgspec import UNSET, Meta, UnsetType, field
 from billing.ledger.debits import REPRICE
 from billing.ledger.explanations import FACTOR_DECIMALS, shown_amounts, shown_quantity
 from billing.money import decimal, format_credits, format_usd
-from billing.pricing.scales import marked_up_usd
-from billing.principals import Status
+from billing.plans import Status
+from billing.pricing import marked_up_usd
 from billing.schemas.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
 from billing.schemas.credit import OwnBudgetShape
 from billing.times import rfc3339
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from billing.ledger.sums import Group, Span, Used
-    from billing.pricing.rows import PriceLine
+    from billing.pricing import PriceLine
     from billing.usage import Usage
 
 

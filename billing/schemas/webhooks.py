@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
+from billing.notices.formats import Format
 from billing.notices.mail_templates import NoticeType
-from billing.schemas.base import Answer, Body, Moment
+from billing.schemas.base import Answer, Body, Moment, matching
 
 Url = Annotated[
     str,
@@ -18,14 +19,19 @@ Url = Annotated[
         extra_json_schema={"format": "webhook-url"},
     ),
 ]
+RoutingKey = Annotated[
+    str, matching("[0-9A-Za-z]{32}", description="of a service at PagerDuty, for the format `pagerduty`")
+]
 Types = Annotated[list[NoticeType], Meta(max_length=50)]
 Description = Annotated[str, Meta(max_length=200)]
 
 
 class NewEndpoint(Body, frozen=True, kw_only=True):
-    """Where to send notices; without `types` all of them."""
+    """Where to send notices, and in which form; without `types` all of them."""
 
     url: Url
+    format: Format = "json"
+    routing_key: RoutingKey | None = None
     types: Types | None = None
     description: Description = ""
 
@@ -35,6 +41,8 @@ class EndpointPatch(Body, frozen=True, kw_only=True):
     has failed."""
 
     url: Url | UnsetType = UNSET
+    format: Format | UnsetType = UNSET
+    routing_key: RoutingKey | UnsetType = UNSET
     types: Types | UnsetType | None = UNSET
     description: Description | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
@@ -47,6 +55,7 @@ class EndpointShape(Answer, frozen=True, kw_only=True):
     id: str
     account_id: Annotated[str | None, Meta(description="whose notices it gets; null: an operator's, which gets all")]
     url: str
+    format: Annotated[Format, Meta(description="what notices look like there")]
     types: list[str] | None
     description: str
     enabled: bool

@@ -15,7 +15,7 @@ from billing.api.credit import (
     put_alert,
     update_budget,
 )
-from billing.api.errors import BadRequest
+from billing.api.requests import BadRequest
 from billing.api.webhooks_out import (
     create_webhook,
     delete_webhook,
@@ -27,9 +27,9 @@ from billing.api.webhooks_out import (
     test_webhook,
     update_webhook,
 )
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.notices.mail_templates import TYPES
+from billing.notices.mail_templates import OF_OPERATORS, TYPES
 from billing.pages import MAX_LIMIT
+from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import AlertBody, BudgetPatch, NewBudget
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint
@@ -57,7 +57,7 @@ async def alerts(visit: Visit) -> View:
         "keys": await key_names(visit),
         "members": await member_names(visit),
         "periods": PERIODS,
-        "types": TYPES,
+        "types": [each for each in TYPES if each not in OF_OPERATORS],
         "chosen": visit.form.getall("type", []),
     }
     return View("alerts.html", values)
@@ -93,7 +93,8 @@ async def budget(visit: Visit) -> View:
 async def add_webhook(visit: Visit) -> View:
     """Make a webhook, and show its secret, this once."""
     types = visit.form.getall("type", []) or None
-    given = {"url": visit.field("url") or "", "description": visit.field("description")}
+    given = {name: visit.field(name) for name in ("description", "format", "routing_key")}
+    given["url"] = visit.field("url") or ""
     made = await create_webhook(visit.call, visit.body(NewEndpoint, types=types, **given))
     return View("webhook_secret.html", {"endpoint": made})
 

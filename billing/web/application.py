@@ -16,15 +16,13 @@ from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
 from billing.api.auth import ORG_IN_PATH
-from billing.api.errors import BadRequest, Conflict, InsufficientScope, NotFound, of_failure
-from billing.api.requests import read_bounded
-from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
+from billing.api.requests import BadRequest, Conflict, InsufficientScope, NotFound, of_failure, read_bounded
+from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, TIME_LIMIT, HttpHandler, Table
 from billing.api.services import SERVICES, Services
-from billing.api.tables import TIME_LIMIT, Table
 from billing.errors import MetergateError
-from billing.identity.permissions import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
+from billing.principals import NOBODY, Caller
 from billing.web import (
     alerts,
     credit,

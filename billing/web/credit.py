@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
-from billing.api.errors import NotFound
 from billing.api.payments import (
     change_subscription,
     checkout,
@@ -22,12 +21,13 @@ from billing.api.payments import (
     open_portal,
     setup_billing,
 )
-from billing.api.tables import Table
+from billing.api.requests import NotFound
+from billing.api.route import Table
 from billing.api.usage import get_balance, list_transactions
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
 from billing.payments.in_force import Outlook, outlook
+from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange

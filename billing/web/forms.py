@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
 from billing.ledger.sums import Grouping, UsageQueryError
 from billing.payments.port import origin_of
+from billing.permissions import BILLING_READ
 from billing.quotas import Metric, Window, names_model
 from billing.times import Period, period_of, rfc3339
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.api.errors import BadRequest
 from billing.api.keys import (
     create_own_key,
     get_own_key,
@@ -20,8 +19,8 @@ from billing.api.keys import (
     rotate_own_key,
     update_own_key,
 )
-from billing.api.requests import shaped
-from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
+from billing.api.requests import BadRequest, shaped
+from billing.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
 from billing.schemas.keys import DEFAULT_SCOPES, RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.times import parse_rfc3339, rfc3339, within_calendar
 from billing.web.forms import (

@@ -26,7 +26,7 @@ from billing.api.organizations import (
     update_member,
     update_organization,
 )
-from billing.identity.permissions import MEMBERS_READ, MEMBERS_WRITE, ORG_TRANSFER, ORG_WRITE, RANK, Role
+from billing.permissions import MEMBERS_READ, MEMBERS_WRITE, ORG_TRANSFER, ORG_WRITE, RANK, Role
 from billing.schemas.accounts import NewQuotas
 from billing.schemas.base import PageQuery
 from billing.schemas.organizations import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
-from billing.api.errors import Unavailable
 from billing.api.oversight import (
     assign_subject,
     list_exports,
@@ -15,7 +14,7 @@ from billing.api.oversight import (
     list_subjects,
     retry_exports,
 )
-from billing.api.requests import encode_cursor, page_asked
+from billing.api.requests import Unavailable, encode_cursor, page_asked
 from billing.schemas.base import PageQuery
 from billing.schemas.system import AssignBody, JobShape, ParkedExportsQuery, RetryExport, SubjectsQuery
 from billing.schemas.webhooks import DeliveryShape, EndpointShape

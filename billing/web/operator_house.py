@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import UNSET, json, structs
 
 from billing.api.oversight import get_user, list_audit, list_exports, list_providers, list_users, update_user
-from billing.api.tables import Table, rows
+from billing.api.route import Table, rows
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, format_cents

@@ -17,7 +17,7 @@ from billing.api.payments import (
     refund_order,
     replay_payment_event,
 )
-from billing.api.tables import Table
+from billing.api.route import Table
 from billing.schemas.margin import MarginQuery
 from billing.schemas.payments import (
     AdminOrdersQuery,

@@ -9,13 +9,13 @@ from urllib.parse import quote
 from billing.ledger.catalogue import MOST_PRICES
 from billing.ledger.explanations import exact_usd, shown_quantity
 from billing.money import format_usd
-from billing.pricing.table import Trial, TrialRefused, find_row, try_usage, usage_of
+from billing.pricing import Trial, TrialRefused, find_row, try_usage, usage_of
 from billing.web.lists import Column, Field, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.ledger.catalogue import StoredPrice
-    from billing.pricing.rows import PriceLine, PriceRow
+    from billing.pricing import PriceLine, PriceRow
     from billing.schemas.system import ModelShape
 
 PRICES: Final = "/operator/prices"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from billing.api.accounts import balance_of
 from billing.api.credit import get_auto_recharge
 from billing.api.payments import get_billing_status
+from billing.api.remaining import balance_of
 from billing.api.usage import get_billing_summary, list_events
-from billing.identity.permissions import BILLING_READ
 from billing.ledger.sums import total
 from billing.money import parse_usd
+from billing.permissions import BILLING_READ
 from billing.schemas.usage import EventQuery
 from billing.web.pages import Page, View, Visit, Who, key_names
 from billing.web.render import usd_text

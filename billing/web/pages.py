@@ -20,18 +20,17 @@ from multidict import MultiDict, MultiDictProxy
 from billing.accounts.accounts import Account
 from billing.api.operation import JSON
 from billing.api.requests import query_of, shaped
-from billing.api.route import Call
+from billing.api.route import CSV, Call, wants_csv
 from billing.api.services import Services
-from billing.api.tables import CSV, wants_csv
-from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.users import OwnOrganization
+from billing.principals import Caller
 from billing.times import DEFAULT_ZONE, TimeError, zone_of
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-    from billing.api.tables import Table
+    from billing.api.route import Table
 
 # Of a table on a page: each takes the event loop's time, some 0.1 ms. A table as CSV has all.
 MOST_ROWS: Final = 200

@@ -21,8 +21,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import json
 
-from billing.identity.permissions import RANK
 from billing.money import NANO_PER_USD, format_usd, parse_usd
+from billing.permissions import RANK
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from billing.api.errors import NotFound
-from billing.api.tables import Table
+from billing.api.requests import NotFound
+from billing.api.route import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_READ, KEYS_READ
 from billing.ledger.explanations import FACTOR_DECIMALS
 from billing.money import decimal
 from billing.pages import DEFAULT_LIMIT
+from billing.permissions import BILLING_READ, KEYS_READ
 from billing.quotas import names_model
 from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventQuery

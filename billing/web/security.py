@@ -23,7 +23,7 @@ from billing.api.people import (
     update_me,
     who_am_i,
 )
-from billing.identity.permissions import AUDIT_READ
+from billing.permissions import AUDIT_READ
 from billing.schemas.base import PageQuery
 from billing.schemas.people import (
     FactorBody,

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from billing.api import people
 from billing.api.attempts import SIGN_INS
-from billing.api.errors import Conflict, NotFound, Unauthorized
 from billing.api.people import end_session_of, oidc_of, sent_to_provider, set_session, set_session_cookie
+from billing.api.requests import Conflict, NotFound, Unauthorized
 from billing.identity.providers import is_path
 from billing.schemas.people import CodeAsked, Login, PasswordForgotten, PasswordReset, Registration, Verification
 from billing.web.forms import factor_typed

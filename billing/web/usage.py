@@ -11,13 +11,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 from zoneinfo import ZoneInfo
 
-from billing.api.errors import BadRequest
-from billing.api.requests import zone
+from billing.api.requests import BadRequest, zone
 from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
-from billing.identity.permissions import BILLING_READ
 from billing.ledger.sums import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
+from billing.permissions import BILLING_READ
 from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import Period, day_begins, parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
@@ -27,7 +26,7 @@ from billing.web.render import usd_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from billing.api.tables import Table
+    from billing.api.route import Table
     from billing.ledger.sums import Group, Span, Used
 
 # The name of the group of requests without a value.

@@ -9,14 +9,13 @@
     ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
     backup      backup, restore: the database in a file
     doctor      its findings, of the configuration, the disk, providers, and both stores
-    stores      where the stores are; store_options  those of one command
+    stores      where the stores are, and what a failure says; store_options  those of one command
     prices      operator price: list, check, import, diff, try, on files of prices
     stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for
     tools       connect: settings of coding agents for this gateway
     connect     how operator commands reach the billing API: over HTTP, or in this process, on the stores
     data_folder  the keys of a data folder, and the address that a running `up` leaves for them; what a wrong
                 environment or file says
-    failures    what a failure says
 
 The commands on the billing API, options and output are `billing.cli`'s.
 """

@@ -90,7 +90,7 @@ async def restore(
     file: Backup,
     force: Annotated[bool, typer.Option("--force", help="Replace what the database has. It is lost.")] = False,
 ) -> None:
-    """Make the database what a backup has, and bring it to this version.
+    """Make the database what a backup has. It is brought to this version.
 
     No gateway may run on it. Whole, or not at all.
     """
@@ -118,8 +118,7 @@ async def restore(
 async def _opened(output: Output) -> AsyncIterator[tuple["Stores", "Database"]]:
     """Give where the database is, and a connection; what fails within is explained."""
     from billing.database.connection import Database
-    from gateway.commands.failures import explained_failures, named_store
-    from gateway.commands.stores import open_stores
+    from gateway.commands.stores import explained_failures, named_store, open_stores
     from gateway.config.environment import command_environment
 
     with explained_failures():

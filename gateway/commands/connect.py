@@ -115,7 +115,7 @@ def connector(environ: Mapping[str, str]) -> Connect:
         if gateway is not None:
             yield _http(gateway, output)
             return
-        from gateway.commands.failures import explained_failures
+        from gateway.commands.stores import explained_failures
 
         with explained_failures():
             async with _direct(environ, environment, output) as client:

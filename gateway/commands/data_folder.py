@@ -22,8 +22,8 @@ import msgspec
 
 from billing.cli.output import USAGE, CommandFailed
 from billing.errors import MetergateError
-from gateway.config.problems import ConfigError
 from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
+from gateway.config.source import ConfigError
 from gateway.embedded.folders import holder
 
 PREFIX: Final = "mga_"

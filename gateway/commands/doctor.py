@@ -35,8 +35,7 @@ from billing.holds.redis.client import NO_EVICTION, SLOTS, RedisClient, Server, 
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
 from billing.holds.redis.layout import AHEAD_S
 from billing.plans import Plan
-from gateway.commands.failures import shown_url
-from gateway.commands.stores import NoData, Stores, open_stores
+from gateway.commands.stores import NoData, Stores, open_stores, shown_url
 from gateway.config.environment import UP_METRICS_ADDR
 from gateway.config.plan_follower import plans_finding
 from gateway.config.settings import (

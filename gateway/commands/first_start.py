@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from billing.cli.output import Shown, Table
+from billing.cli.output import Shown
 from billing.identity.providers import CONSOLE
 from billing.money import NANO_PER_USD, format_usd
 
@@ -84,6 +84,18 @@ def try_line(url: str, key: str) -> str:
     )
 
 
+def serving_lines(settings: "Settings", address: str, warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return where a gateway serves, what is on, and what to know: no secret is in it."""
+    on = ", ".join(provider.name for provider in settings.providers.values() if provider.enabled) or "none"
+    off = sum(1 for provider in settings.providers.values() if not provider.enabled)
+    lacking = f"; off: {off} (`metergate operator provider list` says what each lacks)" if off else ""
+    return (
+        f"Metergate serves on {local_url(address)}",
+        f"Providers on: {on}{lacking}",
+        *(f"Warning: {warning}" for warning in warnings),
+    )
+
+
 def ready(
     settings: "Settings",
     address: str,
@@ -96,23 +108,24 @@ def ready(
 ) -> Shown:
     """Return the result of a start that went well."""
     url = local_url(address)
-    providers = [
-        (provider.name, "on" if provider.enabled else f"off: {provider.off_reason}")
-        for provider in settings.providers.values()
-    ]
-    parts: list[str | Table] = [f"Metergate serves on {url}", Table(("provider", "state"), providers)]
-    parts += [f"Warning: {warning}" for warning in warnings]
-    if admin_key_file is not None:
-        parts.append(f"The admin key is in {admin_key_file}; `metergate operator` reads it there.")
-    if service_key_file is not None:
-        parts.append(f"The key for other services, to be sent as X-API-Key, is in {service_key_file}.")
     console = f"{settings.identity.public_url or url}{CONSOLE}/"
     login_url = None if link is None else f"{console}enter/{link.secret}"
-    parts.append(f"The console is at {console}")
-    if login_url is not None:
-        parts.append(f"Sign in there as the operator, once within ten minutes: {login_url}")
-        if settings.smtp_host is None:
-            parts.append("Mails, such as the codes of people who register, are shown here: SMTP_HOST names no server.")
+    parts = list(serving_lines(settings, address, warnings))
+    if admin_key_file is not None and service_key_file is not None:
+        parts.append(
+            f"Keys: `metergate operator` reads {admin_key_file}; other services send what is in {service_key_file} "
+            "as X-API-Key."
+        )
+    elif admin_key_file is not None:
+        parts.append(f"Keys: `metergate operator` reads {admin_key_file}.")
+    elif service_key_file is not None:
+        parts.append(f"Keys: other services send what is in {service_key_file} as X-API-Key.")
+    if login_url is None:
+        parts.append(f"The console is at {console}")
+    else:
+        parts.append(f"The operator's console, once within ten minutes: {login_url}")
+    if link is not None and settings.smtp_host is None:
+        parts.append("Mails, such as the codes of people who register, are shown here: SMTP_HOST names no server.")
     if first is not None and DEMO_MODEL in settings.models:
         parts += ["Try it:", try_line(url, first.key)]
     elif first is None:

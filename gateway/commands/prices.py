@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
+from billing.cli.options import moment
 from billing.cli.prompts import Yes, confirm
 from billing.money import format_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -135,7 +135,7 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.pricing.table import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
+    from billing.pricing import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.schemas.usage import LineShape
 
     now_s = time.time()
@@ -168,8 +168,8 @@ class Period:
     """Which requests are compared with which price, and why."""
 
     model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
-    since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)]
-    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)]
+    since: Annotated[str, moment("From then on: a time, a day, or 7d, 24h.")]
+    until: Annotated[str, moment("Before then.")]
     account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None
     price_id: Annotated[
         str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")

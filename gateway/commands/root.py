@@ -9,27 +9,37 @@ from typing import Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, lazy_group
+from billing.cli import REFUSED, outermost_group
 
 DISTRIBUTION: Final = "metergate"
-# Every command, and what adds it.
-ADDERS: Final = {
-    **dict.fromkeys(("up", "serve"), "gateway.commands.serving:add_serving"),
-    "init": "gateway.commands.init:add_init",
-    **dict.fromkeys(("migrate", "doctor", "explain", "reconcile"), "gateway.commands.upkeep:add_upkeep"),
-    **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
-    "connect": "gateway.commands.tools.command:add_connect",
-    "export": "gateway.commands.upkeep:add_export",
-    "ledger": "gateway.commands.ledger:add_ledger",
-    "operator": "gateway.commands.connect:add_operator",
-    "auth": "gateway.commands.connect:add_auth",
-    "keys": "gateway.commands.connect:add_keys",
-    "org": "gateway.commands.connect:add_orgs",
-    "requests": "gateway.commands.connect:add_requests",
-    "usage": "gateway.commands.connect:add_usage",
-    "billing": "gateway.commands.connect:add_billing",
-    "webhooks": "gateway.commands.connect:add_webhooks",
-    "run": "billing.cli.batch:add_run",
+# Every command by the heading that it stands below, and what adds it.
+SECTIONS: Final = {
+    "Run a gateway": {
+        **dict.fromkeys(("up", "serve"), "gateway.commands.serving:add_serving"),
+        "init": "gateway.commands.init:add_init",
+        **dict.fromkeys(("doctor", "migrate"), "gateway.commands.upkeep:add_upkeep"),
+        **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
+        "reconcile": "gateway.commands.upkeep:add_upkeep",
+        "ledger": "gateway.commands.ledger:add_ledger",
+        "export": "gateway.commands.upkeep:add_export",
+    },
+    "Look after accounts": {
+        "operator": "gateway.commands.connect:add_operator",
+    },
+    "Your own account": {
+        "connect": "gateway.commands.tools.command:add_connect",
+        "auth": "gateway.commands.connect:add_auth",
+        "keys": "gateway.commands.connect:add_keys",
+        "requests": "gateway.commands.connect:add_requests",
+        "explain": "gateway.commands.upkeep:add_upkeep",
+        "usage": "gateway.commands.connect:add_usage",
+        "billing": "gateway.commands.connect:add_billing",
+        "org": "gateway.commands.connect:add_orgs",
+        "webhooks": "gateway.commands.connect:add_webhooks",
+    },
+    "Scripts": {
+        "run": "billing.cli.batch:add_run",
+    },
 }
 # Objects more before Python looks for garbage: hardly any of what a command imports and reads becomes some before it
 # ends, and looking at it all takes a tenth of a second of those that read the price table.
@@ -38,10 +48,9 @@ COLLECT_AFTER: Final = 100_000
 
 def make_app() -> typer.Typer:
     """Return the command with every command below it."""
-    app = lazy_group(
+    app = outermost_group(
         "Metergate: a metering gateway for LLM traffic. Settings are environment variables: docs/configuration.md.",
-        ADDERS,
-        add_completion=True,
+        SECTIONS,
     )
     app.callback()(_root)
     return app

@@ -35,8 +35,7 @@ async def open_database(output: Output, timeout_s: float) -> AsyncIterator["Data
 async def open_ledger(output: Output, timeout_s: float) -> AsyncIterator[tuple["Database", str | None]]:
     """Open the same, and give the URL of the Redis beside it where one is known."""
     from billing.database.connection import Database
-    from gateway.commands.failures import explained_failures
-    from gateway.commands.stores import open_stores, ready_schema
+    from gateway.commands.stores import explained_failures, open_stores, ready_schema
     from gateway.config.environment import command_environment
 
     with explained_failures():

@@ -1,24 +1,75 @@
-"""Where the stores of a command are, found once and passed on as `Stores`. This file owns the order of looking:
+"""The stores of a command, and what it says to the person at the terminal when they, or a layer above them, fail.
 
-DATABASE_URL and REDIS_URL, each for itself; the servers that `metergate up` keeps running on the data folder; else
-servers started on its data for the length of the command. `up` itself takes none that run: it starts them, and it alone
-makes data where there is none.
+They are found once and passed on as `Stores`. This file owns the order of looking: DATABASE_URL and REDIS_URL, each for
+itself; the servers that `metergate up` keeps running on the data folder; else servers started on its data for the
+length of the command. `up` itself takes none that run: it starts them, and it alone makes data where there is none.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
-from billing.cli.output import UNREACHABLE, CommandFailed, Output
-from billing.database.connection import Database
-from billing.database.migrate import migrate, pending
-from gateway.commands.failures import named_store
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output
+from billing.database.connection import Database, DatabaseError, DatabaseHindered, DatabaseUnavailable
+from billing.database.migrate import MigrationError, migrate, pending
+from billing.holds.epochs import NotReady
+from billing.holds.redis.connection import RedisError, RedisRefused
+from gateway.commands.data_folder import explained_misuse
 from gateway.config.environment import Environment
-from gateway.embedded.folders import AlreadyRunning, has_data
+from gateway.embedded.folders import AlreadyRunning, EmbeddedServersError, has_data
 from gateway.embedded.servers import EmbeddedServers, Endpoints, running
+
+_DOCTOR: Final = "`metergate doctor` says more."
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turn what the layers below raise into `CommandFailed`."""
+    try:
+        with explained_misuse():
+            yield
+    except EmbeddedServersError as error:
+        raise CommandFailed(str(error), REFUSED) from error
+    except MigrationError as error:
+        raise CommandFailed(str(error), REFUSED) from error
+    except DatabaseHindered as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", REFUSED) from error
+    except DatabaseUnavailable as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
+    except DatabaseError as error:
+        raise CommandFailed(f"Postgres refused: {error}. {_DOCTOR}", REFUSED) from error
+    except RedisRefused as error:
+        raise CommandFailed(f"Redis refused: {error}. {_DOCTOR}", REFUSED) from error
+    except (RedisError, NotReady) as error:
+        raise CommandFailed(f"{error}. {_DOCTOR}", UNREACHABLE) from error
+    except TimeoutError as error:
+        raise CommandFailed(f"A store did not answer in time. {_DOCTOR}", UNREACHABLE) from error
+
+
+@contextmanager
+def named_store(url: str) -> Iterator[None]:
+    """Name a store that is away by its address."""
+    try:
+        yield
+    except (DatabaseUnavailable, RedisError) as error:
+        if isinstance(error, RedisRefused | DatabaseHindered):
+            raise
+        message = f"{error} ({shown_url(url)}). Check that it runs there and that this machine may reach it."
+        raise CommandFailed(message, UNREACHABLE) from error
+
+
+def shown_url(url: str) -> str:
+    """Return a store's URL without user, password and options; a socket's folder is kept."""
+    parts = urlsplit(url)
+    host = parts.hostname or ", ".join(parse_qs(parts.query).get("host", ()))
+    host = f"[{host}]" if ":" in host else host
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import typer
 from billing.api.operations import PaymentOperations
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.calls import add_calls, argument, command_of, option
+from billing.cli.options import moment
 from billing.cli.output import columns, says
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ def _write(file: Path, secret: str) -> None:
 
 async def reconcile(
     client: "BillingCalls",
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Compare all that was made since: a time, or a day.")
-    ] = None,
+    since: Annotated[str | None, moment("Compare all that was made since: a time, a day, or 7d, 24h.")] = None,
 ) -> Shown:
     """Show how the provider's payments differ from ours; with --since they are compared anew, for up to --timeout."""
     import asyncio

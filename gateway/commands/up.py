@@ -25,20 +25,19 @@ from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction
 from billing.identity.encryption import SealBroken
 from billing.ledger.leases import ending_leases
-from billing.logs import write_json
 from gateway.commands.data_folder import (
     admin_key_file,
     api_url_file,
     ensure_admin_key,
     ensure_service_key,
+    first_key_file,
     keep_first_key,
     publish_api_url,
     service_key_file,
     withdraw_api_url,
 )
-from gateway.commands.failures import named_store
-from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready
-from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
+from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready, serving_lines
+from gateway.commands.stores import Stores, given_stores, named_store, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.settings import Settings, warnings
@@ -46,16 +45,14 @@ from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddress
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
-from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime.encryption import check_encryption
-from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
     sys.executable,
     "-P",
     "-m",
-    "gateway.process.worker",
+    "gateway.app",
 )  # -P: a folder `gateway` where we stand is not ours
 
 
@@ -72,6 +69,8 @@ async def serve(
 
 
 async def _up(settings: Settings, environ: Mapping[str, str], output: Output, workers: int) -> int:
+    from gateway.runtime.wiring import open_runtime  # all that a worker has: `serve` goes without
+
     async with own_stores(settings, output) as stores:
         if not stores.embedded:
             await _require_redis(stores.redis_url)
@@ -92,8 +91,12 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
             first = await make_first_account(runtime)
             link = await runtime.services.browsers.make_link(SYSTEM)
         if first is not None:
-            output.must_show(first_account_lines(first))
+            in_logs = settings.log_format == "json"
+            if not in_logs:
+                output.must_show(first_account_lines(first))
             keep_first_key(settings.data_dir, first.key)
+            if in_logs:  # which are kept and sent on: no secret is in them
+                output.note(f"The key of the first account is in {first_key_file(settings.data_dir)}")
         env = _worker_environment(settings, environ, stores)
         env |= {"ADMIN_API_KEY": admin_key.reveal(), "SERVICE_API_KEY": service_key.reveal()}
         env[MAIL_CONSOLE_VARIABLE] = "1"
@@ -139,15 +142,17 @@ async def _supervise(
 ) -> int:
     """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
-    if settings.log_format == "json":
-        write_json()
     started = time.monotonic()
 
     def on_ready(address: str) -> None:
         if publishes:
             _publish(settings.data_dir, address, output)
         output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
-        output.show(welcome(settings, address, warnings(settings, time.time())))
+        if settings.log_format == "json" and not output.common.json:
+            for line in serving_lines(settings, address, warnings(settings, time.time())):
+                output.note(line)
+        else:
+            output.show(welcome(settings, address, warnings(settings, time.time())))
 
     with (
         _metrics_folder(settings.data_dir) as folder,
@@ -266,7 +271,11 @@ def _check_address(settings: Settings) -> None:
 
 def _check_request_log(settings: Settings) -> None:
     """Refuse a request log that can't be written, once and not from each worker. Raises `CommandFailed`."""
-    if settings.request_log in (None, STDOUT):
+    if settings.request_log is None:
+        return
+    from gateway.proxy.records import STDOUT, open_log
+
+    if settings.request_log == STDOUT:
         return
     try:
         os.close(open_log(Path(str(settings.request_log))))

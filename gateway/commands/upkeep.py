@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, TIMED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table, add_command
+from billing.cli.options import moment
 from billing.settings import RefusalSettings
 from billing.times import TimeError, parse_rfc3339
 from gateway.commands.store_options import MARKS, open_database, open_ledger, refuse_api_url
@@ -36,8 +37,7 @@ async def migrate(output: Output) -> None:
     """Bring the database to this version's schema."""
     refuse_api_url(output)
     from billing.database.migrate import migrate as apply_migrations
-    from gateway.commands.failures import explained_failures, named_store
-    from gateway.commands.stores import open_stores
+    from gateway.commands.stores import explained_failures, named_store, open_stores
     from gateway.config.environment import command_environment
 
     with explained_failures():
@@ -63,7 +63,7 @@ async def doctor(
     import msgspec
 
     from gateway.commands.doctor import DATA, diagnose
-    from gateway.commands.failures import explained_failures
+    from gateway.commands.stores import explained_failures
 
     with explained_failures():
         checks = await diagnose(os.environ, output, providers=providers)
@@ -81,7 +81,7 @@ async def explain(
     output: Output,
     request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
 ) -> None:
-    """Show how a request came to its charge, line by line; or, of one that was refused, what it lacked.
+    """Show how a request came to its charge. Of one that was refused, what it lacked.
 
     Customers ask their gateway, with the sign-in, --token-file or METERGATE_API_TOKEN; operators the stores themselves.
     """
@@ -151,8 +151,7 @@ async def reconcile(
     """
     refuse_api_url(output)
     from billing.schemas.system import ReportShape
-    from gateway.commands.failures import explained_failures
-    from gateway.commands.stores import open_stores, ready_schema
+    from gateway.commands.stores import explained_failures, open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
     from gateway.runtime.stores import open_engine
@@ -205,13 +204,11 @@ def add_export(app: typer.Typer) -> None:
 async def export(
     output: Output,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the files go.", show_default=False)],
-    since: Annotated[
-        str, typer.Option("--since", metavar="TIME", help="From then on, such as 2027-01-31.", show_default=False)
-    ],
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then; else until now.")] = None,
+    since: Annotated[str, moment("From then on, such as 2027-01-31, or 7d, yesterday.")],
+    until: Annotated[str | None, moment("Before then; else until now.")] = None,
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="csv or parquet.")] = "csv",
 ) -> None:
-    """Write usage events as files, one for each hour of their admission.
+    """Write usage events as files. There is one for each hour of their admission.
 
     A file replaces the one of the same hour that an earlier run has written: choose whole hours. Parquet needs pyarrow.
     """

@@ -1,13 +1,12 @@
 """Configuration, read once at start. Begin with `settings`: `load_settings` and what it returns,
 and every variable in its group.
 
-problems.py     a Problem says where, which key and what was expected; ConfigError holds all of them; ${VAR}
 secret.py       Secret: a text that no log, error or repr shows
 source.py       YAML with line numbers: typed reading that notes problems and goes on; a struct's fields as the keys of
-                a section, with their bounds and words for messages; the three files: names, folder
+                a section, with their bounds and words for messages; a Problem says where, which key and what was
+                expected, ConfigError holds all of them; ${VAR}; the three files: names, folder
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
-models.py       metergate.yaml: models
-providers.py    metergate.yaml: providers, what a kind fills in, base URLs, keys and cool-down of their targets
+providers.py    metergate.yaml: providers and models, what a kind fills in; base URLs, keys, cool-down of targets
 defaults.py     metergate.yaml: defaults, a section for each part
 identity.py     metergate.yaml: identity; exports.py  metergate.yaml: exports; settings.py  metergate.yaml: betas
 plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from billing.identity.permissions import CustomersSee
-from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
+from billing.permissions import CustomersSee
+from billing.plans import DEFAULT_PLAN
+from billing.quotas import MAX_TOOL_CALLS
 from billing.settings import (
     DAY_S,
     MIB,
@@ -27,8 +28,7 @@ from billing.settings import (
     about,
     within,
 )
-from gateway.config.problems import nearest
-from gateway.config.source import Key, keys_of, text
+from gateway.config.source import Key, keys_of, nearest, text
 from gateway.dialects.body import StructureBounds
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from billing.addresses import Network, parse_networks
 from billing.database.urls import split_url
 from billing.money import MAX_NANO, parse_usd
 from billing.payments.stripe.objects import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
-from billing.pricing.scales import FACTOR_SCALE
-from gateway.config.problems import Problems
+from billing.pricing import FACTOR_SCALE
 from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, SIGNING_BYTES, Secret, long_enough
+from gateway.config.source import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -427,7 +427,7 @@ MAX_BYTES: Final = 1024**3
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """All variables, typed, in the order in which users find them. Amounts in nano-USD; `price_per_byte_scaled` in
-    nano-USD per byte times `pricing.scales.FACTOR_SCALE`; URLs without a slash at their end; `..._addr` are
+    nano-USD per byte times `billing.pricing.FACTOR_SCALE`; URLs without a slash at their end; `..._addr` are
     `HOST:PORT`."""
 
     listen_addr: str = declare(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Struct, structs
 
-from billing.identity.permissions import Approval
 from billing.identity.providers import OIDC_SCOPES, SignInProvider
+from billing.permissions import Approval
 from gateway.config.providers import ApiKey, BaseUrl
 from gateway.config.source import read_by, read_section, text
 

@@ -16,11 +16,10 @@ from msgspec import Meta, Struct, structs
 from billing.money import MAX_NANO, NANO_PER_CENT, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
 from billing.payments.port import origin_of
 from billing.payments.stripe.objects import CheckoutRules
-from billing.plans import MAX_TOOL_CALLS, Plan
-from billing.pricing.scales import parse_factor
-from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
-from gateway.config.problems import nearest
-from gateway.config.source import decimal, read_by, read_section
+from billing.plans import Plan
+from billing.pricing import parse_factor
+from billing.quotas import MAX_TOOL_CALLS, Quota, QuotaError, check_quotas, parse_quota
+from gateway.config.source import decimal, nearest, read_by, read_section
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

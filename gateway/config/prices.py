@@ -1,4 +1,4 @@
-"""prices.yaml into a `PriceTable`. The rows' own rules are `pricing.rows`'; this file owns how the file says them.
+"""prices.yaml into a `PriceTable`. The rows' own rules are `billing.pricing`'; this file owns how the file says them.
 
 A row's keys are named relative to the row, whose line says which one it is. A row with `aliases` stands for one row of
 each of these names, too.
@@ -20,22 +20,23 @@ from msgspec import Meta, Struct, structs
 
 from billing.errors import MetergateError
 from billing.money import MoneyError, parse_usd
-from billing.pricing.rows import (
+from billing.pricing import (
     ANY_TOOL,
     CONDITIONS,
+    FACTOR_SCALE,
     MULTIPLIERS,
     NAMED_UNITS,
     PART_KINDS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
+    PriceError,
     PriceRow,
+    PriceTable,
     Tier,
     Variant,
+    parse_factor,
 )
-from billing.pricing.scales import FACTOR_SCALE, PriceError, parse_factor
-from billing.pricing.table import PriceTable
-from gateway.config.problems import ConfigError, Problems
-from gateway.config.source import FileMarks, Value, file_marks, read_by, read_file, read_section
+from gateway.config.source import ConfigError, FileMarks, Problems, Value, file_marks, read_by, read_file, read_section
 
 MAX_TOKENS: Final = 1_000_000_000
 MAX_TOOL_TYPES: Final = 64

@@ -16,13 +16,12 @@ from typing import Any, Final, cast
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
-from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
 from gateway.config.identity import IdentityConfig, read_identity
-from gateway.config.models import ModelConfig, read_models, unpriced_models
 from gateway.config.plans import (
     VERSION,
     PaymentsConfig,
@@ -32,15 +31,17 @@ from gateway.config.plans import (
     with_stripe_prices,
 )
 from gateway.config.prices import read_prices
-from gateway.config.problems import ConfigError, Problem, Problems
-from gateway.config.providers import ProviderConfig, read_providers
+from gateway.config.providers import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
 from gateway.config.secret import Secret
 from gateway.config.source import (
     FILES,
     MAIN_FILE,
     PRICES_FILE,
     SHIPPED_FOLDER,
+    ConfigError,
     FileMarks,
+    Problem,
+    Problems,
     Value,
     file_marks,
     find_folder,

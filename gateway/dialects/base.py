@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 import msgspec
 
 from gateway.dialects.body import DEFAULT_BOUNDS, StructureBounds
-from gateway.dialects.declarations import NO_HEADERS, Declarations, Endpoint
-from gateway.dialects.streaming import EVENT_STREAM
+from gateway.dialects.declarations import EVENT_STREAM, NO_HEADERS, Declarations, Endpoint
 
 if TYPE_CHECKING:
     from multidict import MultiMapping

@@ -1,5 +1,5 @@
-"""A request's JSON body, read safely: the names of its objects, how much structure it may have, and single values in
-it.
+"""JSON that others wrote, read safely: a request's body by the names of its objects, its structure and single values,
+an answer by one safe decoder; and what a dialect raises where one can't be read.
 
 This file owns three rules.
 
@@ -30,18 +30,62 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, structs
 
+from billing.errors import MetergateError
 from billing.schemas.decoding import unreadable
 from billing.settings import DERIVED, within
-from gateway.dialects.decoding import FIELDS, ITEMS, NULL, TEXT, UNREADABLE, BadRequest
-from gateway.dialects.facts import NO_METADATA
+from gateway.dialects.declarations import NO_METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Names of tools, plugins and other models are read up to here.
+MAX_NAME_CHARS: Final = 200
+
+
+class BadRequest(MetergateError):
+    """A request that can't be read. `message` is fit for the client; `param` names the field where one is to blame."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class GarbageAnswer(MetergateError):
+    """An answer that is not what the endpoint promises: not a JSON object, or half of one."""
+
+
+T = TypeVar("T")
+# What decoding JSON that others wrote may raise.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+NULL: Final = Raw(b"null")
+# The fields of an object, themselves not decoded.
+FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+ITEMS: Final = msgspec.json.Decoder(list[Raw])
+OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
+TEXT: Final = msgspec.json.Decoder(str)
+
+
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str) -> T | None:
+    """Return JSON as what a decoder takes; None where it is something else."""
+    try:
+        return decoder.decode(data)
+    except UNREADABLE:
+        return None
+
+
+def decoded_answer(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return a provider's answer, or the data of an event. Raises `GarbageAnswer` where it is no JSON object."""
+    try:
+        return decoder.decode(body)
+    except UNREADABLE as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+
 
 MAX_PARAM_CHARS: Final = 200
 # Names of one object that are remembered as seen; longer ones are looked at each time.
@@ -440,8 +484,6 @@ def read_tool_objects(
 
 
 MAX_MODEL_CHARS: Final = 200
-# Names of tools, plugins and other models are read up to here.
-MAX_NAME_CHARS: Final = 200
 # An end user's name and a service tier are kept up to here.
 MAX_LABEL_CHARS: Final = 256
 # OpenRouter's way to name a model by what is stored there.

@@ -11,6 +11,16 @@ from typing import Final, Literal
 
 import msgspec
 
+EVENT_STREAM: Final = b"text/event-stream"
+
+
+NO_METADATA: Final[Mapping[str, str]] = {}
+
+
+# Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so.
+MORE_IN_TOTAL: Final = "total_tokens above all that is named"
+
+
 # `pass`: nothing. `window`: input stands outside the body, so that the context window is held. `refuse`: 400. A number:
 # the model's context window has at least so many tokens.
 BetaEffect = Literal["pass", "window", "refuse"] | int

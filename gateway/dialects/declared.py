@@ -18,8 +18,7 @@ import msgspec
 from multidict import istr
 
 from gateway.dialects.anthropic import ANTHROPIC
-from gateway.dialects.body import MAX_NAME_CHARS
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import MAX_NAME_CHARS, BadRequest
 from gateway.dialects.gemini import GEMINI
 from gateway.dialects.openai import OPENAI
 from gateway.dialects.rerank import RERANKS

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
+from gateway.dialects.declarations import NO_METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -24,8 +25,6 @@ _MARK: Final = "token"
 MAX_ANOMALIES: Final = 8
 # What of a usage could not be placed (`field`, `total`), and the name that it has there.
 Anomaly = tuple[str, str]
-# Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so.
-MORE_IN_TOTAL: Final = "total_tokens above all that is named"
 
 
 def cut_down(whole: int, parts: Iterable[int]) -> list[int]:
@@ -54,9 +53,6 @@ def unknown_counts(counts: Mapping[str, Any], known: Collection[str], within: st
             yield from unknown_counts(value, known, f"{name}.") if not within else ()
         elif type(value) is int and value > 0 and name not in known and _MARK in name.lower():
             yield "field", within + name
-
-
-NO_METADATA: Final[Mapping[str, str]] = {}
 
 
 class Parts(msgspec.Struct, frozen=True):

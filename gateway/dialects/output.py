@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from gateway.dialects.decoding import UNREADABLE
+from gateway.dialects.body import UNREADABLE
 
 Kind = Literal["image", "audio", "file"]
 

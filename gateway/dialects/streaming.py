@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import FIELDS, UNREADABLE
+from gateway.dialects.body import FIELDS, UNREADABLE
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ _BRACE_END: Final = b"}\n\n"
 _DATA_BYTES: Final = len(b"data: ")
 # What a usage object says of the charge; the first is the name until the next release.
 CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
-EVENT_STREAM: Final = b"text/event-stream"
 
 
 def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:

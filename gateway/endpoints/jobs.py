@@ -27,15 +27,16 @@ from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.dead_letters import count_dead_letters
 from billing.ledger.retention import UsageRetention
-from billing.owned.objects import Retention
+from billing.owned import Retention
+from billing.pages import new_id
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
 from billing.work import Lease, Periodic
+from gateway.metrics.registry import FLUSH_INTERVAL_S
 from gateway.runtime.exports import start_exports
 from gateway.runtime.metering import start_collecting
 from gateway.runtime.outgoing import start_mailer, start_notices
 from gateway.runtime.payments import start_payments
-from gateway.runtime.stores import new_id
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
@@ -56,7 +57,6 @@ logger = logging.getLogger(__name__)
 HOUSEKEEPING_S: Final = 10.0
 MONTHS_EVERY_S: Final = 6 * 3600.0
 MONTHS_AHEAD: Final = 3
-METRICS_FLUSH_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def house_work(runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsi
     return (
         Periodic(name="housekeeping", every_s=HOUSEKEEPING_S, round=tidy),
         Periodic(name="months", every_s=MONTHS_EVERY_S, round=create_months),
-        Periodic(name="metrics", every_s=METRICS_FLUSH_S, round=flush, delayed=True),
+        Periodic(name="metrics", every_s=FLUSH_INTERVAL_S, round=flush, delayed=True),
     )
 
 

@@ -11,13 +11,13 @@ import socket
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from billing.errors import MetergateError
 from gateway.server.listening import bind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+    from aiohttp import web
 
     from gateway.metrics.registry import Metrics
 
@@ -34,6 +34,8 @@ class MetricsAddressTaken(MetergateError):
 
 def shown(metrics: Metrics) -> web.Response:
     """Return Prometheus's text format, summed over the workers."""
+    from aiohttp import web  # not for the supervisor, which only listens
+
     body, content_type = metrics.render()
     return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -73,6 +75,7 @@ async def metrics_served(metrics: Metrics, listener: socket.socket | None) -> As
     if listener is None:
         yield
         return
+    from aiohttp import web
 
     async def answer(request: web.Request) -> web.Response:
         return shown(metrics)

@@ -12,10 +12,10 @@ from aiohttp import web
 from msgspec import UNSET
 
 from billing.api.auth import BILLING_READ
-from billing.api.live_windows import live_windows
+from billing.api.remaining import live_windows
 from billing.holds.recovery import settled_debit
 from billing.ledger.explanations import explain
-from billing.pricing.scales import marked_up_usd
+from billing.pricing import marked_up_usd
 from billing.schemas.keys import KeyLimitsShape
 from billing.schemas.people import JwksShape
 from billing.schemas.system import (
@@ -26,7 +26,7 @@ from billing.schemas.system import (
 )
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.dialect import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS

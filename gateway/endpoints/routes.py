@@ -22,8 +22,8 @@ from aiohttp import web
 from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
-from billing.api.errors import ApiError
 from billing.api.operation import Access, Operation, operation
+from billing.api.requests import ApiError
 from billing.api.route import ACTOR, PREFIX, Call, HttpHandler, Route, admit_admin, in_parts
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError

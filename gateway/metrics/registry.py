@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.utils import floatToGoString
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from billing.ledger.debits import Debit
 
 # Names the folder to a worker.
 METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
@@ -246,11 +248,8 @@ class Folder:
             return Snapshot()
 
 
-if TYPE_CHECKING:
-    from billing.ledger.debits import Debit
-
 Combine = Literal["sum", "max"]
-FLUSH_INTERVAL_S: Final = 1.0
+FLUSH_INTERVAL_S: Final = 2.0
 PREFIX: Final = "metergate_"
 
 K = TypeVar("K")
@@ -301,8 +300,6 @@ class Metrics:
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
         self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
         self.notes: dict[str, list[str]] = {}  # what this process has to say, by what it is about
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
         self.gauge("workers", "Worker processes that serve.", lambda: int(is_worker))
 
     def request(self, endpoint: str, provider: str, status: int, stream: bool) -> None:
@@ -408,7 +405,11 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """Return the metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the
         folder can't be read."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # at the first scrape
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
         """Flush for the last time and leave the folder; from then on only this process's own counts are rendered."""
@@ -417,8 +418,10 @@ class Metrics:
             self._folder.close()
             self._folder = None
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> "Iterator[Metric]":
         """Yield for prometheus_client's registry: the families of all workers together."""
+        from prometheus_client.core import GaugeMetricFamily
+
         own = self._snapshot()
         parts = [own]
         if self._folder is not None:
@@ -429,7 +432,7 @@ class Metrics:
         for part in parts:
             total.add(part)
         yield from _families(total)
-        families: dict[str, GaugeMetricFamily] = {}
+        families = dict[str, GaugeMetricFamily]()
         for key, gauge in self._gauges.items():
             values = [part.gauges[key] for part in parts if key in part.gauges]
             if values:
@@ -499,7 +502,10 @@ class _Cells(dict[K, list[N]], Generic[K, N]):
         return cell
 
 
-def _families(total: Snapshot) -> Iterator[Metric]:
+def _families(total: Snapshot) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+    from prometheus_client.utils import floatToGoString
+
     for name, counter in COUNTERS.items():
         counts = CounterMetricFamily(PREFIX + name, counter.help, labels=counter.labels)
         for labels, count in sorted(total.counters.get(name, {}).items()):

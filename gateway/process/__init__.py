@@ -1,6 +1,5 @@
-"""Processes: workers on one listening socket, and what each of them is made of.
+"""Processes: workers on one listening socket (`gateway.app` is one of them).
 
 supervisor   worker processes: started, started again when they die, stopped in order; their ends announced
 pages        pages and large reads in a process of their own, and how connections come there
-worker       one of them
 """

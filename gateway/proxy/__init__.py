@@ -1,6 +1,8 @@
 """The proxy: a metered request from its route to its settlement.
 
-handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
+course       what becomes of a request, from its key to its settlement: a state machine that waits for nothing
+detours      what has to be awaited on the way of a course; serving  what all courses share
+handler      drives a course for each request
 intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
 senders      what sent a request: its session, its tool
@@ -11,9 +13,7 @@ provider_tools  tools that run at the provider: how often, what their calls add 
 overrun      streams whose tools go beyond their hold
 context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
 attempts     which target or candidate is asked next; target_health  what is known of them all
-forward      from hold to settlement: send, read, settle before the last bytes
 provider_request  what a provider is sent: where, with which query string and body; headers  which of them pass
-relay        answers that are streams
 outcomes     what a client is sent in the place of an answer; answers are counted
 decoding_tap over a stream that is compressed
 detached_answer  what goes on when the client is gone, and the longest life of a request

@@ -1,7 +1,7 @@
 """Responses in the background: held while the provider works, polled by us, paid once, whether or not a client returns.
 
 The gateway that created a job has its hold and settles it. Where that gateway stops or dies, another one takes the job
-over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` owns that it is paid once). A job that
+over when its lease has lapsed, and pays it in the ledger (`billing.owned` owns that it is paid once). A job that
 its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
 may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
 where it could be read meanwhile, or its gateway was lost, what was held.
@@ -21,10 +21,10 @@ import msgspec
 from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.model import SettlementLost
 from billing.ledger.debits import other_counts, total_usage
-from billing.owned.jobs import BackgroundJobs, Job
+from billing.owned import BackgroundJobs, Job
 from billing.usage import Usage
 from gateway.dialects.base import Match
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.estimate import charge
 from gateway.proxy.headers import outgoing
@@ -387,7 +387,7 @@ class BackgroundPoller:
         if not hold.is_open:
             return
         if (reported := believed(context.route, reported)) is not None:
-            await settlements.complete(settlements.reported(context, hold, reported))
+            await settlements.complete(context, hold, settlements.reported(context, hold, reported))
         elif left == "unknown":
             await settlements.settle_whole(context, hold, NO_USAGE)
         elif tap is not None and tap.began_output:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.pricing.rows import INPUT_CLASSES, OUTPUT_CLASSES
-from billing.pricing.scales import COST_SCALE, MILLION, round_up
+from billing.pricing import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, round_up
 from gateway.proxy.headers import Fixed
 from gateway.server.ids import served_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from billing.pricing.rows import PriceRow
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceRow, PriceTable
     from billing.usage import TextUsage
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # What of a path is the same for all requests on a route.
-_OF_THE_ROUTE: Final = frozenset({"model"})
+OF_THE_ROUTE: Final = frozenset({"model"})
 
 
 class TextPrice(msgspec.Struct, frozen=True, gc=False):
@@ -338,6 +336,6 @@ class Route:
                 for number, (candidate, targets) in enumerate(made)
                 if targets
             )
-            if match.parameters.keys() <= _OF_THE_ROUTE:
+            if match.parameters.keys() <= OF_THE_ROUTE:
                 self._destinations[key] = found
         return found

@@ -1,9 +1,10 @@
 """One request on its way: what is known of it so far, and the debit that it becomes. Pure: the clock is passed in.
 
-Terms are what is the same for all requests of a key on a model: made with the first of them, kept with the principal.
-This file owns how long they hold. A principal is made anew when its account, key or plan changes, and what was kept
-with it goes. A route is made anew when another price row or configuration is in force: terms are those of one route,
-and are made again for another. That the key may use the model at all is decided before terms are made.
+Facts are what is the same for all requests of a key for a model at an endpoint: made with the first of them, kept with
+the principal. This file owns how long they hold. A principal is made anew when its account, key or plan changes, and
+what was kept with it goes. A route is made anew when another price row or configuration is in force: facts are those of
+one route, compared at each use, and are made again for another. That the key may use the model at all is decided before
+its terms are made.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gateway.proxy.senders import NOBODY, Sender
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
-    from billing.holds.model import Hold
+    from billing.holds.model import AdmissionTarget, Hold
     from gateway.config.defaults import EstimateSettings
     from gateway.proxy.candidates import Route
 
@@ -41,8 +42,8 @@ class Granted(NamedTuple):
 class Terms:
     """A key's terms on a route, for one of its candidates. `rules` are those of its estimates; `tags` as the ledger
     keeps them, `markup_scaled` the markup that applies; `plain` bounds plain requests, None where the candidate has
-    none; `uncharged` are debits of holds that are not charged when their gateway dies, encoded, by endpoint and whether
-    the answer is a stream."""
+    none; `uncharged` are debits of holds that are not charged when their gateway dies, encoded, by whether the answer
+    is a stream."""
 
     __slots__ = ("candidate", "markup_scaled", "plain", "plan_markup_scaled", "route", "rules", "tags", "uncharged")
 
@@ -55,7 +56,7 @@ class Terms:
         own, plan = principal.default_tool_calls, principal.plan.default_tool_calls
         self.rules = rules.granting(own, plan, candidate.default_tool_calls)
         self.plain = Plain.of(candidate, self.markup_scaled, rules)
-        self.uncharged: dict[tuple[str, bool], bytes] = {}
+        self.uncharged: dict[bool, bytes] = {}
 
     def passes_as_it_is(self, parsed: ParsedRequest, candidate: Candidate, field: str) -> bool:
         """Return whether nothing of a whole answer's request is changed for a provider that takes a maximum in `field`:
@@ -73,13 +74,25 @@ class Terms:
         )
 
 
-def keep_terms(principal: Principal, name: str, feature: str, kept_as: str, terms: Terms) -> Terms:
-    """Return the same terms, kept for further requests of a model's name; of others at most `MAX_KEPT` are. They hold
-    for the `route` that they name, and no longer."""
+class Facts:
+    """A key's facts of a model at an endpoint: who of the `route` serves that, the `terms` by the names of
+    destinations, and the `target` of holds, each made when it is first asked for."""
+
+    __slots__ = ("destinations", "route", "target", "terms")
+
+    def __init__(self, route: Route, destinations: tuple[Destination, ...]) -> None:
+        self.route = route
+        self.destinations = destinations
+        self.terms: dict[str, Terms] = {}
+        self.target: AdmissionTarget | None = None
+
+
+def keep_facts(principal: Principal, kept_as: tuple[str, ...], facts: Facts) -> None:
+    """Keep facts for further requests; of others at most `MAX_KEPT` are kept. They hold for the `route` that they name,
+    and no longer."""
     if len(principal.kept) >= MAX_KEPT:
         principal.kept.clear()
-    principal.kept[kept_as, name, feature] = terms
-    return terms
+    principal.kept[kept_as] = facts
 
 
 def tags_of(principal: Principal) -> str | None:
@@ -148,8 +161,10 @@ class RequestContext(msgspec.Struct, gc=False):
     include_cost: bool
     strict: bool
     """Whether the hold is an upper bound; else it is an estimate."""
+    facts: Facts
+    """What is the same for all requests of this key for this model at this endpoint."""
     terms: Terms
-    """What is the same for all requests of this key on this model."""
+    """Those of the candidate that is asked now."""
     tags: str | None
     """What the debit is attributed to, as the ledger keeps it: see `gateway.proxy.intake`."""
     sender: Sender = NOBODY
@@ -162,6 +177,8 @@ class RequestContext(msgspec.Struct, gc=False):
     """What the provider is sent where the hold leaves the request as it is; until it is sent."""
     charged: Debit | None = None
     """The debit, once it has been made."""
+    settling_s: float = 0.0
+    """When it was."""
     logged: bool = False
     """Whether the request log has its line, or will."""
     cut: Reason | None = None

@@ -7,7 +7,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from billing.codings import BadCoding, Decoder
-from gateway.upstream.base import UpstreamTooLarge
+from gateway.server.exchange import ClientGone
+from gateway.upstream.base import UpstreamError, UpstreamTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from gateway.proxy.stored import Withheld
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+# What breaks a stream without being a fault of ours.
+BREAKS: Final = (UpstreamError, ClientGone, zlib.error)
 READABLE: Final = frozenset({"identity", "", *ENCODINGS})
 # Of a stream that are decoded at a time.
 SLICE_BYTES: Final = 1 << 20

@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from gateway.dialects.decoding import GarbageAnswer
+from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
@@ -234,7 +234,7 @@ class DetachedAnswer:
         if running is not None:
             return await self._followed(context, hold, running)
         if reported is not None:
-            await self._settlements.complete(self._settlements.reported(context, hold, reported))
+            await self._settlements.complete(context, hold, self._settlements.reported(context, hold, reported))
         else:
             await self._settlements.whole(context, hold, output, reason)
         return None

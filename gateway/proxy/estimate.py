@@ -18,14 +18,14 @@ from billing.errors import MetergateError
 from billing.holds.model import Need, NeedTooLarge
 from billing.ledger.debits import encode_shares, share_of
 from billing.money import MAX_NANO
-from billing.pricing.scales import COST_SCALE, round_up
+from billing.pricing import COST_SCALE, round_up
 from billing.usage import MAX_COUNT, ModelUsage, TextUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
-    from billing.pricing.rows import PriceRow
+    from billing.pricing import PriceRow
     from gateway.config.defaults import EstimateSettings
 
 # Of ordinary English; for holds that are estimates (`strict: false`).

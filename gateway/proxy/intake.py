@@ -20,7 +20,7 @@ import msgspec
 from multidict import istr
 
 from billing.schemas.keys import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange

@@ -118,18 +118,22 @@ class Outcomes:
             return self.unsettled(exchange, context, error)
         return self.refuse(exchange, context, refusals.answer_too_large(limit_bytes))
 
-    def unsettled(self, exchange: Exchange, context: RequestContext, error: SettlementLost) -> None:
-        """Withhold the answer, because neither store could be told of the debit in time."""
+    def lost(self, context: RequestContext, error: SettlementLost | None) -> None:
+        """Log that neither store could be told of a debit in time."""
         logger.error("request %s: %s", context.request_id, error)
+
+    def unsettled(self, exchange: Exchange, context: RequestContext, error: SettlementLost | None) -> None:
+        """Withhold the answer, because neither store could be told of the debit in time."""
+        self.lost(context, error)
         if exchange.begun and not exchange.unsent:
             exchange.abort()
         else:
             self.refuse(exchange, context, refusals.unsettled())
 
-    def faulty(self, exchange: Exchange, context: RequestContext) -> None:
+    def faulty(self, exchange: Exchange, context: RequestContext, error: Exception) -> None:
         """Refuse after a fault of ours while or after the provider worked: the request is charged, and the client reads
         so."""
-        logger.exception("request %s failed after it had been sent", context.request_id)
+        logger.error("request %s failed after it had been sent", context.request_id, exc_info=error)
         if exchange.begun and not exchange.unsent:
             exchange.abort()
         else:

@@ -14,10 +14,12 @@ import msgspec
 from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
+from gateway.dialects.declarations import NO_METADATA
 from gateway.dialects.declared import NO_BETAS
-from gateway.dialects.facts import NO_METADATA, NO_PARTS
+from gateway.dialects.facts import NO_PARTS
 from gateway.proxy.attempts import first_choice
-from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
+from gateway.proxy.candidates import OF_THE_ROUTE
+from gateway.proxy.context import FEATURE, Facts, RequestContext, Terms, keep_facts, shown_id
 from gateway.proxy.estimate import NotPriced, dearest
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
 from gateway.server import limit_refusals, refusals
@@ -103,18 +105,17 @@ class Preparation:
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
         match = exchange.match
-        route, destinations = self._destinations(match, parsed)
+        facts, destinations = self._destinations(match, principal, parsed)
         first = destinations[0]
         target, further = first.targets[0], destinations[1:]
         if further or len(first.targets) > 1:
             usable = self._usable(principal, parsed, destinations)
             first, target, further = first_choice(usable, self._draw())
         candidate = first.candidate
-        terms: Terms | None = principal.kept.get((first.kept_as, parsed.model, FEATURE))
-        if terms is None or terms.route is not route:
+        terms = facts.terms.get(first.kept_as)
+        if terms is None:
             self._check_allowed(principal, candidate)
-            terms = Terms(principal, route, candidate, self._rules)
-            keep_terms(principal, parsed.model, FEATURE, first.kept_as, terms)
+            terms = facts.terms[first.kept_as] = Terms(principal, facts.route, candidate, self._rules)
         if parsed.work.models:
             candidate = self._with_others(principal, candidate, parsed.work.models)
         client_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
@@ -136,25 +137,38 @@ class Preparation:
             shown_id(client_id) if client_id else None,
             include_cost is not None and include_cost.lower() == "true",
             self._rules.strict,
+            facts,
             terms,
             tags,
             self._headers.senders.of(headers, parsed.session),
         )
 
-    def _destinations(self, match: Match, parsed: ParsedRequest) -> tuple[Route, tuple[Destination, ...]]:
-        """Return the route of the model asked for, and who of it serves this endpoint: at least one. Raises
+    def _destinations(
+        self, match: Match, principal: Principal, parsed: ParsedRequest
+    ) -> tuple[Facts, tuple[Destination, ...]]:
+        """Return the facts of the model asked for, and who of its route serves this request: at least one. Raises
         `Refuse`."""
-        route = self._router.find(parsed.model, self.clock())
-        if route is None:
-            raise Refuse(refusals.model_not_found(parsed.model))
-        destinations = route.destinations(match)
-        if not destinations:
-            raise Refuse(refusals.model_not_served(parsed.model, match.dialect.name, route.served))
+        route, endpoint = self._router.find(parsed.model, self.clock()), match.endpoint
+        kept_as = match.dialect.name, endpoint.operation, endpoint.path, parsed.model
+        facts: Facts | None = principal.kept.get(kept_as)
+        if facts is None or facts.route is not route:
+            facts = self._facts(match, route, parsed.model)
+            if match.parameters.keys() <= OF_THE_ROUTE:
+                keep_facts(principal, kept_as, facts)
+        destinations = facts.destinations
         if parsed.stored is not None and (provider := parsed.stored.provider) is not None:
             destinations = tuple(each for each in destinations if each.candidate.provider.name == provider)
             if not destinations:
                 raise Refuse(refusals.stored_elsewhere(parsed.model, provider))
-        return route, destinations
+        return facts, destinations
+
+    def _facts(self, match: Match, route: Route | None, model: str) -> Facts:
+        if route is None:
+            raise Refuse(refusals.model_not_found(model))
+        destinations = route.destinations(match)
+        if not destinations:
+            raise Refuse(refusals.model_not_served(model, match.dialect.name, route.served))
+        return Facts(route, destinations)
 
     def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
         if PROXY_SCOPE not in principal.scopes:

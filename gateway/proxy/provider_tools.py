@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.pricing.rows import ANY_TOOL
-from gateway.dialects.decoding import BadRequest
+from billing.pricing import ANY_TOOL
+from gateway.dialects.body import BadRequest
 from gateway.metrics.registry import OTHER
 
 if TYPE_CHECKING:

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
-from billing.pricing.rows import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
+from billing.pricing import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
 from billing.quotas import DAY_S
-from gateway.config.models import ModelConfig
+from gateway.config.providers import ModelConfig
 from gateway.dialects.declared import is_asked_here
 from gateway.dialects.openai.vendors import online_searches, searches_itself
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
-    from billing.pricing.rows import PriceRow
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceRow, PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.proxy.target_health import HealthBoard

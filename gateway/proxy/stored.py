@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.database.connection import DatabaseError
-from billing.owned.objects import OwnedObject, OwnedObjects
+from billing.owned import OwnedObject, OwnedObjects
 from gateway.dialects.facts import charged_by_search
 from gateway.dialects.streaming import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.server import refusals
@@ -221,6 +221,11 @@ class Withheld:
     def created(self) -> Created | None:
         """Return the object, once its event is here."""
         return self._first.created
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether nothing is withheld any more."""
+        return self._open
 
     @property
     def running(self) -> Created | None:

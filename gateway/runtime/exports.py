@@ -12,8 +12,8 @@ from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
 from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.notices.delivery import Poster
+from billing.pages import new_id
 from gateway.config.exports import ExportConfig
-from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
     from billing.exports.sinks import Sink

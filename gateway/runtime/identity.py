@@ -11,19 +11,18 @@ from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
 from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
-from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Organizations, found
+from billing.identity.organizations import Invitations, Members, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Found, Subjects, Users
+from billing.pages import new_id
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
-from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

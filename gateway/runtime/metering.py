@@ -26,9 +26,9 @@ from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
+from billing.pages import new_id
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
-from gateway.runtime.stores import new_id
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
     from billing.metering.charges import NotAdmitted, Payer
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from billing.principals import Principal
     from gateway.config.environment import ExporterSource
     from gateway.config.settings import Settings

@@ -16,11 +16,10 @@ from urllib.parse import quote
 from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
-from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.payments import preview_of
+from billing.api.requests import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
-from billing.identity.permissions import BILLING_SETUP
 from billing.identity.providers import CONSOLE
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
@@ -28,6 +27,7 @@ from billing.payments.balances import Expiry
 from billing.payments.flows import FlowRules, Wanted
 from billing.payments.local.web import HEADERS, PAY, framed, pay_routes
 from billing.payments.port import origins_of
+from billing.permissions import BILLING_SETUP
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 from billing.schemas.payments import preview_sentences

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.keys.principals import Principals
     from billing.ledger.reports import Reports
-    from billing.pricing.table import PriceTable
+    from billing.pricing import PriceTable
     from billing.refused_requests import RefusedRequests
     from billing.work import Periodic
     from gateway.config.plan_follower import PlanFollower

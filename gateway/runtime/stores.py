@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ulid import ULID
-
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings
 from billing.holds.engine import Engine, EngineParts, EngineSettings
@@ -19,6 +17,7 @@ from billing.holds.redis.layout import DEFAULT_PREFIX, Keyspace
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
 from billing.money import parse_share
+from billing.pages import new_id
 from gateway.config.plan_follower import PlanFollower
 
 if TYPE_CHECKING:
@@ -44,11 +43,6 @@ class OpenStores:
     follower: PlanFollower
     principals: Principals
     engine: Engine
-
-
-def new_id() -> str:
-    """Return a ULID (https://github.com/ulid/spec), 26 characters."""
-    return str(ULID())
 
 
 @asynccontextmanager

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from billing.accounts.accounts import Accounts, MemberLimits
-from billing.accounts.grants import Grants
-from billing.accounts.lots import Lots
+from billing.accounts.grants import Grants, Lots
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
-from billing.api.live_windows import live_windows
+from billing.api.remaining import live_windows
 from billing.api.services import Services
 from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
+from billing.budgets import Budgets
 from billing.database.connection import Database
 from billing.exports.worker import Exports
 from billing.holds.cache import recognised
@@ -34,11 +33,12 @@ from billing.ledger.reports import Reports
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
 from billing.notices.exhausted import ExhaustedNotices
+from billing.pages import new_id
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.balances import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import RefusedRequests
-from gateway.config.models import unknown_models
+from gateway.config.providers import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
 from gateway.runtime.identity import Identity, make_identity
@@ -46,7 +46,7 @@ from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, mak
 from gateway.runtime.outgoing import Outgoing, delivery_here
 from gateway.runtime.payments import links_of, make_bills, open_payments, payment_services
 from gateway.runtime.runtime import InForce, Runtime
-from gateway.runtime.stores import OpenStores, new_id, open_engine
+from gateway.runtime.stores import OpenStores, open_engine
 
 if TYPE_CHECKING:
     from billing.holds.engine import Engine

@@ -2,8 +2,9 @@
 
 A connection waits for its client between requests, while a head or a body is incomplete, and while an answer is not
 read. Waiting costs the client nothing, so when there are too many connections, waiting ones end: first those of the
-address (of IPv6 the site) and the account with most, and of these the ones that have waited longest. A request that is
-being served never ends for another. A new connection is refused only if nothing else can go.
+address (of IPv6 the site) and the account with most, and of these the ones that have waited longest. One of which
+neither is known, as a proxy keeps them between requests, counts as the only one of its address. A request that is being
+served never ends for another. A new connection is refused only if nothing else can go.
 
 No address (an IPv6 one counts with its /64) and no account has more than its share. A trusted proxy has none: its
 connections count for the addresses that it names, from a request's head to its answer's end.
@@ -214,7 +215,7 @@ class Clients:
     def _heaviest_first(waiting: list[tuple[float, Connection]]) -> None:
         sites = Counter(site_of(each.address) for _, each in waiting)
         accounts = Counter(each.account for _, each in waiting)
-        sites[""] = accounts[""] = 0
+        sites[""] = accounts[""] = 1  # whose they are is not known: none of them is one of many
         waiting.sort(key=lambda pair: (-max(sites[site_of(pair[1].address)], accounts[pair[1].account]), pair[0]))
 
     @staticmethod

@@ -72,8 +72,8 @@ class ClientGone(MetergateError):
 
 
 class Exchange:
-    """Read the body, then `answer`, or `begin`, `put` and `end`; `abort` and `cut` cut. `begun` says that an answer was
-    begun, `whole` that it was written to its end, `cut_for` why it was cut. A client that takes nothing for
+    """Read the body, then `answer`, or `begin`, `put` and `finish`; `abort` and `cut` cut. `begun` says that an answer
+    was begun, `whole` that it was written to its end, `cut_for` why it was cut. A client that takes nothing for
     `client_write_timeout_s` while bytes wait for it is cut off."""
 
     __slots__ = (
@@ -269,15 +269,13 @@ class Exchange:
         self._write(head + data if head is not None else data)
         return not self._protocol._paused
 
-    async def end(self, last: bytes) -> None:
+    def finish(self, last: bytes) -> None:
         """Write the last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
         head, self._head = self._head or b"", None
         if self._chunked:
             last = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
         self._write(head + last)
         self.whole = True
-        if self._protocol._paused:
-            await self._drained()
 
     @property
     def waits(self) -> bool:

@@ -130,11 +130,10 @@ class FrameExchange(Exchange):
         del self._partial[:start]
         return not self._waiting
 
-    async def end(self, last: bytes) -> None:
+    def finish(self, last: bytes) -> None:
         """Give the last events. Raises `ClientGone`."""
         self.put(last)
         self.whole = True
-        await self.flushed()
 
     @property
     def waits(self) -> bool:

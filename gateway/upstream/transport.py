@@ -28,7 +28,7 @@ import select
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 from urllib.request import getproxies, proxy_bypass
 
 import httptools
@@ -47,10 +47,15 @@ from gateway.upstream.base import (
     UpstreamUnreachable,
 )
 
+Passing = Literal["on", "stalled", "over"]
+
 
 class Response:
     """An answer whose head has arrived; an `UpstreamResponse`. The connection gives it pieces, says when it `ended` or
-    met a `failure`; `on_release` gets the connection and whether it is free."""
+    met a `failure`; `on_release` gets the connection and whether it is free.
+
+    Who waits for it awaits `read`, `chunks` or `pump`. Who does not sets `on_change`, which is called after each read
+    that may have changed something, and looks: at `status`, `ended`, `failure`, `read_on` and `passing`."""
 
     __slots__ = (
         "_connection",
@@ -62,6 +67,7 @@ class Response:
         "ended",
         "failure",
         "headers",
+        "on_change",
         "on_release",
         "pieces",
         "sink",
@@ -75,6 +81,7 @@ class Response:
         self.buffered_bytes = 0
         self.ended = False
         self.failure: UpstreamError | None = None
+        self.on_change: Callable[[], None] | None = None
         self.on_release: Callable[[Any, bool], None] | None = None
         self._connection: Connection | None = connection
         self._parts: list[bytes] = []
@@ -109,15 +116,27 @@ class Response:
 
         A read that was cancelled can be taken up by another.
         """
-        if not self.ended and self._announced() > limit_bytes:
+        while (body := self.read_on(limit_bytes)) is None:
+            if self._connection is None:
+                raise UpstreamCut("the answer was released before its end")
+            await self._connection.wait()
+        return body
+
+    def read_on(self, limit_bytes: int) -> bytes | None:
+        """Take what is here of the body; return all of it once it has ended, None before. Raises as `read`, what came
+        before a failure taken."""
+        if not self.ended and not self._size and self._announced() > limit_bytes:
             raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-        while piece := self._taken() if self.pieces else await self.next_piece():
+        if self.pieces:
+            piece = self._taken()
             self._parts.append(piece)
             self._size += len(piece)
             if self._size > limit_bytes:
                 raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-            if self.ended and not self.pieces:
-                break
+        if self.failure is not None:
+            raise self.failure
+        if not self.ended:
+            return None
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def taken(self) -> bytes:
@@ -146,28 +165,60 @@ class Response:
     async def pump(self, sink: Sink, drained: Drained) -> None:
         """Give the body to `sink` as it arrives, in the event loop's own turn: a task that is woken for a piece costs
         more than all that is done with it. As `UpstreamResponse.pump` else."""
-        self.sink = sink
+        self.pass_to(sink)
         try:
-            self.deliver()
-            while self._connection is not None and self._refused is None:
-                if self._stalled:
+            while (passing := self.passing()) != "over":
+                if passing == "stalled":
                     await drained()
-                    self._stalled = False
-                    self._connection.resume()
-                    self.deliver()
-                elif self.ended or self.failure is not None:
-                    break
-                else:
+                    self.go_on()
+                elif self._connection is not None:
                     await self._connection.wait()
         finally:
-            self.sink = None
-            if self._stalled and self._connection is not None:
-                self._stalled = False
-                self._connection.resume()  # another reader may come
-        if self._refused is not None:
-            raise self._refused
-        if self.failure is not None:
-            raise self.failure
+            self.stop_passing()
+        if (failure := self.broken) is not None:
+            raise failure
+
+    def pass_to(self, sink: Sink) -> None:
+        """Give `sink` what is here of the body, and the rest as it arrives: see `pump`."""
+        self.sink = sink
+        self.deliver()
+
+    def passing(self) -> Passing:
+        """Return whether the sink gets more, must be waited for before it does (then `go_on`), or has got all."""
+        if self._connection is None or self._refused is not None:
+            return "over"
+        if self._stalled:
+            return "stalled"
+        return "over" if self.ended or self.failure is not None else "on"
+
+    def go_on(self) -> None:
+        """Give the sink more, now that it can take it."""
+        self._stalled = False
+        if self._connection is not None:
+            self._connection.resume()
+            self.deliver()
+
+    def stop_passing(self) -> None:
+        """Leave the rest of the body to another reader."""
+        self.sink = None
+        if self._stalled and self._connection is not None:
+            self._stalled = False
+            self._connection.resume()
+
+    @property
+    def broken(self) -> Exception | None:
+        """Return what the sink has raised, or what broke the answer."""
+        return self._refused if self._refused is not None else self.failure
+
+    def leave(self) -> bool:
+        """Stop looking at it before its head has come. Return whether it may still come; it is released where the
+        provider has not got all of the request, and so can't have begun."""
+        self.on_change = None
+        connection = self._connection
+        if connection is None or self.failure is not None or not connection.has_sent_all:
+            self.release()
+            return False
+        return True
 
     def receive(self, piece: bytes) -> None:
         """Take a piece of the body: pass it to the sink where that can take it at once, else keep it."""
@@ -197,8 +248,8 @@ class Response:
             connection.pause()
         elif connection.paused:
             connection.resume()  # a burst was above what is kept
-        if self._stalled or self._refused is not None:
-            connection.wake()
+        if (self._stalled or self._refused is not None) and self.on_change is None:
+            connection.wake()  # else who has asked for what is here looks by himself
 
     def release(self) -> None:
         """Free the connection where the body was read to its end; else close it, which stops the
@@ -248,6 +299,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_parser",
         "_pieces",
+        "_reading",
         "_served",
         "_timeout_s",
         "_timer",
@@ -279,6 +331,7 @@ class Connection(asyncio.Protocol):
         self._interim = 0
         self._fresh = True
         self._served = 0
+        self._reading = False
         self._keep = False
         self.paused = False
         self._until_close = False
@@ -301,6 +354,23 @@ class Connection(asyncio.Protocol):
         provider is silent for so long after `upload_s`, seconds that the upload itself may take; the connection is
         closed then. Where it is cancelled, the connection stays open if all of the request has left: then it is
         `unanswered`."""
+        answer = self.begin(head, body, upload_s)
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            if not self.has_sent_all:  # the provider has not got all of it, and can't have begun
+                self.close()
+            raise
+        finally:
+            self._waiter = None
+        if answer.failure is not None and not answer.status:
+            raise answer.failure
+        return answer
+
+    def begin(self, head: bytes, body: bytes, upload_s: float) -> Response:
+        """Send a request, and return its answer, whose head is not here yet. Raises `StaleConnection`; else as `send`,
+        what breaks it is the answer's `failure`."""
         transport = self.transport
         if transport is None:
             raise StaleConnection(f"{self._host}: the connection had been closed")
@@ -313,18 +383,12 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head + body)
         self._watch_from(upload_s)
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        except BaseException:
-            if transport.get_write_buffer_size():  # the provider has not got all of it, and can't have begun
-                self.close()
-            raise
-        finally:
-            self._waiter = None
-        if answer.failure is not None and not answer.status:
-            raise answer.failure
         return answer
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Return whether all that was written has left this process."""
+        return self.transport is not None and not self.transport.get_write_buffer_size()
 
     @property
     def unanswered(self) -> Response | None:
@@ -341,9 +405,12 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def wake(self) -> None:
-        """Wake the task that waits for this connection."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Wake the task that waits for this connection, or call who looks at its answer; not while it is parsed."""
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self._answer is not None and self._answer.on_change is not None and not self._reading:
+            self._answer.on_change()
 
     # What asyncio calls.
 
@@ -358,6 +425,7 @@ class Connection(asyncio.Protocol):
         self._fresh = False
         self._deadline = self._loop.time() + self._timeout_s
         self._bare_bytes += len(data)
+        self._reading = True
         try:
             self._parser.feed_data(data)
             if not pieces and self._bare_bytes > MAX_BARE_BYTES:
@@ -373,6 +441,9 @@ class Connection(asyncio.Protocol):
                 self.pause()
             if answer.sink is None:
                 self.wake()
+        self._reading = False
+        if answer.on_change is not None:
+            answer.on_change()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -580,21 +651,22 @@ class HttpTransport:
     async def send(self, request: UpstreamRequest) -> Response:
         """Return the answer's head. Raises `UpstreamBusy`, `UpstreamUnreachable` and `UpstreamTimeout`. See
         `Transport.send`."""
+        return await self._send(request, anew=False)
+
+    async def _send(self, request: UpstreamRequest, *, anew: bool) -> Response:
         target = self._targets.get((request.method, request.url)) or self._target(request)
-        origin, body = target.origin, request.body
-        framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
-        head, upload_s = target.begins + request.headers + framing, len(body) / UPLOAD_BYTES_PER_S
-        account = request.account
+        origin, body, account = target.origin, request.body, request.account
+        head, upload_s = _head(target, request), len(body) / UPLOAD_BYTES_PER_S
         if not self._slots.acquire_now(account):
             await self._slots.wait(account, origin.host, self._connect_timeout_s)
         connection: Connection | None = None
         try:
-            connection = self._idle(origin) or await self._connect(origin)
+            connection = (None if anew else self._idle(origin)) or await self._connect(origin)
             self._used[connection] = origin, account
             try:
                 answer = await connection.send(head, body, upload_s)
             except StaleConnection:
-                if request.method not in BODILESS and IDEMPOTENCY_KEY not in request.headers.lower():
+                if not may_repeat(request):
                     raise
                 del self._used[connection]
                 connection = await self._connect(origin)
@@ -611,6 +683,27 @@ class HttpTransport:
             raise
         answer.on_release = self._on_release
         return answer
+
+    def send_now(self, request: UpstreamRequest, on_change: Callable[[], None]) -> Response | None:
+        """Send where an idle connection can take the request at once; None where `send` must wait for one. The answer,
+        whose head is not here yet, calls `on_change`; what breaks it before is its `failure`."""
+        target = self._targets.get((request.method, request.url)) or self._target(request)
+        origin, body, account = target.origin, request.body, request.account
+        if not self._slots.acquire_now(account):
+            return None
+        connection = self._idle(origin)
+        if connection is None:
+            self._slots.release(account)
+            return None
+        self._used[connection] = origin, account
+        answer = connection.begin(_head(target, request), body, len(body) / UPLOAD_BYTES_PER_S)
+        answer.on_change, answer.on_release = on_change, self._on_release
+        return answer
+
+    async def repeat(self, request: UpstreamRequest) -> Response:
+        """Send a request that `may_repeat` once more, over a new connection, because `send_now` has used one that broke
+        before the answer. Raises as `send`."""
+        return await self._send(request, anew=True)
 
     def _target(self, request: UpstreamRequest) -> Target:
         if len(self._targets) >= TARGETS_MAX:
@@ -699,6 +792,18 @@ class HttpTransport:
             for connection, _ in origin.idle:
                 connection.close()
             origin.idle = []
+
+
+def _head(target: Target, request: UpstreamRequest) -> bytes:
+    """Return a request's whole head."""
+    body = request.body
+    framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
+    return target.begins + request.headers + framing
+
+
+def may_repeat(request: UpstreamRequest) -> bool:
+    """Return whether a request may be sent once more where it is not known whether it was applied."""
+    return request.method in BODILESS or IDEMPOTENCY_KEY in request.headers.lower()
 
 
 def _environment_proxy(url: URL) -> URL | None:

@@ -8,25 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.agents.scripts import CONTENT, FILE, PROMPT, ROUND, Call, Calls, Edits, Script
 
-HERE: Final = Path(__file__).parent
-ROOT: Final = HERE.parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
 # Where `make test-agents` installs them.
-INSTALLED: Final = Path(sys.prefix) / "agents"
-WANTED: Final = "METERGATE_TEST_AGENTS"
-MODULES: Final = INSTALLED / "npm" / "node_modules"
+INSTALLED = Path(sys.prefix) / "agents"
+WANTED = "METERGATE_TEST_AGENTS"
+MODULES = INSTALLED / "npm" / "node_modules"
 NPM_LOCK, PYTHON_LOCK, AIDER_LOCK = (
     "tests/agents/npm/package-lock.json",
     "requirements/agents.lock",
     "requirements/aider.lock",
 )
-LOCKS: Final = {"npm": NPM_LOCK, "python": PYTHON_LOCK, "aider": AIDER_LOCK}
-CAT: Final = f"cat {FILE}"
+LOCKS = {"npm": NPM_LOCK, "python": PYTHON_LOCK, "aider": AIDER_LOCK}
+CAT = f"cat {FILE}"
 OPENAI_MODEL, CLAUDE_MODEL, GEMINI_MODEL = "gpt-5.1", "claude-sonnet-5-5", "gemini-2.5-flash"
 # What is run for a prompt and a model.
 Command = Callable[[str, str], list[str]]
@@ -127,7 +126,7 @@ def _delegate(name: str, kind: str, **more: object) -> Call:
     return Call(name, {"description": "Read a file", "prompt": PROMPT, "subagent_type": kind, **more})
 
 
-CODEX: Final = _native(
+CODEX = _native(
     "@openai/codex-*/vendor/*/bin/codex",
     "exec",
     "--skip-git-repo-check",
@@ -135,7 +134,7 @@ CODEX: Final = _native(
     "PROMPT",
 )
 # Models of this generation are given their tools in `input`, and call others by programs.
-CODEX_6: Final = Calls(
+CODEX_6 = Calls(
     Call("exec", text=f'const r = await tools.exec_command({{cmd: "{CAT}"}}); text(r.output);', namespace="functions"),
     delegate=(
         Call(
@@ -146,13 +145,13 @@ CODEX_6: Final = Calls(
         Call("wait_agent", {"timeout_ms": 30_000}, namespace="collaboration"),
     ),
 )
-QUIET_CODEX: Final = "check_for_update_on_startup = false\n\n[analytics]\nenabled = false\n"
-QUIET_GEMINI: Final = json.dumps({"privacy": {"usageStatisticsEnabled": False}, "general": {"enableAutoUpdate": False}})
-READ_FILE: Final = "def read_file(path: str) -> str:\n    'Return what a file holds.'\n    return open(path).read()\n"
-TEST_FAILED: Final = "the-edit-is-wrong"
-BLOCK: Final = f"{FILE}\n```\n<<<<<<< SEARCH\n{{}}=======\n{{}}>>>>>>> REPLACE\n```\n"
+QUIET_CODEX = "check_for_update_on_startup = false\n\n[analytics]\nenabled = false\n"
+QUIET_GEMINI = json.dumps({"privacy": {"usageStatisticsEnabled": False}, "general": {"enableAutoUpdate": False}})
+READ_FILE = "def read_file(path: str) -> str:\n    'Return what a file holds.'\n    return open(path).read()\n"
+TEST_FAILED = "the-edit-is-wrong"
+BLOCK = f"{FILE}\n```\n<<<<<<< SEARCH\n{{}}=======\n{{}}>>>>>>> REPLACE\n```\n"
 
-AGENTS: Final = (
+AGENTS = (
     Agent(
         "codex",
         "@openai/codex",
@@ -353,4 +352,4 @@ AGENTS: Final = (
         variables={"OPENAI_BASE_URL": "URL/v1", "OPENAI_API_KEY": "KEY"},
     ),
 )
-NAMED: Final = {agent.name: agent for agent in AGENTS}
+NAMED = {agent.name: agent for agent in AGENTS}

@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 from tests.agents.scripts import Asked, Reply
 
 Body = dict[str, Any]
 # Fields that hold what a model has thought: they cost what was thought, whatever their length.
-OPAQUE: Final = frozenset({"encrypted_content", "signature", "thoughtSignature", "data"})
-BYTES_PER_THOUGHT_TOKEN: Final = 6
+OPAQUE = frozenset({"encrypted_content", "signature", "thoughtSignature", "data"})
+BYTES_PER_THOUGHT_TOKEN = 6
 # How long sealed thoughts are, about as in recordings: a part of its own and so many bytes for each token.
-SEALED_BYTES: Final = 400
+SEALED_BYTES = 400
 _numbers = count(1)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -18,15 +18,15 @@ from tests.agents.scripts import THOUGHT_TOKENS, Reply, Script
 from tests.gateway.conftest import run
 
 # By a part of the path.
-APIS: Final = {
+APIS = {
     "/chat/completions": Chat(),
     "/responses": Responses(),
     "/messages": Messages(),
     "enerateContent": Gemini(),
 }
-CACHED_BLOCK: Final = 128
-LEAST_CACHED: Final = 1024
-MOST_BYTES: Final = 1 << 26
+CACHED_BLOCK = 128
+LEAST_CACHED = 1024
+MOST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,16 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from tests.agents.agents import INSTALLED, Agent, node
 from tests.agents.scripts import CONTENT, FILE
 from tests.support.commands import Shell
 
 # The longest that a tool may take.
-WAIT_S: Final = 300.0
+WAIT_S = 300.0
 # A proxy that nobody is, for what would ask the network.
-NOWHERE: Final = "http://127.0.0.1:9"
-ESCAPES: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9])")
+NOWHERE = "http://127.0.0.1:9"
+ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9])")
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,21 @@ word once a result of a tool holds it. `DELEGATE`: it has a sub-agent do so. Wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-ROUND: Final = "ROUND-TRIP"
-DELEGATE: Final = "DELEGATE-IT"
-SECRET: Final = "heron-4711"
-FILE: Final = "notes.txt"
-CONTENT: Final = f"The word is {SECRET}.\n"
-PROMPT: Final = f"{ROUND}: Read {FILE} and say its word."
-DELEGATED: Final = f"{DELEGATE}: Have a sub-agent read {FILE}, then say its word."
-PLAIN: Final = "Good day, friend."
-FOUND: Final = f"The file says {SECRET}."
-NOT_FOUND: Final = "The tool has not found the word."
+ROUND = "ROUND-TRIP"
+DELEGATE = "DELEGATE-IT"
+SECRET = "heron-4711"
+FILE = "notes.txt"
+CONTENT = f"The word is {SECRET}.\n"
+PROMPT = f"{ROUND}: Read {FILE} and say its word."
+DELEGATED = f"{DELEGATE}: Have a sub-agent read {FILE}, then say its word."
+PLAIN = "Good day, friend."
+FOUND = f"The file says {SECRET}."
+NOT_FOUND = "The tool has not found the word."
 # How much a model thinks before each answer, where its API shows what it thought in an encrypted form.
-THOUGHT_TOKENS: Final = 192
-MOST_RESULTS: Final = 4
+THOUGHT_TOKENS = 192
+MOST_RESULTS = 4
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,22 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from tests.agents.agents import ROOT, Agent
 from tests.agents.running import Ran
 from tests.agents.scripts import PLAIN, SECRET
 from tests.clients.relay import Relay, Seen
 
-PAGE: Final[Path] = ROOT / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "clients.md"
 # Whether the page is to be written anew instead of compared.
-WRITES: Final = os.environ.get("METERGATE_WRITE_DOCS") == "1"
-HEAD: Final = (
+WRITES = os.environ.get("METERGATE_WRITE_DOCS") == "1"
+HEAD = (
     "| tool | what happens | answer | requests | seconds | its user sees |",
     "|---|---|---|---|---|---|",
 )
-_PART: Final = re.compile(r"(<!-- agents -->\n)(.*?)(\n<!-- end of agents -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- agents -->\n)(.*?)(\n<!-- end of agents -->)", re.DOTALL)
 MESSAGE, BODY = "MESSAGE", "BODY"
-MOST_CHARACTERS: Final = 90
+MOST_CHARACTERS = 90
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,19 @@
 """A provider that no one here wrote, aimock: each tool is answered as it is directly, and charged what it reports."""
 
-from pathlib import Path
-from typing import Final
-
 import pytest
 
 from billing.money import parse_usd
-from tests.agents.agents import AGENTS, Agent, each_of
+from tests.agents.agents import AGENTS, each_of
 from tests.agents.running import prepare, run
 from tests.agents.world import BALANCE_USD, FREE, price_of, serving_all
 from tests.clients.aimock import aimock, missing
 from tests.clients.imitated import CASES, FIXTURES
-from tests.gateway.conftest import MakeGateway
 from tests.support.gateways import spent_nano
 
 pytestmark = pytest.mark.slow
-CASE: Final = CASES["plain"]
+CASE = CASES["plain"]
 # Tools that are content with a text; the others go on until a tool is called.
-ANSWERED: Final = tuple(
+ANSWERED = tuple(
     agent
     for agent in AGENTS
     if agent.name not in ("codex-websocket", "claude-code-opus", "mini-swe-agent", "smolagents")
@@ -25,9 +21,7 @@ ANSWERED: Final = tuple(
 
 
 @each_of(*ANSWERED)
-async def test_an_answer_is_as_without_the_gateway_and_charged_as_reported(
-    agent: Agent, make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_an_answer_is_as_without_the_gateway_and_charged_as_reported(agent, make_gateway, tmp_path):
     if reason := missing():
         pytest.skip(reason)
     async with aimock(tmp_path, FIXTURES) as url:

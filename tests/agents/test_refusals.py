@@ -4,7 +4,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -14,16 +13,16 @@ from tests.agents.provider import playing
 from tests.agents.running import prepare, run
 from tests.agents.world import REFUSALS, UNPRICED, make_world
 from tests.clients.relay import Relay, relaying
-from tests.gateway.conftest import Gateway, MakeGateway
+from tests.gateway.conftest import Gateway
 
 pytestmark = pytest.mark.slow
-QUESTION: Final = "Say something."
+QUESTION = "Say something."
 WAITS, NO_PRICE = "quota, resets within a minute", "model without a price"
 DAY, NEVER, NO_CREDIT = "quota, resets with the day", "request that never fits", "balance too low"
 # The longest until a tool gives up what can't come right, on a busy machine.
-SOON_S: Final = 150.0
+SOON_S = 150.0
 # Tools that repeat such a request for minutes, whatever the answer says: they read its status alone.
-PATIENT: Final = frozenset(
+PATIENT = frozenset(
     {
         ("claude-code", "no valid key"),
         *((tool, what) for tool in ("qwen-code", "smolagents") for what in (DAY, NEVER)),
@@ -31,13 +30,11 @@ PATIENT: Final = frozenset(
     }
 )
 # Refusals that a page of the gateway helps with, whose address is in the message.
-WITH_PAGE: Final = frozenset({WAITS, DAY, NEVER, NO_CREDIT})
+WITH_PAGE = frozenset({WAITS, DAY, NEVER, NO_CREDIT})
 # Runs of a tool at the same time.
-AT_ONCE: Final = 2
+AT_ONCE = 2
 # Tools, each once: another model makes no difference to a refusal.
-DISTINCT: Final = tuple(
-    agent for agent in AGENTS if agent.name not in ("codex-gpt-6", "codex-websocket", "claude-code-opus")
-)
+DISTINCT = tuple(agent for agent in AGENTS if agent.name not in ("codex-gpt-6", "codex-websocket", "claude-code-opus"))
 
 
 async def outcome(agent: Agent, gateway: Gateway, what: str, folder: Path) -> tuple[Relay, table.Row]:
@@ -51,14 +48,12 @@ async def outcome(agent: Agent, gateway: Gateway, what: str, folder: Path) -> tu
 
 
 @each_of(*DISTINCT)
-async def test_refusals_end_soon_and_are_shown(
-    agent: Agent, make_gateway: MakeGateway, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+async def test_refusals_end_soon_and_are_shown(agent, make_gateway, tmp_path, subtests):
     room = asyncio.Semaphore(AT_ONCE)
     async with playing(agent.script) as provider:
         gateway = await make_world(make_gateway, provider, agent)
 
-        async def one(number: int, what: str) -> tuple[Relay, table.Row]:
+        async def one(number, what):
             async with room:
                 return await outcome(agent, gateway, what, tmp_path / str(number))
 

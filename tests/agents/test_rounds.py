@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.support.gateways import spent_nano
 
 pytestmark = pytest.mark.slow
 # How many times its charge a request may hold, beside the output that it asks for or that is free.
-MOST_HELD: Final = 20
+MOST_HELD = 20
 
 
 async def ran(agent: Agent, folder: Path, url: str, key: str, prompt: str | None = None) -> Ran:
@@ -55,7 +55,6 @@ class Request:
 
     def __str__(self) -> str:
         used, hold = self.exchange.used, self.hold
-        assert used is not None
         return (
             f"{self.exchange.model}: {len(json.dumps(self.exchange.body))} bytes; tokens {used.input_tokens} + "
             f"{used.output_tokens}, held {hold.input_tokens} + {hold.output_tokens}; nano-USD {self.charged_nano}, "
@@ -122,23 +121,18 @@ async def check_charges(customer: Customer, provider: Provider, holds: Holds) ->
 
 
 def counted(exchange: Exchange) -> tuple[int, int, int]:
-    assert exchange.used is not None
     return exchange.used.input_tokens, exchange.used.output_tokens, exchange.used.cached_tokens
 
 
 @each_of(*AGENTS)
-async def test_a_tool_round_is_as_without_the_gateway_and_charged_as_reported(
-    agent: Agent, make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_a_tool_round_is_as_without_the_gateway_and_charged_as_reported(agent, make_gateway, tmp_path):
     await compare(agent, make_gateway, tmp_path)
 
 
 @each_of(*(each for each in AGENTS if each.delegates))
-async def test_a_sub_agent_is_as_without_the_gateway_and_charged_as_reported(
-    agent: Agent, make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_a_sub_agent_is_as_without_the_gateway_and_charged_as_reported(agent, make_gateway, tmp_path):
     await compare(agent, make_gateway, tmp_path, DELEGATED)
 
 
-def test_each_tool_has_a_version() -> None:
+def test_each_tool_has_a_version():
     assert all(agent.version for agent in NAMED.values())

@@ -3,9 +3,8 @@ state that is refused."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import yaml
 
@@ -22,12 +21,12 @@ from tests.support.answering import PROVIDER_KEY
 from tests.support.gateways import HELD, ask, journal
 from tests.support.shipped import shipped_settings
 
-FREE: Final = {"plan": "free"}
-BALANCE_USD: Final = "5.00"
-UNPRICED: Final = "-unpriced"
+FREE = {"plan": "free"}
+BALANCE_USD = "5.00"
+UNPRICED = "-unpriced"
 # Requests of a window, of which as many are used up.
-ADMITTED: Final = 3
-LOCAL_CHAT: Final = chat("Hello")
+ADMITTED = 3
+LOCAL_CHAT = chat("Hello")
 
 
 @dataclass
@@ -132,7 +131,7 @@ async def never_fits(gateway: Gateway) -> Customer:
     return await gateway.customer(BALANCE_USD, account=FREE, quotas=[quota])
 
 
-REFUSALS: Final[dict[str, Callable[[Gateway], Awaitable[Customer]]]] = {
+REFUSALS = {
     "no valid key": wrong_key,
     "balance too low": no_credit,
     "quota, resets within a minute": minute_used_up,

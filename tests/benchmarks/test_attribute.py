@@ -29,7 +29,7 @@ totals: 103
 """
 
 
-def test_a_functions_own_instructions_are_those_within_it_less_those_of_the_functions_that_it_calls() -> None:
+def test_a_functions_own_instructions_are_those_within_it_less_those_of_the_functions_that_it_calls():
     found = read(DUMP, PAIRS)
     serve, parse = ("a.py", "serve"), ("b.py", "parse")
     assert found.total == 103

@@ -67,11 +67,11 @@ def found(name: str) -> Judged:
     return judged
 
 
-def test_every_goal_is_found_where_everything_was_measured() -> None:
+def test_every_goal_is_found_where_everything_was_measured():
     assert [each.goal for each in judge(PHASES)] == list(GOALS)
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_what_was_not_measured_is_not_judged():
     assert judge({}) == []
     assert [each.goal.name for each in judge({LEDGER: PHASES[LEDGER]})] == ["ledger, one connection"]
 
@@ -98,32 +98,32 @@ def test_what_was_not_measured_is_not_judged() -> None:
         ("delay", 3.0, True, True),  # it has no aim
     ],
 )
-def test_a_figure_is_judged(name: str, median: float, holds: bool, reached: bool) -> None:
+def test_a_figure_is_judged(name, median, holds, reached):
     judged = found(name)
     assert judged.found.median == pytest.approx(median)
     assert (judged.holds, judged.reached) == (holds, reached)
 
 
-def test_of_two_workers_the_busier_one_sets_the_limit() -> None:
+def test_of_two_workers_the_busier_one_sets_the_limit():
     judged = found("throughput of two workers")
     assert judged.found.median == pytest.approx(100 / 62.4)
     assert not judged.holds
 
 
-def test_a_fair_share_without_any_more_cpu_would_be_twice_the_throughput() -> None:
+def test_a_fair_share_without_any_more_cpu_would_be_twice_the_throughput():
     fair = {WORKERS: {ONE_WORKER: [{"cpu_us": 100.0}], TWO_WORKERS: [{"busiest_us": 50.0}]}}
     (judged,) = judge(fair)
     assert judged.found.median == pytest.approx(2.0)
     assert judged.reached
 
 
-def test_a_bar_of_a_rate_is_a_floor() -> None:
+def test_a_bar_of_a_rate_is_a_floor():
     goal = Goal("", "", 10, 20, lambda phases: [], "", at_least=True)
     assert [goal.holds(value, 10) for value in (9.0, 10.0, 11.0)] == [False, True, True]
     assert Judged(goal, Spread(15, 15, 15, 1)).holds
     assert not Judged(goal, Spread(15, 15, 15, 1)).reached
 
 
-def test_what_a_proxy_adds_is_taken_round_by_round() -> None:
+def test_what_a_proxy_adds_is_taken_round_by_round():
     phases = {"50/s": {DIRECT: [{"p50_ms": 1.0}, {"p50_ms": 2.0}], BARE: [{"p50_ms": 4.0}, {"p50_ms": 3.0}]}}
     assert added(phases, "50/s", BARE, "p50_ms") == [3.0, 1.0]

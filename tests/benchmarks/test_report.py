@@ -1,7 +1,6 @@
 """The report's table: figures, and whether each bar is met."""
 
 import json
-from pathlib import Path
 
 from benchmarks import report
 from benchmarks.modes import MODES
@@ -35,7 +34,7 @@ def row(text: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_figure_stands_beside_its_bar_and_aim() -> None:
+def test_every_figure_stands_beside_its_bar_and_aim():
     text = report.markdown(results(), {"cores": 2})
     assert row(text, "CPU a JSON request at saturation")[1:] == [
         "of bare",
@@ -57,13 +56,13 @@ def test_every_figure_stands_beside_its_bar_and_aim() -> None:
     ]
 
 
-def test_latency_is_shown_above_the_direct_way() -> None:
+def test_latency_is_shown_above_the_direct_way():
     section = report.markdown(results(), {}).partition("## 100 requests/s")[2]
     assert row(section, METERGATE)[-2:] == ["0.75", "2.00"]
     assert row(section, DIRECT)[1:4] == ["", "", ""]
 
 
-def test_what_was_left_out_and_what_was_counted_is_said() -> None:
+def test_what_was_left_out_and_what_was_counted_is_said():
     text = report.markdown(results(), {"cores": 2, "packages": {"aiohttp": "3"}})
     assert "- nginx was left out: not here" in text
     assert "10 answers, no error" in text
@@ -72,14 +71,14 @@ def test_what_was_left_out_and_what_was_counted_is_said() -> None:
     assert "- packages: aiohttp 3" in text
 
 
-def test_a_busy_machine_is_named() -> None:
+def test_a_busy_machine_is_named():
     found = results()
     assert "The machine was busy" not in report.markdown(found, {})
     found.phases[SATURATION][BARE][0]["utilisation"] = 0.5
     assert "bare got 50% of its core" in report.markdown(found, {})
 
 
-def test_the_file_has_every_sample_and_every_judgement(tmp_path: Path) -> None:
+def test_the_file_has_every_sample_and_every_judgement(tmp_path):
     report.write(results(), {"cores": 2}, tmp_path)
     latest = json.loads((tmp_path / "latest.json").read_text())
     assert latest["phases"][SATURATION][METERGATE] == [{"cpu_us": 70.0, **COSTS}]
@@ -89,9 +88,9 @@ def test_the_file_has_every_sample_and_every_judgement(tmp_path: Path) -> None:
     assert (tmp_path / "latest.md").read_text() == report.markdown(results(), {"cores": 2})
 
 
-def test_a_table_is_as_wide_as_its_widest_cells() -> None:
+def test_a_table_is_as_wide_as_its_widest_cells():
     assert table(("a", "b"), [("long", "1")]) == ["| a    | b |", "|------|--:|", "| long | 1 |"]
 
 
-def test_rounding_reaches_into_everything() -> None:
+def test_rounding_reaches_into_everything():
     assert rounded({"a": [1.23456, (2, "x")]}) == {"a": [1.2346, [2, "x"]]}

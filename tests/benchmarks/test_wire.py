@@ -16,7 +16,7 @@ def body_of(request: bytes) -> dict[str, object]:
     return fields
 
 
-def test_a_request_has_its_key_and_its_length() -> None:
+def test_a_request_has_its_key_and_its_length():
     request = wire.request("mg_secret")
     assert request.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
     assert b"\r\nAuthorization: Bearer mg_secret\r\n" in request
@@ -24,14 +24,14 @@ def test_a_request_has_its_key_and_its_length() -> None:
     assert "stream" not in body_of(request)
 
 
-def test_a_slow_stream_is_marked() -> None:
+def test_a_slow_stream_is_marked():
     request = wire.request("x", user="slow")
     assert wire.SLOW_MARK in request
     assert b'"stream":true' in request
     assert wire.SLOW_MARK not in wire.request("x", stream=True)
 
 
-def test_a_burst_is_marked_and_is_a_whole_stream() -> None:
+def test_a_burst_is_marked_and_is_a_whole_stream():
     request = wire.request("x", user="burst")
     assert wire.BURST_MARK in request
     assert b'"stream":true' in request
@@ -39,14 +39,14 @@ def test_a_burst_is_marked_and_is_a_whole_stream() -> None:
     assert answered(wire.burst(request), streaming=True) == [None]
 
 
-def test_a_stream_says_that_there_is_no_usage_yet_where_usage_is_asked_for() -> None:
+def test_a_stream_says_that_there_is_no_usage_yet_where_usage_is_asked_for():
     asked = wire.request("x", user="burst").replace(b'"user"', b'"stream_options":{"include_usage":true},"user"')
     assert wire.burst(asked).count(b'"usage":null}') == wire.STREAM_CHUNKS
     assert answered(wire.burst(asked), streaming=True) == [None]
     assert b'"usage":null' not in wire.burst(wire.request("x", user="burst"))
 
 
-def test_a_long_stream_is_whole_with_all_its_events() -> None:
+def test_a_long_stream_is_whole_with_all_its_events():
     events = wire.stream_events(wire.request("x", user="long"))
     whole = (wire.STREAM_HEAD, *events, wire.STREAM_LAST)
     assert wire.LONG_LAST_WORD in events[-1]
@@ -54,7 +54,7 @@ def test_a_long_stream_is_whole_with_all_its_events() -> None:
     assert answered(*whole, streaming=True) == ["a stream that is not whole"]
 
 
-def test_headers_replace_those_of_the_client() -> None:
+def test_headers_replace_those_of_the_client():
     request = wire.request("x", headers=(("Accept-Encoding", "identity"), ("x-more", "1")))
     assert request.count(b"Accept-Encoding") == 1
     assert b"Accept-Encoding: identity\r\n" in request
@@ -62,7 +62,7 @@ def test_headers_replace_those_of_the_client() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 37_000, 1_000_000])
-def test_a_prompt_has_its_size_and_is_the_same_again(size: int) -> None:
+def test_a_prompt_has_its_size_and_is_the_same_again(size):
     assert len(wire.prompt(size).encode()) == size
     assert wire.prompt(size) == wire.prompt(size)
 
@@ -78,7 +78,7 @@ def test_a_prompt_has_its_size_and_is_the_same_again(size: int) -> None:
         (b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nab", False),
     ],
 )
-def test_the_end_of_an_answer(answer: bytes, whole: bool) -> None:
+def test_the_end_of_an_answer(answer, whole):
     assert ended(answer) is whole
 
 
@@ -101,13 +101,13 @@ def answered(*parts: bytes, exact: bool = True, streaming: bool = False, shape: 
     return problems
 
 
-def test_an_answer_is_whole_when_its_last_byte_has_come() -> None:
+def test_an_answer_is_whole_when_its_last_byte_has_come():
     assert answered(wire.ANSWER) == [None]
     assert answered(wire.ANSWER[:-1]) == []
     assert answered(wire.ANSWER[:100], wire.ANSWER[100:]) == [None]
 
 
-def test_another_status_is_a_problem_with_its_code() -> None:
+def test_another_status_is_a_problem_with_its_code():
     (problem,) = answered(b'HTTP/1.1 402 Payment Required\r\n\r\n{"error":{"code":"billing_required"}}')
     assert problem is not None
     assert "402" in problem
@@ -120,7 +120,7 @@ REWRITTEN = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{"text": "%s"}' % (
 )
 
 
-def test_only_a_peer_may_write_answers_anew() -> None:
+def test_only_a_peer_may_write_answers_anew():
     assert answered(REWRITTEN, exact=False) == [None]
     assert answered(REWRITTEN) == []
     (problem,) = answered(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", exact=False)
@@ -128,7 +128,7 @@ def test_only_a_peer_may_write_answers_anew() -> None:
     assert "without the upstream's text" in problem
 
 
-def test_a_stream_is_whole_with_all_its_chunks() -> None:
+def test_a_stream_is_whole_with_all_its_chunks():
     end = (wire.STREAM_DONE, wire.STREAM_END)
     assert answered(wire.STREAM_HEAD, *wire.STREAM_EVENTS, *end, streaming=True) == [None]
     (problem,) = answered(wire.STREAM_HEAD, *wire.STREAM_EVENTS[1:], *end, streaming=True)

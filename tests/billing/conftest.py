@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from billing.accounts.accounts import Accounts, MemberLimits
+from billing.accounts.accounts import Account, Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
@@ -33,6 +33,17 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
         new_id=new_id,
     )
     await database.close()
+
+
+@pytest.fixture
+async def account(billing: Billing) -> Account:
+    """A new account, without credit."""
+    return await billing.accounts.create("Acme")
+
+
+@pytest.fixture
+async def account_id(account: Account) -> str:
+    return account.id
 
 
 @pytest.fixture

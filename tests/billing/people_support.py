@@ -14,11 +14,11 @@ from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
-from billing.identity.permissions import Approval
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Users
+from billing.permissions import Approval
 from billing.plans import DEFAULT_PLAN
 from billing.settings import CodeSettings
 from tests.billing.support import Billing
@@ -69,7 +69,6 @@ class Registry:
     async def mailed_token(self, recipient: str = ADA) -> str:
         """The token of the last mail."""
         found = re.search(r"^otc_\S+$", (await self.mails(recipient))[-1][1], re.MULTILINE)
-        assert found is not None
         return found[0]
 
     async def audited(self, action: str) -> list[dict[str, Any]]:

@@ -24,9 +24,7 @@ from billing.ledger.reports import Reports
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import FACTOR_SCALE, round_up
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable, round_up
 from billing.quotas import Metric, Quota, Window
 from billing.usage import Usage
 

@@ -33,24 +33,24 @@ PROXIES = Addresses(parse_networks("10.0.0.0/8, 192.0.2.7, fd00::/8") or ())
         ("", ["203.0.113.9"], UNKNOWN),
     ],
 )
-def test_the_rightmost_hop_that_no_proxy_is(peer: str, forwarded: list[str], client: str) -> None:
+def test_the_rightmost_hop_that_no_proxy_is(peer, forwarded, client):
     assert PROXIES.of(peer, forwarded) == client
 
 
-def test_nobody_is_trusted_without_being_named() -> None:
+def test_nobody_is_trusted_without_being_named():
     assert Addresses().of("10.0.0.1", ["203.0.113.9"]) == "10.0.0.1"
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "host", "10.0.0.1 10.0.0.2"])
-def test_what_is_no_network(text: str) -> None:
+def test_what_is_no_network(text):
     assert parse_networks(text) is None
 
 
 @given(st.integers(0x2000 << 112, (0x4000 << 112) - 1))  # global unicast
-def test_the_site_of_an_address(number: int) -> None:
+def test_the_site_of_an_address(number):
     assert site_of(Addresses().of(str(IPv6Address(number)), ())) == str(ip_network((number, 48), strict=False))
 
 
 @pytest.mark.parametrize("subject", ["198.51.100.1", UNKNOWN, ""])
-def test_what_is_no_part_of_a_site(subject: str) -> None:
+def test_what_is_no_part_of_a_site(subject):
     assert site_of(subject) == subject

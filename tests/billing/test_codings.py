@@ -36,7 +36,7 @@ def decoded(coding: str, data: bytes, size: int = 1 << 30) -> bytes:
 
 @pytest.mark.parametrize("name", CODINGS)
 @given(plain=st.binary(max_size=2_000), times=st.sampled_from([1, 300, 3_000]), size=st.sampled_from([1, 7, 4_096]))
-def test_what_was_packed_comes_out(name: str, plain: bytes, times: int, size: int) -> None:
+def test_what_was_packed_comes_out(name, plain, times, size):
     coding, pack = CODINGS[name]
     packed = pack(plain * times)
     if len(packed) // size < 100_000:
@@ -44,7 +44,7 @@ def test_what_was_packed_comes_out(name: str, plain: bytes, times: int, size: in
 
 
 @pytest.mark.parametrize("name", CODINGS)
-def test_no_piece_is_larger_than_its_bound_whatever_is_fed(name: str) -> None:
+def test_no_piece_is_larger_than_its_bound_whatever_is_fed(name):
     """A bomb of a thousand to one, and what does not shrink at all."""
     coding, pack = CODINGS[name]
     zeros = 40 << 20
@@ -58,7 +58,7 @@ def test_no_piece_is_larger_than_its_bound_whatever_is_fed(name: str) -> None:
     assert decoded(coding, pack(noise)) == noise
 
 
-def test_members_of_gzip_stand_one_behind_the_other_up_to_a_bound() -> None:
+def test_members_of_gzip_stand_one_behind_the_other_up_to_a_bound():
     member = gzip.compress(b"member")
     for size in (1, 1_000_000):
         assert decoded("gzip", member * MAX_MEMBERS, size) == b"member" * MAX_MEMBERS
@@ -69,7 +69,7 @@ def test_members_of_gzip_stand_one_behind_the_other_up_to_a_bound() -> None:
 
 
 @pytest.mark.parametrize("name", CODINGS)
-def test_what_is_cut_or_broken_is_refused(name: str) -> None:
+def test_what_is_cut_or_broken_is_refused(name):
     coding, pack = CODINGS[name]
     packed = pack(b"some text " * 1_000)
     for cut in (1, 5, 12):
@@ -82,11 +82,11 @@ def test_what_is_cut_or_broken_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "deflate, gzip", "compress", "utf-8", "identity, gzip"])
-def test_other_codings_are_refused(coding: str) -> None:
+def test_other_codings_are_refused(coding):
     with pytest.raises(BadCoding, match="gzip or deflate alone"):
         decoder_of(coding)
 
 
 @pytest.mark.parametrize("coding", [None, "", " ", "identity", "Identity"])
-def test_no_coding_is_nothing_to_decode(coding: str | None) -> None:
+def test_no_coding_is_nothing_to_decode(coding):
     assert decoder_of(coding) is None

@@ -25,18 +25,18 @@ def classes() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def test_the_tree_is_drawn() -> None:
+def test_the_tree_is_drawn():
     found = classes()
     below: dict[str, list[str]] = defaultdict(list)
 
-    def is_ours(name: str) -> bool:
+    def is_ours(name):
         return name == ROOT or any(is_ours(base) for base in found.get(name, ("", []))[1])
 
     for name, (_, bases) in found.items():
         if name != ROOT and is_ours(name):
             below[next(base for base in bases if is_ours(base))].append(name)
 
-    def drawn(name: str, prefix: str = "") -> list[str]:
+    def drawn(name, prefix=""):
         lines = []
         names = sorted(below[name], key=lambda each: (each != FIRST, found[each][0], each))
         for number, each in enumerate(names):
@@ -44,12 +44,11 @@ def test_the_tree_is_drawn() -> None:
             lines += drawn(each, prefix + ("    " if number + 1 == len(names) else "|   "))
         return lines
 
-    assert errors.__doc__ is not None
     docstring = errors.__doc__.partition(f"\n{ROOT}\n")[2].strip().splitlines()
     assert docstring == drawn(ROOT)
 
 
-def test_every_exception_is_in_the_tree() -> None:
+def test_every_exception_is_in_the_tree():
     found = classes()
     builtin = {"Exception", "ValueError", "RuntimeError", "OSError", "LookupError", "KeyError", "TypeError"}
     assert {name for name, (_, bases) in found.items() if set(bases) & builtin and ROOT not in bases} - {ROOT} == set()

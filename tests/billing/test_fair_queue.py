@@ -35,7 +35,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_accounts_have_their_turns_one_after_the_other() -> None:
+async def test_accounts_have_their_turns_one_after_the_other():
     queue, served = FairQueue(2), []
     tasks = await _queue(queue, "aaaaabca", served)
     assert served == ["a", "a"]
@@ -49,7 +49,7 @@ async def test_accounts_have_their_turns_one_after_the_other() -> None:
     assert (queue._free, dict(queue._waiting)) == (2, {})
 
 
-async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
+async def test_a_turn_whose_request_is_gone_goes_to_the_next_one():
     """Cancelled while it waits, and in the moment in which it got its turn."""
     queue, served = FairQueue(), []
     tasks = await _queue(queue, "abcd", served)
@@ -62,7 +62,7 @@ async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
     assert (queue._free, dict(queue._waiting)) == (1, {})
 
 
-async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_behind_them() -> None:
+async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_behind_them():
     bodies, order = Bodies(BodySettings(1, 1, 1)), []
     accounts = ["one", "one", "one", "one", "other"]
     await asyncio.gather(*[bodies.in_thread(name, order.append, name) for name in accounts])
@@ -70,11 +70,11 @@ async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_b
     bodies.close()
 
 
-async def test_an_account_that_has_much_counted_keeps_nobody_waiting_behind_it(tokenizer: Tokenizer) -> None:
+async def test_an_account_that_has_much_counted_keeps_nobody_waiting_behind_it(tokenizer):
     """Its texts are counted in turns, and other accounts have theirs in between, those whose answers were cut too."""
     text, done = "no word of this is read by anybody. " * (5 * TURN_CHARACTERS // 36), []
 
-    async def count(account: str, text: str) -> None:
+    async def count(account, text):
         await counted_tokens(len(text), [(text, len(text))], tokenizer, O200K, account)
         done.append(account)
 
@@ -94,7 +94,7 @@ async def test_an_account_that_has_much_counted_keeps_nobody_waiting_behind_it(t
     assert not tokenizer._queue._waiting
 
 
-async def test_a_long_text_is_counted_in_turns_to_what_it_comes_to(tokenizer: Tokenizer) -> None:
+async def test_a_long_text_is_counted_in_turns_to_what_it_comes_to(tokenizer):
     text = "größer 😀 words, and more of them; " * (3 * TURN_CHARACTERS // 35)
     exact = len(tokenizer.encode(text, O200K))
     counted = await counted_tokens(len(text.encode()), [(text, len(text.encode()))], tokenizer, O200K)

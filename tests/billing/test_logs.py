@@ -5,8 +5,6 @@ import json
 import logging
 from contextvars import copy_context
 
-import pytest
-
 from billing.logs import JsonFormatter, log_about, subject, write_json
 
 
@@ -18,11 +16,11 @@ def logger_of(text: io.StringIO) -> logging.Logger:
     return logger
 
 
-def test_a_line_is_json_and_says_which_request_it_is_about() -> None:
+def test_a_line_is_json_and_says_which_request_it_is_about():
     text = io.StringIO()
     logger = logger_of(text)
 
-    def served() -> None:
+    def served():
         log_about("req_1", "acc_1")
         logger.warning("two\nlines of %s", "ünïcode")
 
@@ -38,11 +36,11 @@ def test_a_line_is_json_and_says_which_request_it_is_about() -> None:
     assert "ValueError: wrong" in second["exception"]
 
 
-def test_what_goes_on_after_its_request_keeps_its_lines_when_the_connection_serves_another() -> None:
+def test_what_goes_on_after_its_request_keeps_its_lines_when_the_connection_serves_another():
     text = io.StringIO()
     logger = logger_of(text)
 
-    def connection() -> None:
+    def connection():
         subject().request_id = "req_1"
         left = copy_context()
         left.run(log_about, "req_1", "acc_1")
@@ -54,7 +52,7 @@ def test_what_goes_on_after_its_request_keeps_its_lines_when_the_connection_serv
     assert [json.loads(line)["request_id"] for line in text.getvalue().splitlines()] == ["req_1", "req_2"]
 
 
-def test_all_lines_of_a_process_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_lines_of_a_process_are_json(monkeypatch):
     handler = logging.StreamHandler(io.StringIO())
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     write_json()

@@ -22,12 +22,12 @@ amounts_nano = st.integers(-MAX_NANO, MAX_NANO)
 
 
 @given(amounts_nano)
-def test_what_is_written_is_read_back(nano: int) -> None:
+def test_what_is_written_is_read_back(nano):
     assert parse_usd(format_usd(nano)) == nano
 
 
 @given(amounts_nano)
-def test_the_text_is_the_exact_amount_without_an_exponent(nano: int) -> None:
+def test_the_text_is_the_exact_amount_without_an_exponent(nano):
     text = format_usd(nano)
     assert Fraction(text) == Fraction(nano, NANO_PER_USD)
     assert "e" not in text.lower()
@@ -35,7 +35,7 @@ def test_the_text_is_the_exact_amount_without_an_exponent(nano: int) -> None:
 
 
 @given(st.integers(0, 9_007_199), st.integers(0, 9), st.data())
-def test_any_plain_decimal_is_exact(whole: int, decimals: int, data: st.DataObject) -> None:
+def test_any_plain_decimal_is_exact(whole, decimals, data):
     fraction = data.draw(st.text("0123456789", min_size=decimals, max_size=decimals))
     text = f"{whole}.{fraction}" if fraction else str(whole)
     exact = Fraction(text) * NANO_PER_USD
@@ -57,7 +57,7 @@ def test_any_plain_decimal_is_exact(whole: int, decimals: int, data: st.DataObje
         ("007", 7_000_000_000),
     ],
 )
-def test_readings(text: str, nano: int) -> None:
+def test_readings(text, nano):
     assert parse_usd(text) == nano
 
 
@@ -89,12 +89,12 @@ def test_readings(text: str, nano: int) -> None:
         "12345678901",
     ],
 )
-def test_refused(text: object) -> None:
+def test_refused(text):
     with pytest.raises(MoneyError):
         parse_usd(text)
 
 
-def test_the_bound_is_two_to_the_53rd_minus_one() -> None:
+def test_the_bound_is_two_to_the_53rd_minus_one():
     assert parse_usd("9007199.254740991") == MAX_NANO
     assert parse_usd("-9007199.254740991") == -MAX_NANO
     for beyond in ("9007199.254740992", "-9007199.254740992", "9999999999"):
@@ -103,7 +103,7 @@ def test_the_bound_is_two_to_the_53rd_minus_one() -> None:
 
 
 @given(st.integers())
-def test_check_bound_passes_what_is_within(nano: int) -> None:
+def test_check_bound_passes_what_is_within(nano):
     if abs(nano) <= MAX_NANO:
         assert check_bound(nano) == nano
     else:
@@ -112,7 +112,7 @@ def test_check_bound_passes_what_is_within(nano: int) -> None:
 
 
 @given(amounts_nano)
-def test_positive_amounts(nano: int) -> None:
+def test_positive_amounts(nano):
     if nano > 0:
         assert parse_positive_usd(format_usd(nano)) == nano
     else:
@@ -121,18 +121,18 @@ def test_positive_amounts(nano: int) -> None:
 
 
 @given(amounts_nano, st.integers(1, 10**9))
-def test_credits_are_the_exact_product(nano: int, credits_per_usd: int) -> None:
+def test_credits_are_the_exact_product(nano, credits_per_usd):
     text = format_credits(nano, credits_per_usd)
     assert Fraction(text) == Fraction(nano, NANO_PER_USD) * credits_per_usd
     assert not text.endswith(".")
 
 
-def test_credits_of_the_default_rate() -> None:
+def test_credits_of_the_default_rate():
     assert format_credits(12_500_000_000, 1000) == "12500"
     assert format_credits(-1, 1000) == "-0.000001"
 
 
 @given(st.integers(), st.integers(1, 10**30))
-def test_ceil_div_rounds_up(numerator: int, denominator: int) -> None:
+def test_ceil_div_rounds_up(numerator, denominator):
     exact = Fraction(numerator, denominator)
     assert exact <= ceil_div(numerator, denominator) < exact + 1

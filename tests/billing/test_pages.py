@@ -2,8 +2,7 @@
 
 import pytest
 
-from billing.api.errors import BadRequest
-from billing.api.requests import encode_cursor, page_asked
+from billing.api.requests import BadRequest, encode_cursor, page_asked
 from billing.pages import BadCursor, check_seal, seal_of
 from billing.schemas.base import PageQuery
 
@@ -16,7 +15,7 @@ def sent(place: str) -> str | None:
 
 
 @pytest.mark.parametrize("running", ["", "923", "923,925", ",".join(str(9000 + each) for each in range(70))])
-def test_a_moment_comes_back_whatever_was_under_way(running: str) -> None:
+def test_a_moment_comes_back_whatever_was_under_way(running):
     place = f"{TRANSACTION}:923:10000:{running}"
     assert sent(place) == place
 
@@ -24,12 +23,12 @@ def test_a_moment_comes_back_whatever_was_under_way(running: str) -> None:
 @pytest.mark.parametrize(
     "place", ["a,b", f"{TRANSACTION}:1:2:3,x", f"{TRANSACTION}:1:2:{'9' * 1000}", "x:" + "9" * 500]
 )
-def test_what_no_list_has_given_is_refused(place: str) -> None:
+def test_what_no_list_has_given_is_refused(place):
     with pytest.raises(BadRequest):
         sent(place)
 
 
-def test_a_seal_is_of_one_place_of_one_account() -> None:
+def test_a_seal_is_of_one_place_of_one_account():
     seal = seal_of(b"secret", "acc_1", TRANSACTION)
     check_seal(b"secret", "acc_1", TRANSACTION, seal)
     for secret, account_id, place, shown in (

@@ -49,14 +49,14 @@ def expected_bounds(window: Window, at: datetime) -> tuple[datetime, datetime]:
 
 
 @given(times_s, st.sampled_from(CALENDAR))
-def test_windows_are_those_of_the_calendar(at_s: int, window: Window) -> None:
+def test_windows_are_those_of_the_calendar(at_s, window):
     start, end = expected_bounds(window, datetime.fromtimestamp(at_s, UTC))
     assert window_start_s(window, at_s) == int(start.timestamp())
     assert window_end_s(window, at_s) == int(end.timestamp())
 
 
 @given(times_s, st.sampled_from(CALENDAR))
-def test_an_id_holds_from_start_to_end_and_the_next_window_has_the_next(at_s: int, window: Window) -> None:
+def test_an_id_holds_from_start_to_end_and_the_next_window_has_the_next(at_s, window):
     start_s, end_s = window_start_s(window, at_s), window_end_s(window, at_s)
     assert end_s is not None
     assert start_s <= at_s < end_s
@@ -67,13 +67,13 @@ def test_an_id_holds_from_start_to_end_and_the_next_window_has_the_next(at_s: in
 
 
 @given(times_s, times_s, st.sampled_from(Window))
-def test_equal_ids_are_the_same_window(one_s: int, other_s: int, window: Window) -> None:
+def test_equal_ids_are_the_same_window(one_s, other_s, window):
     same = window_id(window, one_s) == window_id(window, other_s)
     assert same == (window_start_s(window, one_s) == window_start_s(window, other_s))
 
 
 @pytest.mark.parametrize("at_s", [0, 1_709_164_800, 4_102_444_799])
-def test_total_never_ends(at_s: int) -> None:
+def test_total_never_ends(at_s):
     assert window_id(Window.total, at_s) == window_start_s(Window.total, at_s) == 0
     assert window_end_s(Window.total, at_s) is None
 
@@ -98,12 +98,12 @@ def unix(text: str) -> int:
         (Window.day, "2024-02-29T12:00", "2024-02-29", "2024-03-01"),
     ],
 )
-def test_edges_of_the_calendar(window: Window, at: str, start: str, end: str) -> None:
+def test_edges_of_the_calendar(window, at, start, end):
     assert window_start_s(window, unix(at)) == unix(start)
     assert window_end_s(window, unix(at)) == unix(end)
 
 
-def test_the_first_week_began_before_the_epoch() -> None:
+def test_the_first_week_began_before_the_epoch():
     assert window_start_s(Window.week, 0) == -3 * 86_400  # Monday, 1969-12-29
 
 
@@ -119,19 +119,19 @@ quotas = st.builds(
 
 
 @given(quotas)
-def test_a_quota_is_read_as_it_is_written(quota: Quota) -> None:
+def test_a_quota_is_read_as_it_is_written(quota):
     assert parse_quota(quota_json(quota)) == quota
 
 
 @given(quotas)
-def test_a_tag_has_window_metric_and_filter_in_31_bits(quota: Quota) -> None:
+def test_a_tag_has_window_metric_and_filter_in_31_bits(quota):
     assert 0 <= quota.tag < 2**31
     assert quota.tag & 7 == quota.window
     assert quota.tag >> 3 & 7 == quota.metric
     assert (quota.tag >> 6 == 0) == (quota.model is None and quota.feature == "llm")
 
 
-def test_tags_are_part_of_the_stored_state() -> None:
+def test_tags_are_part_of_the_stored_state():
     """Fixed numbers: another layout or digest would read other counters than those that are stored."""
     assert Quota(Window.day, Metric.tokens, 1).tag == 2 | 1 << 3
     assert filter_digest(None, "llm") == 0
@@ -151,7 +151,7 @@ def test_tags_are_part_of_the_stored_state() -> None:
         ("*", "anything", "llm", True),
     ],
 )
-def test_filters(model: str | None, asked: str, feature: str, counts: bool) -> None:
+def test_filters(model, asked, feature, counts):
     assert Quota(Window.day, Metric.tokens, 1, model).applies_to(asked, feature) is counts
 
 
@@ -176,22 +176,22 @@ def test_filters(model: str | None, asked: str, feature: str, counts: bool) -> N
         ({"per": "day"}, "not 'per'"),
     ],
 )
-def test_impossible_quotas_are_refused(changes: dict[str, object], message: str) -> None:
+def test_impossible_quotas_are_refused(changes, message):
     with pytest.raises(QuotaError, match=message):
         parse_quota({"window": "day", "metric": "tokens", "limit": 1} | changes)
 
 
-def test_only_objects_are_quotas() -> None:
+def test_only_objects_are_quotas():
     for found in (None, 5, "day", ["day"]):
         with pytest.raises(QuotaError, match="an object"):
             parse_quota(found)
 
 
-def test_a_cost_limit_is_usd() -> None:
+def test_a_cost_limit_is_usd():
     assert parse_quota({"window": "month", "metric": "cost", "limit": "12.50"}).limit == 12_500_000_000
 
 
-def test_a_list_names_the_place() -> None:
+def test_a_list_names_the_place():
     good = {"window": "day", "metric": "tokens", "limit": 1}
     assert parse_quotas([good]) == (Quota(Window.day, Metric.tokens, 1),)
     with pytest.raises(QuotaError, match=r"quotas\[1\]: metric"):
@@ -200,14 +200,14 @@ def test_a_list_names_the_place() -> None:
         parse_quotas(good)
 
 
-def test_one_counter_has_one_limit() -> None:
+def test_one_counter_has_one_limit():
     day = Quota(Window.day, Metric.tokens, 1)
     with pytest.raises(QuotaError, match="share"):
         check_quotas([day, Quota(Window.day, Metric.tokens, 2)])
     assert len(check_quotas([day, Quota(Window.day, Metric.tokens, 2, "gpt-4o")])) == 2
 
 
-def test_quotas_of_one_subject_are_bounded() -> None:
+def test_quotas_of_one_subject_are_bounded():
     many = [Quota(Window.day, Metric.tokens, 1, f"model-{number}") for number in range(MAX_QUOTAS + 1)]
     assert len(check_quotas(many[:-1])) == MAX_QUOTAS
     with pytest.raises(QuotaError, match="at most 32"):

@@ -10,7 +10,7 @@ from tests.billing.usages import OUTPUT_PARTS, UNITS, usages
 
 
 @given(usages())
-def test_each_unit_is_counted_once(usage: Usage) -> None:
+def test_each_unit_is_counted_once(usage):
     classes = usage.by_class()
     assert all(classes.values())
     units = {"request", "image", "second", "character", "search", "page"}
@@ -19,33 +19,33 @@ def test_each_unit_is_counted_once(usage: Usage) -> None:
     assert sum(classes.get(name, 0) for name in units) == sum(getattr(usage, name) for name in UNITS)
 
 
-def test_a_request_is_one_request() -> None:
+def test_a_request_is_one_request():
     assert Usage().by_class() == {"request": 1}
     assert Usage(requests=0).by_class() == {}
 
 
 @pytest.mark.parametrize("name", COUNT_NAMES)
 @pytest.mark.parametrize("count", [-1, MAX_COUNT + 1, 2**32, 2**64, 1.0, True, "1", None])
-def test_impossible_counts_are_refused(name: str, count: object) -> None:
+def test_impossible_counts_are_refused(name, count):
     with pytest.raises(UsageError, match=name):
         Usage(**{name: count})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", INPUT_PARTS)
-def test_parts_of_the_input_fit_into_it(part: str) -> None:
+def test_parts_of_the_input_fit_into_it(part):
     assert Usage(input_tokens=5, **{part: 5}).by_class() == {part.removesuffix("_tokens"): 5, "request": 1}
     with pytest.raises(UsageError, match="input_tokens"):
         Usage(input_tokens=4, **{part: 5})
 
 
 @pytest.mark.parametrize("part", OUTPUT_PARTS)
-def test_parts_of_the_output_fit_into_it(part: str) -> None:
+def test_parts_of_the_output_fit_into_it(part):
     assert Usage(output_tokens=5, **{part: 5}).by_class() == {part.removesuffix("_tokens"): 5, "request": 1}
     with pytest.raises(UsageError, match="output_tokens"):
         Usage(output_tokens=4, **{part: 5})
 
 
-def test_parts_count_together() -> None:
+def test_parts_count_together():
     with pytest.raises(UsageError):
         Usage(input_tokens=10, cached_input_tokens=6, cache_write_tokens=5)
     with pytest.raises(UsageError):
@@ -56,7 +56,7 @@ COUNTS = st.integers(0, MAX_COUNT) | st.integers(0, 20)
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
-def test_a_usage_of_text_is_the_usage_of_its_counts(prompt: int, output: int, cached: int, reasoning: int) -> None:
+def test_a_usage_of_text_is_the_usage_of_its_counts(prompt, output, cached, reasoning):
     counts = {"input_tokens": prompt, "output_tokens": output, "cached_input_tokens": cached}
     found = text_usage(prompt, output, cached, reasoning)
     if found is None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bare_services", "billing", "console", "payments", "people", "registry", "services"]
 
-WANTED: Final = "METERGATE_TEST_BROWSER"
-CHROMIUM: Final = shutil.which("chromium")
-FLAGS: Final = (
+WANTED = "METERGATE_TEST_BROWSER"
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
     "--no-sandbox",
     "--disable-background-networking",
     "--disable-component-update",
@@ -37,7 +37,7 @@ FLAGS: Final = (
     "--no-first-run",
 )
 # What the free plan lets through a day.
-DAY_REQUESTS: Final = 3
+DAY_REQUESTS = 3
 
 
 @dataclass
@@ -98,7 +98,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with shell.running("up") as running:
         running.until("Ctrl-C stops it")
         found = re.search(r"serves on (http://\S+)", "\n".join(running.lines))
-        assert found is not None
         yield Served(shell, running, found[1])
         running.end()
 

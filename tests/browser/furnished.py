@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from billing.audit import ADMIN
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.snapshots import Exporters, Source
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.payments.assembly import Payments
 from billing.refused_requests import RefusedRequest
 from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape
@@ -22,15 +21,15 @@ from tests.billing.support import PRICES
 from tests.billing.web.support import Console, serving
 from tests.support.exporter import TOKEN, Exporter, exporting
 
-REQUESTS: Final = 240
-MODELS: Final = ("gpt-4o-mini", "fast", "smart")
-PRICES_SHOWN: Final = (
+REQUESTS = 240
+MODELS = ("gpt-4o-mini", "fast", "smart")
+PRICES_SHOWN = (
     ("gpt-4o-mini", "openai", {"input": "0.15", "cached_input": "0.075", "output": "0.60"}, {}),
     ("fast", "openai", {"input": "0.15", "cached_input": "0.075", "output": "0.60"}, {}),
     ("smart", "anthropic", {"input": "3.00", "cached_input": "0.30", "cache_write": "3.75", "output": "15.00"}, {}),
     ("rerank", "cohere", {}, {"search": "0.002"}),
 )
-MODELS_SERVED: Final = [
+MODELS_SERVED = [
     ModelShape(
         id=name,
         created=0,
@@ -56,31 +55,31 @@ def _provider(name: str, models: list[str], *targets: TargetShape, off: str | No
     return ProviderShape(name=name, kind=name, off_reason=off, dialects=[name], models=models, targets=list(targets))
 
 
-EXPORTS: Final = """
+EXPORTS = """
 INSERT INTO exports (name, kind, wseq, failures, error, accepted_at)
 SELECT 'lago', 'lago', last_value - 3, 0, NULL, now() - interval '20 seconds' FROM usage_written
 UNION ALL
 SELECT 'warehouse', 'files', 0, 4, 'The folder can''t be written: No space left on device', now() - interval '2 hours'
 """
-PARKED: Final = """
+PARKED = """
 INSERT INTO export_parked (export, item, account_id, reason)
 SELECT 'lago', request_id, account_id, 'HTTP 422: transaction_id was taken by another event' FROM usage_events LIMIT 2
 """
-HOOK: Final = "https://hooks.example.com/metergate"
+HOOK = "https://hooks.example.com/metergate"
 # What is filled in on pages.
-FORMS: Final = (
+FORMS = (
     ("/members/invite", {"email": "new@example.com", "role": "member"}),
     ("/alerts/low-balance", {"low_balance_usd": "10.00"}),
     ("/alerts/budgets", {"about": "account", "period": "month", "amount_usd": "50.00"}),
     ("/alerts/webhooks", {"url": HOOK, "description": "Chat"}),
 )
 # What was refused lately.
-REFUSED: Final = (
+REFUSED = (
     ("quota_exceeded", 429, "The plan's quota of 600 requests a minute is used up: wait until it resets."),
     ("model_not_found", 404, "There is no model smart-2 here: `GET /v1/models` lists those that there are."),
     ("request_too_large", 413, "The body is larger than 32 MiB."),
 )
-TEAMS: Final = ("search", "support", "research")
+TEAMS = ("search", "support", "research")
 
 
 async def furnish(console: Console, payments: Payments) -> None:
@@ -177,7 +176,6 @@ async def _providers() -> list[ProviderShape]:
 async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: bool = True) -> str:
     """Have credit bought, and paid with a card that is kept; the secret of the page to pay on."""
     once = re.search(r'name="once" value="([^"]+)"', (await console.get("/credit", "owner")).text)
-    assert once is not None
     form = {"once": once[1], "amount_usd": amount_usd, "save_method": "on"}
     order = await console.get((await console.post("/credit/buy", "owner", form)).location.removeprefix(".."), "owner")
     link = re.search(r'class="button main" href="[^"]+/([^/"]+)"', order.text)
@@ -188,6 +186,5 @@ async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: b
 
 
 async def _approve(payments: Payments, secret: str) -> None:
-    assert payments.acts is not None
     await payments.acts.act(secret, "approve")
     await payments.events.round()

@@ -3,26 +3,26 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
 # axe-core 4.14.1, axe.min.js; its licence (MPL 2.0) is beside it.
-AXE: Final = Path(__file__).with_name("axe") / "axe.min.js"
-AXE_SHA256: Final = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 # Widths of phones in CSS pixels.
-PHONES: Final = (390, 360)
-SCREENS: Final = (1000, 1200)
-LEAST_TARGET: Final = 44
-_EVERYTHING: Final = {
+PHONES = (390, 360)
+SCREENS = (1000, 1200)
+LEAST_TARGET = 44
+_EVERYTHING = {
     "resultTypes": ["violations"],
     "rules": {"target-size": {"enabled": True}},
 }
-_COLOURS: Final = {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]}
-_RUN: Final = """async options => (await axe.run(document, options)).violations.map(found =>
+_COLOURS = {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]}
+_RUN = """async options => (await axe.run(document, options)).violations.map(found =>
     `${found.id}: ${found.help}: ` + found.nodes.map(node => node.html.slice(0, 160)).join(" | "))"""
-_WIDER: Final = """() => {
+_WIDER = """() => {
     const room = document.documentElement.clientWidth, out = [];
     if (document.documentElement.scrollWidth <= room) return out;
     for (const each of document.querySelectorAll("body *")) {
@@ -31,7 +31,7 @@ _WIDER: Final = """() => {
     }
     return out.slice(-5).concat(`${document.documentElement.scrollWidth} > ${room}`);
 }"""
-_SMALL: Final = """least => [...document.querySelectorAll("a, button, input, select, textarea, summary")].filter(
+_SMALL = """least => [...document.querySelectorAll("a, button, input, select, textarea, summary")].filter(
 each => {
     if (each.closest("svg, dialog:not([open])") || !each.checkVisibility({visibilityProperty: true})) return false;
     if (each.matches("input[type=hidden]")) return false;

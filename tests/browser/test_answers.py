@@ -5,13 +5,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from billing.identity.codes import TOTP_STEP_S, totp_code
-from billing.payments.assembly import Payments
 from billing.web.application import ROUTES
-from tests.billing.people_support import Registry
 from tests.billing.web.support import Console
 from tests.browser.furnished import furnish
 from tests.browser.looking import axe, said
@@ -21,15 +19,15 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 # The page that answered the form before.
-HERE: Final = "."
-NOT_SENT: Final = {
+HERE = "."
+NOT_SENT = {
     "/enter/{secret}": "test_journeys sends it",
     "/operator/jobs/collect": "no exporter is collected from here, so that there is no form",
     "/operator/exporters/assign": "no exporter is collected from here, so that there is no form",
     "/operator/exports/{export}/retry": "usage is exported nowhere here, so that there is no form",
 }
 # Pages of an organization that has nothing yet.
-EMPTY: Final = (
+EMPTY = (
     "/",
     "/usage",
     "/requests",
@@ -40,7 +38,7 @@ EMPTY: Final = (
     "/alerts",
     "/quickstart",
 )
-_FILL: Final = """([pattern, fields]) => {
+_FILL = """([pattern, fields]) => {
     const path = new RegExp(`^/console${pattern}$`);
     const form = [...document.forms].find(each => each.method === "post" && path.test(new URL(each.action).pathname));
     if (!form) return false;
@@ -51,7 +49,7 @@ _FILL: Final = """([pattern, fields]) => {
     return true;
 }"""
 # As without scripts: nothing is asked, and the browser does not look at what was typed.
-_SEND: Final = """pattern => [...document.forms].find(each =>
+_SEND = """pattern => [...document.forms].find(each =>
     each.method === "post" && new RegExp(`^/console${pattern}$`).test(new URL(each.action).pathname)).submit()"""
 
 
@@ -71,7 +69,7 @@ KEY, MEMBER, BUDGET = "/keys/{key_id}", "/members/{user_id}", "/alerts/budgets/{
 HOOK, ACCOUNT = "/alerts/webhooks/{endpoint_id}", "/operator/accounts/{account_id}"
 ORDER, PARKED = "/operator/payments/orders/{order_id}", "/operator/payments/parked"
 OPERATORS_HOOK, INVITATION = "/operator/webhooks/{endpoint_id}", "/members/invitations/{invitation_id}"
-NOBODY: Final = (
+NOBODY = (
     Sent("/sign-in", fields={"email": "ann@example.com", "password": "wrong"}, shot="sign-in-refused"),
     Sent("/sign-in/code", fields={"email": "no address"}),
     Sent("/sign-in/code", fields={"email": "ann@example.com"}, done=True, shot="sign-in-enter-code"),
@@ -82,7 +80,7 @@ NOBODY: Final = (
     Sent("/keys/leaked", fields={"key": ""}),
     Sent("/keys/leaked", fields={"key": f"mg_{'x' * 38}"}, done=True),
 )
-OWNER: Final = (
+OWNER = (
     Sent("/keys/new", fields={"name": "phone"}, done=True, shot="keys-made"),
     Sent("/keys/new", fields={"name": "phone", "quota_limit": "many", "expires_at": ""}, shot="keys-refused"),
     Sent(KEY, fields={"name": ""}),
@@ -130,7 +128,7 @@ OWNER: Final = (
     Sent("/organization", "/", {"choose": "another"}, done=True),
     Sent("/plan/{plan_id}", "/plan/starter", done=True),
 )
-OPERATOR: Final = (
+OPERATOR = (
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "a lot"}, shot="operator-accounts-refused"),
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "5", "note": "A gift"}, done=True),
     Sent(f"{ACCOUNT}/refund", ACCOUNT, {"amount_usd": "a lot"}),
@@ -146,8 +144,8 @@ OPERATOR: Final = (
     Sent(f"{OPERATORS_HOOK}/{{delivery_id}}/again", OPERATORS_HOOK, done=True),
     Sent("/operator/people/{user_id}", done=True),
 )
-ENDED: Final = (Sent("/security/end-all", "/security", done=True),)
-SIGNED_OUT: Final = (Sent("/sign-out", "/", done=True),)
+ENDED = (Sent("/security/end-all", "/security", done=True),)
+SIGNED_OUT = (Sent("/sign-out", "/", done=True),)
 
 
 @dataclass
@@ -231,9 +229,7 @@ async def send_all(
     return walk.wrong
 
 
-async def test_every_form_is_answered_by_a_sound_page(
-    console: Console, payments: Payments, registry: Registry, browser: "Browser"
-) -> None:
+async def test_every_form_is_answered_by_a_sound_page(console, payments, registry, browser):
     rows = {"nobody": NOBODY, "operator": OPERATOR, "owner": OWNER, "viewer": ENDED, "admin": SIGNED_OUT}
     paths = {each.path for forms in rows.values() for each in forms}
     assert {each.path for each in ROUTES if each.method == "POST"} == paths | NOT_SENT.keys()

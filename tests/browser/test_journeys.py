@@ -10,7 +10,7 @@ from billing.identity.codes import TOTP_STEP_S, totp_code
 from tests.browser.conftest import Served, watched
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Page
 
 PASSWORD = "four words nobody knows"
 # What Chromium says of every page that refuses something.
@@ -54,9 +54,7 @@ async def pay(page: "Page", amount: str) -> None:
     await page.get_by_role("link", name="Go back").click()
 
 
-async def test_from_registering_to_a_paid_request_a_plan_and_a_key_that_is_revoked(
-    served: Served, browser: "Browser"
-) -> None:
+async def test_from_registering_to_a_paid_request_a_plan_and_a_key_that_is_revoked(served, browser):
     email = "ada@example.com"
     clipboard = ["clipboard-read", "clipboard-write"]
     async with watched(browser, served.url, permissions=clipboard) as page:
@@ -106,7 +104,7 @@ async def test_from_registering_to_a_paid_request_a_plan_and_a_key_that_is_revok
         await served.answers(key, 401)
 
 
-async def test_signing_in_paying_and_revoking_need_no_scripts(served: Served, browser: "Browser") -> None:
+async def test_signing_in_paying_and_revoking_need_no_scripts(served, browser):
     email, complaints = "bob@example.com", list[str]()
     async with watched(browser, served.url, complaints, java_script_enabled=False) as page:
         await register(page, served, email)
@@ -146,7 +144,7 @@ async def test_signing_in_paying_and_revoking_need_no_scripts(served: Served, br
         complaints.clear()
 
 
-async def test_an_operator_s_link_is_good_once_and_says_so(served: Served, browser: "Browser") -> None:
+async def test_an_operator_s_link_is_good_once_and_says_so(served, browser):
     printed = re.search(r"http\S+/enter/\S+", "\n".join(served.running.lines))
     assert printed is not None
     another = json.loads(served.shell.run("operator", "login-link", "--json").stdout)["url"]

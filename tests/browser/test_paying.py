@@ -10,7 +10,7 @@ import pytest
 from tests.browser.conftest import DAY_REQUESTS, Served, watched
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    pass
 
 
 @dataclass
@@ -35,7 +35,7 @@ def payer(served: Served) -> Payer:
     return Payer(served, made["key"])
 
 
-async def test_who_is_refused_pays_on_a_page_and_is_served(payer: Payer, browser: "Browser") -> None:
+async def test_who_is_refused_pays_on_a_page_and_is_served(payer, browser):
     status, refused = await payer.served.ask(payer.key)
     assert (status, refused["error"]["code"]) == (402, "billing_required")
     billing = refused["error"]["billing"]
@@ -59,7 +59,7 @@ async def test_who_is_refused_pays_on_a_page_and_is_served(payer: Payer, browser
     assert "balance" in payer.run("billing", "status")
 
 
-async def test_who_has_used_a_day_s_quota_buys_a_plan_and_is_served(payer: Payer, browser: "Browser") -> None:
+async def test_who_has_used_a_day_s_quota_buys_a_plan_and_is_served(payer, browser):
     url = json.loads(payer.run("billing", "setup", "--json"))["url"]
     async with watched(browser, payer.served.url) as page:
         await page.goto(url)

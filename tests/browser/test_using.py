@@ -3,14 +3,13 @@
 import re
 from typing import TYPE_CHECKING
 
-from tests.billing.web.support import Console
 from tests.browser.visiting import visiting
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    pass
 
 
-async def test_the_keyboard_is_enough(console: Console, browser: "Browser") -> None:
+async def test_the_keyboard_is_enough(console, browser):
     base = str(console.client.make_url("/console"))
     async with visiting(browser, console, "owner") as page:
         await page.goto(f"{base}/")
@@ -35,9 +34,7 @@ async def test_the_keyboard_is_enough(console: Console, browser: "Browser") -> N
         assert page.url == f"{base}/requests"
 
 
-async def test_a_key_is_made_and_revoked_and_credit_bought_without_scripts(
-    console: Console, browser: "Browser"
-) -> None:
+async def test_a_key_is_made_and_revoked_and_credit_bought_without_scripts(console, browser):
     base = str(console.client.make_url("/console"))
     async with visiting(browser, console, "owner", java_script_enabled=False) as page:
         await page.goto(f"{base}/keys/new")

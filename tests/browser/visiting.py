@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from billing.identity.permissions import NOBODY
+from billing.principals import NOBODY
 from billing.web.application import ROUTES
 from billing.web.pages import Page as Declared
 from billing.web.pages import Who
@@ -20,17 +20,17 @@ from tests.browser.looking import findings, ill_on_phones, too_wide
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 # Pages that no page links to, and where they are.
-BY_HAND: Final = {
+BY_HAND = {
     "/enter/{secret}": "a command prints its link: test_journeys opens it",
     "/sign-in/with/{provider}": "it leads to a provider's own pages",
     "/invitations/{token}": "a mail has its link: test_answers opens it",
 }
 # Where pages are that are linked to only where a choice would change something.
-KNOWN: Final = {"/plan/{plan_id}": "/plan/starter"}
-DESKTOP: Final = {"width": 1200, "height": 860}
+KNOWN = {"/plan/{plan_id}": "/plan/starter"}
+DESKTOP = {"width": 1200, "height": 860}
 # CSS pixels from the top that a screenshot shows at most.
-MOST_SHOWN: Final = 1500
-LINKS: Final = "[...document.links].map(each => each.getAttribute('href') && each.href)"
+MOST_SHOWN = 1500
+LINKS = "[...document.links].map(each => each.getAttribute('href') && each.href)"
 
 
 @dataclass
@@ -61,7 +61,6 @@ class Walk:
         """Open one page, and look at it with all that there is to look with."""
         await as_on_desktops(page)
         answer = await page.goto(f"{self.base}{path}")
-        assert answer is not None
         if not answer.ok:
             self.wrong[path] = [f"HTTP {answer.status}"]
         await self.judge(page, path, thorough=self.who in THOROUGH, shot=name_of(self.who, path))
@@ -128,8 +127,8 @@ def by_need(pages: Iterable[Declared]) -> list[Declared]:
 
 
 # Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these.
-THOROUGH: Final = ("owner", "operator", "nobody")
-SHOTS: Final = Path(__file__).parents[2] / "docs" / "console"
+THOROUGH = ("owner", "operator", "nobody")
+SHOTS = Path(__file__).parents[2] / "docs" / "console"
 
 
 def name_of(who: str, path: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import uvloop
 
@@ -44,12 +44,12 @@ from tests.chaos.stores import (
 from tests.chaos.twice import TWICE, WITH_SPOOLS
 
 # In the round of all kinds each comes an eighth as often.
-MIXED_SHARE: Final = 8
+MIXED_SHARE = 8
 # The least between its faults. A gateway lost and Redis emptied before the gateway's debits and holds were swept are
 # two faults at once: the next one also waits until they were (`wait_until_swept`).
-APART_S: Final = 8.0
-SOAK_MINUTES: Final = 10
-MANY_LONG: Final = Mix(longs=0.15, long_ms=12_000)
+APART_S = 8.0
+SOAK_MINUTES = 10
+MANY_LONG = Mix(longs=0.15, long_ms=12_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Planned:
 
 
 # Rounds that need a stack of their own, with one fault each.
-OF_STORES: Final = (
+OF_STORES = (
     Planned(SLOW_READERS.name, (SLOW_READERS,), defaults=DEFAULTS_OF_SLOW_READERS, ends_gateways=False),
     Planned(HOSTILE.name, (HOSTILE,), ends_gateways=False),
     Planned(CROWD.name, (CROWD,), ends_gateways=False),

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -23,19 +23,19 @@ from tests.chaos.plan import INPUT_NANO, MODEL, OUTPUT_NANO
 from tests.chaos.upstream import JOB_INPUT, SSE, Upstream
 from tests.chaos.waiting import until
 
-QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}
-CLIENTS: Final = 12
+QUICK = {"background_poll_s": 0.1, "background_lease_s": 1.0}
+CLIENTS = 12
 # Shares: of responses that are streamed, of streams whose client leaves, of questions that are not answered.
 STREAMED, LEFT, SILENT = 0.4, 0.4, 0.1
-MOST_OUTPUT: Final = 40
-STRIKES: Final = (
+MOST_OUTPUT = 40
+STRIKES = (
     *KILLS,
     *(fault for fault in OTHERS if "frozen" in fault.name or fault.name.startswith(("SIGTERM", "an account's"))),
 )
-ENDED_S: Final = 120.0
-OPEN: Final = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
-JOBS: Final = "SELECT request_id, later_id FROM background_jobs"
-DEBITS: Final = "SELECT request_id, charged_nano FROM usage_events WHERE charged_nano > 0"
+ENDED_S = 120.0
+OPEN = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
+JOBS = "SELECT request_id, later_id FROM background_jobs"
+DEBITS = "SELECT request_id, charged_nano FROM usage_events WHERE charged_nano > 0"
 
 
 @dataclass(slots=True)

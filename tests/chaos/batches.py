@@ -13,7 +13,6 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import aiohttp
 
@@ -23,18 +22,16 @@ from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.waiting import until
 
-KEY: Final = "service-key-of-all-the-chaos"
-HEADERS: Final = {"X-API-Key": KEY, "X-Service-Name": "chaos"}
-SERVICES: Final = 6
-MOST_EVENTS: Final = 40
-BAD_SHARE: Final = 1 / 6
-BAD_TEXTS: Final = (b"\\u0000", b"\0", b"\\ud800", b"\\udfff", b"\xff", b"\xed\xa0\x80")
-BAD_IN_PYTHON: Final = ("a\0b", "a\ud800b", "\udfff")
-AMOUNT_NANO: Final = 1_000_000
-DELIVERED_S: Final = 180.0
-CHARGED: Final = (
-    "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'"
-)
+KEY = "service-key-of-all-the-chaos"
+HEADERS = {"X-API-Key": KEY, "X-Service-Name": "chaos"}
+SERVICES = 6
+MOST_EVENTS = 40
+BAD_SHARE = 1 / 6
+BAD_TEXTS = (b"\\u0000", b"\0", b"\\ud800", b"\\udfff", b"\xff", b"\xed\xa0\x80")
+BAD_IN_PYTHON = ("a\0b", "a\ud800b", "\udfff")
+AMOUNT_NANO = 1_000_000
+DELIVERED_S = 180.0
+CHARGED = "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'"
 
 
 @dataclass(slots=True)

@@ -4,8 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
 from tests.chaos.batches import batches
 from tests.chaos.exports import exports
@@ -18,7 +17,7 @@ class Beside(Protocol):
     async def __call__(self, *, times: int, seed: int, keep: bool) -> Counter[str]: ...
 
 
-ROWS: Final[Mapping[str, tuple[str, Beside]]] = {
+ROWS = {
     "batches": ("batches with bad bytes", batches),
     "exports": ("exports under kills", exports),
     "migrations": ("a migration killed on a filled ledger", migrations),

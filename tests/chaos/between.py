@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 from unittest import mock
 
 from gateway.embedded.folders import Account
 from gateway.embedded.process import postgres_bin, valkey_server
 
-POLL_S: Final = 0.02
+POLL_S = 0.02
 
 
 @contextmanager

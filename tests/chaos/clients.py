@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
 
 import aiohttp
 import msgspec
@@ -21,9 +20,9 @@ import msgspec
 from tests.chaos.harness import Customer, Stack
 from tests.chaos.plan import Plan
 
-DONE: Final = b"data: [DONE]\n\n"
-PAUSE_AFTER_REFUSAL_S: Final = 0.05
-PAUSE_AFTER_CUT_S: Final = 0.05
+DONE = b"data: [DONE]\n\n"
+PAUSE_AFTER_REFUSAL_S = 0.05
+PAUSE_AFTER_CUT_S = 0.05
 
 
 class Ended(Enum):

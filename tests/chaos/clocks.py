@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from tests.chaos.between import between
 from tests.chaos.faults import Fault, end_worker, kill_redis
@@ -20,16 +20,16 @@ from tests.chaos.harness import Stack
 
 Server = Literal["redis", "postgres"]
 Strike = Callable[[Stack, random.Random], Awaitable[None]]
-SOURCE: Final = Path(__file__).with_name("clock.c")
+SOURCE = Path(__file__).with_name("clock.c")
 # How long a clock is wrong: longer than a lease, and three sweeps.
-WRONG_S: Final = 6.0
+WRONG_S = 6.0
 # Until a worker that has just started judges others' holds: its start, a lease, a sweep.
-NEW_WORKER_S: Final = 10.0
-MINUTE_S: Final = 60
-DAY_S: Final = 86_400
+NEW_WORKER_S = 10.0
+MINUTE_S = 60
+DAY_S = 86_400
 # Back by so much it is 1970 or a little later.
-SINCE_1970_S: Final = 20_000 * DAY_S
-_SECOND_NS: Final = 1_000_000_000
+SINCE_1970_S = 20_000 * DAY_S
+_SECOND_NS = 1_000_000_000
 
 
 def compiler() -> str | None:
@@ -79,7 +79,7 @@ def _wrong(server: Server, by_s: int, then: Strike | None = None, for_s: float =
     return strike
 
 
-OF_CLOCKS: Final = (
+OF_CLOCKS = (
     Fault("Redis killed, and 20 min ahead for its first 6 s", _wrong("redis", 20 * MINUTE_S, kill_redis), 2.0),
     Fault(
         "Redis's clock 20 min ahead for 10 s, and a worker starts",

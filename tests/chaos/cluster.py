@@ -7,7 +7,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from billing.holds.redis.layout import Keyspace
 from gateway.runtime.stores import PRODUCTION_PARTITIONS
@@ -15,10 +14,10 @@ from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack
 from tests.support.redis_cluster import Node, RedisCluster
 
-BEHIND_S: Final = 0.5
-RICH_NANO: Final = 10**9
-WIDE_LIMIT: Final = 10**6
-_KEYS: Final = Keyspace(partitions=PRODUCTION_PARTITIONS)
+BEHIND_S = 0.5
+RICH_NANO = 10**9
+WIDE_LIMIT = 10**6
+_KEYS = Keyspace(partitions=PRODUCTION_PARTITIONS)
 
 
 def cluster_of(stack: Stack) -> RedisCluster:
@@ -76,7 +75,7 @@ async def freeze(master: Node) -> None:
     master.freeze()
 
 
-OF_CLUSTER: Final = (
+OF_CLUSTER = (
     Fault("kill -9 of a cluster's master", losing_a_master(kill), 2.0),
     Fault("kill -9 of a cluster's master, its replica 0.5 s behind", losing_a_master(kill_ahead), 2.0),
     Fault("a cluster's master frozen until it is replaced", losing_a_master(freeze), 2.0),

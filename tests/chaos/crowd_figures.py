@@ -15,11 +15,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final
 
 import msgspec
 import psutil
@@ -29,16 +28,16 @@ from tests.chaos.harness import Stack, running
 from tests.chaos.places import ROOT
 from tests.chaos.plan import Plan
 
-PER_S: Final = 50
-BEFORE_S: Final = 10.0
-WARM_S: Final = 3.0
+PER_S = 50
+BEFORE_S = 10.0
+WARM_S = 3.0
 # Connections of the probe that stay open.
-KEPT: Final = 32
-GIVE_UP_S: Final = 10.0
+KEPT = 32
+GIVE_UP_S = 10.0
 # The probe's niceness, where this process may give it.
-HURRY: Final = -10
-RISE_MAX_MS: Final = 50.0
-WHERE: Final[Mapping[str, Mapping[str, Any]]] = {"shipped bounds": {}, "1,024 descriptors": DEFAULTS_OF_FEW}
+HURRY = -10
+RISE_MAX_MS = 50.0
+WHERE = {"shipped bounds": {}, "1,024 descriptors": DEFAULTS_OF_FEW}
 
 
 @dataclass(frozen=True, slots=True)

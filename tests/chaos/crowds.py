@@ -14,7 +14,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from itertools import cycle
-from typing import Final
 
 from tests.chaos.clients import Ended
 from tests.chaos.faults import Fault
@@ -22,18 +21,18 @@ from tests.chaos.harness import Stack
 from tests.chaos.misuse import RECEIVE_BYTES, lateness
 from tests.chaos.places import ROOT
 
-CONNECTIONS: Final = 10_000
-PER_S: Final = 500
+CONNECTIONS = 10_000
+PER_S = 500
 # Looked at without a crowd, to compare.
-BEFORE_S: Final = 10.0
+BEFORE_S = 10.0
 # The connections that a worker with 1,024 descriptors has.
-FEW: Final = 392
-ADDRESS: Final = "127.0.0.2"
-NICENESS: Final = 19
+FEW = 392
+ADDRESS = "127.0.0.2"
+NICENESS = 19
 # Has an answer that is not read.
-UNREAD: Final = b"GET /api/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+UNREAD = b"GET /api/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
 # Of such connections there are fewer: what they cost is to make the answers, which is no matter of connections.
-UNREAD_EVERY: Final = 50
+UNREAD_EVERY = 50
 
 
 def unfinished(key: str) -> tuple[bytes, ...]:
@@ -92,9 +91,9 @@ async def come_and_go(stack: Stack, chance: random.Random) -> None:
     assert not cut, f"{len(cut)} others got no answer, such as {cut[0]}"
 
 
-CROWD: Final = Fault("10,000 unfinished connections", come_and_go, 1.0)
-CROWD_OF_FEW: Final = Fault("10,000 unfinished connections, at 1,024 descriptors", come_and_go, 1.0)
-DEFAULTS_OF_FEW: Final = {"max_connections": FEW}
+CROWD = Fault("10,000 unfinished connections", come_and_go, 1.0)
+CROWD_OF_FEW = Fault("10,000 unfinished connections, at 1,024 descriptors", come_and_go, 1.0)
+DEFAULTS_OF_FEW = {"max_connections": FEW}
 
 if __name__ == "__main__":
     crowd(*sys.argv[1:])

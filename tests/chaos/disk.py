@@ -9,16 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from tests.chaos.faults import Fault
 from tests.chaos.harness import Stack
 
-SIZE: Final = "400m"
-FULL_S: Final = 5.0
+SIZE = "400m"
+FULL_S = 5.0
 # For Postgres on a disk of SIZE.
-OPTIONS: Final = {"max_wal_size": "64MB", "min_wal_size": "32MB"}
-_PIECE: Final = bytes(1 << 20)
+OPTIONS = {"max_wal_size": "64MB", "min_wal_size": "32MB"}
+_PIECE = bytes(1 << 20)
 
 
 @contextmanager

@@ -7,20 +7,19 @@ gateways, Redis and Postgres are killed under load.
 import asyncio
 import random
 from collections import Counter
-from typing import Final
 
 from tests.chaos.background import STRIKES
 from tests.chaos.clients import Load, Mix
 from tests.chaos.harness import Stack, running
 from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.waiting import until
-from tests.support.usage_peers import FakeLago, Fault
+from tests.support.usage_peers import FakeLago
 
-CONCURRENCY: Final = 12
-PEER_FAULTS: Final[tuple[Fault, ...]] = ("lose_answer", "refuse", "fail", "busy")
+CONCURRENCY = 12
+PEER_FAULTS = ("lose_answer", "refuse", "fail", "busy")
 # An export whose gateway died goes on within a minute; after failures it pauses, up to five.
-EXPORTED_S: Final = 600.0
-EVENTS: Final = """SELECT account_id, request_id, charged_nano FROM usage_events
+EXPORTED_S = 600.0
+EVENTS = """SELECT account_id, request_id, charged_nano FROM usage_events
 WHERE outcome = 'settled' OR input_tokens + output_tokens > 0 OR charged_nano > 0"""
 
 

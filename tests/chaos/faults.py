@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2, Signals
-from typing import Final
 
 import psutil
 
@@ -20,11 +19,11 @@ from billing.holds.redis.layout import Keyspace
 from tests.chaos.harness import Customer, Stack
 from tests.chaos.waiting import until
 
-FROZEN_S: Final = 5.0
-CLOCK_BACK_S: Final = 5.0
-FULL_S: Final = 3.0
-FAILING_S: Final = 10.0
-_KEYS: Final = Keyspace()
+FROZEN_S = 5.0
+CLOCK_BACK_S = 5.0
+FULL_S = 3.0
+FAILING_S = 10.0
+_KEYS = Keyspace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,6 @@ async def end_worker(stack: Stack, chance: random.Random) -> None:
 
 async def kill_gateway(stack: Stack, chance: random.Random) -> None:
     """kill -9 of the supervisor, which takes its workers along; started again at once."""
-    assert stack.supervisor is not None
     stack.supervisor.kill()
     await stack.supervisor.wait()
     await stack.start_gateway()
@@ -209,21 +207,21 @@ async def fail_provider(stack: Stack, chance: random.Random) -> None:
     stack.notes.append(f"{upstream.failed.total() - before} attempts failed: {dict(upstream.failed)}")
 
 
-FAILING_PROVIDER: Final = Fault("a provider that fails a third of the time", fail_provider, 1.0)
-DEFAULTS_OF_FAILING_PROVIDER: Final = {
+FAILING_PROVIDER = Fault("a provider that fails a third of the time", fail_provider, 1.0)
+DEFAULTS_OF_FAILING_PROVIDER = {
     "max_attempts": 6,
     "retries": 2,
     "retry_backoff_ms": 20,
     "retry_wait_s": 1,
     "attempt_timeout_s": 15,
 }
-KILLS: Final = (
+KILLS = (
     Fault("kill -9 of a worker", kill_worker, 1.0),
     Fault("kill -9 of the whole gateway", kill_gateway, 2.0),
     Fault("kill -9 of Redis", kill_redis, 2.0),
     Fault("kill -9 of Postgres", kill_postgres, 2.0),
 )
-OTHERS: Final = (
+OTHERS = (
     Fault("SIGTERM to a worker", end_worker, 1.0),
     Fault("worker frozen for 5 s", freeze_worker, 1.5),
     Fault("whole gateway frozen for 5 s", freeze_gateway, 1.5),

@@ -5,13 +5,12 @@ constraints, add columns and change every row.
 """
 
 import sys
-from typing import Final
 
 from billing.database import migrate
 from billing.database.migrate import Migration
 from gateway.commands.root import main
 
-_SUMS: Final = """
+_SUMS = """
 CREATE TABLE later_days (
     account_id text NOT NULL REFERENCES accounts,
     day timestamptz NOT NULL,
@@ -22,12 +21,12 @@ INSERT INTO later_days
 SELECT account_id, date_trunc('day', admitted_at, 'UTC'), count(*), sum(charged_nano) FROM usage_events GROUP BY 1, 2;
 ALTER TABLE later_days ADD PRIMARY KEY (account_id, day);
 """
-_MENDED: Final = """
+_MENDED = """
 ALTER TABLE usage_events DISABLE TRIGGER usage_events_append_only;
 UPDATE usage_events SET later = 'mended';
 ALTER TABLE usage_events ENABLE TRIGGER usage_events_append_only;
 """
-LATER: Final = (
+LATER = (
     Migration(9001, "days", _SUMS),
     Migration(9002, "column", "ALTER TABLE usage_events ADD COLUMN later text"),
     Migration(9003, "mended", _MENDED),

@@ -239,7 +239,6 @@ async def _check_accounts(verdict: Verdict, runtime: Runtime, customers: Sequenc
             "WHERE account_id = a.id), 0)::bigint AS charged FROM accounts a WHERE id = $1",
             customer.account_id,
         )
-        assert row is not None
         expected, balance = customer.granted_nano - row["charged"], row["balance_nano"]
         if balance != expected:
             verdict.drifts += 1

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from signal import SIGKILL
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -29,10 +29,10 @@ from billing.database.connection import Database
 from billing.database.migrate import LOCK_KEY, migrate
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
-from billing.pricing.scales import round_up
+from billing.pricing import round_up
 from billing.usage import Usage
 from gateway.embedded.process import read_pid
 from gateway.embedded.servers import EmbeddedServers
@@ -40,18 +40,18 @@ from tests.billing.support import PLANS, PRICE, PRICES, RecordingEffects
 from tests.chaos.places import ROOT, _with_host, make_folder
 from tests.chaos.waiting import until
 
-ACCOUNTS: Final = 40
-DEBITS: Final = 20_000
-AT_ONCE: Final = 1_000
-KILLS: Final = 4
+ACCOUNTS = 40
+DEBITS = 20_000
+AT_ONCE = 1_000
+KILLS = 4
 # After the lock was taken.
-LATEST_KILL_S: Final = 0.15
+LATEST_KILL_S = 0.15
 # The share of kills that hit Postgres.
-OF_POSTGRES: Final = 0.25
-HELD: Final = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+OF_POSTGRES = 0.25
+HELD = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
     AND (classid::bigint << 32 | objid::bigint) = $1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-SCHEMA: Final = """SELECT said FROM (
+SCHEMA = """SELECT said FROM (
     SELECT format('%s %s', c.oid::regclass, pg_get_indexdef(i.indexrelid)) AS said
         FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace
     UNION ALL SELECT format('%s.%s %s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull)
@@ -62,9 +62,9 @@ SCHEMA: Final = """SELECT said FROM (
         WHERE connamespace = 'public'::regnamespace
     UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 ) AS everything ORDER BY said"""
-SUMS: Final = """SELECT (SELECT sum(balance_nano) FROM accounts WHERE id NOT LIKE 'sys:%') AS balances,
+SUMS = """SELECT (SELECT sum(balance_nano) FROM accounts WHERE id NOT LIKE 'sys:%') AS balances,
     (SELECT count(*) FROM transfers) AS transfers, (SELECT sum(charged_nano) FROM usage_events) AS charged"""
-MADE: Final = """SELECT (SELECT count(*) FROM migrations), (SELECT count(*) FROM later_days),
+MADE = """SELECT (SELECT count(*) FROM migrations), (SELECT count(*) FROM later_days),
     (SELECT sum(charged_nano) FROM later_days), (SELECT count(*) FROM usage_events WHERE later = 'mended')"""
 
 

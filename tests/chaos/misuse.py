@@ -10,7 +10,6 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from typing import Final
 
 import aiohttp
 import msgspec
@@ -22,24 +21,24 @@ from tests.chaos.harness import Customer, Stack
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan
 
 # What a slow reader's kernel takes for it.
-RECEIVE_BYTES: Final = 8192
-READ_BYTES: Final = 4096
+RECEIVE_BYTES = 8192
+READ_BYTES = 4096
 # Of each kind, at a time.
-READERS: Final = 3
+READERS = 3
 # Shorter than WRITE_TIMEOUT_S.
-PAUSE_S: Final = 8.0
+PAUSE_S = 8.0
 # So long a client that reads no more looks on.
-GIVE_UP_S: Final = 30.0
-WRITE_TIMEOUT_S: Final = 12
+GIVE_UP_S = 30.0
+WRITE_TIMEOUT_S = 12
 # Short, so that a strike sees the end of them.
-DEFAULTS_OF_SLOW_READERS: Final = {"client_write_timeout_s": WRITE_TIMEOUT_S}
+DEFAULTS_OF_SLOW_READERS = {"client_write_timeout_s": WRITE_TIMEOUT_S}
 
-BODY_BYTES: Final = 32 << 20
-BODY_MARGIN: Final = 4096
-HOSTILE_KEYS: Final = 4
-HOSTILE_S: Final = 8.0
-MESSAGE: Final = b'{"":[]}'
-PAUSE_AFTER_BODY_S: Final = 0.01
+BODY_BYTES = 32 << 20
+BODY_MARGIN = 4096
+HOSTILE_KEYS = 4
+HOSTILE_S = 8.0
+MESSAGE = b'{"":[]}'
+PAUSE_AFTER_BODY_S = 0.01
 
 
 async def stop_reading(stack: Stack, chance: random.Random) -> None:
@@ -56,7 +55,6 @@ async def stop_reading(stack: Stack, chance: random.Random) -> None:
 async def _read_slowly(stack: Stack, customer: Customer, before: int, *, for_ever: bool) -> None:
     plan = Plan(f"slow-{secrets.token_hex(6)}", "flood", 5, MAX_OUTPUT_TOKENS, 10, MAX_OUTPUT_TOKENS)
     exchange = Exchange(plan, customer, True, time.monotonic())
-    assert stack.load is not None
     stack.load.exchanges.append(exchange)
     body = msgspec.json.encode(plan.body(stream=True, max_tokens=MAX_OUTPUT_TOKENS))
     host, _, port = stack.address.rpartition(":")
@@ -183,5 +181,5 @@ async def _once(stack: Stack, name: str, number: int) -> Customer:
     return made
 
 
-SLOW_READERS: Final = Fault("clients that stop reading", stop_reading, 1.0)
-HOSTILE: Final = Fault("bodies of 32 MiB of tiny messages", send_hostile, 1.0)
+SLOW_READERS = Fault("clients that stop reading", stop_reading, 1.0)
+HOSTILE = Fault("bodies of 32 MiB of tiny messages", send_hostile, 1.0)

@@ -6,7 +6,7 @@ less the refunds that stand and what disputes hold, and a paid invoice brings it
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_CENT
@@ -20,24 +20,24 @@ from tests.chaos.payers import CAP_CENTS, Payers
 from tests.chaos.tills import Objects, Till
 from tests.chaos.waiting import until
 
-ORDERS: Final = "SELECT id, account_id, idempotency_key, kind, amount_cents, status, payment_id FROM orders"
-CUSTOMERS: Final = "SELECT account_id, customer_id FROM payment_customers WHERE customer_id IS NOT NULL"
-ACCOUNTS: Final = """
+ORDERS = "SELECT id, account_id, idempotency_key, kind, amount_cents, status, payment_id FROM orders"
+CUSTOMERS = "SELECT account_id, customer_id FROM payment_customers WHERE customer_id IS NOT NULL"
+ACCOUNTS = """
     SELECT id, plan, status, balance_nano,
         coalesce((SELECT sum(left_now) FROM lots_now WHERE account_id = accounts.id), 0)::bigint AS lots_nano,
         (SELECT count(*) FROM transfers WHERE kind = 'purchase' AND credit_account = accounts.id) AS purchases
     FROM accounts"""
-WAITING: Final = "SELECT count(*) FROM payment_events WHERE state = 'waiting'"
-CHARGING: Final = "SELECT count(*) FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
-GIVEN_UP: Final = """
+WAITING = "SELECT count(*) FROM payment_events WHERE state = 'waiting'"
+CHARGING = "SELECT count(*) FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
+GIVEN_UP = """
     SELECT (SELECT count(*) FROM payment_events WHERE state = 'parked') + (SELECT count(*) FROM payments_parked)"""
-STUCK_EVENTS: Final = "SELECT type, ref_id, attempts, error FROM payment_events WHERE state = 'waiting'"
-STUCK_CHARGES: Final = "SELECT * FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
-HURRY: Final = "UPDATE payment_events SET next_attempt_at = now() WHERE state = 'waiting' AND next_attempt_at > now()"
-HURRY_CHARGES: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE state = 'charging'"
+STUCK_EVENTS = "SELECT type, ref_id, attempts, error FROM payment_events WHERE state = 'waiting'"
+STUCK_CHARGES = "SELECT * FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
+HURRY = "UPDATE payment_events SET next_attempt_at = now() WHERE state = 'waiting' AND next_attempt_at > now()"
+HURRY_CHARGES = "UPDATE auto_recharges SET next_attempt_at = now() WHERE state = 'charging'"
 # An event whose gateway died waits for a minute, then for two, and then for four.
-QUIET_S: Final = 300.0
-SETTLED: Final = ("credited", "refunded", "disputed")
+QUIET_S = 300.0
+SETTLED = ("credited", "refunded", "disputed")
 
 
 async def wait_until_applied(runtime: Runtime, till: Till, *, hurry: bool) -> None:

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 
@@ -20,14 +20,14 @@ from tests.chaos.places import ADMIN_KEY
 from tests.chaos.tills import Till
 from tests.chaos.waiting import until
 
-CHECKOUT: Final = "/api/billing/checkout"
-SUBSCRIPTION: Final = "/api/billing/subscription"
-AUTO_RECHARGE: Final = "/api/billing/auto-recharge"
-PLANS: Final = ("small", "large")
+CHECKOUT = "/api/billing/checkout"
+SUBSCRIPTION = "/api/billing/subscription"
+AUTO_RECHARGE = "/api/billing/auto-recharge"
+PLANS = ("small", "large")
 # What is pressed on the page of a checkout; nothing: its payer has left.
-PAY: Final = (("approve",), ("decline", "approve"), ("3ds", "confirm"), ("reject", "confirm"), ("decline",), ())
+PAY = (("approve",), ("decline", "approve"), ("3ds", "confirm"), ("reject", "confirm"), ("decline",), ())
 # What happens to a payment afterwards.
-LATER: Final = (
+LATER = (
     (),
     (),
     ("refund",),
@@ -43,10 +43,10 @@ LATER: Final = (
 # Shares: of buttons that are pressed twice at once, of payments that an operator gives back, of plans, and of plans
 # whose month goes by.
 TWICE, BY_OPERATOR, OF_PLAN, RENEWED = 0.3, 0.15, 0.4, 0.5
-CAP_CENTS: Final = 4_500
+CAP_CENTS = 4_500
 # An account that is charged as often as it may be: 10 USD at a time, four times.
-WISH: Final = {"threshold_usd": "90000", "amount_usd": "10.00", "monthly_cap_usd": f"{CAP_CENTS / 100:.2f}"}
-AT_ONCE: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE account_id = $1 AND state = 'ready'"
+WISH = {"threshold_usd": "90000", "amount_usd": "10.00", "monthly_cap_usd": f"{CAP_CENTS / 100:.2f}"}
+AT_ONCE = "UPDATE auto_recharges SET next_attempt_at = now() WHERE account_id = $1 AND state = 'ready'"
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from billing.database.connection import Database
 from tests.chaos.faults import KILLS, OTHERS
@@ -23,8 +22,8 @@ from tests.chaos.payers import Payers
 from tests.chaos.tills import Till, local_till, stripe_till
 from tests.support.stripe_fake import FakeStripe
 
-PAYERS: Final = 12
-STRIKES: Final = (
+PAYERS = 12
+STRIKES = (
     *KILLS,
     *(
         fault

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import psutil
@@ -16,10 +16,10 @@ from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.servers import Endpoints
 from tests.chaos.plan import INPUT_NANO, MAX_OUTPUT_TOKENS, MODEL, OUTPUT_NANO
 
-ROOT: Final = Path(__file__).parent.parent.parent
-ADMIN_KEY: Final = "admin-key-of-all-the-chaos"
-CONNECTIONS: Final = 16_384
-WIDE: Final = [
+ROOT = Path(__file__).parent.parent.parent
+ADMIN_KEY = "admin-key-of-all-the-chaos"
+CONNECTIONS = 16_384
+WIDE = [
     {"window": "minute", "metric": "requests", "limit": 1_000_000},
     {"window": "hour", "metric": "output_tokens", "limit": 1_000_000_000},
     {"window": "day", "metric": "tokens", "limit": 1_000_000_000},

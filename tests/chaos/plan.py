@@ -2,15 +2,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-INPUT_NANO: Final = 1_000
+INPUT_NANO = 1_000
 # Prices of the model, a token.
-OUTPUT_NANO: Final = 2_000
-MODEL: Final = "chaos"
+OUTPUT_NANO = 2_000
+MODEL = "chaos"
 # The most that the model gives, and what an elastic hold holds where it can.
-MAX_OUTPUT_TOKENS: Final = 64
-_SAID: Final = re.compile(rb"marker=(\S+) do=(\w+) ms=(\d+) chunks=(\d+) in=(\d+) out=(\d+)")
+MAX_OUTPUT_TOKENS = 64
+_SAID = re.compile(rb"marker=(\S+) do=(\w+) ms=(\d+) chunks=(\d+) in=(\d+) out=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)

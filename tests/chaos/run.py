@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from tests.chaos.clients import Ended, Exchange, Load, Mix
 from tests.chaos.faults import Fault, Hit
@@ -17,10 +17,10 @@ from tests.chaos.ledger_check import Verdict, judge
 from tests.chaos.quiet import wait_until_quiet, wait_until_swept
 from tests.chaos.waiting import until
 
-RECOVERY_BOUND_S: Final = 45.0
-GRANT_EVERY_S: Final = 1.0
-GRANT_USD: Final = "0.002"
-POOR_NANO: Final = 10**9
+RECOVERY_BOUND_S = 45.0
+GRANT_EVERY_S = 1.0
+GRANT_USD = "0.002"
+POOR_NANO = 10**9
 
 
 @dataclass(frozen=True, slots=True)

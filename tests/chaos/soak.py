@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from typing import Final
 
 import psutil
 
@@ -19,9 +18,9 @@ from tests.chaos.ledger_check import judge
 from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.run import make_customers
 
-SAMPLE_S: Final = 2.0
-GROWTH_LIMIT: Final = 0.05
-FIXED_KEYS: Final = 4
+SAMPLE_S = 2.0
+GROWTH_LIMIT = 0.05
+FIXED_KEYS = 4
 
 
 async def soak(*, minutes: int, concurrency: int, seed: int) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
-from typing import Final
 
 import aiohttp
 import asyncpg
@@ -22,23 +21,23 @@ from tests.chaos.harness import Customer, Excuse, Stack
 from tests.chaos.places import ADMIN_KEY
 from tests.chaos.waiting import until
 
-KEYS: Final = Keyspace()
-STORM_S: Final = 5.0
-LOCKED_S: Final = 0.25
-ROW_LOCKED_S: Final = 5.0
+KEYS = Keyspace()
+STORM_S = 5.0
+LOCKED_S = 0.25
+ROW_LOCKED_S = 5.0
 # Of the customers that a round begins with, the first ones.
-RICH: Final = 4
-BETWEEN_S: Final = 0.1
+RICH = 4
+BETWEEN_S = 0.1
 # For Postgres in a storm: a statement that waits longer for a lock fails, as many operators have it.
-LOCK_TIMEOUT: Final = {"lock_timeout": "50ms"}
+LOCK_TIMEOUT = {"lock_timeout": "50ms"}
 # For Postgres: each commit takes 10 ms at least, whoever else commits.
-SLOW_COMMITS: Final = {"commit_delay": "10000", "commit_siblings": "0"}
-AWAY_S: Final = 1.0
-SINCE_BACKUP_S: Final = 3.0
+SLOW_COMMITS = {"commit_delay": "10000", "commit_siblings": "0"}
+AWAY_S = 1.0
+SINCE_BACKUP_S = 3.0
 # A debit may reach Postgres so much later than its answer ended: after the backup was taken, and it is gone.
-FLUSH_LAG_S: Final = 2.0
-HOT_SHARE: Final = 60.0
-_LOCKS: Final = ("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE", "SELECT 1 FROM accounts FOR UPDATE")
+FLUSH_LAG_S = 2.0
+HOT_SHARE = 60.0
+_LOCKS = ("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE", "SELECT 1 FROM accounts FOR UPDATE")
 
 
 async def hold_locks(stack: Stack, chance: random.Random) -> None:
@@ -69,7 +68,6 @@ async def lock_a_row(stack: Stack, chance: random.Random) -> Hit:
             await asyncio.sleep(chance.random())
             await kill_redis(stack, chance)
             at_s, load = time.monotonic(), stack.load
-            assert load is not None
             place = len(load.exchanges)
 
             def all_served() -> bool:
@@ -165,11 +163,11 @@ async def _reconciled(stack: Stack) -> bool:
     return False
 
 
-STORM: Final = Fault("locks on accounts, lock_timeout 50 ms", hold_locks, 1.5)
-LOCKED_ROW: Final = Fault("an account's row locked and Redis restarted", lock_a_row, 3.0)
-LOST_JOURNAL: Final = Fault("the journal lost in Redis", lose_journal, 2.0)
-HOT: Final = Fault("a hot account, commits of 10 ms, Redis away for 1 s", take_redis_away, 2.0)
-RESTORED: Final = (
+STORM = Fault("locks on accounts, lock_timeout 50 ms", hold_locks, 1.5)
+LOCKED_ROW = Fault("an account's row locked and Redis restarted", lock_a_row, 3.0)
+LOST_JOURNAL = Fault("the journal lost in Redis", lose_journal, 2.0)
+HOT = Fault("a hot account, commits of 10 ms, Redis away for 1 s", take_redis_away, 2.0)
+RESTORED = (
     Fault("Postgres restored from a backup", restore_postgres, 3.0),
     Fault("Postgres restored from a backup of an older epoch", restore_postgres_of_an_older_epoch, 3.0),
 )

@@ -1,7 +1,6 @@
 """Responses in the background outlive their gateway: each is paid once, by whoever polls it then."""
 
 import random
-from typing import Final
 
 import pytest
 
@@ -13,11 +12,11 @@ from tests.chaos.waiting import until
 
 pytestmark = pytest.mark.slow
 
-COST: Final = JOB_INPUT * INPUT_NANO + JOB_OUTPUT * OUTPUT_NANO
-QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}
-PAID: Final = "SELECT coalesce(sum(charged_nano), 0)::bigint FROM usage_events"
-DEBITS: Final = "SELECT count(*) FROM usage_events WHERE charged_nano > 0"
-OPEN: Final = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
+COST = JOB_INPUT * INPUT_NANO + JOB_OUTPUT * OUTPUT_NANO
+QUICK = {"background_poll_s": 0.1, "background_lease_s": 1.0}
+PAID = "SELECT coalesce(sum(charged_nano), 0)::bigint FROM usage_events"
+DEBITS = "SELECT count(*) FROM usage_events WHERE charged_nano > 0"
+OPEN = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
 
 
 async def begin(stack: Stack, customer: Customer) -> None:
@@ -32,10 +31,10 @@ async def begin(stack: Stack, customer: Customer) -> None:
     await until(lambda: stack.upstream.jobs[f"resp_{begun}"], "the job is polled")
 
 
-async def test_what_is_killed_is_paid_once() -> None:
+async def test_what_is_killed_is_paid_once():
     async with running(workers=1, defaults=QUICK) as stack, stack.runtime() as runtime:
 
-        async def all_done() -> bool:
+        async def all_done():
             return not await runtime.database.value(OPEN)
 
         customer = await stack.customer("5.00")

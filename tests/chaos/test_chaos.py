@@ -6,7 +6,6 @@ Few clients, so that little is computed besides what is struck; a fault still fi
 
 import random
 from dataclasses import replace
-from typing import Final
 
 import pytest
 
@@ -22,12 +21,12 @@ from tests.chaos.stores import LOST_JOURNAL
 
 pytestmark = pytest.mark.slow
 
-CLIENTS: Final = 10
-KILLS_OF_EACH: Final = 2
-SEED: Final = 20
+CLIENTS = 10
+KILLS_OF_EACH = 2
+SEED = 20
 
 
-async def test_kills_lose_and_double_nothing() -> None:
+async def test_kills_lose_and_double_nothing():
     faults = list(KILLS) * KILLS_OF_EACH
     random.Random(SEED).shuffle(faults)  # noqa: S311 - an order
     async with running(workers=2) as stack:
@@ -41,9 +40,7 @@ async def test_kills_lose_and_double_nothing() -> None:
     assert verdict.ok, "\n".join(verdict.details)
 
 
-async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provider_costs_nobody_anything_twice() -> (
-    None
-):
+async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provider_costs_nobody_anything_twice():
     """First no gateway dies: nothing that a client has received may be free. Then other keys, retries and a fallback
     serve most while the provider fails a third of the time, and a worker is killed."""
     defaults = DEFAULTS_OF_SLOW_READERS | DEFAULTS_OF_FAILING_PROVIDER | SILENT_AFTER_10_S
@@ -66,7 +63,7 @@ async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provi
     assert upset < len(made.exchanges) / 6, (upset, len(made.exchanges))
 
 
-def test_the_verdict_sees_what_is_wrong() -> None:
+def test_the_verdict_sees_what_is_wrong():
     """The proof is worth what its judge is: a whole answer that the ledger has not got is found."""
     plan, customer = Plan("1-of-it", "ok", 20, 1, 5, 7), Customer("acc_1", "key_1", "mg_1", 0, 0, (), ())
     first = Exchange(plan, customer, False, 1.0, 2.0, Ended.whole, 200, "REQUEST", got_output=True)

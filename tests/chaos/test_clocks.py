@@ -35,7 +35,7 @@ async def servers(folder: Path) -> AsyncIterator[Endpoints]:
             yield made.endpoints
 
 
-async def test_each_server_has_a_clock_of_its_own(folder: Path, servers: Endpoints) -> None:
+async def test_each_server_has_a_clock_of_its_own(folder, servers):
     link = RedisClient(servers.redis_url)
     connection = await asyncpg.connect(servers.database_url)
     try:
@@ -43,7 +43,7 @@ async def test_each_server_has_a_clock_of_its_own(folder: Path, servers: Endpoin
             turn(folder, "redis", redis_s)
             turn(folder, "postgres", postgres_s)
 
-            async def shown(redis_s: int = redis_s, postgres_s: int = postgres_s) -> bool:
+            async def shown(redis_s=redis_s, postgres_s=postgres_s):
                 seconds, _ = await link.command("TIME")
                 at_s = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint")
                 found = (int(seconds) - redis_s, at_s - postgres_s)

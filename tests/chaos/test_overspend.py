@@ -7,7 +7,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,14 +21,14 @@ from tests.chaos.plan import INPUT_NANO, OUTPUT_NANO, Plan
 from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.waiting import until
 
-ASKING: Final = 400
-ASKING_WINDOW: Final = 24
-OUTPUT_TOKENS: Final = 16
-INPUT_TOKENS: Final = 40
+ASKING = 400
+ASKING_WINDOW = 24
+OUTPUT_TOKENS = 16
+INPUT_TOKENS = 40
 # The provider takes as long: all holds stand at the same time.
-DELAY_MS: Final = 700
+DELAY_MS = 700
 # Who is refused is refused for want of money, or by a window: nothing is away because the machine is busy.
-PATIENT: Final = {
+PATIENT = {
     "redis_timeout_ms": 60_000,
     "settle_timeout_ms": 60_000,
     "admission_wait_ms": 60_000,
@@ -83,7 +83,7 @@ async def balance_nano(stack: Stack, customer: Customer) -> int:
 
 
 @pytest.mark.parametrize("maximum", [OUTPUT_TOKENS, None], ids=["with a maximum", "elastic"])
-async def test_a_balance_is_never_overspent(stack: Stack, maximum: int | None) -> None:
+async def test_a_balance_is_never_overspent(stack, maximum):
     needed = await required_nano(stack)
     granted = needed * (ASKING // 3)
     customer = await stack.customer(f"{granted / 10**9:.9f}")
@@ -99,7 +99,7 @@ async def test_a_balance_is_never_overspent(stack: Stack, maximum: int | None) -
         assert granted - left == answers[200] * (INPUT_TOKENS * INPUT_NANO + OUTPUT_TOKENS * OUTPUT_NANO)
 
 
-async def test_no_window_of_any_metric_is_exceeded(stack: Stack) -> None:
+async def test_no_window_of_any_metric_is_exceeded(stack):
     needed = await required_nano(stack)
     held_input = (needed - OUTPUT_TOKENS * OUTPUT_NANO) // INPUT_NANO
     a_third = {
@@ -130,7 +130,7 @@ async def test_no_window_of_any_metric_is_exceeded(stack: Stack) -> None:
     assert not report.drifts
 
 
-async def test_requests_that_run_at_once_are_bounded(stack: Stack) -> None:
+async def test_requests_that_run_at_once_are_bounded(stack):
     customer = await stack.customer("1000", plan="free", max_parallel_requests=7)
     stack.upstream.may_answer.clear()
     asked = [asyncio.create_task(ask(stack, customer, number, OUTPUT_TOKENS, 1)) for number in range(60)]

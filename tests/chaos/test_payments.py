@@ -13,7 +13,7 @@ from tests.chaos.waiting import until
 pytestmark = pytest.mark.slow
 
 
-async def test_what_is_killed_is_paid_once() -> None:
+async def test_what_is_killed_is_paid_once():
     chance = random.Random(1)  # noqa: S311 - which faults when
     async with (
         shop_of("local", chance) as shop,

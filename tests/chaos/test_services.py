@@ -129,7 +129,7 @@ async def ask_until_answered(gateways: list[Gateway], choice: random.Random, pat
     raise AssertionError("nobody answers")
 
 
-async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str], database: Database) -> None:
+async def test_each_event_is_charged_once_whoever_is_killed(env, database):
     account_id, choice = await an_account(database), random.Random(5)  # noqa: S311 - of gateways
     timeout = aiohttp.ClientTimeout(total=30)
     async with (
@@ -141,7 +141,7 @@ async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str],
         status, held = await one.post("/holds", hold)
         assert status == 201, held
 
-        async def send(name: str) -> int:
+        async def send(name):
             body: dict[str, Any] = {"account_id": account_id, "event_id": name, "amount_usd": "0.01"}
             path = "/debits"
             if name.startswith("u"):
@@ -162,7 +162,7 @@ async def test_each_event_is_charged_once_whoever_is_killed(env: dict[str, str],
         settled = {"event_id": "end", "amount_usd": "1.25"}  # of a hold whose gateway was killed
         await ask_until_answered([other], choice, f"/holds/{held['id']}/settle", settled)
 
-        async def balance() -> dict[str, Any]:
+        async def balance():
             async with session.get(f"{other.url}/api/service/accounts/{account_id}/balance", headers=HEADERS) as answer:
                 return dict(await answer.json())
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
@@ -25,8 +25,8 @@ from tests.chaos.waiting import until
 from tests.support.stripe_fake import POOR, SECURE, VISA, FakeStripe, signed, thin
 from tests.support.stripe_fake.state import Refused
 
-OBJECTS: Final = "SELECT kind, state FROM local_objects WHERE kind <> 'purchase'"
-RENEW: Final = """
+OBJECTS = "SELECT kind, state FROM local_objects WHERE kind <> 'purchase'"
+RENEW = """
     UPDATE local_objects l SET state = l.state || jsonb_build_object(
         'created_at', (l.state ->> 'created_at')::timestamptz - by,
         'period_start', (l.state ->> 'period_start')::timestamptz - by,
@@ -38,12 +38,12 @@ RENEW: Final = """
             AND customer_id IN (SELECT customer_id FROM payment_customers WHERE account_id = $1) FOR UPDATE
     ) due
     WHERE l.kind = 'subscription' AND l.id = due.id AND by > interval '0'"""
-WAITING: Final = """
+WAITING = """
     SELECT (SELECT count(*) FROM local_events WHERE delivered_at IS NULL)
         + (SELECT count(*) FROM local_objects WHERE kind = 'subscription'
             AND state ->> 'status' IN ('active', 'past_due') AND (state ->> 'period_end')::timestamptz <= now())"""
-CARDS: Final = {"approve": VISA, "confirm": SECURE, "decline": POOR}
-FAULTS: Final = ("lose_answer", "refuse", "busy")
+CARDS = {"approve": VISA, "confirm": SECURE, "decline": POOR}
+FAULTS = ("lose_answer", "refuse", "busy")
 # Shares: of Stripe's answers that are lost or refused, of events that come twice, and of those that are thin.
 FAULTY, TWICE, AS_THIN = 0.02, 0.2, 0.3
 

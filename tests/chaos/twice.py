@@ -8,20 +8,19 @@ import asyncio
 import random
 import time
 from signal import SIGCONT, SIGKILL, SIGSTOP
-from typing import Final
 
 from tests.chaos.faults import Fault, all_of_postgres, command_redis, send_signal, some_worker
 from tests.chaos.harness import Excuse, Stack
 from tests.chaos.waiting import until
 
 # Then the other workers have written what the dead one had settled: nothing may be lost.
-APART_S: Final = 1.0
+APART_S = 1.0
 # Of a worker's traffic before its death, where both come at once: a debit's wait for its transaction, and that.
-BOUND_S: Final = 0.5
+BOUND_S = 0.5
 # Postgres stands still for so long before the worker dies: nothing can be brought to it, which adds to the bound.
-BLOCKED_S: Final = 1.5
+BLOCKED_S = 1.5
 # A client, one of many in this process, may see its answer's end so much later than it came.
-SEEN_LATE_S: Final = 0.25
+SEEN_LATE_S = 0.25
 
 
 async def kill_and_empty_at_once(stack: Stack, chance: random.Random) -> None:
@@ -64,9 +63,9 @@ async def _both(stack: Stack, chance: random.Random, bound_s: float, apart_s: fl
     await command_redis(stack, "FLUSHALL")
 
 
-TWICE: Final = (
+TWICE = (
     Fault("a worker killed, FLUSHALL at once", kill_and_empty_at_once, 6.0),
     Fault("a worker killed, FLUSHALL 1 s later", kill_and_empty, 6.0),
     Fault("the same, Postgres blocked", kill_and_empty_while_blocked, 6.0),
 )
-WITH_SPOOLS: Final = Fault("the same, Postgres blocked, with spools", kill_and_empty_with_spools, 6.0)
+WITH_SPOOLS = Fault("the same, Postgres blocked, with spools", kill_and_empty_with_spools, 6.0)

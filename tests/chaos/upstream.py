@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,14 +15,14 @@ from aiohttp import web
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 
 # A request that gets no answer is left for as long, which no gateway here waits for.
-SILENT_S: Final = 40.0
-SSE: Final = {"Content-Type": "text/event-stream"}
-JOB_INPUT: Final = 7
-JOB_OUTPUT: Final = 5
-DONE: Final = b"data: [DONE]\n\n"
+SILENT_S = 40.0
+SSE = {"Content-Type": "text/event-stream"}
+JOB_INPUT = 7
+JOB_OUTPUT = 5
+DONE = b"data: [DONE]\n\n"
 # A comment, which is no output; more of them than the sockets on the way take.
-PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
-_MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
+PADDING = b": " + b"." * (128 << 10) + b"\n\n"
+_MAXIMUM = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 
 class Upstream:
@@ -92,7 +92,6 @@ class Upstream:
         await asyncio.sleep(plan.delay_ms * plan.chunks / 1000)
         await self.may_answer.wait()
         if plan.do == "cut":
-            assert request.transport is not None
             request.transport.abort()
         else:
             self._count_answer(plan)
@@ -128,7 +127,6 @@ class Upstream:
         if how == "silent":
             await asyncio.sleep(SILENT_S)
         if how in ("cut", "silent"):
-            assert request.transport is not None
             request.transport.abort()
             return web.Response(status=500)
         headers = {"Retry-After": "1"} if how == "429" else {}
@@ -142,7 +140,6 @@ class Upstream:
             if plan.do == "flood":
                 await response.write(PADDING)
             if plan.do == "cut" and place == plan.chunks // 2:
-                assert request.transport is not None
                 request.transport.abort()
                 return
         last = {"index": 0, "delta": {}, "finish_reason": "stop"}

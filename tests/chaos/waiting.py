@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 # No condition is waited for longer.
-BOUND_S: Final = 60.0
-POLL_S: Final = 0.02
+BOUND_S = 60.0
+POLL_S = 0.02
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, bound_s: float = BOUND_S) -> None:

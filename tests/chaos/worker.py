@@ -1,15 +1,14 @@
 """A gateway worker whose wall clock goes back an hour on SIGUSR2, and forth again on the next one.
 
-Everything else is `gateway.process.worker`.
+Everything else is `gateway.app`.
 """
 
 import itertools
 import signal
 import sys
 import time
-from typing import Final
 
-BACK_S: Final = 3600.0
+BACK_S = 3600.0
 
 _real = time.time
 _offset_s = 0.0
@@ -28,7 +27,7 @@ def _turn(*_: object) -> None:
 time.time = _shifted
 signal.signal(signal.SIGUSR2, _turn)
 
-from gateway.process.worker import main  # noqa: E402  (after the clock)
+from gateway.app import main  # noqa: E402  (after the clock)
 
 if __name__ == "__main__":
     sys.exit(main())

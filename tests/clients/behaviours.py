@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
@@ -14,12 +14,12 @@ from tests.clients import provider
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import Gate, saying, until
 
-MODEL: Final = "gpt-4o-mini"
+MODEL = "gpt-4o-mini"
 # Names that every library knows, some refuse others by themselves: of the gateways here, the first leads to a model
 # that has no price, the second to none.
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
-TEXT: Final = "Good day, friend."
-HELD: Final = "hold"
+TEXT = "Good day, friend."
+HELD = "hold"
 PLAIN, HTML, SILENT, CUT, WRONG = "Say something.", "html", "silent", "cut", "wrong"
 
 
@@ -210,7 +210,7 @@ async def cut_off(world: World) -> Ask:
     return Ask(await world.customer(), CUT, stream=True)
 
 
-BEHAVIOURS: Final[dict[str, Callable[[World], Awaitable[Ask]]]] = {
+BEHAVIOURS = {
     "answer": plain,
     "stream": streamed,
     "no valid key": wrong_key,

@@ -5,14 +5,14 @@ Each library is given the same directly and through the gateway, and what is cha
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from tests.clients.libraries import Asker, Library, Told
 from tests.gateway.conftest import Customer
 from tests.support.answering import until
 from tests.support.gateways import INPUT, OUTPUT, spent_nano
 
-MODEL: Final = "gpt-4o-mini"
+MODEL = "gpt-4o-mini"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Case:
         return {"match": {"userMessage": self.prompt}, "response": response}
 
 
-SAID: Final = "Good day, friend."
-CALL: Final = {"id": "toolu_1", "name": "weather", "arguments": '{"city":"Bonn"}'}
-CASES: Final = {
+SAID = "Good day, friend."
+CALL = {"id": "toolu_1", "name": "weather", "arguments": '{"city":"Bonn"}'}
+CASES = {
     "plain": Case("Say something.", {"content": SAID}, (12, 7), SAID),
     "stream": Case("Say something.", {"content": SAID}, (12, 7), SAID),
     "asynchronous": Case("Say something.", {"content": SAID}, (12, 7), f"{SAID} {SAID}", answers=2),
@@ -47,11 +47,11 @@ CASES: Final = {
     "image": Case("What is this?", {"content": "A dot."}, (90, 3), "A dot."),
     "structured": Case("Which city?", {"content": '{"city":"Bonn"}'}, (21, 6), "Bonn"),
 }
-REFUSALS: Final = {
+REFUSALS = {
     status: Case(f"Fail by {status}.", {"error": {"message": f"It is {status}.", "type": kind}, "status": status})
     for status, kind in ((400, "invalid_request_error"), (429, "rate_limit_error"), (500, "server_error"))
 }
-FIXTURES: Final = [case.fixture for case in (*CASES.values(), *REFUSALS.values())]
+FIXTURES = [case.fixture for case in (*CASES.values(), *REFUSALS.values())]
 
 
 async def check_told_the_same(library: Library, asker: Asker, url: str, customer: Customer) -> None:

@@ -12,20 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-HERE: Final = Path(__file__).parent
-ROOT: Final = HERE.parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
 # Where `make test` installs them.
-INSTALLED: Final = Path(sys.prefix) / "clients"
-WAIT_S: Final = 600.0
+INSTALLED = Path(sys.prefix) / "clients"
+WAIT_S = 600.0
 
 
 DEV_LOCK, LOCK, NPM_LOCK = "requirements/dev.lock", "requirements/clients.lock", "tests/clients/npm/package-lock.json"
 # What a library is asked to do with a provider that no one here wrote.
-ALL: Final = ("plain", "stream", "tools", "image", "structured", "asynchronous")
+ALL = ("plain", "stream", "tools", "image", "structured", "asynchronous")
 # Every call there is asynchronous.
-IN_NODE: Final = ALL[:-1]
+IN_NODE = ALL[:-1]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _of_npm(name: str, package: str, driver: str, **more: str) -> Library:
     return Library(name, package, driver, NPM_LOCK, does=IN_NODE, **more)
 
 
-LIBRARIES: Final = (
+LIBRARIES = (
     Library("openai-python", "openai", "by_openai.py", DEV_LOCK),
     Library("openai-python-responses", "openai", "by_openai.py", DEV_LOCK, "responses", table="openai-python"),
     Library("langchain", "langchain-openai", "by_langchain.py"),
@@ -101,7 +101,7 @@ LIBRARIES: Final = (
     _of_npm("ai-sdk-openai", "@ai-sdk/openai", "by_ai_sdk.mjs", api="responses", table="ai-sdk"),
     _of_npm("ai-sdk-anthropic", "@ai-sdk/anthropic", "by_ai_sdk.mjs", api="messages"),
 )
-NAMED: Final = {library.name: library for library in LIBRARIES}
+NAMED = {library.name: library for library in LIBRARIES}
 
 
 @cache
@@ -152,7 +152,6 @@ class Asker:
         self._errors.close()
 
     def _exchange(self, asked: bytes) -> bytes:
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(asked)
         self._process.stdin.flush()

@@ -4,15 +4,15 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.clients.libraries import INSTALLED, node
 
-MODULES: Final = INSTALLED / "npm" / "node_modules"
-WAIT_S: Final = 60.0
-HOW: Final = "is not installed: `make .venv/clients/.npm` does it, where a registry can be reached"
+MODULES = INSTALLED / "npm" / "node_modules"
+WAIT_S = 60.0
+HOW = "is not installed: `make .venv/clients/.npm` does it, where a registry can be reached"
 
 
 def needs(package: str) -> pytest.MarkDecorator:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
@@ -16,8 +16,8 @@ from tests.gateway.dialects.openai_responses.bodies import event as responses_ev
 from tests.support.answering import DONE, delta, event, saying, streaming, usage_chunk
 from tests.support.answering import answer as chat_answer
 
-TOO_LONG: Final = "This model's maximum context length is 128000 tokens."
-OPENAI_REFUSAL: Final = {
+TOO_LONG = "This model's maximum context length is 128000 tokens."
+OPENAI_REFUSAL = {
     "error": {
         "message": TOO_LONG,
         "type": "invalid_request_error",
@@ -25,7 +25,7 @@ OPENAI_REFUSAL: Final = {
         "code": "context_length_exceeded",
     }
 }
-PIECES: Final = ("Good", " day")
+PIECES = ("Good", " day")
 Asked = dict[str, Any]
 
 
@@ -130,7 +130,7 @@ def _api_of(request: web.Request) -> Api:
 
 
 # By a part of the path.
-APIS: Final = {
+APIS = {
     "/chat/completions": Api(_chat, _chat_stream, OPENAI_REFUSAL, cut_at=2),
     "/responses": Api(_responses, _responses_stream, OPENAI_REFUSAL, cut_at=5),
     "/messages": Api(

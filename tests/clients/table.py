@@ -9,17 +9,16 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 from tests.clients.libraries import ROOT, Library, Told
 from tests.clients.relay import Relay, Seen
 
-PAGE: Final = ROOT / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "clients.md"
 # Whether the page is to be written anew instead of compared.
-WRITES: Final = os.environ.get("METERGATE_WRITE_DOCS") == "1"
+WRITES = os.environ.get("METERGATE_WRITE_DOCS") == "1"
 MESSAGE, BODY, RETRY_AFTER = "MESSAGE", "BODY", "`Retry-After`"
-CLOSE_S: Final = 0.05
-HEAD: Final = (
+CLOSE_S = 0.05
+HEAD = (
     "| what happens | answer | raises | requests | waits between | its user reads |",
     "|---|---|---|---|---|---|",
 )

@@ -2,23 +2,21 @@
 
 import asyncio
 from collections import Counter
-from pathlib import Path
-from typing import Any, Final
 
 import pytest
 
 from tests.clients.aimock import aimock, missing
 from tests.clients.behaviours import in_all_apis
 from tests.clients.imitated import CASES, FIXTURES, MODEL
-from tests.gateway.conftest import Customer, MakeGateway, chat
+from tests.gateway.conftest import Customer, chat
 from tests.gateway.dialects.gemini.support import ASKED
 from tests.support.gateways import INPUT, OUTPUT, ask, spent_nano
 
 pytestmark = pytest.mark.slow
 # What a client is answered to each of aimock's faults.
-FAULTS: Final = {"dropRate": 500, "malformedRate": 502, "disconnectRate": 502, "rateLimitRate": 429}
-REQUESTS: Final = 20
-BODIES: Final[dict[str, dict[str, Any]]] = {
+FAULTS = {"dropRate": 500, "malformedRate": 502, "disconnectRate": 502, "rateLimitRate": 429}
+REQUESTS = 20
+BODIES = {
     "/v1/chat/completions": chat("Say something.", model=MODEL),
     "/v1/responses": {"model": MODEL, "input": "Say something."},
     "/v1/messages": {"max_tokens": 50, **chat("Say something.", model=MODEL)},
@@ -26,7 +24,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-async def test_what_it_breaks_off_is_free(make_gateway: MakeGateway, tmp_path: Path, subtests: pytest.Subtests) -> None:
+async def test_what_it_breaks_off_is_free(make_gateway, tmp_path, subtests):
     if reason := missing():
         pytest.skip(reason)
     async with aimock(tmp_path, FIXTURES) as url:

@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
-from tests.clients.trying import Upstream, check_libraries
-from tests.gateway.conftest import Customer, MakeGateway
+from tests.clients.trying import check_libraries
+from tests.gateway.conftest import Customer
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
 from tests.support.answering import Provider, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
@@ -30,7 +28,7 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
     return {**json.loads(told.text), "waits": len(told.waits)}
 
 
-async def test_answers_and_streams(asker: Asker, make_customer: Any) -> None:
+async def test_answers_and_streams(asker, make_customer):
     provider = Provider(saying(answer()))
     customer = await make_customer(provider.serve)
     plain = (await ask(asker, customer))["answer"]
@@ -48,7 +46,7 @@ async def test_answers_and_streams(asker: Asker, make_customer: Any) -> None:
     assert (await ask(asker, customer, "events"))["answer"][-1] == "message_stop"
 
 
-async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
+async def test_the_local_provider(asker, make_customer):
     customer = await make_customer(saying(answer()), models=["demo", "claude-*"])
     plain, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["answer"]
     assert plain == streamed
@@ -58,10 +56,10 @@ async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
     assert (await ask(asker, customer, "model"))["answer"] == MODEL
 
 
-async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any) -> None:
+async def test_refusals_are_its_own_exceptions(asker, make_customer):
     provider = Provider(saying(answer()))
 
-    def narrow(settings: Settings) -> Settings:
+    def narrow(settings):
         return replace(settings, proxy_max_body_bytes=4_096)
 
     customer = await make_customer(provider.serve, change=narrow)
@@ -103,7 +101,7 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
     assert provider.sent == []
 
 
-async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
+async def test_a_provider_s_errors(asker, make_customer):
     body = {"type": "error", "error": {"type": "overloaded_error", "message": "Come back later."}}
     provider = Provider(saying(body))
     customer: Customer = await make_customer(provider.serve)
@@ -134,7 +132,5 @@ async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
     assert (await the_event(customer))["status"] == 502
 
 
-async def test_what_it_makes_of_each(
-    make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+async def test_what_it_makes_of_each(make_gateway, upstream, tmp_path, subtests):
     await check_libraries((LIBRARY,), make_gateway, upstream, tmp_path, subtests)

@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
-from tests.clients.trying import Upstream, check_libraries
-from tests.gateway.conftest import Customer, MakeGateway
+from tests.clients.trying import check_libraries
+from tests.gateway.conftest import Customer
 from tests.gateway.dialects.gemini.support import MODEL, PIECES, answer, candidate, counts, events
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
@@ -30,7 +28,7 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
     return found
 
 
-async def test_answers_streams_and_tools(asker: Asker, make_customer: Any) -> None:
+async def test_answers_streams_and_tools(asker, make_customer):
     provider = Provider(saying(answer(usage=counts(10, 5, thoughtsTokenCount=2, totalTokenCount=17))))
     made: Customer = await make_customer(provider.serve)
     for version in (None, "v1beta"):
@@ -59,7 +57,7 @@ async def test_answers_streams_and_tools(asker: Asker, make_customer: Any) -> No
     await the_event(customer, 10 * IN)
 
 
-async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
+async def test_the_local_provider(asker, make_customer):
     customer = await make_customer(saying(answer()), models=["demo", "gemini-2.5-*"])
     whole, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["answer"]
     assert whole == streamed
@@ -71,10 +69,10 @@ async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
     assert (await ask(asker, customer, "model"))["answer"] == f"models/{MODEL}"
 
 
-async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any) -> None:
+async def test_refusals_are_its_own_exceptions(asker, make_customer):
     provider = Provider(saying(answer()))
 
-    def narrow(settings: Settings) -> Settings:
+    def narrow(settings):
         return replace(settings, proxy_max_body_bytes=4_096)
 
     customer = await make_customer(provider.serve, change=narrow)
@@ -104,7 +102,7 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
     assert provider.sent == []
 
 
-async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
+async def test_a_provider_s_errors(asker, make_customer):
     provider = Provider(saying({}))
     customer: Customer = await make_customer(provider.serve)
     for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
@@ -127,7 +125,5 @@ async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
     assert (await the_event(customer))["status"] == 502
 
 
-async def test_what_it_makes_of_each(
-    make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+async def test_what_it_makes_of_each(make_gateway, upstream, tmp_path, subtests):
     await check_libraries((LIBRARY,), make_gateway, upstream, tmp_path, subtests)

@@ -8,22 +8,21 @@ import socket
 from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from billing.identity.providers import SignInProvider
 from gateway.config.identity import IdentityConfig
-from gateway.config.settings import Settings
 from tests.clients.node_programs import MODULES, WAIT_S, needs, running
-from tests.gateway.conftest import Gateway, MakeGateway
+from tests.gateway.conftest import Gateway
 from tests.support.gateways import Fetched, fetch
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 
-PUBLIC: Final = "http://localhost:8080"
+PUBLIC = "http://localhost:8080"
 
 
 @dataclass
@@ -34,7 +33,6 @@ class Issuer:
     process: asyncio.subprocess.Process
 
     async def ask(self, asked: dict[str, Any]) -> str:
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked).encode() + b"\n")
         async with asyncio.timeout(WAIT_S):
@@ -49,13 +47,13 @@ async def me(gateway: Gateway, token: str) -> Fetched:
 
 
 @needs("oauth2-mock-server")
-async def test_tokens_of_another_issuer(make_gateway: MakeGateway) -> None:
+async def test_tokens_of_another_issuer(make_gateway):
     program = (Path(__file__).parent / "npm" / "issuer.mjs").read_text("utf-8")
     started = running("--input-type=module", "--eval", program, ready="^http", cwd=MODULES.parent)
     async with started as (process, url):
         issuer = Issuer(url, process)
 
-        def believing(settings: Settings) -> Settings:
+        def believing(settings):
             return replace(settings, auth_base_url=url, auth_audience="gateway", auth_internal_audience="staff")
 
         gateway = await make_gateway(change=believing)
@@ -120,7 +118,7 @@ async def in_browser(gateway: Gateway, name: str, user: str) -> Fetched:
 
 
 @needs("emulate")
-async def test_signing_in_at_google_and_github(make_gateway: MakeGateway, tmp_path: Path) -> None:
+async def test_signing_in_at_google_and_github(make_gateway, tmp_path):
     seeds = {
         "google": {"users": [{"email": "ann@example.com", "name": "Ann"}], "oauth_clients": [seed("google")]},
         "github": {

@@ -5,34 +5,30 @@ METERGATE_WRITE_DOCS=1 writes that page anew. What a library raises rests on its
 and headers; where the gateway's wording is handed on, only that it is handed on is compared.
 """
 
-from pathlib import Path
-from typing import Final
-
 import pytest
 
-from tests.clients.libraries import LIBRARIES, NAMED, Library
-from tests.clients.trying import Upstream, check_libraries, programs
-from tests.gateway.conftest import MakeGateway
+from tests.clients.libraries import LIBRARIES, NAMED
+from tests.clients.trying import check_libraries, programs
 
 pytestmark = pytest.mark.slow
 # They have files of their own, with this among their tests.
-ELSEWHERE: Final = (NAMED["anthropic-python"], NAMED["google-genai"])
+ELSEWHERE = (NAMED["anthropic-python"], NAMED["google-genai"])
 
 
 @pytest.mark.parametrize(
     "libraries", [each for each in programs() if each[0] not in ELSEWHERE], ids=lambda libraries: libraries[0].name
 )
 async def test_what_they_make_of_each(
-    libraries: tuple[Library, ...],
-    make_gateway: MakeGateway,
-    upstream: Upstream,
-    tmp_path: Path,
-    subtests: pytest.Subtests,
-) -> None:
+    libraries,
+    make_gateway,
+    upstream,
+    tmp_path,
+    subtests,
+):
     await check_libraries(libraries, make_gateway, upstream, tmp_path, subtests)
 
 
-def test_no_library_is_left_out() -> None:
+def test_no_library_is_left_out():
     assert sorted(each.name for libraries in programs() for each in libraries) == sorted(
         each.name for each in LIBRARIES
     )

@@ -28,7 +28,7 @@ async def served(make_gateway: MakeGateway, upstream: Upstream) -> Any:
     return make
 
 
-async def test_embeddings(served: Any) -> None:
+async def test_embeddings(served):
     body = {
         "object": "list",
         "model": "text-embedding-3-small",
@@ -49,7 +49,7 @@ async def test_embeddings(served: Any) -> None:
         assert await spent_nano(customer) == 14 * 20
 
 
-async def test_moderations(served: Any) -> None:
+async def test_moderations(served):
     result = {"flagged": True, "categories": {}, "category_scores": {}, "category_applied_input_types": {}}
     _, customer, client = await served(saying({"id": "m", "model": "omni-moderation-latest", "results": [result]}))
     async with client:
@@ -58,7 +58,7 @@ async def test_moderations(served: Any) -> None:
     await the_event(customer, 0)
 
 
-async def test_an_error_in_a_stream_of_a_chat_is_raised(served: Any) -> None:
+async def test_an_error_in_a_stream_of_a_chat_is_raised(served):
     _, customer, client = await served(streaming(*WORDS[:2], event({"error": BROKEN})))
     async with client:
         chunks = await client.chat.completions.create(
@@ -71,7 +71,7 @@ async def test_an_error_in_a_stream_of_a_chat_is_raised(served: Any) -> None:
 
 
 @pytest.mark.parametrize("nested", [True, False])
-async def test_an_error_in_a_stream_of_a_response_is_raised_where_it_is_nested(served: Any, nested: bool) -> None:
+async def test_an_error_in_a_stream_of_a_response_is_raised_where_it_is_nested(served, nested):
     """The library raises none that stands flat, as OpenAI's own do: it hands the event over."""
     flat = {"code": "server_error", "message": "It broke.", "param": None}
     failure = responses_event("error", sequence_number=0, **({"error": BROKEN} if nested else flat))

@@ -2,16 +2,16 @@
 changed, and what is charged is the same. Cut off, they never pass for whole ones, and what passed is charged."""
 
 import gzip
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.clients.behaviours import MODEL, TEXT, in_all_apis
 from tests.clients.provider import APIS
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Handler, chat
 from tests.gateway.dialects.anthropic.bodies import SAY
 from tests.gateway.dialects.anthropic.bodies import event as messages_event
 from tests.gateway.dialects.gemini.support import ASKED as GEMINI_ASKED
@@ -24,8 +24,8 @@ from tests.support.answering import SSE, Provider, streaming, usage_chunk
 from tests.support.gateways import Fetched, ask, spent_nano
 
 pytestmark = pytest.mark.slow
-COMMENT: Final = b": keep-alive\n\n"
-COUNTED: Final = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+COMMENT = b": keep-alive\n\n"
+COUNTED = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Way:
     before: int
 
 
-WAYS: Final = {
+WAYS = {
     "/chat/completions": Way(
         "/v1/chat/completions",
         chat(model=MODEL, stream=True, stream_options={"include_usage": True}),
@@ -104,7 +104,7 @@ async def sent_to(customer: Customer, way: Way) -> Fetched:
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_streams(name: str, make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]]) -> None:
+async def test_streams(name, make_gateway, upstream):
     way, pieces = WAYS[name], APIS[name].stream({}, TEXT)
     provider = Provider(streaming())
     gateway = await make_gateway(await upstream(provider.serve), change=in_all_apis)

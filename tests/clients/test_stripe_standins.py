@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 import aiohttp
 import pytest
@@ -28,10 +27,10 @@ from tests.support.ports import free_port
 pytestmark = pytest.mark.slow
 
 # The environment of its own that `make test` makes.
-OWN: Final = Path(sys.prefix) / "localstripe" / "bin"
-LOCALSTRIPE: Final = shutil.which("localstripe", path=OWN) or shutil.which("localstripe")
-SECRET: Final = "whsec_of_the_stand_in"
-CARD: Final = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2034, "cvc": "123"}
+OWN = Path(sys.prefix) / "localstripe" / "bin"
+LOCALSTRIPE = shutil.which("localstripe", path=OWN) or shutil.which("localstripe")
+SECRET = "whsec_of_the_stand_in"
+CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2034, "cvc": "123"}
 
 
 @asynccontextmanager
@@ -49,7 +48,7 @@ def intent_of(customer_id: str) -> dict[str, object]:
 
 
 @needs("emulate")
-async def test_what_emulate_has() -> None:
+async def test_what_emulate_has():
     port = free_port()
     program = str(MODULES / "emulate" / "dist" / "index.js")
     options = ("start", "--service", "stripe", "--port", str(port))
@@ -90,10 +89,10 @@ async def localstripe(folder: Path) -> AsyncIterator[str]:
     LOCALSTRIPE is None,
     reason="localstripe is not installed: `make .venv/localstripe/.made` does it, where a registry can be reached",
 )
-async def test_what_localstripe_has(tmp_path: Path) -> None:
+async def test_what_localstripe_has(tmp_path):
     delivered: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
 
-    async def hook(request: web.Request) -> web.Response:
+    async def hook(request):
         await delivered.put((await request.read(), {name.lower(): value for name, value in request.headers.items()}))
         return web.Response()
 

@@ -4,7 +4,6 @@ is asked for."""
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -18,12 +17,12 @@ from tests.gateway.conftest import MakeGateway, Upstream
 
 Outcomes = dict[str, tuple[Relay, Told]]
 # Behaviours that no library can tell from another one, which alone has a row in the tables.
-ALIKE: Final = {
+ALIKE = {
     "balance or quota held by running requests": "too many at once",
     "quota, resets with the month": "quota, resets late or never",
 }
 # LlamaIndex's: it retries around OpenAI's library, which retries by itself.
-MOST_REQUESTS: Final = 12
+MOST_REQUESTS = 12
 
 
 def programs() -> list[tuple[Library, ...]]:

@@ -38,7 +38,7 @@ async def visit(gateway: Gateway, path: str, action: str | None = None) -> str:
     return text
 
 
-async def test_a_key_without_credit_pays_and_is_served(gateway: Gateway) -> None:
+async def test_a_key_without_credit_pays_and_is_served(gateway):
     customer = await gateway.customer("0", account={"plan": "free"}, scopes=SCOPES)
     error = refusal(await fetch(customer.post(body=chat())), 402, "billing_required")
     assert error["billing"]["next"] == "metergate billing setup"
@@ -54,7 +54,7 @@ async def test_a_key_without_credit_pays_and_is_served(gateway: Gateway) -> None
     assert set(FORMS.findall(asked)) == {"confirm", "reject"}
     assert "dispute" in FORMS.findall(await visit(gateway, page, "confirm"))
 
-    async def has(balance_usd: str) -> bool:
+    async def has(balance_usd):
         return (await customer.balance())["balance_usd"] == balance_usd
 
     await until(lambda: has("10.00"))
@@ -63,7 +63,7 @@ async def test_a_key_without_credit_pays_and_is_served(gateway: Gateway) -> None
 
     await visit(gateway, page, "dispute")
 
-    async def is_suspended() -> bool:
+    async def is_suspended():
         return (await customer.balance())["status"] == "suspended"
 
     await until(is_suspended)

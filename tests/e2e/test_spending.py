@@ -12,12 +12,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from billing.holds.redis.layout import AccountState
 from billing.money import format_usd, parse_usd
 from billing.quotas import Window
-from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Gate, answer, saying, streaming, until, usage, usage_chunk
 from tests.support.gateways import (
     INPUT,
@@ -58,9 +57,7 @@ async def all_at_once(gate: Gate, customers: list[Customer], body: bytes, served
     return list(await asyncio.gather(*tasks))
 
 
-async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(make_gateway, upstream):
     gate = Gate(saying(answer()))
     base_url = await upstream(gate.serve)
     first, second = [await make_gateway(base_url) for _ in range(2)]
@@ -88,7 +85,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     assert sum(parse_usd(each["amount_usd"]) for each in transactions) == parse_usd(funds) - COVERED * USED_NANO
 
 
-async def test_a_provider_that_uses_every_hold_up_leaves_nothing(customer_of: CustomerOf) -> None:
+async def test_a_provider_that_uses_every_hold_up_leaves_nothing(customer_of):
     counts = usage(len(BODY), MAX_TOKENS)
     gate = Gate(saying(answer(reported=counts)))
     customer = await customer_of(gate.serve, format_usd(COVERED * HOLD_NANO))
@@ -97,7 +94,7 @@ async def test_a_provider_that_uses_every_hold_up_leaves_nothing(customer_of: Cu
     assert (await customer.balance())["balance_usd"] == "0.00"
 
 
-async def test_elastic_holds_share_a_balance_without_overrunning_it(gateway_of: GatewayOf) -> None:
+async def test_elastic_holds_share_a_balance_without_overrunning_it(gateway_of):
     """The first takes all that is left; with streams, and a credit limit."""
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await gateway_of(gate.serve)
@@ -110,7 +107,7 @@ async def test_elastic_holds_share_a_balance_without_overrunning_it(gateway_of: 
 
 @pytest.mark.parametrize("window", [window.name for window in Window])
 @pytest.mark.parametrize("subject", ["key", "account"])
-async def test_a_window_lets_exactly_its_limit_through(gateway_of: GatewayOf, window: str, subject: str) -> None:
+async def test_a_window_lets_exactly_its_limit_through(gateway_of, window, subject):
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve)
     quotas = [{"window": window, "metric": "requests", "limit": COVERED}]
@@ -127,7 +124,7 @@ async def test_a_window_lets_exactly_its_limit_through(gateway_of: GatewayOf, wi
 
 
 @pytest.mark.parametrize("metric", ["tokens", "cost", "input_tokens", "output_tokens"])
-async def test_a_window_of_tokens_or_cost_is_never_overrun(gateway_of: GatewayOf, metric: str) -> None:
+async def test_a_window_of_tokens_or_cost_is_never_overrun(gateway_of, metric):
     hold, least = {
         "tokens": (len(BODY) + MAX_TOKENS, counted(BODY) + MAX_TOKENS),
         "cost": (HOLD_NANO, least_nano()),
@@ -148,7 +145,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(gateway_of: GatewayOf
     assert (parse_usd(used) if metric == "cost" else used) == spent
 
 
-async def test_as_many_run_at_once_as_are_allowed(gateway_of: GatewayOf) -> None:
+async def test_as_many_run_at_once_as_are_allowed(gateway_of):
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve)
     customer = await gateway.customer("5.00", max_parallel_requests=COVERED)
@@ -159,9 +156,7 @@ async def test_as_many_run_at_once_as_are_allowed(gateway_of: GatewayOf) -> None
     assert await spent_nano(customer) == COVERED * USED_NANO
 
 
-async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_clients_that_leave_at_any_moment_leave_nothing_behind(make_gateway, upstream):
     """Whole answers and streams, with and without usage; some clients stay to the end, some leave at any moment."""
     chance = random.Random(20250615)  # noqa: S311
     replies = [
@@ -174,14 +169,14 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
         saying({"error": {"message": "busy"}}, 503),
     ]
 
-    async def reply(request: web.Request) -> web.StreamResponse:
+    async def reply(request):
         await asyncio.sleep(chance.random() / 100)
         return await chance.choice(replies)(request)
 
     gateway = await make_gateway(await upstream(reply))
     customer = await gateway.customer("5.00", max_parallel_requests=VISITS)
 
-    async def visit(stays_s: float, stream: bool) -> None:
+    async def visit(stays_s, stream):
         with suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(stays_s):
                 await fetch(customer.post(body=chat(model="gpt-4o-mini", stream=stream, max_tokens=200)))
@@ -199,7 +194,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
     assert AccountState.unpack(raw).running == 0
 
 
-async def test_refused_requests_count_nowhere(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_refused_requests_count_nowhere(make_gateway, upstream):
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer(

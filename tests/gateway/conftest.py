@@ -338,6 +338,12 @@ async def gateway(gateway_of: GatewayOf) -> Gateway:
 
 
 @pytest.fixture
+async def customer(gateway: Gateway) -> Customer:
+    """A key of a new account with five dollars."""
+    return await gateway.customer()
+
+
+@pytest.fixture
 def customer_of(gateway_of: GatewayOf) -> CustomerOf:
     """Makes a customer with this balance of a gateway that tests of this module share; see `gateway_of`."""
 

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 
 from gateway.config.providers import BillingConfig, Key, ProviderConfig
 from gateway.config.secret import Secret
-from tests.gateway.conftest import MakeGateway
 from tests.support.answering import BOUND_S
 from tests.support.provider_bills import KEY, billing_apis, cost
 
 if TYPE_CHECKING:
-    from gateway.config.settings import Settings
+    pass
 
 
-async def test_a_bill_is_compared_while_it_serves(make_gateway: MakeGateway) -> None:
+async def test_a_bill_is_compared_while_it_serves(make_gateway):
     async with billing_apis() as apis:
         day = (datetime.now(UTC) - timedelta(days=2)).date()
         apis.add("v1/organization/costs", day, cost("gpt-4o, input", "12.5"))
         billing = BillingConfig(source="openai", base_url=apis.base_url("openai"), given_key=Key(Secret(KEY)))
 
-        def billed(settings: Settings) -> Settings:
+        def billed(settings):
             entry = ProviderConfig("billed", "openai", "http://127.0.0.1:1/v1", Secret("key"), billing=billing)
             return replace(settings, providers={**settings.providers, "billed": entry})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -14,10 +14,10 @@ from billing.client.errors import Refused
 from billing.keys.secrets import new_secret
 from billing.schemas.service import NewUsage
 from metergate import Client, SpoolRules
-from tests.gateway.conftest import Customer, MakeGateway
+from tests.gateway.conftest import Customer
 from tests.support.metering_service import SERVICE_KEY, Service, ledger, sound, with_meters
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "client-library.md"
+PAGE = Path(__file__).parents[2] / "docs" / "client-library.md"
 
 
 def examples() -> dict[str, Any]:
@@ -36,9 +36,7 @@ async def statuses(client: Any, customer: Customer) -> list[int]:
     return found
 
 
-async def test_the_documented_service(
-    make_gateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_documented_service(make_gateway, tmp_path, monkeypatch):
     gateway = await make_gateway(change=with_meters, failed_attempts=1)
     service, shown = Service(gateway), examples()
     customer = await gateway.customer("5.00", scopes=["container:run"])
@@ -77,9 +75,7 @@ def parked(folder: Path) -> str:
     return path.read_text()
 
 
-async def test_an_event_with_a_bad_text_is_parked_and_keeps_no_other_back(
-    make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_an_event_with_a_bad_text_is_parked_and_keeps_no_other_back(make_gateway, tmp_path):
     """In the background, in a batch, and alone."""
     gateway = await make_gateway(change=with_meters)
     customer = await gateway.customer("5.00")

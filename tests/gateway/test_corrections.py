@@ -6,16 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.verify import verify
-from billing.pricing.rows import from_canonical_json
-from billing.pricing.table import PriceTable
-from tests.gateway.conftest import Gateway, chat
+from billing.pricing import PriceTable, from_canonical_json
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import ask
 
 DAY = timedelta(days=1)
 
 
-async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) -> None:
+async def test_adjustments_and_reprices_are_felt_at_admission(gateway):
     customer = await gateway.customer("0.01")
     first = await ask(customer, chat())
     assert first.status == 200
@@ -33,7 +32,6 @@ async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) 
 
     database = gateway.runtime.database
     found = await gateway.runtime.reports.priced_event(event["id"])
-    assert found is not None
     price_id = found.event.price_id
     stored = from_canonical_json(await database.value("SELECT said FROM prices WHERE id = $1", price_id))
     free = replace(stored, per_million=dict.fromkeys(stored.per_million, 0))

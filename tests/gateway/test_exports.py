@@ -10,20 +10,18 @@ from typing import Any
 import pyarrow.parquet
 
 from gateway.config.exports import ExportConfig
-from gateway.config.settings import Secret, Settings
-from tests.gateway.conftest import MakeGateway, chat
+from gateway.config.settings import Secret
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
 from tests.support.commands import Shell
 from tests.support.gateways import ask
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 
 
-async def test_what_was_used_is_told_and_written_to_files(
-    make_gateway: MakeGateway, tmp_path: Path, database_url: str, redis_url: str
-) -> None:
+async def test_what_was_used_is_told_and_written_to_files(make_gateway, tmp_path, database_url, redis_url):
     async with FakeLago().serving() as at_lago, FakeOpenMeter().serving() as at_meter:
 
-        def with_exports(settings: Settings) -> Settings:
+        def with_exports(settings):
             cloud = ExportConfig(
                 name="meter",
                 kind="cloudevents",

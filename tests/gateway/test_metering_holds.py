@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, GatewayOf, chat
 from tests.support.metering_service import Service, ledger, sound, until, with_meters
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def service(gateway_of: GatewayOf) -> Service:
-    return Service(await gateway_of(change=with_meters))
+async def service(gateway_of: GatewayOf) -> AsyncIterator[Service]:
+    """Balances and holds add up after each test."""
+    made = Service(await gateway_of(change=with_meters))
+    yield made
+    await sound(made)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ async def money(service: Service, customer: Customer) -> tuple[str, str]:
     return found["balance_usd"], found["held_usd"]
 
 
-async def test_a_hold_is_settled_once(service: Service, customer: Customer) -> None:
+async def test_a_hold_is_settled_once(service, customer):
     body = asked(customer, amount_usd=None, meter="container.second", quantity=10_000)
     del body["amount_usd"]
     made = await service.post("/holds", body, 201)
@@ -60,10 +64,9 @@ async def test_a_hold_is_settled_once(service: Service, customer: Customer) -> N
     assert (await service.call("GET", f"/holds/{made['id']}"))[1] == ended
     (event,) = await customer.events()
     assert (event["id"], event["units"]) == (made["id"], {"units": 2500.5})
-    await sound(service)
 
 
-async def test_a_hold_is_given_back_once(service: Service, customer: Customer) -> None:
+async def test_a_hold_is_given_back_once(service, customer):
     made = await service.post("/holds", asked(customer), 201)
     refused = await service.post("/debits", asked(customer, "d", amount_usd="4.00"), 429)
     assert refused["error"]["code"] == "capacity_held"
@@ -76,18 +79,16 @@ async def test_a_hold_is_given_back_once(service: Service, customer: Customer) -
     await until(lambda: money(service, customer), ("5.00", "0.00"))
     await service.post("/debits", asked(customer, "d", amount_usd="4.00"), 201)
     assert (await service.call("GET", "/holds/unknown"))[0] == 404
-    await sound(service)
 
 
-async def test_more_than_was_held_is_charged(service: Service, customer: Customer) -> None:
+async def test_more_than_was_held_is_charged(service, customer):
     made = await service.post("/holds", asked(customer), 201)
     ended = await service.post(f"/holds/{made['id']}/settle", {"amount_usd": "7.00"})
     assert ended["charged_usd"] == "7.00"
     await until(lambda: money(service, customer), ("-2.00", "0.00"))
-    await sound(service)
 
 
-async def test_many_settle_one_hold_at_once(make_gateway: MakeGateway) -> None:
+async def test_many_settle_one_hold_at_once(make_gateway):
     service, other = [Service(await make_gateway(change=with_meters)) for _ in range(2)]
     customer = await service.gateway.customer("5.00")
     made = await service.post("/holds", asked(customer), 201)
@@ -125,7 +126,7 @@ async def killed(gateway: Gateway) -> None:
     await engine.lease.stop()
 
 
-async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: MakeGateway) -> None:
+async def test_another_gateway_settles_what_a_killed_one_held(make_gateway):
     service = Service(await make_gateway(change=with_meters))
     customer = await service.gateway.customer("5.00")
     first = await make_gateway(change=with_meters)
@@ -143,7 +144,7 @@ async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: Make
     await sound(service)
 
 
-async def test_a_new_epoch_holds_it_again(service: Service, customer: Customer) -> None:
+async def test_a_new_epoch_holds_it_again(service, customer):
     kept = await service.post("/holds", asked(customer), 201)
     voided = await service.post("/holds", asked(customer, "v", amount_usd="1.00"), 201)
     await service.post(f"/holds/{voided['id']}/void", {})
@@ -159,7 +160,6 @@ async def test_a_new_epoch_holds_it_again(service: Service, customer: Customer) 
         assert await money(service, customer) == ("5.00", "2.00")
     await service.post(f"/holds/{kept['id']}/settle", {"amount_usd": "1.50"})
     await until(lambda: money(service, customer), ("3.50", "0.00"))
-    await sound(service)
 
 
 async def expire(service: Service, hold_id: str) -> None:
@@ -169,9 +169,7 @@ async def expire(service: Service, hold_id: str) -> None:
     await service.gateway.runtime.engine.lasting.expire()
 
 
-async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(
-    service: Service, customer: Customer
-) -> None:
+async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(service, customer):
     made = await service.post("/holds", asked(customer, expires_in_s=60), 201)
     await expire(service, made["id"])
     await until(lambda: money(service, customer), ("5.00", "0.00"))
@@ -183,12 +181,9 @@ async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(
     assert ended["state"] == "settled"
     await until(lambda: money(service, customer), ("3.75", "0.00"))
     assert await ledger(service, customer.account_id) == {"h": 1_250_000_000}
-    await sound(service)
 
 
-async def test_an_entry_without_a_row_is_tidied_away(
-    service: Service, customer: Customer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_entry_without_a_row_is_tidied_away(service, customer, monkeypatch):
     """A gateway that dies between the admission and the row, or between the end of the row and that of the entry."""
     runtime = service.gateway.runtime
     kept = await service.post("/holds", asked(customer, amount_usd="0.50"), 201)
@@ -201,10 +196,9 @@ async def test_an_entry_without_a_row_is_tidied_away(
     await until(lambda: money(service, customer), ("5.00", "0.50"))
     await service.post(f"/holds/{kept['id']}/settle", {"amount_usd": "0"})
     await until(lambda: money(service, customer), ("5.00", "0.00"))
-    await sound(service)
 
 
-async def test_bounds(make_gateway: MakeGateway) -> None:
+async def test_bounds(make_gateway):
     service = Service(await make_gateway(change=with_meters, service_holds=1, service_hold_max_s=100))
     customer = await service.gateway.customer("5.00")
     for wrong in (0, 101):
@@ -216,7 +210,7 @@ async def test_bounds(make_gateway: MakeGateway) -> None:
     await service.post(f"/holds/{made['id']}/void", {})
 
 
-async def test_an_account_has_a_share_of_the_holds(make_gateway: MakeGateway) -> None:
+async def test_an_account_has_a_share_of_the_holds(make_gateway):
     """One account that holds all it may leaves room for another."""
     service = Service(await make_gateway(change=with_meters, service_holds=4, service_holds_per_account=2))
     first, second = [await service.gateway.customer("5.00") for _ in range(2)]
@@ -226,14 +220,14 @@ async def test_an_account_has_a_share_of_the_holds(make_gateway: MakeGateway) ->
     assert await service.post("/holds", asked(first, "a"), 201) == made[0]  # what was made is told again
     await service.post(f"/holds/{made[0]['id']}/void", {})
 
-    async def counted() -> int:
+    async def counted():
         return service.gateway.runtime.engine.lasting.open_of[first.account_id]
 
     await until(counted, 1)
     await service.post("/holds", asked(first, "e"), 201)
 
 
-async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
+async def test_a_hold_is_one_of_the_requests_that_run(service):
     quotas = [{"window": "total", "metric": "requests", "limit": 1, "feature": "container"}]
     customer = await service.gateway.customer("5.00")
     await service.gateway.admin("PUT", f"/accounts/{customer.account_id}/quotas", {"quotas": quotas})
@@ -244,26 +238,3 @@ async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
         assert answer.status == 200  # of another feature
     await service.post(f"/holds/{made['id']}/void", {})
     await service.post("/holds", asked(customer, "third", feature="container"), 201)
-    await sound(service)
-
-
-async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> None:
-    one, other = [await service.post("/holds", asked(customer, each, amount_usd="1.00"), 201) for each in "ab"]
-    body = {"event_id": "s", "amount_usd": "0.50"}
-    await service.post(f"/holds/{one['id']}/settle", body)
-    refused = await service.post(f"/holds/{other['id']}/settle", body, 409)
-    assert refused["error"]["code"] == "idempotency_conflict"
-    await service.post(f"/holds/{other['id']}/void", {})
-    await until(lambda: money(service, customer), ("4.50", "0.00"))
-    await sound(service)
-
-
-async def test_an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
-    first = await service.post("/holds", asked(customer, "a", amount_usd="1.00"), 201)
-    second = await service.post("/holds", asked(customer, "b", amount_usd="1.00"), 201)
-    await service.post(f"/holds/{first['id']}/void", {"event_id": "end"})
-    refused = await service.post(f"/holds/{second['id']}/void", {"event_id": "end"}, 409)
-    assert refused["error"]["code"] == "idempotency_conflict"
-    await service.post(f"/holds/{second['id']}/void", {})
-    await until(lambda: money(service, customer), ("5.00", "0.00"))
-    await sound(service)

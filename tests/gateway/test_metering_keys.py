@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.gateway.conftest import MakeGateway
 from tests.support.metering_service import Service, sound, with_meters
 
 
-async def test_what_is_of_a_key_is_in_its_quotas_and_reports(make_gateway: MakeGateway) -> None:
+async def test_what_is_of_a_key_is_in_its_quotas_and_reports(make_gateway):
     """As another service would count tokens for a key that it was shown: `quota` is the key's, of tokens in total."""
     gateway = await make_gateway(change=with_meters)
     service, customer = Service(gateway), await gateway.customer("5.00")
@@ -26,7 +25,7 @@ async def test_what_is_of_a_key_is_in_its_quotas_and_reports(make_gateway: MakeG
     data = {"quantity": 1, "key_id": key["id"]}
     await service.post("/usage", {**cloud, "data": data}, **{"Content-Type": "application/cloudevents+json"})
 
-    async def used() -> int:
+    async def used():
         async with gateway.session.get(f"{gateway.url}/v1/key", headers={"x-api-key": key["key"]}) as answer:
             windows = (await answer.json())["windows"]
         return next(int(each["used"]) for each in windows if each["subject"] == "key")

@@ -11,7 +11,7 @@ from billing.money import parse_usd
 from billing.payments.flows import Wanted
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Secret, Settings
-from tests.gateway.conftest import Gateway, MakeGateway, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S, until
 from tests.support.gateways import ask, refusal
 from tests.support.stripe_fake import FakeStripe, signed
@@ -19,11 +19,11 @@ from tests.support.stripe_fake import FakeStripe, signed
 SECRET = "whsec_of_the_gateway"
 
 
-async def test_two_gateways_are_told_of_a_payment_at_once(make_gateway: MakeGateway) -> None:
+async def test_two_gateways_are_told_of_a_payment_at_once(make_gateway):
     async with FakeStripe().serving() as stripe:
         stripe.state.now = int(time.time())
 
-        def selling(settings: Settings) -> Settings:
+        def selling(settings):
             return replace(
                 settings,
                 payment_provider="stripe",
@@ -35,11 +35,10 @@ async def test_two_gateways_are_told_of_a_payment_at_once(make_gateway: MakeGate
         gateways = [await make_gateway(change=selling) for _ in range(2)]
         customer = await gateways[0].customer("0")
         payments = gateways[0].runtime.services.payments
-        assert payments is not None
         order = await payments.flows.checkout(Wanted(customer.account_id, "first", parse_usd("25")))
         stripe.pages.pay(order.checkout_id or "")
 
-        async def deliver(gateway: Gateway, event: dict[str, object]) -> int:
+        async def deliver(gateway, event):
             body, headers = signed(event, SECRET)
             async with gateway.session.post(f"{gateway.url}/api/webhooks/stripe", data=body, headers=headers) as answer:
                 return answer.status
@@ -47,7 +46,7 @@ async def test_two_gateways_are_told_of_a_payment_at_once(make_gateway: MakeGate
         calls = [deliver(gateway, event) for event in stripe.state.events for gateway in gateways]
         assert set(await asyncio.gather(*calls)) == {200}
 
-        async def credited() -> bool:
+        async def credited():
             return (await payments.orders.get(order.id)).status == "credited"
 
         await until(credited)
@@ -63,7 +62,7 @@ def once_a_day(settings: Settings) -> Settings:
     return replace(settings, plans={**settings.plans, "free": free})
 
 
-async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway: MakeGateway) -> None:
+async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway):
     gateway = await make_gateway(change=once_a_day)
     customer = await gateway.customer(account={"plan": "free"})
     asked = chat(max_completion_tokens=16)
@@ -72,7 +71,7 @@ async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway: Mak
     assert error["upgrade"]["plan"] == "starter"
     page = gateway.url + urlsplit(error["upgrade"]["url"]).path
 
-    async def form(url: str, status: int = 200, **fields: str) -> str:
+    async def form(url, status=200, **fields):
         method = "POST" if fields else "GET"
         async with gateway.session.request(method, url, data=fields or None) as answer:
             text = await answer.text()
@@ -99,7 +98,7 @@ async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway: Mak
     assert daily["remaining"] == daily["limit"] - daily["used"]
 
     # With a subscription the same page changes it: once what it charges, and by which means, was shown and confirmed.
-    async def plan() -> str:
+    async def plan():
         async with customer.get("/api/billing/status") as answer:
             return str((await answer.json())["plan"]["id"])
 

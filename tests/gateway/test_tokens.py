@@ -5,7 +5,7 @@ from typing import Any
 
 import jwt
 
-from tests.gateway.conftest import Gateway, MakeGateway
+from tests.gateway.conftest import Gateway
 from tests.support.gateways import Fetched, fetch
 
 
@@ -14,7 +14,7 @@ async def call(gateway: Gateway, method: str, path: str, token: str = "", body: 
     return await fetch(gateway.session.request(method, gateway.url + path, json=body, headers=headers))
 
 
-async def test_two_gateways(make_gateway: MakeGateway) -> None:
+async def test_two_gateways(make_gateway):
     one, other = await make_gateway(), await make_gateway()
     customer = await one.customer()
     token = await one.person(customer.account_id)
@@ -51,7 +51,7 @@ async def test_two_gateways(make_gateway: MakeGateway) -> None:
     assert (await call(one, "GET", "/api/auth/sessions", answers[2].json["access_token"])).status == 401
 
 
-async def test_operators_call_what_the_gateway_serves_itself(make_gateway: MakeGateway) -> None:
+async def test_operators_call_what_the_gateway_serves_itself(make_gateway):
     gateway = await make_gateway()
     token = await gateway.person((await gateway.customer()).account_id)
     fetched = await call(gateway, "GET", "/v1/status", token)
@@ -64,7 +64,7 @@ async def test_operators_call_what_the_gateway_serves_itself(make_gateway: MakeG
         assert (await call(gateway, "GET", path, token)).status == 200
 
 
-async def test_a_token_is_no_key_of_the_proxy(make_gateway: MakeGateway) -> None:
+async def test_a_token_is_no_key_of_the_proxy(make_gateway):
     gateway = await make_gateway()
     token = await gateway.person((await gateway.customer()).account_id)
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hello."}]}

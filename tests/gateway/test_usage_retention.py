@@ -3,18 +3,18 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit
-from tests.gateway.conftest import MakeGateway, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import ask
 
 MONTHS = "SELECT count(*) FROM pg_class WHERE relispartition AND relname = $1"
 
 
-async def test_old_months_go_while_it_serves(make_gateway: MakeGateway) -> None:
+async def test_old_months_go_while_it_serves(make_gateway):
     first = await make_gateway()
     customer = await first.customer()
     database = first.runtime.database

@@ -4,13 +4,12 @@ import os
 from difflib import unified_diff
 from itertools import islice
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-FILES: Final = Path(__file__).parent / "files"
-WRITE: Final = "METERGATE_WRITE_GOLDEN"
-SHOWN_LINES: Final = 60
+FILES = Path(__file__).parent / "files"
+WRITE = "METERGATE_WRITE_GOLDEN"
+SHOWN_LINES = 60
 
 
 def compare(name: str, text: str) -> None:

@@ -3,11 +3,8 @@
 import json
 import re
 import subprocess
-from pathlib import Path
 
 from gateway.embedded.process import postgres_bin
-from gateway.server.exchange import Exchange
-from tests.gateway.conftest import Gateway
 from tests.golden.comparing import compare
 from tests.support.command_tree import COMMANDS
 from tests.support.commands import Shell
@@ -22,14 +19,14 @@ MONTH = re.compile(r"(?:usage_events_|TO \(')(\d{4})[-_](\d\d)")
 DATE = re.compile(rb"\r\nDate: [^\r]+")
 
 
-async def test_the_openapi_document(gateway: Gateway) -> None:
+async def test_the_openapi_document(gateway):
     async with gateway.session.get(f"{gateway.url}/api/openapi.json") as answer:
         document = await answer.json()
     document["info"]["version"] = "0"
     compare("openapi.json", json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def test_the_help_of_every_command(tmp_path: Path) -> None:
+def test_the_help_of_every_command(tmp_path):
     asked = [[*command.split(), "--help"] for command in ("", *COMMANDS)]
     env = {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1"}
     printed = Shell(tmp_path).run_each(asked, env)
@@ -38,7 +35,7 @@ def test_the_help_of_every_command(tmp_path: Path) -> None:
     compare("help.txt", "\n".join(parts))
 
 
-def test_the_schema(database_url: str) -> None:
+def test_the_schema(database_url):
     """Without its owner, which servers name differently. Months have numbers in place of their dates."""
     program = postgres_bin(None) / "pg_dump"
     command = (program, "--schema-only", "--no-owner", "--restrict-key=golden", database_url)
@@ -49,10 +46,10 @@ def test_the_schema(database_url: str) -> None:
     compare("schema.sql", dumped)
 
 
-async def test_every_refusal_on_the_wire() -> None:
+async def test_every_refusal_on_the_wire():
     refusals = list(every_case())
 
-    async def refuse(exchange: Exchange) -> None:
+    async def refuse(exchange):
         case = refusals[int(exchange.headers["x-case"])]
         exchange.envelope = case.envelope
         case.refusal.answer(exchange, REQUEST_ID)
@@ -64,7 +61,6 @@ async def test_every_refusal_on_the_wire() -> None:
             client.send(post(b"", f"x-case: {at}"))
             head = await client.reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"\r\nContent-Length: (\d+)", head)
-            assert length is not None
             body = await client.reader.readexactly(int(length[1]))
             head = head.replace(b" 413 Content Too Large", b" 413 Request Entity Too Large")  # since Python 3.13
             answers.setdefault(DATE.sub(b"", head).replace(b"\r\n", b"\n") + body, case.name)

@@ -1,24 +1,24 @@
 """What hypothesis draws for the model of the scripts: amounts that are small, awkward or at the bound, quotas, asks."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from hypothesis import strategies as st
 
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Window
 
-OWNERS: Final = {"key_1": "acc_one", "key_2": "acc_one", "key_3": "acc_two"}
-ACCOUNTS: Final = ("acc_one", "acc_two")
-SUBJECTS: Final = (*ACCOUNTS, *OWNERS)
-MODELS: Final = ("alpha-1", "alpha-2", "beta")
-FEATURES: Final = ("llm", "image")
+OWNERS = {"key_1": "acc_one", "key_2": "acc_one", "key_3": "acc_two"}
+ACCOUNTS = ("acc_one", "acc_two")
+SUBJECTS = (*ACCOUNTS, *OWNERS)
+MODELS = ("alpha-1", "alpha-2", "beta")
+FEATURES = ("llm", "image")
 # What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts.
-SCALES: Final = (3000, 10**14, MAX_NANO)
+SCALES = (3000, 10**14, MAX_NANO)
 # What an elastic hold may take: millionths of what is free, and output tokens.
-SHARES: Final = ((250_000, 4096), (250_000, 5), (333_333, 20), (1, 0), (1_000_000, 0))
+SHARES = ((250_000, 4096), (250_000, 5), (333_333, 20), (1, 0), (1_000_000, 0))
 # Some minutes before March 2026 begins, on a Saturday.
-START_S: Final = 1_772_323_100
+START_S = 1_772_323_100
 
 fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
 jitters = st.integers(-2, 2)
@@ -56,7 +56,7 @@ class Ask:
     ladder: tuple[tuple[int, int], ...] = ()
 
 
-CHOICES: Final = {
+CHOICES = {
     "key": tuple(OWNERS),
     "model": MODELS,
     "feature": (*FEATURES[:1], *FEATURES),
@@ -68,7 +68,7 @@ CHOICES: Final = {
     "aim": ("", "", "", "balance", "limit", "limit"),
     "by": (-1, 0, 1, 1, 10, 50),
 }
-RUNNING: Final = ((0, 0, 0, 0, 1, 3), (0, 0, 0, 0, 1, 2))
+RUNNING = ((0, 0, 0, 0, 1, 3), (0, 0, 0, 0, 1, 2))
 
 
 def chosen(drawn: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, floor
-from typing import Any, Final
+from typing import Any
 
 from billing.holds.redis.layout import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter, Entry
 from billing.money import MAX_NANO
@@ -336,7 +336,7 @@ class Ledger:
 
 
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
-RESTART_MS: Final = 2000
+RESTART_MS = 2000
 
 
 class Reference:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import Script
@@ -36,8 +36,8 @@ from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
 from tests.model.reference import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
 
-CLOCK_LINE: Final = b"local TIME = redis.call('TIME')"
-NAMES: Final = ("hot", "adopt", "fill", "retime", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")
+CLOCK_LINE = b"local TIME = redis.call('TIME')"
+NAMES = ("hot", "adopt", "fill", "retime", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")
 
 
 class ClockedScript(Script):
@@ -67,7 +67,7 @@ class PlainScript(Script):
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-DUMP: Final = PlainScript(
+DUMP = PlainScript(
     "dump",
     """
     local found = {}

@@ -78,14 +78,12 @@ def contents(wheel: Path) -> dict[str, int]:
         return {each.filename: each.CRC for each in opened.infolist()}
 
 
-def test_the_wheel_of_the_sdist_is_the_wheel_of_the_checkout(
-    folder: Path, sources: Path, built: tuple[Path, Path]
-) -> None:
+def test_the_wheel_of_the_sdist_is_the_wheel_of_the_checkout(folder, sources, built):
     (direct,) = build(sources, folder / "direct", "--wheel")
     assert contents(direct) == contents(built[1])
 
 
-def test_the_wheel_has_every_file_of_the_packages(built: tuple[Path, Path]) -> None:
+def test_the_wheel_has_every_file_of_the_packages(built):
     kept = set(contents(built[1]))
     for package in ("gateway", "billing", "metergate"):
         there = [path for path in (CHECKOUT / package).rglob("*") if path.is_file()]
@@ -94,7 +92,7 @@ def test_the_wheel_has_every_file_of_the_packages(built: tuple[Path, Path]) -> N
     assert {Path(name).parts[0] for name in kept} == {"gateway", "billing", "metergate", information}
 
 
-def test_what_the_distribution_says_of_itself(built: tuple[Path, Path]) -> None:
+def test_what_the_distribution_says_of_itself(built):
     with zipfile.ZipFile(built[1]) as opened:
         folder = next(name for name in opened.namelist() if name.endswith("METADATA")).rpartition("/")[0]
         metadata = Parser().parsestr(opened.read(f"{folder}/METADATA").decode())
@@ -110,7 +108,7 @@ def test_what_the_distribution_says_of_itself(built: tuple[Path, Path]) -> None:
     assert not any(name.startswith("tests/") for name in names)
 
 
-def test_the_installed_library_is_imported_by_its_public_name(shell: Shell) -> None:
+def test_the_installed_library_is_imported_by_its_public_name(shell):
     python = str(Path(shell.program[0]).parent / "python")
     code = "from metergate import Client; print(Client.__name__, Client.account.path)"
     run = partial(subprocess.run, cwd=shell.folder, capture_output=True, text=True, timeout=WAIT_S, check=True)
@@ -118,7 +116,7 @@ def test_the_installed_library_is_imported_by_its_public_name(shell: Shell) -> N
     assert run([python, "-m", "metergate", "--version"]).stdout == shell.run("--version").stdout
 
 
-def test_up_serves_in_an_empty_folder(shell: Shell) -> None:
+def test_up_serves_in_an_empty_folder(shell):
     with shell.running("up") as running:
         url = running.until("Metergate serves on").rpartition(" ")[2]
         answer = do_curl(running.until("curl"))
@@ -135,7 +133,7 @@ def test_up_serves_in_an_empty_folder(shell: Shell) -> None:
     assert not (shell.folder / "config").exists()
 
 
-def test_init_writes_what_is_then_in_force(shell: Shell) -> None:
+def test_init_writes_what_is_then_in_force(shell):
     assert shell.start("init", "mine").code == 0
     mine = Shell(shell.folder / "mine", shell.env, shell.program)
     assert {path.name for path in (mine.folder / "config").iterdir()} == set(FILES)
@@ -149,7 +147,7 @@ def test_init_writes_what_is_then_in_force(shell: Shell) -> None:
     assert "config/prices.yaml: no such file" in refused.stdout
 
 
-def test_migrate_and_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url: str) -> None:
+def test_migrate_and_serve_on_given_stores(shell, empty_database_url, redis_url):
     stores = {"DATABASE_URL": with_host(empty_database_url), "REDIS_URL": redis_url}
     assert shell.start("migrate", "--json", env=stores).json["applied"]
     with shell.running("serve", env={**stores, "ADMIN_API_KEY": "k" * 32}) as running:
@@ -159,5 +157,5 @@ def test_migrate_and_serve_on_given_stores(shell: Shell, empty_database_url: str
         assert running.end() == 0
 
 
-def test_the_version_is_the_installed_one(shell: Shell, built: tuple[Path, Path]) -> None:
+def test_the_version_is_the_installed_one(shell, built):
     assert shell.start("--version").stdout.split() == ["metergate", built[1].name.split("-")[1]]

@@ -7,7 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
@@ -15,9 +15,9 @@ from multidict import CIMultiDictProxy
 from tests.gateway.conftest import Handler
 
 # No test waits longer for a state.
-BOUND_S: Final = 60.0
-PROVIDER_KEY: Final = "sk-upstream"
-SSE: Final = {"Content-Type": "text/event-stream; charset=utf-8"}
+BOUND_S = 60.0
+PROVIDER_KEY = "sk-upstream"
+SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -83,8 +83,8 @@ def usage_chunk(prompt: int = 10, completion: int = 5, **details: Any) -> bytes:
     return event({**made, "choices": [], "usage": usage(prompt, completion, **details)})
 
 
-DONE: Final = b"data: [DONE]\n\n"
-WORDS: Final = (delta("Good"), delta(" day"), delta(", friend."), delta(finish="stop"))
+DONE = b"data: [DONE]\n\n"
+WORDS = (delta("Good"), delta(" day"), delta(", friend."), delta(finish="stop"))
 
 
 def saying(content: object, status: int = 200, **headers: str) -> Handler:

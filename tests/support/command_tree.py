@@ -1,7 +1,7 @@
 """Every command of `metergate`, as it is called."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -17,7 +17,7 @@ def _tree(group: Any, *above: str) -> Iterator[str]:
 
 
 # Groups among them.
-COMMANDS: Final = list(_tree(typer.main.get_command(make_app())))
+COMMANDS = list(_tree(typer.main.get_command(make_app())))
 BUDGETS = ("list", "create", "update", "delete")
 # Commands of people, who sign in first.
 OF_PEOPLE = (

@@ -65,7 +65,6 @@ class Commander:
 
     def ask(self, asked: Mapping[str, Any]) -> int:
         """Have a command run; its exit code, as `subprocess` has it. Raises `AssertionError` after WAIT_S."""
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{json.dumps(asked)}\n")
         self._process.stdin.flush()
@@ -158,7 +157,6 @@ class Shell:
                 process.wait(WAIT_S)
             process.kill()
             process.wait()
-            assert process.stdout is not None
             process.stdout.close()
 
     def processes(self) -> list[str]:
@@ -173,7 +171,7 @@ class Shell:
         return found
 
     def _is_worker(self, process: psutil.Process, arguments: list[str]) -> bool:
-        if "gateway.process.worker" not in arguments:
+        if "gateway.app" not in arguments:
             return False
         try:
             return process.environ().get("METERGATE_DATA_DIR") == str(self.data_dir)
@@ -257,7 +255,6 @@ def _lower(headers: Any) -> dict[str, str]:
 def with_host(url: str) -> str:
     """With the socket's folder as its host: DATABASE_URL must have one."""
     match = re.fullmatch(r"(postgresql://[^/]*)/(\w+)\?host=(.*)", url)
-    assert match is not None
     return f"{match[1]}{match[3]}/{match[2]}"
 
 

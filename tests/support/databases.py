@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 # What has no schema to be brought back to.
-EMPTY: Final = "template0"
+EMPTY = "template0"
 # Databases of a template that wait for tests to come.
-AHEAD: Final = 2
+AHEAD = 2
 # So many that can't be used again are dropped at once: each drop waits for a checkpoint.
-BEHIND: Final = 20
+BEHIND = 20
 # What the tables of a database that is used again hold at most, dead rows too.
-MOST_BYTES: Final = 2 << 20
+MOST_BYTES = 2 << 20
 # Of what is not built into every server (`FirstNormalObjectId`, postgres/src/include/access/transam.h).
-FIRST_OID: Final = 16384
+FIRST_OID = 16384
 
 # How many rows the catalogue has and the last transaction that wrote one, and how many bytes the tables hold. Rows that
 # a migration or an ALTER changes are newer than the template's; who deletes rows leaves fewer.
-STAMP: Final = """
+STAMP = """
 SELECT concat_ws(',',
     (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_class WHERE oid >= 16384),
     (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_attribute WHERE attrelid >= 16384),
@@ -51,7 +51,7 @@ SELECT concat_ws(',',
 """
 
 # A digest of what a migration or an ALTER changes.
-SCHEMA: Final = """
+SCHEMA = """
 SELECT md5(string_agg(said, ';' ORDER BY said)) FROM (
     SELECT (oid, relname, relnamespace, reltype, relowner, relam, relhasrules, relhastriggers, relrowsecurity,
             relreplident, relacl, reloptions, relpartbound)::text FROM pg_class WHERE oid >= 16384
@@ -67,14 +67,12 @@ SELECT md5(string_agg(said, ';' ORDER BY said)) FROM (
         WHERE datname = current_database()
 ) everything (said)
 """
-TABLES: Final = """
+TABLES = """
 SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
 AND NOT relispartition ORDER BY 1
 """
-SEQUENCES: Final = (
-    "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"
-)
-END_SESSIONS: Final = """
+SEQUENCES = "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"
+END_SESSIONS = """
 SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """

@@ -6,14 +6,13 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 # No test waits longer for a state.
-BOUND_S: Final = 60.0
+BOUND_S = 60.0
 # Nor for one answer.
-PATIENCE_S: Final = 30.0
-METERED: Final = "/v1/metered"
-ENCODED: Final = "/v1/meter%65d"
+PATIENCE_S = 30.0
+METERED = "/v1/metered"
+ENCODED = "/v1/meter%65d"
 
 
 async def until(condition: Callable[[], bool]) -> None:

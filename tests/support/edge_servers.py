@@ -12,7 +12,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import uvloop
@@ -30,14 +30,14 @@ from gateway.server.listening import bind
 from gateway.server.plain import PlainRunner, expected
 from tests.support.edge_clients import BOUND_S, METERED, Client, until
 
-LIMIT_BYTES: Final = 1 << 20
-BEHIND: Final = " behind the front"
-LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
+LIMIT_BYTES = 1 << 20
+BEHIND = " behind the front"
+LOOPS = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
 # Whether edges are made with a front where nothing else is said.
-_with_front: Final = contextvars.ContextVar("with_front", default=True)
+_with_front = contextvars.ContextVar("with_front", default=True)
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -112,7 +112,7 @@ class OneEndpoint(OpenAIDialect):
     endpoints = (Endpoint(METERED, METERED),)  # type: ignore[misc]
 
 
-DIALECTS: Final = Dialects([OneEndpoint()])
+DIALECTS = Dialects([OneEndpoint()])
 
 
 @asynccontextmanager
@@ -194,7 +194,7 @@ async def streamed(call: Exchange) -> None:
     for start in range(0, len(body), 3):
         await paced(call, body[start : start + 3])
         await asyncio.sleep(0)
-    await call.end(b"")
+    call.finish(b"")
 
 
 @dataclass

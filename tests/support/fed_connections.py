@@ -5,16 +5,15 @@ them and every end can be had. `test_transport` has the real sockets.
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from gateway.upstream.base import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstream.transport import Connection, Response
 
 # No test is silent for so long but those of silence, which have a shorter one.
-TIMEOUT_S: Final = 300.0
-LIMIT_BYTES: Final = 1 << 24
-OK: Final = b"HTTP/1.1 200 OK\r\n"
-PLAIN: Final = OK + b"Content-Length: 2\r\n\r\nok"
+TIMEOUT_S = 300.0
+LIMIT_BYTES = 1 << 24
+OK = b"HTTP/1.1 200 OK\r\n"
+PLAIN = OK + b"Content-Length: 2\r\n\r\nok"
 
 
 class Wire(asyncio.Transport):

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,9 +22,9 @@ from tests.support.answering import BOUND_S, PROVIDER_KEY, until
 from tests.support.edge_clients import Client
 
 INPUT, CACHED, OUTPUT = 150, 75, 600
-AMOUNT: Final = re.compile(r"-?\d+\.\d{2,9}")
-MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-ULID_TEXT: Final = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+AMOUNT = re.compile(r"-?\d+\.\d{2,9}")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+ULID_TEXT = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 async def early_in_a_minute(margin_s: float = 12.0) -> None:

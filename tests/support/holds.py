@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ulid import ULID
 from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.database.connection import Database
-from billing.holds.engine import Engine, EngineSettings
+from billing.holds.engine import Engine, EngineParts, EngineSettings
 from billing.holds.epochs import NotReady, Partition
 from billing.holds.model import (
     Decision,
@@ -25,6 +25,7 @@ from billing.holds.model import (
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, Keyspace, KeyState
 from billing.keys.keys import ApiKeys
+from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit, encode_debit
 from billing.ledger.leases import end_lease
@@ -87,6 +88,43 @@ class World:
 
 
 MakeWorld = Callable[..., Awaitable[World]]
+
+
+@asynccontextmanager
+async def making_worlds(database_url: str, redis_url: str, keyspace: Keyspace) -> AsyncIterator[MakeWorld]:
+    """Makes gateways' engines that share these stores."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            settings: EngineSettings = PATIENT, plans: dict[str, Plan] = PLANS, hanging_s: float | None = None
+        ) -> World:
+            """`hanging_s`: a server of Redis's that is silent for so long is given up."""
+            timeout_s, connect_timeout_s = hanging_s or settings.holds.redis_timeout_s, hanging_s or STORE_S
+            database = Database(database_url, timeout_s=STORE_S)
+            link = RedisClient(redis_url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(link.close)
+            parts = EngineParts(
+                gateway_id=new_id(),
+                database=database,
+                client=link,
+                keyspace=keyspace,
+                plans=plans,
+                load_principal=Principals(database, plans).load,
+                settings=settings,
+            )
+            engine = Engine(parts)
+            effects = engine.change_notifier
+            accounts, grants = Accounts(database, plans, effects, new_id), Grants(database, effects, new_id)
+            await stack.enter_async_context(engine)
+            api_keys, member_limits = ApiKeys(database, effects, new_id), MemberLimits(database, effects)
+            return World(engine, database, link, keyspace, accounts, member_limits, api_keys, grants)
+
+        yield make
+
+
+def new_id() -> str:
+    return str(ULID())
 
 
 def need(
@@ -286,7 +324,6 @@ async def keys_in_redis(world: World) -> list[bytes]:
 def wire_of(world: World) -> Any:
     """The connection that the engine's scripts go over."""
     session = partition_of(world).session
-    assert session is not None
     return session.connection
 
 

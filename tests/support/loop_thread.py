@@ -4,10 +4,10 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 # Nothing there takes longer.
-TIMEOUT_S: Final = 300.0
+TIMEOUT_S = 300.0
 
 T = TypeVar("T")
 

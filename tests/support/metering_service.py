@@ -8,8 +8,7 @@ from datetime import date
 from typing import Any
 
 from billing.ledger.verify import verify
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Gateway

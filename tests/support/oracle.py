@@ -6,11 +6,10 @@ from pathlib import Path
 
 from genai_prices import Usage as TheirUsage
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.usage import Usage
 from gateway.config.prices import read_prices
-from gateway.config.problems import Problems
-from gateway.config.source import read_file
+from gateway.config.source import Problems, read_file
 from tools.make_prices import TARGET
 
 

@@ -7,12 +7,11 @@ import random
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
-LOWEST: Final = 12_000
+LOWEST = 12_000
 # Below the range for outgoing connections, unless the machine says that it begins earlier.
-HIGHEST: Final = 32_000
-_OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+HIGHEST = 32_000
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import redis
@@ -30,12 +30,12 @@ from gateway.embedded import launch
 from gateway.embedded.process import valkey_server
 from tests.support.ports import free_port, free_ports
 
-MASTERS: Final = 3
-SLOTS: Final = 16384
-NODE_TIMEOUT_MS: Final = 1500
-_WAIT_S: Final = 90.0
-_POLL_S: Final = 0.02
-_MIGRATE_TIMEOUT_MS: Final = 5000
+MASTERS = 3
+SLOTS = 16384
+NODE_TIMEOUT_MS = 1500
+_WAIT_S = 90.0
+_POLL_S = 0.02
+_MIGRATE_TIMEOUT_MS = 5000
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
 
 from billing.api.attempts import TooManyAttempts
 from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
@@ -49,11 +48,11 @@ def principal(plan: Plan) -> Principal:
     )
 
 
-STARTER: Final = Plan("starter", "Starter", 99 * 10**9)
-FREE: Final = Plan("free", "Free", 0, upgrade_to="starter")
-WHO: Final = principal(FREE)
-AT_MS: Final = int(datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp() * 1000)
-LINKS: Final = {
+STARTER = Plan("starter", "Starter", 99 * 10**9)
+FREE = Plan("free", "Free", 0, upgrade_to="starter")
+WHO = principal(FREE)
+AT_MS = int(datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp() * 1000)
+LINKS = {
     "sold here": Links(None, {"starter": STARTER}, PAY, CONSOLE),
     "on the operator's own page": Links(FRONT, {"starter": STARTER}, PAY, CONSOLE),
     "asked for on the operator's page": Links(FRONT, {"starter": STARTER}, None, CONSOLE),

@@ -12,15 +12,14 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from gateway.embedded.folders import SERVER_USER
 
-MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
+MEMORY = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
 # Of the servers' data and logs, several of each at a time, and half as much again.
-LEAST_ROOM_BYTES: Final = 3 << 30
-PREFIX: Final = "mg-tests-"
-SEGMENTS: Final = "PostgreSQL.*"
+LEAST_ROOM_BYTES = 3 << 30
+PREFIX = "mg-tests-"
+SEGMENTS = "PostgreSQL.*"
 
 
 def has_room(folder: Path) -> bool:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 from signal import SIGKILL
-from typing import Final
 
 import pytest
 
@@ -33,13 +32,13 @@ from tests.support.databases import Databases, share_types
 from tests.support.loop_thread import LoopThread
 from tests.support.shipped import shipped_settings
 
-_TIMEOUT_S: Final = 300.0
-_TEMPLATE: Final = "migrated_template"
-_PRICED_TEMPLATE: Final = "priced_template"
+_TIMEOUT_S = 300.0
+_TEMPLATE = "migrated_template"
+_PRICED_TEMPLATE = "priced_template"
 # The log of changes takes little room in memory, and what the server's processes share lies in its folder.
-_POSTGRES_OPTIONS: Final = {"max_wal_size": "128MB", "dynamic_shared_memory_type": "mmap"}
-_POLL_S: Final = 0.01
-_REDIS_BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
+_POSTGRES_OPTIONS = {"max_wal_size": "128MB", "dynamic_shared_memory_type": "mmap"}
+_POLL_S = 0.01
+_REDIS_BINARY = "METERGATE_TEST_REDIS_BINARY"
 
 
 @pytest.fixture(scope="session")

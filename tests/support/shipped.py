@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config import settings
-from gateway.config.problems import Problems
 from gateway.config.settings import Settings, load_settings
-from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER, Value
+from gateway.config.source import PRICES_FILE, SHIPPED_FOLDER, Problems, Value
 
 
 @cache

@@ -8,7 +8,7 @@ fields that have their defaults; `!bytes` is a text in UTF-8, `!tuple` a tuple, 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -49,7 +49,7 @@ class Tables:
 
     def __init__(self, module: str) -> None:
         text = Path(module).with_suffix(".yaml").read_text("utf-8")
-        self.content: Final[dict[str, Any]] = yaml.load(text, _Loader)  # noqa: S506  (a `SafeLoader`)
+        self.content = yaml.load(text, _Loader)  # noqa: S506  (a `SafeLoader`)
 
     def each(self, name: str) -> pytest.MarkDecorator:
         """Run a test with each row of a table."""

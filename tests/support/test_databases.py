@@ -6,9 +6,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.support.databases import Databases
-from tests.support.loop_thread import LoopThread
-
 pytestmark = pytest.mark.slow
 
 SPOILT = {
@@ -51,15 +48,13 @@ async def content(url: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("spoils", "is_kept"), SPOILT.values(), ids=SPOILT)
-def test_the_next_test_finds_it_as_new(
-    server_thread: LoopThread, databases: Databases, priced_template_database: str, spoils: str, is_kept: bool
-) -> None:
+def test_the_next_test_finds_it_as_new(server_thread, databases, priced_template_database, spoils, is_kept):
     name = databases.take(priced_template_database)
     as_new = asyncio.run(content(databases.url(name)))
     assert as_new["installation"]
     assert len(as_new["prices"]) > 100
 
-    async def spoil() -> Any:
+    async def spoil():
         connection = await asyncpg.connect(databases.url(name))
         await connection.execute(spoils)
         return connection  # which nobody closes
@@ -74,8 +69,8 @@ def test_the_next_test_finds_it_as_new(
     databases.leave(after, priced_template_database)
 
 
-def test_numbers_begin_anew(databases: Databases, template_database: str) -> None:
-    async def number(url: str) -> int:
+def test_numbers_begin_anew(databases, template_database):
+    async def number(url):
         connection = await asyncpg.connect(url)
         insert = "INSERT INTO audit_log (actor, action, subject) VALUES ('x', 'y', 'z') RETURNING id"
         got = await connection.fetchval(insert)

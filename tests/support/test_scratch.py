@@ -16,7 +16,7 @@ sys.stdin.read()
 """
 
 
-def test_a_killed_run_s_folder_is_removed_and_a_live_one_s_is_not(tmp_path: Path) -> None:
+def test_a_killed_run_s_folder_is_removed_and_a_live_one_s_is_not(tmp_path):
     arguments = [sys.executable, "-c", HELD, str(tmp_path)]
     runs = [subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = [Path(run.stdout.readline().strip()) for run in runs if run.stdout is not None]
@@ -34,7 +34,7 @@ def test_a_killed_run_s_folder_is_removed_and_a_live_one_s_is_not(tmp_path: Path
         run.communicate()
 
 
-def test_shared_memory_that_nobody_has_mapped_is_removed(tmp_path: Path) -> None:
+def test_shared_memory_that_nobody_has_mapped_is_removed(tmp_path):
     dead, live, other = (tmp_path / name for name in ("PostgreSQL.1", "PostgreSQL.2", f"{PREFIX}x"))
     for path in (dead, live, other):
         path.write_bytes(bytes(mmap.PAGESIZE))

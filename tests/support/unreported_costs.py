@@ -4,8 +4,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Gateway

@@ -14,7 +14,7 @@ from tools.make_prices import TARGET, make
 NOW_S = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
 
 
-def test_the_shipped_table_is_what_is_made() -> None:
+def test_the_shipped_table_is_what_is_made():
     made = make()
     assert made == make()
     assert made == TARGET.read_text("utf-8")
@@ -46,7 +46,6 @@ def shipped_router() -> Router:
 def test_a_client_names_any_priced_model(name: str, provider: str) -> None:
     router = shipped_router()
     route = router.find(name, NOW_S)
-    assert route is not None
     assert (route.entry, route.first.provider.name, route.first.model) == (name, provider, name)
     assert route.first.rates is not None
     assert router.find(f"{provider}/{name}", NOW_S) == route  # the same entry, however it is asked for
@@ -57,6 +56,6 @@ def test_a_client_names_any_priced_model(name: str, provider: str) -> None:
     assert not any(entry.endswith("*") for entry in listed)
 
 
-def test_limits_bound_what_has_output() -> None:
+def test_limits_bound_what_has_output():
     bounded = [row for row in table().rows if row.max_output_tokens or row.context_window]
     assert len(bounded) > 0.8 * len(table().rows)

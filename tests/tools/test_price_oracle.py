@@ -8,8 +8,7 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import round_up
+from billing.pricing import PriceRow, round_up
 from billing.usage import Usage
 from tests.support.oracle import table, theirs
 from tools.make_prices import AS_OF, NAMES
@@ -119,7 +118,7 @@ BY_NAME = {NAMES[provider.id]: provider for provider in providers if provider.id
 
 
 @pytest.mark.filterwarnings("error")
-def test_every_model_costs_what_they_say() -> None:
+def test_every_model_costs_what_they_say():
     compared = dict.fromkeys(BY_NAME, 0)
     for owner, provider in BY_NAME.items():
         for model in provider.models:
@@ -132,7 +131,7 @@ def test_every_model_costs_what_they_say() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_so_does_every_other_name_of_a_model() -> None:
+def test_so_does_every_other_name_of_a_model():
     compared = 0
     for owner, name in dict.fromkeys((row.provider, row.model.rstrip("*")) for row in table().rows):
         models = BY_NAME[owner].models if owner in BY_NAME else ()

@@ -1249,6 +1249,8 @@ CREATE TABLE webhook_endpoints (
     id text PRIMARY KEY,
     account_id text REFERENCES accounts,
     url text NOT NULL,
+    format text NOT NULL DEFAULT 'json' CHECK (format IN ('json', 'slack', 'teams', 'pagerduty')),
+    routing_key text CHECK ((routing_key IS NOT NULL) = (format = 'pagerduty')),
     secret text NOT NULL,
     old_secret text,
     old_secret_until timestamptz,
@@ -1260,11 +1262,21 @@ CREATE TABLE webhook_endpoints (
     disabled_reason text
 );
 COMMENT ON COLUMN webhook_endpoints.account_id IS 'Whose notices it gets; null: those of all accounts, as operators do.';
+COMMENT ON COLUMN webhook_endpoints.format IS 'What notices look like there.';
+COMMENT ON COLUMN webhook_endpoints.routing_key IS 'Of the service at PagerDuty that is told; never shown.';
 COMMENT ON COLUMN webhook_endpoints.secret IS 'What deliveries are signed with (HMAC needs it whole); shown once.';
 COMMENT ON COLUMN webhook_endpoints.old_secret IS 'The one before a rotation: signs, too, until old_secret_until.';
 COMMENT ON COLUMN webhook_endpoints.types IS 'Which notices it gets; null: all.';
 COMMENT ON COLUMN webhook_endpoints.failing_since IS 'The first failure since a delivery last succeeded.';
 CREATE INDEX webhook_endpoints_account ON webhook_endpoints (account_id, created_at);
+
+-- What operators were told of, and has not ended.
+CREATE TABLE troubles (
+    about text PRIMARY KEY,
+    message text NOT NULL,
+    told_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN troubles.about IS 'What it is about, such as provider:openai or postgres: told once until it has ended.';
 
 -- A notice on its way to an endpoint.
 CREATE TABLE webhook_deliveries (
@@ -1537,7 +1549,7 @@ CREATE TABLE collected_charges (
     bytes numeric NOT NULL,
     PRIMARY KEY (account_id, price)
 );
-COMMENT ON TABLE collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.scales.COST_SCALE.';
+COMMENT ON TABLE collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.COST_SCALE.';
 
 CREATE TABLE collect_runs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -20,6 +20,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -83,14 +84,20 @@ class Script:
     __slots__ = ("name", "sha", "source")
 
     def __init__(self, name: str) -> None:
-        folder = files("billing.holds").joinpath("lua")
-        texts = ("_state", name) if name == HOT else ("_state", "_cold", name)
         self.name = name
-        self.source = "".join(folder.joinpath(f"{text}.lua").read_text() for text in texts).encode()
-        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+        self.source, self.sha = _source(name)
 
     def __repr__(self) -> str:
         return f"Script({self.name})"
+
+
+@cache
+def _source(name: str) -> tuple[bytes, bytes]:
+    """Return a script's text and its SHA-1."""
+    folder = files("billing.holds").joinpath("lua")
+    texts = ("_state", name) if name == HOT else ("_state", "_cold", name)
+    source = "".join(folder.joinpath(f"{text}.lua").read_text() for text in texts).encode()
+    return source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
 
 
 class RedisConnection(asyncio.Protocol):

@@ -22,7 +22,11 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.body import (
+    FIELDS,
+    ITEMS,
+    NULL,
     PLAIN_BYTES,
+    BadRequest,
     StructureBounds,
     are_texts,
     check_items,
@@ -37,7 +41,6 @@ from gateway.dialects.body import (
     too_many,
     wrong_type,
 )
-from gateway.dialects.decoding import FIELDS, ITEMS, NULL, BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.output import Inline, Kind, OutputReader, Piece, count_input
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING

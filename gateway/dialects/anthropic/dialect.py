@@ -37,11 +37,14 @@ from gateway.dialects.base import Changes, Dialect, Head, Match
 from gateway.dialects.body import (
     DEFAULT_BOUNDS,
     FIELD_LEVEL,
+    FIELDS,
+    BadRequest,
     FieldTable,
     StructureBounds,
     capped,
     check_value,
     checked_model,
+    decoded,
     field_of,
     first_byte,
     is_null,
@@ -53,7 +56,6 @@ from gateway.dialects.body import (
     wrong_type,
 )
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, BadRequest, decoded
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.dialects.streaming import SseTap
 

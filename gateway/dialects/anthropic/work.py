@@ -22,7 +22,10 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
+    FIELDS,
     MAX_NAME_CHARS,
+    TEXT,
+    BadRequest,
     StructureBounds,
     check_value,
     field_of,
@@ -35,7 +38,6 @@ from gateway.dialects.body import (
     too_many,
     whole,
 )
-from gateway.dialects.decoding import FIELDS, TEXT, BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})

@@ -11,8 +11,7 @@ streams   the tap on a stream, and its pieces, of events or of one JSON array
 
 from typing import Final
 
-from gateway.dialects.declarations import Declarations
-from gateway.dialects.facts import MORE_IN_TOTAL
+from gateway.dialects.declarations import MORE_IN_TOTAL, Declarations
 
 KEY: Final = "x-goog-api-key"
 CLIENT: Final = "x-goog-api-client"

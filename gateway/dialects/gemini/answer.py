@@ -20,8 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
-from gateway.dialects.body import is_null
-from gateway.dialects.decoding import NULL, OBJECT, TEXT, UNREADABLE, decoded
+from gateway.dialects.body import NULL, OBJECT, TEXT, UNREADABLE, decoded, is_null
 from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, Reported, cut_down, is_zero, shared_out, unknown_counts
 from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
 
@@ -33,8 +32,13 @@ END_MARKERS: Final = (*_OF_THE_END, b'"error"')
 # Models that Google bills one search for, however many they do.
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 _CODE: Final = b'"executableCode"'
+_USAGE: Final = b'"usageMetadata"'
+_DIGITS: Final = b"0123456789"
 _TIER_PREFIX: Final = "service_tier_"
 _MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
+_PLAIN_LEAST: Final = frozenset({"promptTokenCount", "candidatesTokenCount", "totalTokenCount"})
+_DETAILS: Final = frozenset({"promptTokensDetails", "candidatesTokensDetails"})
+_PLAIN: Final = frozenset({*_PLAIN_LEAST, "thoughtsTokenCount", *_DETAILS})
 _KNOWN: Final = frozenset(
     {
         "promptTokenCount",
@@ -66,6 +70,13 @@ class _Piece(msgspec.Struct, gc=False):
     model: Raw = msgspec.field(default=NULL, name="modelVersion")
 
 
+class _LastPiece(msgspec.Struct, gc=False):
+    """The same, unread."""
+
+    usage: Raw = msgspec.field(default=NULL, name="usageMetadata")
+    model: Raw = msgspec.field(default=NULL, name="modelVersion")
+
+
 class _Candidate(msgspec.Struct):
     finish_reason: Raw = msgspec.field(default=NULL, name="finishReason")
     grounding: Raw = msgspec.field(default=NULL, name="groundingMetadata")
@@ -84,6 +95,7 @@ class _Grounding(msgspec.Struct):
 
 ANSWER: Final = msgspec.json.Decoder(Answer)
 _PIECES: Final = msgspec.json.Decoder(_Piece)
+_PIECE: Final = msgspec.json.Decoder(_LastPiece)
 _CANDIDATES: Final = msgspec.json.Decoder(list[_Candidate])
 _FEEDBACK: Final = msgspec.json.Decoder(_Feedback)
 _GROUNDING: Final = msgspec.json.Decoder(_Grounding)
@@ -121,6 +133,23 @@ class Reading:
             self._model = decoded(TEXT, answer.model_version) or self._model
         return self._add_counts(answer.usage_metadata)
 
+    def add_alike(self, pieces: bytes, last: bytes) -> bool:
+        """Read pieces by the `last` one alone; whether that is all: they name no tool, and each usage in them is the
+        last one but for its digits, so that all fields have their last value there. Else nothing was read."""
+        piece = decoded(_PIECE, last)
+        if piece is None:
+            return False
+        model, counts = decoded(TEXT, piece.model), decoded(OBJECT, piece.usage)
+        if not model or not counts or any(map(pieces.__contains__, _OF_TOOLS)):
+            return False
+        begins = last.rfind(_USAGE)
+        usage = last[begins : last.find(piece.usage, begins) + len(piece.usage)]
+        if pieces.translate(None, _DIGITS).count(usage.translate(None, _DIGITS)) != pieces.count(_USAGE):
+            return False
+        self._model = model
+        self._merge(counts)
+        return True
+
     def add_lines(self, lines: bytes) -> bool:
         """Read pieces, a JSON object on each line, whose last one has usage and none of which names a tool; whether
         they are that. Else nothing was read.
@@ -138,7 +167,7 @@ class Reading:
         later: dict[str, Raw] = {}
         model: str | None = None
         for piece in reversed(pieces):
-            if model is None and not is_null(piece.model):
+            if not model and not is_null(piece.model):
                 model = decoded(TEXT, piece.model)
             usage = piece.usage
             if usage and not usage.keys() <= later.keys():
@@ -150,10 +179,11 @@ class Reading:
     def _add_counts(self, usage: Raw) -> bool:
         """Replace the fields that a usage names; return whether it names any."""
         if counts := decoded(OBJECT, usage):
-            self._counts = (
-                merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
-            )
+            self._merge(counts)
         return bool(counts)
+
+    def _merge(self, counts: dict[str, Any]) -> None:
+        self._counts = merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
 
     def _add_tools(self, answer: Answer, data: bytes) -> None:
         self._other_tools = self._other_tools or data.find(_CODE) >= 0
@@ -174,11 +204,33 @@ class Reading:
         if searches and self._model is not None and self._model.startswith(_ONE_SEARCH):
             searches = 1
         counts = self._counts
+        if has_output and not searches and (plain := _plain_usage(counts)) is not None:
+            return Reported(plain, model=self._model)
         usage = _to_usage(counts, min(searches, MAX_COUNT), self._other_tools, has_output) if counts else None
         if usage is None:
             return None
         anomalies = tuple(_anomalies(counts, usage))[:MAX_ANOMALIES]
         return Reported(usage, service_tier=_tier(counts), model=self._model, anomalies=anomalies)
+
+
+def _plain_usage(counts: Mapping[str, Any]) -> Usage | None:
+    """Return the usage of an answer of text alone, whose counts are those that nearly all have, and add up to their
+    total; None for any other. It is what `_to_usage` returns, and there is no anomaly."""
+    names = counts.keys()
+    if not (names <= _PLAIN and names >= _PLAIN_LEAST):
+        return None
+    prompt, written, total = counts["promptTokenCount"], counts["candidatesTokenCount"], counts["totalTokenCount"]
+    thoughts = counts.get("thoughtsTokenCount", 0)
+    ints = type(prompt) is type(written) is type(total) is type(thoughts) is int
+    if not ints or min(prompt, written) < 1 or thoughts < 0 or not prompt + written + thoughts == total <= MAX_COUNT:
+        return None
+    for name in names & _DETAILS:
+        match counts[name]:
+            case [{"modality": "TEXT"}]:
+                pass
+            case _:
+                return None
+    return Usage(prompt, written + thoughts, reasoning_tokens=thoughts)
 
 
 def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_output: bool) -> Usage | None:

@@ -17,9 +17,8 @@ from msgspec import Raw
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match
-from gateway.dialects.body import capped, is_null
-from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, TEXT, BadRequest, decoded_answer
+from gateway.dialects.body import FIELDS, TEXT, BadRequest, capped, decoded_answer, is_null
+from gateway.dialects.declarations import EVENT_STREAM, Endpoint
 from gateway.dialects.facts import Reported
 from gateway.dialects.gemini import CLIENT, GEMINI, KEY
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
@@ -38,7 +37,6 @@ from gateway.dialects.gemini.request import (
     snake,
 )
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
-from gateway.dialects.streaming import EVENT_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

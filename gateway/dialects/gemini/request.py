@@ -38,11 +38,16 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
+    FIELDS,
     MAX_LABEL_CHARS,
     MAX_MODEL_CHARS,
     MAX_NAME_CHARS,
+    NULL,
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
+    TEXT,
+    UNREADABLE,
+    BadRequest,
     StructureBounds,
     check_names,
     check_size,
@@ -60,7 +65,6 @@ from gateway.dialects.body import (
     whole,
     wrong_type,
 )
-from gateway.dialects.decoding import FIELDS, NULL, TEXT, UNREADABLE, BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.output import Inline, count_input, kind_of
 

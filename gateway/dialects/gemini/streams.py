@@ -20,8 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.body import is_null
-from gateway.dialects.decoding import decoded
+from gateway.dialects.body import decoded, is_null
 from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
 from gateway.dialects.streaming import (
     ENDS,
@@ -78,6 +77,10 @@ class Frames:
     def objects(self, data: bytes) -> Iterable[bytes]:
         """Return the JSON objects in the data of a frame."""
         return (data,)
+
+    def last(self, data: bytes) -> bytes:
+        """Return the last of them."""
+        return data
 
     def lines(self, data: bytes) -> bytes:
         """Return the same in one: a line each where the data is as usual, else perhaps no JSON at all."""
@@ -165,6 +168,10 @@ class EventFrames(Frames):
     def objects(self, data: bytes) -> Iterable[bytes]:
         """Return the data of each event."""
         return [found for event in split_events(data) if (found := event_data(event))]
+
+    def last(self, data: bytes) -> bytes:
+        """Return the data of the last event."""
+        return event_data(data[last_end(data, 0, len(data) - 1) :])
 
     def lines(self, data: bytes) -> bytes:
         """Return them without the name of their field. No JSON has a newline within a string, so none is changed."""
@@ -396,7 +403,10 @@ class GeminiTap(Passed):
         if left == self._read:
             return
         self._is_made = False
-        if self._read - left > 1 and self._reading.add_lines(self._frames.lines(b"".join(self._kept[left:]))):
+        new = self._kept[left:]
+        pieces, frames, reading = new[0] if len(new) == 1 else b"".join(new), self._frames, self._reading
+        alike = reading.add_alike(pieces, frames.last(new[-1]))
+        if alike or (len(new) > 1 and reading.add_lines(frames.lines(pieces))):
             self._note_usage(self._read)
             return
         for number in range(left, self._read):

@@ -56,16 +56,9 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, text_usage
-from gateway.dialects.decoding import FIELDS, NULL, OBJECT, TEXT, decoded, decoded_answer
-from gateway.dialects.facts import (
-    MAX_ANOMALIES,
-    MORE_IN_TOTAL,
-    EventFacts,
-    Reported,
-    cut_down,
-    shared_out,
-    unknown_counts,
-)
+from gateway.dialects.body import FIELDS, NULL, OBJECT, TEXT, decoded, decoded_answer
+from gateway.dialects.declarations import MORE_IN_TOTAL
+from gateway.dialects.facts import MAX_ANOMALIES, EventFacts, Reported, cut_down, shared_out, unknown_counts
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
 from gateway.dialects.streaming import EventReader
 

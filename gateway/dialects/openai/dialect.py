@@ -35,7 +35,10 @@ from gateway.dialects.body import (
     BOOLEAN,
     DEFAULT_BOUNDS,
     FIELD_LEVEL,
+    FIELDS,
     INTEGER,
+    ITEMS,
+    BadRequest,
     FieldTable,
     StructureBounds,
     check_value,
@@ -52,9 +55,8 @@ from gateway.dialects.body import (
     too_many,
     wrong_type,
 )
-from gateway.dialects.declarations import NO_HEADERS, Endpoint
-from gateway.dialects.decoding import FIELDS, ITEMS, BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
+from gateway.dialects.declarations import NO_HEADERS, NO_METADATA, Endpoint
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.openai import OPENAI
 from gateway.dialects.openai.answer import OUTPUT, OpenAIEvents, usage_from_json
 from gateway.dialects.openai.messages import count_content, count_parts, input_texts, input_tokens

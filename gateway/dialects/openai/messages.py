@@ -23,9 +23,13 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.body import (
+    ITEMS,
+    NULL,
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     SHORTEST_ITEM_BYTES,
+    TEXT,
+    UNREADABLE,
     StructureBounds,
     are_texts,
     check_value,
@@ -36,7 +40,6 @@ from gateway.dialects.body import (
     read_objects,
     too_many,
 )
-from gateway.dialects.decoding import ITEMS, NULL, TEXT, UNREADABLE
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.output import Inline, Kind, count_input, piece_of
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING

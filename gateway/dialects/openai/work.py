@@ -41,6 +41,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
     MAX_NAME_CHARS,
     PRESET,
+    BadRequest,
     StructureBounds,
     check_value,
     field_of,
@@ -57,7 +58,6 @@ from gateway.dialects.body import (
     whole,
     wrong_type,
 )
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_WORK, Work, charged_by_search
 
 TOOLS: Final = "tools"

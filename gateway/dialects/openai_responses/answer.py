@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.decoding import NULL, GarbageAnswer, decoded
+from gateway.dialects.body import NULL, GarbageAnswer, decoded
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.answer import CITATION, TEXTS, PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of

@@ -37,10 +37,20 @@ from msgspec import Raw
 from billing.schemas import base
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head
-from gateway.dialects.body import capped, check_value, field_of, is_null, request_fields
+from gateway.dialects.body import (
+    FIELDS,
+    NULL,
+    BadRequest,
+    capped,
+    check_value,
+    decoded,
+    decoded_answer,
+    field_of,
+    is_null,
+    request_fields,
+)
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, NULL, BadRequest, decoded, decoded_answer
-from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+from gateway.dialects.facts import NO_WORK, Created, Creation, ParsedRequest, Reported, Stored, Work
 from gateway.dialects.openai import OPENAI, dialect
 from gateway.dialects.openai.answer import ANSWER
 from gateway.dialects.openai.dialect import paths_of, with_azure
@@ -224,12 +234,14 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
     given = _added(body, bounds) if body and endpoint.method == "POST" else NO_INPUT
     ids += given.ids
     creation = CONVERSATIONS_CREATION if endpoint.operation == f"POST {CONVERSATIONS}" else None
+    unknown = tuple(tool.kind for tool in given.tools if not tool.known)  # which nothing says again when they run
     return ParsedRequest(
         operation=endpoint.operation,
         model="",
         stream=stream and endpoint.operation == f"GET {RESPONSE}",
         include_usage=True,
         input_bound_tokens=len(body),
+        work=Work(unknown_tools=unknown) if unknown else NO_WORK,
         stored=Stored(tuple(dict.fromkeys(ids)), creation=creation, tools=given.kinds),
     )
 

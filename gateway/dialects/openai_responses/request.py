@@ -32,6 +32,10 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
+    NULL,
+    TEXT,
+    UNREADABLE,
+    BadRequest,
     FieldTable,
     StructureBounds,
     check_items,
@@ -53,8 +57,8 @@ from gateway.dialects.body import (
     too_many,
     wrong_type,
 )
-from gateway.dialects.decoding import NULL, TEXT, UNREADABLE, BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, Creation, ParsedRequest, Parts, Stored, Work
+from gateway.dialects.declarations import NO_METADATA
+from gateway.dialects.facts import NO_PARTS, NO_WORK, Creation, ParsedRequest, Parts, Stored, Work
 from gateway.dialects.openai.messages import content_texts, text_of
 from gateway.dialects.openai.work import (
     TOOL_CALLS_FIELD,
@@ -649,13 +653,13 @@ def _with_compactions(work: Work, asked: int, *, every_round: bool) -> Work:
 
 
 def without_tools(work: Work) -> Work:
-    """Return work of which no tool is a part."""
+    """Return work of which no tool is a part. Those of unknown types are named all the same: a later request may go on
+    from this one, and have them."""
     work = msgspec.structs.replace(
         work,
         uses=0,
         searches=0,
         open_tools=(),
-        unknown_tools=(),
         open_searches=0,
         bounded_tools=(),
         most_calls=None,

@@ -21,8 +21,13 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.base import Changes
 from gateway.dialects.body import (
+    ITEMS,
     MAX_MODEL_CHARS,
+    NULL,
+    BadRequest,
     check_value,
+    decoded,
+    decoded_answer,
     first_byte,
     folded,
     more_items,
@@ -34,7 +39,6 @@ from gateway.dialects.body import (
     wrong_type,
 )
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import ITEMS, NULL, BadRequest, decoded, decoded_answer
 from gateway.dialects.facts import ParsedRequest, Reported, Work
 from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
 from gateway.dialects.output import NO_OUTPUT

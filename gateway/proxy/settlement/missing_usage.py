@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from billing.ledger.debits import total_usage
 from billing.usage import Usage
@@ -31,8 +30,7 @@ Policy = Literal["estimate", "hold", "free"]
 MAX_COUNTED_BYTES: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):
     """A usage that no provider reported, what is charged for it, and why it had to be guessed; None where what the
     provider reported stands."""
 

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing.holds.model import Hold, Settled, SettlementLost
+from billing.holds.model import Hold, Settled, Settlement, SettlementLost
 from billing.ledger.debits import total_usage
-from billing.logs import log_about, subject
+from billing.logs import log_about
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
+from gateway.proxy.context import NOTHING
 from gateway.proxy.estimate import Charge, billed_usage
 from gateway.proxy.provider_tools import own_searches, uses_with
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
@@ -28,7 +29,7 @@ from gateway.proxy.settlement.usage_anomalies import UsageAnomalies, believed, s
 
 if TYPE_CHECKING:
     from billing.holds.api import Holds
-    from billing.ledger.debits import Debit
+    from billing.holds.model import Told
     from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics, Outcome
     from gateway.proxy.context import Reason, RequestContext
@@ -40,51 +41,6 @@ T = TypeVar("T")
 
 def _nothing() -> Output:
     return NO_OUTPUT
-
-
-class Settlement:
-    """A settlement on its way. `end` waits for it, then `count` it, once."""
-
-    __slots__ = ("_clock", "_debit", "_metrics", "_outcome", "_over", "_seconds")
-
-    def __init__(
-        self,
-        outcome: asyncio.Future[Settled],
-        debit: Debit,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        begun_s: float,
-        over: bool,
-    ) -> None:
-        """`over`: it came to more than what was held."""
-        self._outcome = outcome
-        self._debit = debit
-        self._metrics = metrics
-        self._clock = clock
-        self._seconds = -begun_s
-        self._over = over
-
-    @property
-    def charged_nano(self) -> int:
-        """Return what the account is charged, in nano-USD."""
-        return self._debit.charged_nano
-
-    async def end(self) -> Settled:
-        """Wait until the debit is outside this process; return what came of it. Raises `SettlementLost`."""
-        try:
-            settled = await self._outcome
-        except SettlementLost:
-            self._metrics.settled(self._debit.estimated, "lost")
-            raise
-        self._seconds += self._clock()
-        return settled
-
-    def count(self, settled: Settled) -> None:
-        """Count it in the metrics, by what `end` has returned."""
-        outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
-        self._metrics.charged(self._debit, outcome, self._seconds)
-        if self._over:
-            self._metrics.hold_exceeded()
 
 
 class Settlements:
@@ -106,12 +62,17 @@ class Settlements:
         self._clock = clock
 
     def reported(
-        self, context: RequestContext, hold: Hold, reported: Reported, output: Callable[[], Output] = _nothing
+        self,
+        context: RequestContext,
+        hold: Hold,
+        reported: Reported,
+        output: Callable[[], Output] = _nothing,
+        told: Told | None = None,
     ) -> Settlement:
-        """Begin to settle the usage that the provider reported. `output` returns what passed, where that is needed. A
-        free answer tells of usage that was paid before."""
+        """Begin to settle the usage that the provider reported; `told` is called once it is over. `output` returns what
+        passed, where that is needed. A free answer tells of usage that was paid before."""
         if context.match.endpoint.free:
-            return self._begin(context, hold, Usage(), context.charge(Usage()), None)
+            return self._begin(context, hold, Guess(NOTHING, context.charge(NOTHING), None), told)
         usage, parsed, route = reported.usage, context.parsed, context.route
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
@@ -120,12 +81,12 @@ class Settlements:
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:
-            return self._above(context, hold, Guess(usage, charge, None), output)
-        return self._begin(context, hold, usage, charge, None)
+            return self._begin(context, hold, self._above(context, hold, Guess(usage, charge, None), output), told)
+        return self._begin(context, hold, Guess(usage, charge, None), told)
 
-    def _above(self, context: RequestContext, hold: Hold, guess: Guess, output: Callable[[], Output]) -> Settlement:
-        """Settle a usage above the hold: by that usage, or by the hold where it can't be true, and by no less than what
-        passed."""
+    def _above(self, context: RequestContext, hold: Hold, guess: Guess, output: Callable[[], Output]) -> Guess:
+        """Return what a usage above the hold is settled by: that usage, or the hold where it can't be true, and no less
+        than what passed."""
         usage, charge = guess.usage, guess.charge
         if self._is_implausible(context, hold, usage, charge):
             logger.warning(
@@ -136,8 +97,8 @@ class Settlements:
                 usage.output_tokens,
             )
             self._metrics.implausible_usage()
-            guess = self._missing.hold_or_passed(context, hold, usage, output())
-        return self._begin(context, hold, guess.usage, guess.charge, guess.reason)
+            return self._missing.hold_or_passed(context, hold, usage, output())
+        return guess
 
     def _is_implausible(self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge) -> bool:
         """Return whether a report is more than `max_usage_factor` times what can be: in money and tokens the hold where
@@ -156,34 +117,59 @@ class Settlements:
             most_nano = max(most_nano, context.charge(Usage(input_tokens=min(most, MAX_COUNT))).charged_nano)
         return charge.charged_nano > factor * most_nano or usage.total_tokens > factor * most_tokens
 
-    def _begin(
-        self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None
-    ) -> Settlement:
+    def _begin(self, context: RequestContext, hold: Hold, guess: Guess, told: Told | None = None) -> Settlement:
         now_s = self._clock()
-        debit = context.settled(hold, usage, charge, reason=reason, now_s=now_s)
-        context.charged = debit
-        outcome = self._holds.settle(hold, debit)
-        return Settlement(outcome, debit, self._metrics, self._clock, now_s, charge.charged_nano > hold.cost_nano)
+        debit = context.settled(hold, guess.usage, guess.charge, reason=guess.reason, now_s=now_s)
+        context.charged, context.settling_s = debit, now_s
+        return self._holds.settle(hold, debit, told)
 
-    async def complete(self, settlement: Settlement) -> tuple[Settled, int]:
+    async def complete(self, context: RequestContext, hold: Hold, settlement: Settlement) -> tuple[Settled, int]:
         """Wait for a settlement and count it; return what came of it, and what was charged in nano-USD. Raises
         `SettlementLost`."""
-        settled = await settlement.end()
-        settlement.count(settled)
-        return settled, settlement.charged_nano
+        try:
+            settled = await settlement
+        finally:
+            if settlement.is_over:
+                self.count(context, hold, settlement)
+        return settled, settlement.debit.charged_nano
+
+    def count(self, context: RequestContext, hold: Hold, settlement: Settlement) -> None:
+        """Count a settlement that is over in the metrics, once."""
+        debit, settled = settlement.debit, settlement.settled
+        if settled is None:
+            self._metrics.settled(debit.estimated, "lost")
+            return
+        outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
+        self._metrics.charged(debit, outcome, self._clock() - context.settling_s)
+        if debit.charged_nano > hold.cost_nano:
+            self._metrics.hold_exceeded()
+
+    def ended(
+        self,
+        context: RequestContext,
+        hold: Hold,
+        tap: Tap,
+        reason: Reason,
+        told: Told | None = None,
+        *,
+        failed: bool = False,
+    ) -> Settlement | Coroutine[Any, Any, tuple[Settled, int]]:
+        """Begin to settle a stream that is over: by its usage where that is final, of which `told` is told; else return
+        what must be awaited. One in which nothing passed is given back where the provider `failed` or said so; another
+        is settled by `missing_usage` because of `reason`. That raises `SettlementLost`."""
+        reported = believed(context.route, tap.reported)
+        if (failed or tap.error_seen) and says_nothing(tap):
+            return self._free(context, hold)
+        if reported is not None and tap.done and not tap.stale:
+            return self.reported(context, hold, reported, tap.output, told)
+        return self.estimated(context, hold, tap.output(), reason, tap.extrapolate, reported)
 
     async def stream(
         self, context: RequestContext, hold: Hold, tap: Tap, reason: Reason, *, failed: bool = False
     ) -> tuple[Settled, int]:
-        """Settle a stream that is over: by its usage where that is final, else by `missing_usage` because of
-        `reason`. One in which nothing passed is given back where the provider `failed` or said so. Raises
-        `SettlementLost`."""
-        reported = believed(context.route, tap.reported)
-        if (failed or tap.error_seen) and says_nothing(tap):
-            return await self._free(context, hold)
-        if reported is not None and tap.done and not tap.stale:
-            return await self.complete(self.reported(context, hold, reported, tap.output))
-        return await self.estimated(context, hold, tap.output(), reason, tap.extrapolate, reported)
+        """Settle a stream as `ended` says, to the end. Raises `SettlementLost`."""
+        ending = self.ended(context, hold, tap, reason, failed=failed)
+        return await (self.complete(context, hold, ending) if isinstance(ending, Settlement) else ending)
 
     async def overrun(self, context: RequestContext, hold: Hold, tap: Tap) -> tuple[Settled, int]:
         """Settle a stream that was cut because tools at the provider went beyond its hold: by the hold, or by what was
@@ -225,13 +211,13 @@ class Settlements:
         self, context: RequestContext, hold: Hold, guess: Guess, output: Callable[[], Output]
     ) -> tuple[Settled, int]:
         if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
-            return await self.complete(self._above(context, hold, guess, output))
-        return await self.complete(self._begin(context, hold, guess.usage, guess.charge, guess.reason))
+            guess = self._above(context, hold, guess, output)
+        return await self.complete(context, hold, self._begin(context, hold, guess))
 
     async def settle_whole(self, context: RequestContext, hold: Hold, reason: Reason) -> None:
         """Settle a request as what was held for it. Raises `SettlementLost`."""
         guess = self._missing.whole_hold(context, hold, reason)
-        await self.complete(self._begin(context, hold, guess.usage, guess.charge, guess.reason))
+        await self.complete(context, hold, self._begin(context, hold, guess))
 
     async def refused(self, context: RequestContext, hold: Hold) -> None:
         """Give the hold back because the provider refused the request with `context.status`, and tell the operator."""
@@ -259,7 +245,7 @@ class Settlements:
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         """Have work go on without the request that began it, which was cancelled. At its end the hold has ended."""
-        self._holds.hand_over(hold, _logged(hold, work, subject().account_id))
+        self._holds.hand_over(hold, _logged(hold, work))
 
 
 def _uses(context: RequestContext, hold: Hold) -> int:
@@ -277,9 +263,9 @@ def _most_of_rounds(context: RequestContext, hold: Hold) -> int | None:
     return window * parsed.choices * (1 + _uses(context, hold) + parsed.work.calls)
 
 
-async def _logged(hold: Hold, work: Coroutine[Any, Any, None], account_id: str | None) -> None:
+async def _logged(hold: Hold, work: Coroutine[Any, Any, None]) -> None:
     """Do work that nobody waits for, and log its failure. Its connection may serve another request meanwhile."""
-    log_about(hold.id, account_id)
+    log_about(hold.id, hold.target.account_id)
     try:
         await work
     except SettlementLost as error:

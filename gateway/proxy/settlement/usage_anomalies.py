@@ -2,7 +2,7 @@
 
 This file owns how they are reported. Each is counted (`metergate_usage_anomalies_total`); the first of its kind,
 provider and value is logged, and no more than `MAX_LOGGED` lines are. What is charged is not decided here:
-`billing.pricing.rows` has the dearest known price for a tier, speed or region that a row does not know, and readers of
+`billing.pricing` has the dearest known price for a tier, speed or region that a row does not know, and readers of
 usage take the larger reading of counts that contradict each other.
 """
 

@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound, MemberQuotas, UnknownPlan
+from billing.accounts.accounts import MemberQuotas, UnknownPlan
 from billing.audit import Actor
 from billing.database.connection import Row
+from billing.errors import AccountNotFound
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
 from tests.billing.support import Billing, changes_told
@@ -17,7 +18,7 @@ async def audits(billing: Billing, subject: str) -> list[Row]:
     return await billing.database.rows("SELECT * FROM audit_log WHERE subject = $1 ORDER BY id", subject)
 
 
-async def test_a_new_account_is_active_and_empty(billing: Billing) -> None:
+async def test_a_new_account_is_active_and_empty(billing):
     with changes_told(billing.change_notifier):
         account = await billing.accounts.create("Acme", "starter", 5_000_000_000, (DAILY, SPEND))
     assert account.id.startswith("acc_")
@@ -30,11 +31,11 @@ async def test_a_new_account_is_active_and_empty(billing: Billing) -> None:
     assert audit["after"]["credit_limit_usd"] == "5.00"
 
 
-async def test_the_default_plan_is_free(billing: Billing) -> None:
+async def test_the_default_plan_is_free(billing):
     assert (await billing.accounts.create("Acme")).plan == "free"
 
 
-async def test_an_unknown_plan_is_refused(billing: Billing) -> None:
+async def test_an_unknown_plan_is_refused(billing):
     with pytest.raises(UnknownPlan, match="'gold'"):
         await billing.accounts.create("Acme", "gold")
     account = await billing.accounts.create("Acme")
@@ -43,14 +44,14 @@ async def test_an_unknown_plan_is_refused(billing: Billing) -> None:
     assert await billing.accounts.get(account.id) == account
 
 
-async def test_unknown_accounts_are_not_found(billing: Billing) -> None:
+async def test_unknown_accounts_are_not_found(billing):
     with pytest.raises(AccountNotFound):
         await billing.accounts.get("acc_none")
     with pytest.raises(AccountNotFound):
         await billing.accounts.update("acc_none", name="x")
 
 
-async def test_each_change_raises_the_version_is_audited_and_told(billing: Billing) -> None:
+async def test_each_change_raises_the_version_is_audited_and_told(billing):
     before = await billing.accounts.create("Acme")
     with changes_told(billing.change_notifier, ("account", before.id)):
         after = await billing.accounts.update(
@@ -69,9 +70,8 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
     )
 
 
-async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing) -> None:
+async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing, account):
     """It raises the account's version, so that gateways with the old quotas admit nobody, and is in the audit log."""
-    account = await billing.accounts.create("Acme")
     with changes_told(billing.change_notifier, ("account", account.id)):
         await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
     with changes_told(billing.change_notifier):
@@ -86,7 +86,7 @@ async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billin
     assert (changed["actor"], changed["action"]) == ("ops", "member_limits.update")
 
 
-async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:
+async def test_a_change_that_changes_nothing_is_none(billing):
     account = await billing.accounts.create("Acme", quotas=(DAILY,))
     with changes_told(billing.change_notifier):
         assert await billing.accounts.update(account.id) == account
@@ -94,8 +94,7 @@ async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:
     assert len(await audits(billing, account.id)) == 1
 
 
-async def test_past_due_notes_since_when(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_past_due_notes_since_when(billing, account):
     due = await billing.accounts.update(account.id, status="past_due")
     assert due.past_due_since is not None
     renamed = await billing.accounts.update(account.id, name="Still due")
@@ -103,16 +102,14 @@ async def test_past_due_notes_since_when(billing: Billing) -> None:
     assert (await billing.accounts.update(account.id, status="active")).past_due_since is None
 
 
-async def test_impossible_values_are_refused_and_change_nothing(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_impossible_values_are_refused_and_change_nothing(billing, account):
     for change in ({"credit_limit_nano": -1}, {"credit_limit_nano": MAX_NANO + 1}, {"status": "gone"}):
         with pytest.raises(ValueError, match="must"), changes_told(billing.change_notifier):
             await billing.accounts.update(account.id, **change)
     assert await billing.accounts.get(account.id) == account
 
 
-async def test_simultaneous_changes_are_all_kept(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_simultaneous_changes_are_all_kept(billing, account):
     changes = ({"name": "Other"}, {"plan": "starter"}, {"credit_limit_nano": 9}, {"quotas": (DAILY,)})
     await asyncio.gather(*(billing.accounts.update(account.id, **change) for change in changes))
     after = await billing.accounts.get(account.id)
@@ -120,7 +117,7 @@ async def test_simultaneous_changes_are_all_kept(billing: Billing) -> None:
     assert after.version == 1 + len(changes)
 
 
-async def test_pages_are_newest_first_and_complete(billing: Billing) -> None:
+async def test_pages_are_newest_first_and_complete(billing):
     made = [(await billing.accounts.create(f"a{n}")).id for n in range(5)]
     first = await billing.accounts.page(2)
     second = await billing.accounts.page(2, first.next_after)

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import pytest
 from hypothesis import given, settings
@@ -12,20 +11,19 @@ from hypothesis import strategies as st
 
 from billing import audit
 from billing.accounts.accounts import Accounts
-from billing.accounts.grants import PROMOTIONS, Entry, Grants
-from billing.accounts.lots import PAID, LotNotFound, Lots, Terms, find, lot_id
+from billing.accounts.grants import PAID, PROMOTIONS, Entry, Grants, LotNotFound, Lots, Terms, find_lot, lot_id
 from billing.database.connection import Database
 from billing.ledger.verify import verify
-from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
+from tests.billing.support import PLANS, RecordingEffects, rising_ids
 from tests.support.loop_thread import LoopThread
 
 # All that a debit changes of what lots are about.
-DEBIT: Final = "UPDATE accounts SET balance_nano = balance_nano - $2 WHERE id = $1"
-DAY: Final = timedelta(days=1)
-START: Final = datetime(2027, 1, 31, tzinfo=UTC)
+DEBIT = "UPDATE accounts SET balance_nano = balance_nano - $2 WHERE id = $1"
+DAY = timedelta(days=1)
+START = datetime(2027, 1, 31, tzinfo=UTC)
 # A raise with its priority, whether it is promotional and the days until it expires (0: never); a debit; an adjustment
 # downwards; what is taken of a certain lot, as a dispute does.
-STEPS: Final = st.one_of(
+STEPS = st.one_of(
     st.tuples(st.just("raise"), st.integers(1, 90), st.tuples(st.integers(0, 1), st.booleans(), st.integers(0, 2))),
     st.tuples(st.just("debit"), st.integers(1, 60), st.none()),
     st.tuples(st.just("fall"), st.integers(1, 60), st.none()),
@@ -97,17 +95,17 @@ async def play(grants: Grants, accounts: Accounts, database: Database, steps: li
         assert balance == sum(found.values()) - model.debt
 
 
-def test_lots_are_those_of_a_model_that_draws_each_debit_at_once(database_url: str) -> None:
+def test_lots_are_those_of_a_model_that_draws_each_debit_at_once(database_url):
     thread, database = LoopThread(), Database(database_url)
     effects, new_id = RecordingEffects(), rising_ids()
     grants, accounts = Grants(database, effects, new_id), Accounts(database, PLANS, effects, new_id)
 
     @settings(max_examples=40)
     @given(st.lists(STEPS, max_size=12))
-    def any_sequence(steps: list[tuple[str, int, object]]) -> None:
+    def any_sequence(steps):
         thread.run(play(grants, accounts, database, steps))
 
-    async def lots_differ() -> int:
+    async def lots_differ():
         return {check.name: check for check in (await verify(database)).checks}["lots"].differences
 
     try:
@@ -118,11 +116,11 @@ def test_lots_are_those_of_a_model_that_draws_each_debit_at_once(database_url: s
         thread.close()
 
 
-async def test_raises_and_draws_at_the_same_time(billing: Billing) -> None:
+async def test_raises_and_draws_at_the_same_time(billing):
     """Grants, refunds and adjustments race with debits: nothing is left over and nothing is missing."""
     account = (await billing.accounts.create("Acme")).id
 
-    async def debit(amount: int) -> None:
+    async def debit(amount):
         await billing.database.execute(DEBIT, account, amount)
 
     await asyncio.gather(
@@ -138,7 +136,7 @@ async def test_raises_and_draws_at_the_same_time(billing: Billing) -> None:
     assert [lot.terms.promotional for lot in found if lot.kind == "refund"] == [False] * 4
 
 
-async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
+async def test_pages_the_next_expiry_and_one_lot(billing):
     account, lots = (await billing.accounts.create("Acme")).id, Lots(billing.database)
     assert (await lots.next_expiry(account), (await lots.page(account, 5)).items) == (None, ())
     soon = Terms(promotional=True, expires_at=START)
@@ -149,16 +147,15 @@ async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
     assert [lot.left_nano for lot in (*first.items, *rest.items)] == [10, 10, 5, 0]
     assert [lot.left_nano for lot in (await lots.page(account, 9, open_only=True)).items] == [10, 10, 5]
     expiry = await lots.next_expiry(account)
-    assert expiry is not None
     assert (expiry.at, expiry.left_nano) == (START, 5)
     async with billing.database.transaction() as connection:
-        lot = await find(connection, account, made[1].transfer_id)
+        lot = await find_lot(connection, account, made[1].transfer_id)
         assert (lot.left_nano, lot.terms, lot.id) == (5, soon, lot_id(made[1].transfer_id))
         with pytest.raises(LotNotFound, match="no lot"):
-            await find(connection, "acc_other", lot.id)
+            await find_lot(connection, "acc_other", lot.id)
 
 
-def test_terms_are_checked() -> None:
+def test_terms_are_checked():
     with pytest.raises(ValueError, match="0 to 100"):
         Terms(priority=101)
     with pytest.raises(ValueError, match="time zone"):

@@ -15,8 +15,7 @@ from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import MAX_NANO, parse_usd
 from billing.pages import BadCursor
-from billing.pricing.scales import FACTOR_SCALE, round_up
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceTable, round_up
 from billing.usage import Usage
 from tests.billing.support import PRICE, Billing, changes_told
 
@@ -51,7 +50,7 @@ async def balance(billing: Billing, account_id: str) -> int:
     return (await billing.accounts.get(account_id)).balance_nano
 
 
-async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing: Repricing, account_id: str) -> None:
+async def test_the_difference_is_charged_to_the_nano(billing, repricing, account_id):
     markup = 20 * FACTOR_SCALE
     requests = [
         await billing.debit(account_id, "key_1", USAGE),
@@ -76,7 +75,6 @@ async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing
     assert more > 0
     assert await balance(billing, account_id) == before - more == 5 * USD - sum(expected)
     transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", corrected.lines[1].transfer_id)
-    assert transfer is not None
     assert (transfer["debit_account"], transfer["credit_account"]) == (account_id, "sys:revenue")
     assert (transfer["kind"], transfer["note"], transfer["request_id"]) == (
         "adjustment",
@@ -86,12 +84,11 @@ async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing
     assert transfer["idempotency_key"] == f"reprice:{requests[1]}:{DEARER.id}"
     assert transfer["metadata"] == {"price_id_before": PRICE.id, "price_id": DEARER.id}
     audited = await billing.database.row("SELECT * FROM audit_log WHERE action = 'account.reprice'")
-    assert audited is not None
     assert (audited["after"]["requests"], audited["after"]["price_ids"]) == (3, [DEARER.id])
     assert (await verify(billing.database)).ok
 
 
-async def test_twice_changes_nothing_and_back_is_back(billing: Billing, repricing: Repricing, account_id: str) -> None:
+async def test_twice_changes_nothing_and_back_is_back(billing, repricing, account_id):
     for _ in range(3):
         await billing.debit(account_id, "key_1", USAGE)
     first = await balance(billing, account_id)
@@ -108,7 +105,7 @@ async def test_twice_changes_nothing_and_back_is_back(billing: Billing, repricin
     assert (await verify(billing.database)).ok
 
 
-async def test_at_once_it_is_done_once(billing: Billing, repricing: Repricing, account_id: str) -> None:
+async def test_at_once_it_is_done_once(billing, repricing, account_id):
     await billing.debit(account_id, "key_1", USAGE)
     expected = 5 * USD - round_up(DEARER.cost_scaled(USAGE))
     done = await asyncio.gather(*(repricing.correct(period(), 50) for _ in range(8)))
@@ -116,9 +113,7 @@ async def test_at_once_it_is_done_once(billing: Billing, repricing: Repricing, a
     assert await balance(billing, account_id) == expected
 
 
-async def test_batches_go_on_where_they_were_broken_off(
-    billing: Billing, repricing: Repricing, account_id: str
-) -> None:
+async def test_batches_go_on_where_they_were_broken_off(billing, repricing, account_id):
     other = (await billing.accounts.create("Other")).id
     at = datetime.now(UTC) - timedelta(minutes=1)
     made = {await billing.debit(each, "key_1", USAGE, admitted_at=at) for each in (account_id, other) for _ in range(5)}
@@ -136,13 +131,13 @@ async def test_batches_go_on_where_they_were_broken_off(
     assert await balance(billing, other) == -5 * round_up(DEARER.cost_scaled(USAGE))
 
 
-async def test_only_what_is_asked_for(billing: Billing, repricing: Repricing, account_id: str) -> None:
+async def test_only_what_is_asked_for(billing, repricing, account_id):
     other = (await billing.accounts.create("Other")).id
     await billing.debit(other, "key_1", USAGE)
     old = await billing.debit(account_id, "key_1", USAGE, admitted_at=datetime.now(UTC) - 2 * DAY)
     new = await billing.debit(account_id, "key_1", USAGE)
 
-    async def found(**fields: object) -> list[str]:
+    async def found(**fields):
         return [line.request_id for line in (await repricing.compare(period(**fields), 50)).lines]
 
     assert await found(account_id=account_id) == [new]
@@ -168,9 +163,7 @@ def debit(account_id: str, billing: Billing) -> Callable[..., Debit]:
     return made
 
 
-async def test_of_several_models_one_gets_its_price(
-    billing: Billing, repricing: Repricing, account_id: str, debit: Callable[..., Debit]
-) -> None:
+async def test_of_several_models_one_gets_its_price(billing, repricing, account_id, debit):
     other = replace(PRICE, model="judge", effective_from=date(2025, 1, 1))
     await sync_prices(billing.database, PriceTable([other]))
     judged = Usage(input_tokens=300, output_tokens=7)
@@ -205,9 +198,7 @@ async def test_of_several_models_one_gets_its_price(
         ({"multiplier": "batch", "cost_nano": 75, "charged_nano": 75}, "no variant batch"),
     ],
 )
-async def test_what_can_not_be_told_is_left(
-    billing: Billing, repricing: Repricing, debit: Callable[..., Debit], fields: dict[str, object], why: str
-) -> None:
+async def test_what_can_not_be_told_is_left(billing, repricing, debit, fields, why):
     await write_debits(billing.database, [debit(**{"input_tokens": 1, **fields})])
     with changes_told(billing.change_notifier):
         (line,) = (await repricing.correct(period(price_id=FULL.id), 50)).lines
@@ -215,7 +206,7 @@ async def test_what_can_not_be_told_is_left(
     assert line.difference_nano == 0
 
 
-async def test_a_time_without_a_price_is_left(billing: Billing, account_id: str) -> None:
+async def test_a_time_without_a_price_is_left(billing, account_id):
     await billing.debit(account_id, "key_1", USAGE)
     later = PriceTable([replace(DEARER, effective_from=date(2999, 1, 1))])
     repricing = Repricing(billing.database, billing.change_notifier, billing.new_id, lambda: later)
@@ -224,7 +215,7 @@ async def test_a_time_without_a_price_is_left(billing: Billing, account_id: str)
     assert "no row" in (line.left or "")
 
 
-async def test_what_is_refused(billing: Billing, repricing: Repricing, account_id: str) -> None:
+async def test_what_is_refused(billing, repricing, account_id):
     assert (await repricing.compare(period(until=datetime.now(UTC) - 9 * DAY), 50)).lines == ()
     with pytest.raises(PriceNotFound, match="no price row"):
         await repricing.compare(period(price_id="price_none"), 50)

@@ -1,14 +1,12 @@
 """Several causes of a suspension stand at once; only the end of the last one lifts it."""
 
 from billing.accounts.accounts import lift, suspend
-from tests.billing.support import Billing
 
 
-async def test_a_suspension_lasts_as_long_as_a_cause(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_suspension_lasts_as_long_as_a_cause(billing, account):
     await billing.accounts.update(account.id, status="past_due")
 
-    async def after(*steps: tuple[bool, str]) -> str:
+    async def after(*steps):
         async with billing.database.transaction() as connection:
             for suspends, cause in steps:
                 await (suspend if suspends else lift)(connection, account.id, cause)

@@ -8,19 +8,18 @@ from functools import partial
 import pytest
 from aiohttp import web
 
-from billing.accounts.lots import Lots
+from billing.accounts.grants import Lots
 from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
-from billing.budgets.budgets import Budgets
+from billing.budgets import Budgets
 from billing.exports.worker import Exports
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
-from billing.identity.members import Invitations, Members
-from billing.identity.organizations import Organizations
+from billing.identity.organizations import Invitations, Members, Organizations
 from billing.keys.secrets import secret_digest
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints

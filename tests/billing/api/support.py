@@ -11,7 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.identity.permissions import Caller, allowed
+from billing.permissions import allowed
+from billing.principals import Caller
 from tests.billing.support import Billing
 
 ADMIN_KEY = "admin-of-the-tests"

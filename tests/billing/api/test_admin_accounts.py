@@ -5,10 +5,9 @@ import pytest
 
 from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.quotas import quota_json
 from billing.usage import Usage
-from tests.billing.api.support import Api
 from tests.billing.support import PLANS, PRICE, PRICES
 
 QUOTAS = [
@@ -17,7 +16,7 @@ QUOTAS = [
 ]
 
 
-async def test_an_account_with_the_least(api: Api) -> None:
+async def test_an_account_with_the_least(api):
     made = await api.admin("POST", "/accounts", {"name": "Acme"})
     assert made.status == 201
     created_at = made.json.pop("created_at")
@@ -40,14 +39,14 @@ async def test_an_account_with_the_least(api: Api) -> None:
     assert (shown.status, shown.json) == (200, {**made.json, "created_at": created_at})
 
 
-async def test_an_account_with_everything(api: Api) -> None:
+async def test_an_account_with_everything(api):
     asked = {"name": "Ünï", "plan": "starter", "credit_limit_usd": "12.5", "quotas": QUOTAS}
     made = await api.admin("POST", "/accounts", asked)
     assert made.status == 201
     assert {name: made.json[name] for name in asked} == {**asked, "credit_limit_usd": "12.50"}
 
 
-async def test_a_patch_changes_what_it_says(api: Api) -> None:
+async def test_a_patch_changes_what_it_says(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}"
     patched = await api.admin("PATCH", path, {"name": "New", "status": "past_due", "credit_limit_usd": "1"})
@@ -62,14 +61,14 @@ async def test_a_patch_changes_what_it_says(api: Api) -> None:
     assert (await api.admin("PATCH", path, {})).json == cleared.json
 
 
-async def test_quotas_are_replaced(api: Api) -> None:
+async def test_quotas_are_replaced(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/quotas"
     assert (await api.admin("PUT", path, {"quotas": QUOTAS})).json["quotas"] == QUOTAS
     assert (await api.admin("PUT", path, {"quotas": []})).json["quotas"] == []
 
 
-async def test_a_grant_and_the_same_again(api: Api) -> None:
+async def test_a_grant_and_the_same_again(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/grants"
     body = {"amount_usd": "25.5", "idempotency_key": "welcome", "note": "hi"}
@@ -86,7 +85,7 @@ async def test_a_grant_and_the_same_again(api: Api) -> None:
     assert (shown["balance_usd"], shown["balance_credits"]) == ("26.50", "26500")
 
 
-async def test_a_refund_and_the_same_again(api: Api) -> None:
+async def test_a_refund_and_the_same_again(api):
     account, _ = await api.customer()
     path, body = f"/accounts/{account['id']}", {"amount_usd": "1.50", "idempotency_key": "sorry", "note": "an outage"}
     first = await api.admin("POST", f"{path}/refunds", body)
@@ -97,7 +96,7 @@ async def test_a_refund_and_the_same_again(api: Api) -> None:
     (await api.admin("POST", f"{path}/grants", body)).refused(409, "idempotency_conflict", "idempotency_key")
 
 
-async def test_grants_at_once_get_one_answer(api: Api) -> None:
+async def test_grants_at_once_get_one_answer(api):
     account, _ = await api.customer()
     body = {"amount_usd": "5", "idempotency_key": "welcome"}
     answers = await asyncio.gather(*(api.admin("POST", f"/accounts/{account['id']}/grants", body) for _ in range(20)))
@@ -105,7 +104,7 @@ async def test_grants_at_once_get_one_answer(api: Api) -> None:
     assert len({str(answer.json) for answer in answers}) == 1
 
 
-async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
+async def test_a_grant_beyond_the_bound_changes_nothing(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/grants"
     most = format_usd(MAX_NANO)
@@ -117,11 +116,11 @@ async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
     assert (await api.admin("GET", f"/accounts/{account['id']}")).json["balance_usd"] == most
 
 
-async def test_a_wrong_body_goes_before_an_unknown_account(api: Api) -> None:
+async def test_a_wrong_body_goes_before_an_unknown_account(api):
     (await api.admin("PATCH", "/accounts/acc_none", {"name": 5})).refused(400, "invalid_request_error", "name")
 
 
-async def test_pages(api: Api) -> None:
+async def test_pages(api):
     made = [(await api.admin("POST", "/accounts", {"name": f"a{n}"})).json["id"] for n in range(5)]
     found: list[str] = []
     params = {"limit": "2"}
@@ -134,7 +133,7 @@ async def test_pages(api: Api) -> None:
     assert page["next_cursor"] is None
 
 
-async def test_quotas_of_users(api: Api) -> None:
+async def test_quotas_of_users(api):
     account, _ = await api.customer()
     users = f"/accounts/{account['id']}/users"
     shape = {"account_id": account["id"], "user_id": "ana@example.com"}
@@ -164,7 +163,7 @@ async def test_quotas_of_users(api: Api) -> None:
         ("/accounts/{id}/users/ana/quotas", {"quotas": QUOTAS * 20}, 400, "quotas"),
     ],
 )
-async def test_quotas_of_users_that_are_refused(api: Api, path: str, body: object, status: int, param: str) -> None:
+async def test_quotas_of_users_that_are_refused(api, path, body, status, param):
     account, _ = await api.customer()
     answer = await api.admin("PUT", path.format(id=account["id"]), body)
     assert (answer.status, answer.json["error"]["param"]) == (status, param)
@@ -173,7 +172,7 @@ async def test_quotas_of_users_that_are_refused(api: Api, path: str, body: objec
     assert (await api.admin("GET", f"/accounts/{account['id']}/users/quotas")).json["data"] == []
 
 
-async def test_an_account_s_time_zone(api: Api) -> None:
+async def test_an_account_s_time_zone(api):
     made = (await api.admin("POST", "/accounts", {"name": "Acme", "tz": "Europe/Berlin"})).json
     assert made["tz"] == "Europe/Berlin"
     path = f"/accounts/{made['id']}"
@@ -182,7 +181,7 @@ async def test_an_account_s_time_zone(api: Api) -> None:
     assert (await api.admin("PATCH", path, {"tz": None})).json["tz"] is None
 
 
-async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
+async def test_adjustments_raise_and_lower_a_balance(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/adjustments"
     body = {"amount_usd": "-2.50", "idempotency_key": "fraud", "reason": "a chargeback by hand"}
@@ -205,7 +204,7 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
     assert [each["after"]["note"] for each in audited] == ["goodwill", "a chargeback by hand"]
 
 
-async def test_an_adjustment_keeps_the_bound_of_all_money(api: Api) -> None:
+async def test_an_adjustment_keeps_the_bound_of_all_money(api):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/adjustments"
     most = {"amount_usd": "-9007199.254740991", "idempotency_key": "most", "reason": "y"}
@@ -214,7 +213,7 @@ async def test_an_adjustment_keeps_the_bound_of_all_money(api: Api) -> None:
     (await api.admin("POST", path, more)).refused(400, "invalid_request_error", "amount_usd")
 
 
-async def test_a_closed_account_shows_its_balance(api: Api) -> None:
+async def test_a_closed_account_shows_its_balance(api):
     account, key = await api.customer(scopes=["billing:read"])
     await api.admin("PATCH", f"/accounts/{account['id']}", {"status": "closed", "reason": "gone"})
     balance = await api.get(key["key"], "/account/balance")
@@ -223,7 +222,7 @@ async def test_a_closed_account_shows_its_balance(api: Api) -> None:
     assert reopened.json["status"] == "active"
 
 
-async def test_a_period_is_priced_again(api: Api) -> None:
+async def test_a_period_is_priced_again(api):
     account, key = await api.customer(scopes=["billing:read"])
     await sync_prices(api.billing.database, PRICES)
     dearer = replace(PRICE, per_unit={"request": 1000})
@@ -245,7 +244,7 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
 
 
-async def test_a_price_that_is_none_is_not_found(api: Api) -> None:
+async def test_a_price_that_is_none_is_not_found(api):
     period = {
         "provider": "openai",
         "model": "x",

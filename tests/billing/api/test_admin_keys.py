@@ -1,7 +1,6 @@
 import pytest
 
 from billing.keys.secrets import secret_digest, well_formed
-from tests.billing.api.support import Api
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +24,7 @@ SHAPE = {
 }
 
 
-async def test_a_key_with_the_least(api: Api) -> None:
+async def test_a_key_with_the_least(api):
     account, made = await api.customer()
     assert set(made) == SHAPE | {"key", "warnings"}
     secret = made.pop("key")
@@ -39,7 +38,7 @@ async def test_a_key_with_the_least(api: Api) -> None:
     assert (await api.admin("GET", f"/keys/{made['id']}")).json == made
 
 
-async def test_a_key_with_everything(api: Api) -> None:
+async def test_a_key_with_everything(api):
     asked = {
         "scopes": ["llm:proxy", "acme:deploy"],
         "models": ["gpt-4o-mini", "claude-*"],
@@ -54,7 +53,7 @@ async def test_a_key_with_everything(api: Api) -> None:
     assert {name: made[name] for name in asked} == {**asked, "expires_at": "2100-01-01T00:00:00.000Z"}
 
 
-async def test_scopes_as_a_string_and_the_quota_shorthand(api: Api) -> None:
+async def test_scopes_as_a_string_and_the_quota_shorthand(api):
     _, made = await api.customer(scopes="billing:read keys:read", quota=500, quotas=[DAILY])
     assert made["scopes"] == ["billing:read", "keys:read"]
     assert made["quotas"] == [DAILY, {"window": "total", "metric": "tokens", "limit": 500}]
@@ -66,7 +65,7 @@ async def test_scopes_as_a_string_and_the_quota_shorthand(api: Api) -> None:
     (await api.admin("POST", "/keys", both)).refused(400, "invalid_request_error", "quotas")
 
 
-async def test_no_secret_and_no_hash_is_ever_read_again(api: Api) -> None:
+async def test_no_secret_and_no_hash_is_ever_read_again(api):
     account, made = await api.customer()
     params = {"account_id": account["id"]}
     for path in ("/keys", f"/keys/{made['id']}", "/accounts", f"/accounts/{account['id']}"):
@@ -76,7 +75,7 @@ async def test_no_secret_and_no_hash_is_ever_read_again(api: Api) -> None:
         assert secret_digest(made["key"]).hex() not in text
 
 
-async def test_lists_by_account_and_of_all(api: Api) -> None:
+async def test_lists_by_account_and_of_all(api):
     account, first = await api.customer()
     second = (await api.admin("POST", "/keys", {"account_id": account["id"], "name": "second"})).json
     _, other = await api.customer()
@@ -91,7 +90,7 @@ async def test_lists_by_account_and_of_all(api: Api) -> None:
     assert (await api.admin("GET", "/keys", params={"account_id": "acc_none"})).json["data"] == []
 
 
-async def test_a_patch_changes_what_it_says_and_null_clears(api: Api) -> None:
+async def test_a_patch_changes_what_it_says_and_null_clears(api):
     _, made = await api.customer(models=["a"], quotas=[DAILY], max_parallel_requests=3, tags={"a": "b"})
     path = f"/keys/{made['id']}"
     patched = (
@@ -108,11 +107,11 @@ async def test_a_patch_changes_what_it_says_and_null_clears(api: Api) -> None:
     assert (await api.admin("PATCH", path, {})).json == cleared
 
 
-async def test_a_key_of_no_account_is_not_made(api: Api) -> None:
+async def test_a_key_of_no_account_is_not_made(api):
     (await api.admin("POST", "/keys", {"account_id": "acc_none", "name": "x"})).refused(404, "not_found")
 
 
-async def test_revoking_is_204_and_stays(api: Api) -> None:
+async def test_revoking_is_204_and_stays(api):
     _, made = await api.customer()
     path = f"/keys/{made['id']}"
     assert (await api.get(made["key"], "/account/balance")).status == 200

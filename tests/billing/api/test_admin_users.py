@@ -15,10 +15,10 @@ async def ada(api: Api) -> str:
     return "usr_ada"
 
 
-async def test_people_are_listed(api: Api, ada: str) -> None:
+async def test_people_are_listed(api, ada):
     await api.billing.database.execute(INSERT, "usr_bob", "bob@example.com", "pending", None)
 
-    async def found(**params: str) -> list[str]:
+    async def found(**params):
         return [each["id"] for each in (await api.admin("GET", "/users", params=params)).json["data"]]
 
     assert await found() == ["usr_bob", "usr_ada"]
@@ -30,7 +30,7 @@ async def test_people_are_listed(api: Api, ada: str) -> None:
     (await api.admin("PATCH", "/users/usr_none", {"status": "active"})).refused(404, "not_found")
 
 
-async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
+async def test_somebody_is_let_in_and_out(api, ada):
     database = api.billing.database
     await database.execute("UPDATE users SET status = 'pending' WHERE id = $1", ada)
     approved = await api.admin("PATCH", "/users/usr_ada", {"status": "active", "operator": True})
@@ -39,7 +39,6 @@ async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
     disabled = await api.admin("PATCH", "/users/usr_ada", {"status": "disabled"})
     assert (disabled.json["status"], disabled.json["operator"]) == ("disabled", False)
     session = await database.row("SELECT ended_at, end_reason FROM sessions")
-    assert session is not None
     assert session["ended_at"] is not None
     assert session["end_reason"] == "disabled"
     assert await database.value("SELECT tokens_valid_from > '-infinity' FROM users")
@@ -54,7 +53,7 @@ async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
     assert actions == ["user.enable", "key.revoke", "key.create", "user.disable", "user.operator", "user.approve"]
 
 
-async def test_an_operator_needs_a_second_factor(api: Api) -> None:
+async def test_an_operator_needs_a_second_factor(api):
     await api.billing.database.execute(INSERT, "usr_bob", "bob@example.com", "active", None)
     refused = await api.admin("PATCH", "/users/usr_bob", {"operator": True})
     assert "metergate auth totp enrol" in refused.error["message"]
@@ -66,7 +65,7 @@ async def test_an_operator_needs_a_second_factor(api: Api) -> None:
     assert (await api.admin("PATCH", "/users/usr_bob", {})).json["status"] == "disabled"  # refused: nothing changed
 
 
-async def test_an_operator_removes_the_app_of_who_has_lost_it(api: Api, ada: str) -> None:
+async def test_an_operator_removes_the_app_of_who_has_lost_it(api, ada):
     database = api.billing.database
     await database.execute("UPDATE users SET email_verified_at = now(), totp_secret = 'x', operator = true")
     await database.execute("INSERT INTO recovery_codes (user_id, digest) VALUES ('usr_ada', 'x')")
@@ -80,7 +79,7 @@ async def test_an_operator_removes_the_app_of_who_has_lost_it(api: Api, ada: str
     assert await database.value("SELECT recipient FROM mail_outbox") == "ada@example.com"
 
 
-async def test_organizations_are_shown(api: Api, ada: str) -> None:
+async def test_organizations_are_shown(api, ada):
     account, _ = await api.customer()
     database = api.billing.database
     insert = "INSERT INTO organizations (id, slug, name, account_id) VALUES ('org_1', 'acme', 'Acme', $1)"

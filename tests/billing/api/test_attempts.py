@@ -63,7 +63,7 @@ def in_redis(link: RedisClient, prefix: str, limits: AttemptLimits) -> Attempts:
     return Attempts(count, Addresses(), limits, time.monotonic, 1000)
 
 
-async def test_an_address_is_refused_after_so_many_wrong_keys_and_no_other() -> None:
+async def test_an_address_is_refused_after_so_many_wrong_keys_and_no_other():
     attempts = attempts_of(3)
     assert await shows(attempts, HERE, 3) == 0
     assert await shows(attempts, HERE, 2) == 2
@@ -73,7 +73,7 @@ async def test_an_address_is_refused_after_so_many_wrong_keys_and_no_other() -> 
     assert await attempts.attempt(THERE, NO_HEADERS, right) == "yes"
 
 
-async def test_a_refused_address_has_a_key_looked_up_now_and_then() -> None:
+async def test_a_refused_address_has_a_key_looked_up_now_and_then():
     """One that nothing is known of: a neighbour's wrong key must not shut out who starts behind the same address."""
     now = 1000.0
     attempts = attempts_of(1, clock=lambda: now)
@@ -93,7 +93,7 @@ async def test_a_refused_address_has_a_key_looked_up_now_and_then() -> None:
     assert await shows(attempts, HERE, 1) == 0
 
 
-async def test_who_shows_wrong_keys_is_not_refused_as_an_admin() -> None:
+async def test_who_shows_wrong_keys_is_not_refused_as_an_admin():
     attempts = attempts_of(2)
     assert await shows(attempts, HERE, 5) == 3
     attempts.refuse_blocked(HERE, NO_HEADERS)
@@ -106,7 +106,7 @@ async def test_who_shows_wrong_keys_is_not_refused_as_an_admin() -> None:
     attempts.refuse_blocked(THERE, NO_HEADERS)
 
 
-async def test_a_service_is_not_refused_as_an_admin_is() -> None:
+async def test_a_service_is_not_refused_as_an_admin_is():
     attempts = attempts_of(1)
     await attempts.failed(HERE, NO_HEADERS, ADMINS)
     with pytest.raises(TooManyAttempts):
@@ -114,7 +114,7 @@ async def test_a_service_is_not_refused_as_an_admin_is() -> None:
     attempts.refuse_blocked(HERE, NO_HEADERS, SERVICE_KEYS)
 
 
-async def test_who_guesses_at_one_key_shuts_out_no_other_of_the_address() -> None:
+async def test_who_guesses_at_one_key_shuts_out_no_other_of_the_address():
     """The prefix of a key is in every listing; whoever guesses the rest is refused, and so is none of the others."""
     attempts = attempts_of(3)
     assert await attempts.attempt(HERE, NO_HEADERS, right, secret="mg_1234567secret") == "yes"
@@ -130,7 +130,7 @@ async def test_who_guesses_at_one_key_shuts_out_no_other_of_the_address() -> Non
     assert await attempts.attempt(HERE, NO_HEADERS, right, secret="mg_another-key") == "yes"
 
 
-async def test_an_operator_s_key_works_beside_wrong_ones_until_they_are_a_dictionary() -> None:
+async def test_an_operator_s_key_works_beside_wrong_ones_until_they_are_a_dictionary():
     attempts = attempts_of(3)
     for _ in range(3):
         await attempts.failed(HERE, NO_HEADERS)
@@ -145,14 +145,14 @@ async def test_an_operator_s_key_works_beside_wrong_ones_until_they_are_a_dictio
     attempts.refuse_blocked(THERE, NO_HEADERS, prefix="right")
 
 
-async def test_right_keys_count_for_nothing() -> None:
+async def test_right_keys_count_for_nothing():
     attempts = attempts_of(1)
     for _ in range(10):
         assert await attempts.attempt(HERE, NO_HEADERS, right) == "yes"
     assert await shows(attempts, HERE, 1) == 0
 
 
-async def test_a_known_key_is_checked_for_a_refused_address_too_and_counts_for_nothing() -> None:
+async def test_a_known_key_is_checked_for_a_refused_address_too_and_counts_for_nothing():
     """It may be known, and revoked since."""
     attempts = attempts_of(1)
     for _ in range(3):
@@ -161,10 +161,10 @@ async def test_a_known_key_is_checked_for_a_refused_address_too_and_counts_for_n
     assert await attempts.attempt(HERE, NO_HEADERS, right, known=True) == "yes"
 
 
-async def test_a_burst_ends_at_the_bound() -> None:
+async def test_a_burst_ends_at_the_bound():
     attempts, looked_up = attempts_of(20), 0
 
-    async def look_up() -> None:
+    async def look_up():
         nonlocal looked_up
         looked_up += 1
         await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def test_a_burst_ends_at_the_bound() -> None:
     assert looked_up <= 20 + AttemptLimits().at_once
 
 
-async def test_all_gateways_count_together(redis_url: str, key_prefix: str) -> None:
+async def test_all_gateways_count_together(redis_url, key_prefix):
     async with redis_link(redis_url) as link:
         gateways = [in_redis(link, key_prefix, AttemptLimits(4)) for _ in range(3)]
         for gateway in gateways[:2]:
@@ -185,7 +185,7 @@ async def test_all_gateways_count_together(redis_url: str, key_prefix: str) -> N
             assert await shows(gateway, THERE, 1) == 0
 
 
-async def test_a_window_ends(redis_url: str, key_prefix: str) -> None:
+async def test_a_window_ends(redis_url, key_prefix):
     async with redis_link(redis_url) as link:
         attempts = in_redis(link, key_prefix, AttemptLimits(1, 0.2))
         assert await shows(attempts, HERE, 2) == 1
@@ -198,9 +198,7 @@ async def test_a_window_ends(redis_url: str, key_prefix: str) -> None:
                     await asyncio.sleep(0.02)
 
 
-async def test_redis_keeps_so_many_addresses_and_forgets_them(
-    redis_url: str, key_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_redis_keeps_so_many_addresses_and_forgets_them(redis_url, key_prefix, monkeypatch):
     monkeypatch.setattr(attempts_module, "ADDRESSES_MAX", 5)
     async with redis_link(redis_url) as link:
         key = f"{{{key_prefix}0}}:attempts"
@@ -212,8 +210,8 @@ async def test_redis_keeps_so_many_addresses_and_forgets_them(
         assert await shows(attempts, "192.0.2.19", 2) == 1  # one that Redis has no place for is counted here
 
 
-async def test_without_redis_each_process_counts_alone_and_remembers_so_many() -> None:
-    async def away(address: str) -> tuple[int, int]:
+async def test_without_redis_each_process_counts_alone_and_remembers_so_many():
+    async def away(address):
         raise RedisAway("Redis is away")
 
     attempts = Attempts(away, Addresses(), AttemptLimits(2), time.monotonic, 10)
@@ -223,7 +221,7 @@ async def test_without_redis_each_process_counts_alone_and_remembers_so_many() -
     assert (len(attempts._failed), len(attempts._blocked)) == (10, 10)
 
 
-async def test_clients_behind_a_trusted_proxy_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
+async def test_clients_behind_a_trusted_proxy_are_told_apart(caplog):
     headers = [CIMultiDict({"X-Forwarded-For": address}) for address in (HERE, THERE)]
     attempts = attempts_of(1, "10.0.0.0/8")
     assert await shows(attempts, "10.0.0.1", 2, headers[0]) == 1

@@ -9,17 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.api import usage_reports
+from billing.api import usage
 from billing.api.requests import page_asked
-from billing.api.usage_reports import Bucket, Steps, UsageReports, place_in, read_part, read_parts
+from billing.api.usage import Bucket, Steps, UsageReports, place_in, read_part, read_parts
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
-from billing.ledger.sums import Span
+from billing.ledger.sums import Span, roll
 from billing.pages import BadCursor
 from billing.schemas.base import PageQuery
 from billing.times import Period, zone_of
 from billing.usage import Usage
-from tests.billing.api.support import Api
 from tests.billing.support import PRICES, Billing
 
 FIRST, LAST = datetime(2026, 3, 27, 10, 1, tzinfo=UTC), datetime(2026, 3, 30, 12, tzinfo=UTC)
@@ -62,14 +60,12 @@ def cells(found: list[Bucket]) -> list[tuple[object, ...]]:
     names=st.sampled_from([(), ("key",), ("model", "key"), ("tag:team", "model"), ("node",)]),
     zone=st.sampled_from(["UTC", "Europe/Berlin"]),
 )
-async def test_parts_joined_are_the_whole(
-    billing: Billing, account_id: str, most_cells: int, most: int, period: Period, names: tuple[str, ...], zone: str
-) -> None:
+async def test_parts_joined_are_the_whole(billing, account_id, most_cells, most, period, names, zone):
     traffic = UsageReports(billing.reports.sums, lambda: LAST.timestamp())
     steps = Steps(account_id, FIRST, LAST, period, zone_of(zone), names)
     (whole,) = [part async for part in read_parts(traffic, steps)]
     joined: list[Bucket] = []
-    with patch.object(usage_reports, "MOST_CELLS", most_cells):
+    with patch.object(usage, "MOST_CELLS", most_cells):
         in_parts = [each async for part in read_parts(traffic, steps) for each in part]
         while True:
             part = await read_part(traffic, steps, most)
@@ -95,21 +91,21 @@ class Watched(UsageReports):
         return found
 
 
-async def test_a_chart_by_a_tag_reads_no_bucket_time_and_again(billing: Billing, account_id: str) -> None:
+async def test_a_chart_by_a_tag_reads_no_bucket_time_and_again(billing, account_id):
     traffic = Watched(billing.reports.sums, LAST.timestamp)
     steps = Steps(account_id, FIRST, LAST, Period.hour, zone_of("UTC"), ("tag:team",), named=("team-1",))
-    with patch.object(usage_reports, "MOST_CELLS", 4):
+    with patch.object(usage, "MOST_CELLS", 4):
         found = [each async for part in read_parts(traffic, steps) for each in part]
     assert traffic.groups == sum(len(each.groups) for each in found)
 
 
-async def test_a_bucket_of_many_groups_goes_on_in_the_next_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bucket_of_many_groups_goes_on_in_the_next_answer(api, monkeypatch):
     account, key = await api.customer(scopes=["billing:read"])
     await spent(api.billing, account["id"], key["id"])
     asked = {"since": "2026-03-27", "until": "2026-03-29", "group_by": "model"}
     whole = (await api.get(key["key"], PATH, **asked)).json
     assert whole["next_cursor"] is None
-    monkeypatch.setattr(usage_reports, "MOST_CELLS", 5)
+    monkeypatch.setattr(usage, "MOST_CELLS", 5)
     first = (await api.get(key["key"], PATH, **asked)).json
     second = (await api.get(key["key"], PATH, **asked, cursor=first["next_cursor"])).json
     third = (await api.get(key["key"], PATH, **asked, cursor=second["next_cursor"])).json
@@ -121,7 +117,7 @@ async def test_a_bucket_of_many_groups_goes_on_in_the_next_answer(api: Api, monk
 
 
 @pytest.mark.parametrize("place", ["x", "-60", "1774605660.", "1774605660.x", "9" * 99, "1774605661"])
-def test_a_cursor_that_no_part_has_given_is_refused(place: str) -> None:
+def test_a_cursor_that_no_part_has_given_is_refused(place):
     assert place_in("1774605660.2000", FIRST, LAST) == (FIRST, 2000)
     with pytest.raises(BadCursor):
         place_in(place, FIRST, LAST)

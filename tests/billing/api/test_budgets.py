@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
-from billing.api.services import Services
 from billing.audit import SYSTEM
-from billing.budgets.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
+from billing.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli.billing import add_billing
 from billing.client.client import Client
 from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
-from billing.ledger.sums import UsageSums
+from billing.ledger.sums import UsageSums, roll
 from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
@@ -42,7 +40,7 @@ async def notices(billing: Billing) -> list[dict[str, Any]]:
     return [row["data"] for row in await billing.database.rows(query)]
 
 
-async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, billing: Billing) -> None:
+async def test_budgets_tell_once_for_a_threshold_and_period(services, billing):
     clock, database = Clock(), billing.database
     budgets = Budgets(database, billing.reports.sums, billing.new_id, clock)
     await sync_prices(database, PRICES)
@@ -52,7 +50,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
     await join(billing, organization, viewer, "viewer")
     key, _ = await billing.keys.create(account_id, "laptop", user_id=viewer)
 
-    async def spend(nano: int, at: datetime = clock.now, team: str = "a") -> None:
+    async def spend(nano, at=clock.now, team="a"):
         await billing.debit(
             account_id,
             key.id,
@@ -63,7 +61,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
             tags=f'{{"team":"{team}"}}',
         )
 
-    async def look() -> list[tuple[str, int]]:
+    async def look():
         """Compare all budgets now; return the new notices."""
         before = len(await notices(billing))
         await database.execute("UPDATE budgets SET looked_at = '-infinity'")
@@ -74,7 +72,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
 
     async with serving(replace(services, budgets=budgets, clock=clock), billing) as api:
 
-        async def make(**body: object) -> dict[str, Any]:
+        async def make(**body):
             made = await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10", **body})
             assert made.status == 201, made.json
             return dict(made.json)
@@ -136,7 +134,7 @@ class FaultySums(UsageSums):
         return await super().spans(account_id, *arguments, **more)
 
 
-async def test_a_budget_that_fails_keeps_no_other_back(billing: Billing) -> None:
+async def test_a_budget_that_fails_keeps_no_other_back(billing):
     sums = FaultySums(billing.database)
     budgets = Budgets(billing.database, sums, billing.new_id, NOW.timestamp)
     await sync_prices(billing.database, PRICES)
@@ -153,7 +151,7 @@ async def test_a_budget_that_fails_keeps_no_other_back(billing: Billing) -> None
         await budgets.round()
 
 
-async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> None:
+async def test_two_changes_at_once_are_both_made(api, billing):
     owner = await new_user(billing, "owner@example.com")
     await new_organization(billing, "Acme", owner, plan="starter")
     made = (await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10"})).json

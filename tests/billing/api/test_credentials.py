@@ -3,16 +3,15 @@
 import asyncio
 from dataclasses import replace
 
-from billing.api.services import Services
 from billing.identity.codes import TOTP_STEP_S, totp_code
 from billing.identity.encryption import PREFIX, Sealer
 from tests.billing.api.people import WRONG, post, register, signed_up, who
 from tests.billing.api.support import Api, serving
 from tests.billing.people_support import ADA, EVE, GOOD, OTHER, SECRET, Registry
-from tests.billing.support import Billing, attempts_of
+from tests.billing.support import attempts_of
 
 
-async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
+async def test_a_forgotten_password(api, registry):
     token = await signed_up(api, registry)
     await post(api, "/password/forgot", email=ADA)
     mailed = await registry.mailed_token()
@@ -32,12 +31,10 @@ async def test_a_forgotten_password(api: Api, registry: Registry) -> None:
     )
 
 
-async def test_a_new_password_is_not_kept_out_for_guesses_at_the_old_one(
-    services: Services, billing: Billing, registry: Registry
-) -> None:
+async def test_a_new_password_is_not_kept_out_for_guesses_at_the_old_one(services, billing, registry):
     async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
 
-        async def login(password: str) -> int:
+        async def login(password):
             body, headers = {"email": ADA, "password": password}, {"X-Forwarded-For": "192.0.2.1"}
             return (await api.call("POST", "/api/auth/login", json=body, headers=headers)).status
 
@@ -48,7 +45,7 @@ async def test_a_new_password_is_not_kept_out_for_guesses_at_the_old_one(
         assert await login(OTHER) == 200
 
 
-async def test_resets_at_once_set_one_password(api: Api, registry: Registry) -> None:
+async def test_resets_at_once_set_one_password(api, registry):
     await signed_up(api, registry)
     await post(api, "/password/forgot", email=ADA)
     mailed = await registry.mailed_token()
@@ -59,7 +56,7 @@ async def test_resets_at_once_set_one_password(api: Api, registry: Registry) -> 
     assert sorted(answer.status for answer in answers) == [200, 401, 401, 401]
 
 
-async def test_revoking_keys_with_a_password(api: Api, registry: Registry) -> None:
+async def test_revoking_keys_with_a_password(api, registry):
     token = await signed_up(api, registry)
     me = (await who(api, token)).json
     account_id = me["organizations"][0]["account_id"]
@@ -74,7 +71,7 @@ async def test_revoking_keys_with_a_password(api: Api, registry: Registry) -> No
     assert [told[0] for told in registry.billing.change_notifier.told] == ["key"]
 
 
-async def test_changing_the_password_ends_the_other_sessions(api: Api, registry: Registry) -> None:
+async def test_changing_the_password_ends_the_other_sessions(api, registry):
     mine = await signed_up(api, registry)
     other = (await post(api, "/login", email=ADA, password=GOOD)).json["access_token"]
     (await post(api, "/password", mine, current_password=OTHER, password=OTHER)).refused(401, WRONG, "current_password")
@@ -84,7 +81,7 @@ async def test_changing_the_password_ends_the_other_sessions(api: Api, registry:
     assert (await who(api, other)).status == 401
 
 
-async def test_changing_the_address(api: Api, registry: Registry) -> None:
+async def test_changing_the_address(api, registry):
     token = await signed_up(api, registry)
     await signed_up(api, registry, EVE)
     new = "ada@example.org"
@@ -106,7 +103,7 @@ async def test_changing_the_address(api: Api, registry: Registry) -> None:
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401
 
 
-async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api: Api, registry: Registry) -> None:
+async def test_who_registered_with_a_wrong_address_changes_it_and_is_let_in(api, registry):
     await register(api, "ada@exmaple.com")
     token = (await post(api, "/login", email="ada@exmaple.com", password=GOOD)).json["access_token"]
     await post(api, "/email", token, email=ADA, password=GOOD)
@@ -125,7 +122,7 @@ async def enrolled(api: Api, registry: Registry, token: str) -> tuple[str, list[
     return made.json["secret"], confirmed.json["recovery_codes"]
 
 
-async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
+async def test_an_authenticator_app(api, registry):
     token = await signed_up(api, registry)
     secret, recovery = await enrolled(api, registry, token)
     object.__setattr__(registry.people, "sealer", Sealer(SECRET))  # it lay there as it is, until it is used
@@ -158,14 +155,14 @@ async def test_an_authenticator_app(api: Api, registry: Registry) -> None:
     assert (await who(api, entered.json["access_token"])).json["recovery_codes_left"] == 8
 
 
-async def test_a_second_factor_can_t_be_guessed(api: Api, registry: Registry) -> None:
+async def test_a_second_factor_can_t_be_guessed(api, registry):
     await enrolled(api, registry, await signed_up(api, registry))
     answers = [await post(api, "/login", email=ADA, password=GOOD, totp="000000") for _ in range(12)]
     assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 401  # the password is not what was guessed
 
 
-async def test_removing_the_app(api: Api, registry: Registry) -> None:
+async def test_removing_the_app(api, registry):
     token = await signed_up(api, registry)
     (await post(api, "/totp", token)).refused(401, WRONG, "password")
     (await post(api, "/totp/confirm", token, code="123456")).refused(409, "idempotency_conflict")
@@ -188,7 +185,7 @@ async def test_removing_the_app(api: Api, registry: Registry) -> None:
     assert "app was removed" in (await registry.mails(ADA))[-1][0]
 
 
-async def test_an_operator_keeps_the_second_factor(api: Api, registry: Registry) -> None:
+async def test_an_operator_keeps_the_second_factor(api, registry):
     token = await signed_up(api, registry)
     secret, _ = await enrolled(api, registry, token)
     await registry.billing.database.execute("UPDATE users SET operator = true")

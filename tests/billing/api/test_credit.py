@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 
-from billing.api.services import Services
-from tests.billing.api.support import Api, serving
+from tests.billing.api.support import serving
 from tests.billing.payments.test_auto_recharge import GOOD, Installation
-from tests.billing.support import Billing
 
 SOON = "2137-01-31T12:00:00.000Z"
 
 
-async def test_a_grants_terms_are_its_lots(api: Api) -> None:
+async def test_a_grants_terms_are_its_lots(api):
     account, key = await api.customer()
     path = f"/accounts/{account['id']}"
     promo = {"amount_usd": "5", "idempotency_key": "promo", "expires_at": SOON, "priority": 10}
@@ -46,7 +44,7 @@ async def test_a_grants_terms_are_its_lots(api: Api) -> None:
     (await api.admin("GET", "/accounts/acc_none/lots")).refused(404, "not_found")
 
 
-async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
+async def test_a_coupon_from_making_to_redeeming(api):
     _, key = await api.customer(scopes=["billing:setup", "billing:read"])
     body = {"name": "Spring", "amount_usd": "5", "code": "SPRING27", "max_redemptions": 1, "credit_days": 30}
     made = await api.admin("POST", "/coupons", body)
@@ -68,7 +66,7 @@ async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
     assert (await api.admin("GET", "/coupons")).json["data"][0]["disabled_at"] is not None
 
 
-async def test_auto_recharge_and_alerts(api: Api, services: Services, billing: Billing) -> None:
+async def test_auto_recharge_and_alerts(api, services, billing):
     here = Installation(billing)
     async with serving(replace(services, payments=here.payments), billing) as paying:
         account, key = await paying.customer(scopes=["billing:setup", "billing:read"])

@@ -4,15 +4,13 @@ import pytest
 
 from billing.database.connection import DatabaseRefused
 from billing.times import LATEST, rfc3339
-from tests.billing.api.support import Api
-from tests.billing.support import Billing
 
 LAST = ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.9999999Z", "9999-12-31", "9999-12-31T23:59:59-12:00"]
 FIRST = ["0001-01-01T00:00:00Z", "0001-01-01", "0001-01-01T00:00:00+14:00"]
 
 
 @pytest.mark.parametrize("last", LAST)
-async def test_what_expires_at_the_end_of_time_is_listed(api: Api, billing: Billing, last: str) -> None:
+async def test_what_expires_at_the_end_of_time_is_listed(api, billing, last):
     account, key = await api.customer(expires_at=last)
     assert key["expires_at"] == rfc3339(LATEST)
     path = f"/accounts/{account['id']}"
@@ -38,7 +36,7 @@ async def test_what_expires_at_the_end_of_time_is_listed(api: Api, billing: Bill
 
 @pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize("last", LAST)
-async def test_whole_time_is_a_filter(api: Api, first: str, last: str) -> None:
+async def test_whole_time_is_a_filter(api, first, last):
     _, key = await api.customer(scopes=["billing:read"])
     for path in ("/account/usage/events", "/account/usage/summary", "/account/audit"):
         for params in ({"since": first}, {"until": last}, {"since": first, "until": last}):
@@ -51,7 +49,7 @@ async def test_whole_time_is_a_filter(api: Api, first: str, last: str) -> None:
 
 
 @pytest.mark.parametrize("first", FIRST)
-async def test_what_expires_at_the_beginning_of_time_is_over(api: Api, first: str) -> None:
+async def test_what_expires_at_the_beginning_of_time_is_over(api, first):
     account, _ = await api.customer()
     grant = {"amount_usd": "5", "idempotency_key": "promo", "expires_at": first}
     refused = await api.admin("POST", f"/accounts/{account['id']}/grants", grant)
@@ -60,7 +58,7 @@ async def test_what_expires_at_the_beginning_of_time_is_over(api: Api, first: st
 
 @pytest.mark.parametrize("table", ["lots", "coupons", "api_keys"])
 @pytest.mark.parametrize("end", ["infinity", "-infinity"])
-async def test_no_infinity_is_stored(api: Api, billing: Billing, table: str, end: str) -> None:
+async def test_no_infinity_is_stored(api, billing, table, end):
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}"
     assert (await api.admin("POST", f"{path}/grants", {"amount_usd": "5", "idempotency_key": "promo"})).status == 201

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from billing.api.operations import (
     WebhookOperations,
 )
 from billing.identity.organizations import Organization
-from billing.identity.permissions import ROLES, SCOPES
+from billing.permissions import ROLES, SCOPES
 from billing.schemas.accounts import NewQuotas
 from billing.schemas.credit import AlertBody, BudgetPatch, CouponCodeBody, NewBudget, RechargeBody
 from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation
@@ -39,9 +39,9 @@ from tests.billing.identity.support import join, new_organization, new_user, tok
 from tests.billing.support import Billing
 
 # In every name and address of the organization that is to be left alone, and in nothing else.
-MARK: Final = "xyzzy"
-QUOTA: Final = {"window": "day", "metric": "tokens", "limit": 9}
-GROUPS: Final = (
+MARK = "xyzzy"
+QUOTA = {"window": "day", "metric": "tokens", "limit": 9}
+GROUPS = (
     OrganizationOperations,
     OwnKeyOperations,
     OversightOperations,
@@ -52,7 +52,7 @@ GROUPS: Final = (
     UsageOperations,
     WebhookOperations,
 )
-OWN: Final = tuple(
+OWN = tuple(
     each
     for group in GROUPS
     for each in vars(group).values()
@@ -60,10 +60,10 @@ OWN: Final = tuple(
     and each.who in (Access.caller, Access.person, Access.key)
     and "/refusals" not in each.path  # which Redis has, and none is here: tests/gateway/commands/test_money.py
 )
-EITHER: Final = st.sampled_from(["own", "other", "none"])
-ROLE: Final = st.sampled_from(sorted(ROLES))
+EITHER = st.sampled_from(["own", "other", "none"])
+ROLE = st.sampled_from(sorted(ROLES))
 # What each body may be; `own`, `other` and `none` stand for a user's id.
-BODIES: Final[dict[Any, st.SearchStrategy[dict[str, Any]]]] = {
+BODIES = {
     NewOrganization: st.just({"name": "New"}),
     OrganizationPatch: st.sampled_from([{"name": "Changed"}, {"slug": "changed"}]),
     RolePatch: st.fixed_dictionaries({"role": ROLE}),
@@ -153,7 +153,7 @@ async def everything(billing: Billing, of: Side) -> list[str]:
     return found
 
 
-FURTHER: Final = ("budgets", "webhook_endpoints", "lots")
+FURTHER = ("budgets", "webhook_endpoints", "lots")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Step:
     body: dict[str, Any] | None
 
 
-NAMES: Final = (
+NAMES = (
     "org_id",
     "user_id",
     "key_id",
@@ -179,7 +179,7 @@ NAMES: Final = (
     "budget_id",
     "delivery_id",
 )
-STEPS: Final = st.sampled_from(OWN).flatmap(
+STEPS = st.sampled_from(OWN).flatmap(
     lambda operation: st.builds(
         Step,
         st.just(operation),
@@ -217,7 +217,7 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(STEPS, min_size=20, max_size=30))
-async def test_one_organization_neither_sees_nor_changes_another(api: Api, billing: Billing, steps: list[Step]) -> None:
+async def test_one_organization_neither_sees_nor_changes_another(api, billing, steps):
     other = await invited(
         api, billing, await side(billing, MARK), f"friend-{MARK}-{billing.new_id().lower()}@example.com"
     )

@@ -4,23 +4,20 @@ import csv
 import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-from billing.api.services import Services
 from billing.cli.margin import margin as command
 from billing.cli.margin import reconcile
 from billing.cli.output import Table
 from billing.client.client import Client
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
-from billing.ledger.roller import roll
-from billing.ledger.sums import total
+from billing.ledger.sums import roll, total
 from billing.money import format_usd
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 from billing.usage import Usage
 from tests.billing.api.support import ADMIN_KEY, serving
-from tests.billing.support import PRICES, Billing
+from tests.billing.support import PRICES
 
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST = 210_000
@@ -29,12 +26,12 @@ EVER = {"since": "2001-01-01", "until": "2199-12-31"}
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
-async def test_margins(services: Services, billing: Billing) -> None:
+async def test_margins(services, billing):
     await sync_prices(billing.database, PRICES)
     await billing.database.execute("SELECT create_usage_months('2026-09-01', 3)")
     first, second = [(await billing.accounts.create(name)).id for name in ("Acme", "Bolt")]
 
-    async def work(account_id: str, days: int, charged_nano: int, model: str = "fast", **fields: object) -> None:
+    async def work(account_id, days, charged_nano, model="fast", **fields):
         at = NOW - timedelta(days=days)
         await billing.debit(
             account_id,
@@ -58,7 +55,7 @@ async def test_margins(services: Services, billing: Billing) -> None:
 
     async with serving(replace(services, clock=NOW.timestamp), billing) as api:
 
-        async def read(**query: str) -> dict[str, dict[str, object]]:
+        async def read(**query):
             found = (
                 await api.admin("GET", "/margin", params={"since": "2001-01-01", "until": "2199-12-31", **query})
             ).json
@@ -117,7 +114,7 @@ async def test_margins(services: Services, billing: Billing) -> None:
             asked.refused(400, "invalid_request_error", "since")
 
 
-async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing, tmp_path: Path) -> None:
+async def test_an_invoice_beside_the_ledger(services, billing, tmp_path):
     await sync_prices(billing.database, PRICES)
     await billing.database.execute("SELECT create_usage_months('2026-11-01', 1)")
     account_id = (await billing.accounts.create("Acme")).id

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import jwt
@@ -22,20 +22,20 @@ from billing.audit import Actor
 from billing.identity.issuers import DISCOVERED_S, Discovery, IssuerAway, IssuerRefused
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import found
-from billing.identity.permissions import SCOPES
 from billing.identity.providers import SignInProvider, is_path
 from billing.identity.users import Subjects
+from billing.permissions import SCOPES
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import GOOD, Registry, registry_of
 from tests.billing.support import Billing, attempts_of
 
-ISSUER: Final = "https://login.example.com"
-PUBLIC: Final = "https://gateway.example.com"
-SECRET: Final = "client secret"
-KEY: Final = generate_private_key(65_537, 2048)
-OTHER_KEY: Final = generate_private_key(65_537, 2048)
-GITHUB: Final = SignInProvider(
+ISSUER = "https://login.example.com"
+PUBLIC = "https://gateway.example.com"
+SECRET = "client secret"
+KEY = generate_private_key(65_537, 2048)
+OTHER_KEY = generate_private_key(65_537, 2048)
+GITHUB = SignInProvider(
     "https://github.com",
     "app",
     SECRET,
@@ -172,7 +172,7 @@ class Browser:
         return await self.end(query, cookies, name)
 
 
-async def test_a_new_person_signs_in(web: Browser, people: People) -> None:
+async def test_a_new_person_signs_in(web, people):
     answer = await web.sign_in(name="example", email="Ann@Example.com")
     assert answer.status == 200, answer.json
     caller = await people.who(answer.json["access_token"])
@@ -182,14 +182,13 @@ async def test_a_new_person_signs_in(web: Browser, people: People) -> None:
     again = await web.sign_in()
     assert (await people.who(again.json["access_token"])).id == caller.id
     row = await people.database.row("SELECT * FROM user_identities")
-    assert row is not None
     assert (row["issuer"], row["subject"], row["user_id"]) == (ISSUER, "ann", caller.id)
     assert [each["after"]["method"] for each in await people.audited("user.sign_in")] == ["oidc:example"] * 2
     refreshed = await web.api.call("POST", "/api/auth/refresh", json={"refresh_token": again.json["refresh_token"]})
     assert refreshed.status == 200
 
 
-async def test_such_a_session_never_has_an_operator_s_rights(web: Browser, people: People) -> None:
+async def test_such_a_session_never_has_an_operator_s_rights(web, people):
     answer = await web.sign_in()
     await people.database.execute("UPDATE users SET operator = true, totp_confirmed_at = now()")
     caller = await people.who(answer.json["access_token"])
@@ -210,7 +209,7 @@ async def test_such_a_session_never_has_an_operator_s_rights(web: Browser, peopl
         "error",
     ],
 )
-async def test_what_does_not_belong_together(web: Browser, wrong: str) -> None:
+async def test_what_does_not_belong_together(web, wrong):
     query, cookies = await web.begin()
     _, others = await web.begin()
     match wrong:
@@ -231,7 +230,7 @@ async def test_what_does_not_belong_together(web: Browser, wrong: str) -> None:
     (await web.end(query, cookies)).refused(401, "invalid_api_key")
 
 
-async def test_a_cookie_of_another_provider_or_of_before(web: Browser, people: People) -> None:
+async def test_a_cookie_of_another_provider_or_of_before(web, people):
     query, cookies = await web.begin()
     (await web.end(query, cookies, "github")).refused(401, "invalid_api_key")
     web.oidc._now = lambda: time.time() + 601
@@ -258,16 +257,16 @@ async def test_a_cookie_of_another_provider_or_of_before(web: Browser, people: P
         {"exp": None},
     ],
 )
-async def test_id_tokens_that_are_not_for_this_sign_in(web: Browser, claims: dict[str, Any]) -> None:
+async def test_id_tokens_that_are_not_for_this_sign_in(web, claims):
     (await web.sign_in(**claims)).refused(401, "invalid_api_key")
 
 
-async def test_an_id_token_of_another_key(web: Browser) -> None:
+async def test_an_id_token_of_another_key(web):
     web.elsewhere.key = OTHER_KEY
     (await web.sign_in()).refused(401, "invalid_api_key")
 
 
-async def test_who_has_proven_the_address_is_linked(web: Browser, people: People) -> None:
+async def test_who_has_proven_the_address_is_linked(web, people):
     user_id = await people.user()
     answer = await web.sign_in()
     assert (await people.who(answer.json["access_token"])).id == user_id
@@ -275,7 +274,7 @@ async def test_who_has_proven_the_address_is_linked(web: Browser, people: People
 
 
 @pytest.mark.parametrize("verified", [False, None, "true", 1])
-async def test_an_address_that_is_not_verified_links_nobody(web: Browser, people: People, verified: Any) -> None:
+async def test_an_address_that_is_not_verified_links_nobody(web, people, verified):
     user_id = await people.user()
     answer = await web.sign_in(email_verified=verified)
     caller = await people.who(answer.json["access_token"])
@@ -284,9 +283,7 @@ async def test_an_address_that_is_not_verified_links_nobody(web: Browser, people
     assert await people.database.value("SELECT email FROM user_identities") == "ann@example.com"
 
 
-async def test_a_provider_that_is_not_trusted_links_nobody(
-    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere, people: People
-) -> None:
+async def test_a_provider_that_is_not_trusted_links_nobody(services, billing, registry, elsewhere, people):
     user_id = await people.user()
     oidc = oidc_of(registry, elsewhere)
     async with serving(replace(services, oidc=oidc), billing) as api:
@@ -294,7 +291,7 @@ async def test_a_provider_that_is_not_trusted_links_nobody(
     assert (await people.who(answer.json["access_token"])).id != user_id
 
 
-async def test_an_address_that_somebody_registered_and_never_proved(web: Browser, people: People) -> None:
+async def test_an_address_that_somebody_registered_and_never_proved(web, people):
     squatter = await people.user()
     await people.database.execute("UPDATE users SET email_verified_at = NULL, password_hash = 'theirs'")
     caller = await people.who((await web.sign_in()).json["access_token"])
@@ -304,7 +301,7 @@ async def test_an_address_that_somebody_registered_and_never_proved(web: Browser
     assert len(await people.audited("user.email")) == 1
 
 
-async def test_linking_while_signed_in(web: Browser, people: People, registry: Registry) -> None:
+async def test_linking_while_signed_in(web, people, registry):
     user_id = await people.user("other@example.com", password_hash=await registry.people.passwords.hash(GOOD))
     pair = await people.sign_in(user_id)
     headers, verified = {"Authorization": f"Bearer {pair.access_token}"}, "UPDATE users SET email_verified_at = $1"
@@ -332,16 +329,14 @@ async def test_linking_while_signed_in(web: Browser, people: People, registry: R
     assert "another user" in answer.refused(409, "idempotency_conflict")
 
 
-async def test_a_disabled_user_does_not_sign_in(web: Browser, people: People) -> None:
+async def test_a_disabled_user_does_not_sign_in(web, people):
     await web.sign_in()
     await people.database.execute("UPDATE users SET status = 'disabled'")
     (await web.sign_in()).refused(401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("policy", ["open", "verified", "approved"])
-async def test_the_approval_policy_holds(
-    billing: Billing, services: Services, policy: Any, elsewhere: Elsewhere
-) -> None:
+async def test_the_approval_policy_holds(billing, services, policy, elsewhere):
     registry = registry_of(billing, policy)
     people = People(billing.database, billing.new_id, registry.sessions)
     oidc = oidc_of(registry, elsewhere, trusted_email=True)
@@ -353,7 +348,7 @@ async def test_the_approval_policy_holds(
     registry.people.passwords.close()
 
 
-async def test_allowed_domains(services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere) -> None:
+async def test_allowed_domains(services, billing, registry, elsewhere):
     oidc = oidc_of(registry, elsewhere, allowed_domains=frozenset({"example.com"}))
     async with serving(replace(services, oidc=oidc), billing) as api:
         browser = Browser(api, elsewhere, oidc)
@@ -362,16 +357,14 @@ async def test_allowed_domains(services: Services, billing: Billing, registry: R
             assert "domains" in (await browser.sign_in(**claims)).refused(401, "invalid_api_key")
 
 
-async def test_a_domain_that_is_allowed_no_more_is_refreshed_no_more(
-    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere
-) -> None:
+async def test_a_domain_that_is_allowed_no_more_is_refreshed_no_more(services, billing, registry, elsewhere):
     oidc, sessions = oidc_of(registry, elsewhere, allowed_domains=frozenset({"example.com"})), registry.sessions
     oidc.providers = dict(oidc.providers)
     sessions._admits = lambda name, domain: oidc.providers[name].admits(domain)
     async with serving(replace(services, oidc=oidc), billing) as api:
         pair = (await Browser(api, elsewhere, oidc).sign_in()).json
 
-        async def refresh() -> Answer:
+        async def refresh():
             return await api.call("POST", "/api/auth/refresh", json={"refresh_token": pair["refresh_token"]})
 
         pair = (await refresh()).json
@@ -382,7 +375,7 @@ async def test_a_domain_that_is_allowed_no_more_is_refreshed_no_more(
     assert "no more" in str((await registry.audited("session.end"))[0]["after"])
 
 
-async def test_what_the_id_token_leaves_out(web: Browser, people: People) -> None:
+async def test_what_the_id_token_leaves_out(web, people):
     web.elsewhere.metadata = {
         "userinfo_endpoint": f"{ISSUER}/userinfo",
         "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
@@ -394,7 +387,7 @@ async def test_what_the_id_token_leaves_out(web: Browser, people: People) -> Non
     (await web.sign_in(email=None, email_verified=None)).refused(401, "invalid_api_key")
 
 
-async def test_github(web: Browser, people: People) -> None:
+async def test_github(web, people):
     web.elsewhere.emails = [
         {"email": "spam@example.com", "primary": False, "verified": True},
         {"email": "Ann@example.com", "primary": True, "verified": True},
@@ -409,7 +402,7 @@ async def test_github(web: Browser, people: People) -> None:
     assert (await people.who((await web.sign_in("github")).json["access_token"])).id == caller.id
 
 
-async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
+async def test_a_browser_is_sent_on(web, people):
     web.oidc.frontend_url = "https://app.example.com/start"
     query, cookies = await web.begin()
     answer = await web.end(query, cookies)
@@ -443,18 +436,16 @@ async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
         "/é",
     ],
 )
-async def test_open_redirects_are_refused(web: Browser, path: str) -> None:
+async def test_open_redirects_are_refused(web, path):
     assert not is_path(path)
     answer = await web.api.call("GET", "/api/auth/oidc/example", params={"return_to": path}, allow_redirects=False)
     answer.refused(400, "invalid_request_error", "return_to")
 
 
-async def test_nobody_has_a_provider_asked_at_will(
-    services: Services, billing: Billing, registry: Registry, elsewhere: Elsewhere
-) -> None:
+async def test_nobody_has_a_provider_asked_at_will(services, billing, registry, elsewhere):
     oidc, now, asked = oidc_of(registry, elsewhere), 1000.0, list[str]()
 
-    async def ask(url: str, **options: Any) -> bytes:
+    async def ask(url, **options):
         asked.append(url)
         await asyncio.sleep(0)
         if now < 1010:
@@ -479,7 +470,7 @@ async def test_nobody_has_a_provider_asked_at_will(
     assert statuses == [401, 401, 429, 429]
 
 
-async def test_providers_that_are_not_there_or_are_away(web: Browser, api: Api) -> None:
+async def test_providers_that_are_not_there_or_are_away(web, api):
     for path in ("nobody", "nobody/callback"):
         (await web.api.call("GET", f"/api/auth/oidc/{path}")).refused(404, "not_found")
     (await api.call("GET", "/api/auth/oidc/example")).refused(404, "not_found")

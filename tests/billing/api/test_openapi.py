@@ -16,12 +16,11 @@ from billing.api.openapi import document
 from billing.api.operation import Access, Operation
 from billing.api.operations import OPERATIONS
 from billing.api.route import Route
-from tests.billing.api.support import Api
 
 pytestmark = pytest.mark.slow
 
 
-async def test_the_billing_api_describes_itself(api: Api) -> None:
+async def test_the_billing_api_describes_itself(api):
     """As it is in a command's own process, without the gateway's endpoints."""
     answer = await api.call("GET", "/api/openapi.json")
     assert (answer.status, answer.json["openapi"]) == (200, "3.1.0")
@@ -35,7 +34,7 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/openapi.json", "/api/docs"])
-async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api: Api, path: str) -> None:
+async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api, path):
     server = api.client.server
     assert isinstance(server, TestServer)
     assert server.handler is not None
@@ -52,7 +51,6 @@ async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api: Api, p
             while len(server.handler.connections) < 2:
                 await asyncio.sleep(0.01)
         for each in server.handler.connections:
-            assert each.transport is not None
             each.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         await loop.sock_sendall(slow, f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         sending: list[int] = []
@@ -67,7 +65,7 @@ async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api: Api, p
         assert max(sending) < 300_000
 
 
-def test_a_query_string_is_described_by_its_parameters() -> None:
+def test_a_query_string_is_described_by_its_parameters():
     api = msgspec.json.decode(document(ROUTES))
     parameters = {each["name"]: each for each in api["paths"]["/api/account/usage/events"]["get"]["parameters"]}
     filters = {
@@ -90,13 +88,13 @@ def test_a_query_string_is_described_by_its_parameters() -> None:
     assert "EventQuery" not in api["components"]["schemas"]
 
 
-def test_two_routes_of_one_name_are_refused() -> None:
+def test_two_routes_of_one_name_are_refused():
     with pytest.raises(ValueError, match="one name"):
         document([*ROUTES, ROUTES[0]])
 
 
-def test_errors_follow_from_what_a_route_asks_for() -> None:
-    async def look(call: object) -> None:
+def test_errors_follow_from_what_a_route_asks_for():
+    async def look(call):
         """Look. And again."""
 
     declared: Operation[..., None] = Operation(
@@ -116,7 +114,7 @@ def test_errors_follow_from_what_a_route_asks_for() -> None:
     assert operation["security"] == [{"bearer": []}, {"x-api-key": []}, {"x-goog-api-key": []}, {"api-key": []}]
 
 
-def test_every_example_is_what_its_schema_describes() -> None:
+def test_every_example_is_what_its_schema_describes():
     api = msgspec.json.decode(document(ROUTES))
     checked, without = 0, list[str]()
     for operation in (each for methods in api["paths"].values() for each in methods.values()):
@@ -133,7 +131,7 @@ def test_every_example_is_what_its_schema_describes() -> None:
     assert "application/json" not in set(without)
 
 
-async def test_the_reference_page_names_every_endpoint_and_fetches_nothing(api: Api) -> None:
+async def test_the_reference_page_names_every_endpoint_and_fetches_nothing(api):
     async with api.client.get("/api/docs") as answer:
         text = await answer.text()
         assert (answer.status, answer.content_type) == (200, "text/html")
@@ -143,7 +141,7 @@ async def test_the_reference_page_names_every_endpoint_and_fetches_nothing(api: 
     assert all(f"<code>{each.path}</code>" in text for each in OPERATIONS)
 
 
-async def test_no_answer_may_be_kept_framed_or_sniffed(api: Api) -> None:
+async def test_no_answer_may_be_kept_framed_or_sniffed(api):
     for path in ("/api/ping", "/api/account/balance", "/api/nothing"):
         answer = await api.call("GET", path)
         assert answer.headers["X-Content-Type-Options"] == "nosniff", path

@@ -4,10 +4,8 @@ import pytest
 from msgspec import structs
 
 from billing.api.oversight import image_identity
-from billing.api.services import Services
 from billing.schemas.system import ImageShape
-from tests.billing.api.support import Api, serving
-from tests.billing.support import Billing
+from tests.billing.api.support import serving
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "sha256:" + "a" * 64
@@ -23,7 +21,7 @@ DIGEST = "sha256:" + "a" * 64
         ("metergate:sha-0123", "sha-0123", "", "sha-0123"),
     ],
 )
-def test_an_image_says_who_it_is(image: str, tag: str, commit: str, version: str) -> None:
+def test_an_image_says_who_it_is(image, tag, commit, version):
     assert image_identity(image) == ImageShape(image=image, tag=tag, commit=commit, version=version)
 
 
@@ -41,17 +39,17 @@ def test_an_image_says_who_it_is(image: str, tag: str, commit: str, version: str
         "a:-x",
     ],
 )
-def test_nothing_is_made_up(image: str) -> None:
+def test_nothing_is_made_up(image):
     assert image_identity(image) == ImageShape()
 
 
-async def test_ping_needs_no_key(api: Api) -> None:
+async def test_ping_needs_no_key(api):
     answer = await api.call("GET", "/api/ping")
     assert answer.status == 200
     assert answer.json == structs.asdict(image_identity(f"registry.example.com/metergate:sha-{SHA}"))
 
 
-async def test_ping_without_an_image(services: Services, billing: Billing) -> None:
+async def test_ping_without_an_image(services, billing):
     async with serving(replace(services, image=""), billing) as api:
         answer = await api.call("GET", "/api/ping")
         assert (answer.status, answer.json) == (200, {"image": "", "tag": "", "commit": "", "version": ""})

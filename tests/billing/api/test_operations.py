@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ from billing.api.operations import OPERATIONS, KeyOperations, Operations
 from billing.api.services import Services
 from billing.client.calls import BillingCalls
 from billing.client.errors import Exchanged
-from billing.identity.permissions import SCOPES
+from billing.permissions import SCOPES
 from billing.schemas.accounts import AccountShape, NewQuotas
 from billing.schemas.base import PageQuery
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 Declared = Operation[..., Any]
-SERVICE_KEY: Final = "service-key-of-the-tests"
-IDS: Final = {"provider": "none", "token": "no-such-token"}
-WRONG_ADMINS: Final[tuple[dict[str, str], ...]] = (
+SERVICE_KEY = "service-key-of-the-tests"
+IDS = {"provider": "none", "token": "no-such-token"}
+WRONG_ADMINS = (
     {},
     {"X-Admin-Key": ""},
     {"X-Admin-Key": ADMIN_KEY + "x"},
@@ -41,11 +41,11 @@ WRONG_ADMINS: Final[tuple[dict[str, str], ...]] = (
     {"X-Admin-Key": "é"},
     {"Authorization": f"Bearer {ADMIN_KEY}"},
 )
-WRONG_CALLERS: Final[tuple[dict[str, str], ...]] = ({}, {"Authorization": "Bearer mg_none"})
-LIMITS: Final = ("0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999")
-CURSORS: Final = ("", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600)
+WRONG_CALLERS = ({}, {"Authorization": "Bearer mg_none"})
+LIMITS = ("0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999")
+CURSORS = ("", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600)
 # What can be no body of any operation; an empty one is none where a body may be left out.
-NO_BODIES: Final = (
+NO_BODIES = (
     b"",
     b"{",
     b"[]",
@@ -58,11 +58,11 @@ NO_BODIES: Final = (
     b'{"a": "\\ud800"}',
     b'{"a": ' + b"[" * 9000,
 )
-NO_IDS: Final = ("%00", "a%20b", "x" * 300)
+NO_IDS = ("%00", "a%20b", "x" * 300)
 
 
-ABSENT: Final = "ABSENT"
-TABLES: Final = Tables(__file__).content
+ABSENT = "ABSENT"
+TABLES = Tables(__file__).content
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def asking(schema: type[msgspec.Struct] | None = None) -> Iterator[Declared]:
             yield each
 
 
-async def test_nobody_gets_in_by_a_wrong_key(world: World) -> None:
+async def test_nobody_gets_in_by_a_wrong_key(world):
     for each in OPERATIONS:
         wrong = WRONG_ADMINS if each.who is Access.admin else WRONG_CALLERS
         for headers in wrong if each.who is not Access.anyone else ():
@@ -122,7 +122,7 @@ async def test_nobody_gets_in_by_a_wrong_key(world: World) -> None:
             assert ADMIN_KEY not in message, each
 
 
-async def test_a_key_without_the_scope_is_told_which_it_needs(world: World) -> None:
+async def test_a_key_without_the_scope_is_told_which_it_needs(world):
     narrow, seen = {"Authorization": f"Bearer {world.narrow_key}"}, 0
     for each in OPERATIONS:
         if each.who is Access.caller and each.body is None and set(each.ids) <= {"org_id"}:
@@ -136,7 +136,7 @@ async def test_a_key_without_the_scope_is_told_which_it_needs(world: World) -> N
     assert seen > 15
 
 
-async def test_a_limit_out_of_range_and_a_bad_cursor_are_named(world: World) -> None:
+async def test_a_limit_out_of_range_and_a_bad_cursor_are_named(world):
     seen = 0
     for each in asking(PageQuery):
         of_page = () if each.body is not None else CURSORS  # a cursor is read after the body
@@ -149,7 +149,7 @@ async def test_a_limit_out_of_range_and_a_bad_cursor_are_named(world: World) -> 
     assert seen > 150
 
 
-async def test_what_is_no_body_is_400(world: World) -> None:
+async def test_what_is_no_body_is_400(world):
     seen = 0
     for each in asking():
         for body in NO_BODIES:
@@ -160,7 +160,7 @@ async def test_what_is_no_body_is_400(world: World) -> None:
     assert seen > 60
 
 
-async def test_an_unknown_field_is_named(world: World) -> None:
+async def test_an_unknown_field_is_named(world):
     for each in asking():
         required = {field.name for field in msgspec.structs.fields(_struct(each.body)) if field.required}
         answer = await world.call(each, json={"zzz": 1, **dict.fromkeys(required, "x")})
@@ -170,7 +170,7 @@ async def test_an_unknown_field_is_named(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-async def test_a_wrong_field_is_named(world: World, name: str) -> None:
+async def test_a_wrong_field_is_named(world, name):
     """And nothing is changed, and nobody is mailed."""
     operation: Declared = getattr(Operations, name)
     path = operation.path_of(*(world.ids[each] for each in operation.ids))
@@ -193,7 +193,7 @@ def _struct(body: Any) -> type[msgspec.Struct]:
     return getattr(body, "__origin__", body)
 
 
-async def test_what_is_not_there_and_what_can_be_no_id_is_not_found(world: World) -> None:
+async def test_what_is_not_there_and_what_can_be_no_id_is_not_found(world):
     seen = 0
     for name in dir(Operations):
         each = getattr(Operations, name)
@@ -211,7 +211,7 @@ async def test_what_is_not_there_and_what_can_be_no_id_is_not_found(world: World
     assert seen > 20
 
 
-def test_names_are_unique_and_every_operation_is_a_method_of_the_client() -> None:
+def test_names_are_unique_and_every_operation_is_a_method_of_the_client():
     declared = {(each.method, each.path) for each in OPERATIONS}
     assert len(declared) == len(OPERATIONS)
     methods = {name for name in dir(Operations) if isinstance(getattr(Operations, name), Operation)}
@@ -220,14 +220,14 @@ def test_names_are_unique_and_every_operation_is_a_method_of_the_client() -> Non
     assert len(methods) == len(OPERATIONS) - len(services) + of_plans
 
 
-def test_operations_are_light_to_import() -> None:
+def test_operations_are_light_to_import():
     """Every command loads them."""
     code = "import sys, billing.api.operations; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert {"aiohttp", "asyncpg", "redis", "stripe"} & set(done.stdout.split()) == set()
 
 
-def test_who_may_call_is_the_operator_where_nothing_is_said() -> None:
+def test_who_may_call_is_the_operator_where_nothing_is_said():
     assert operation("GET", "/x", AccountShape).who is Access.admin
     assert operation("GET", "/x", AccountShape, scope="a:b").who is Access.caller
     assert operation("GET", "/x", AccountShape, who=Access.anyone, scope="a:b").who is Access.anyone
@@ -241,7 +241,7 @@ class Recording(BillingCalls):
         return Exchanged(204 if method == "DELETE" else 200, {}, b'{"data": [], "next_cursor": null}')
 
 
-async def test_a_call_is_made_of_ids_and_fields() -> None:
+async def test_a_call_is_made_of_ids_and_fields():
     client = Recording("http://gateway")
     assert (await client.keys(account_id="acc_1", limit=5, cursor=None)).data == []
     assert client.sent == ("GET", "/api/admin/keys?limit=5&account_id=acc_1", None)
@@ -256,7 +256,7 @@ async def test_a_call_is_made_of_ids_and_fields() -> None:
         await client.create_key(name="x")  # type: ignore[call-arg]
 
 
-def test_a_body_has_its_defaults_and_a_query_what_was_given() -> None:
+def test_a_body_has_its_defaults_and_a_query_what_was_given():
     both = Operation(
         method="POST", path=OfOne("/x/{id:.+}"), answer=None, who=Access.admin, query=PageQuery, body=NewQuotas
     )

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from billing.change_notifier import LiveBalance
-from billing.identity.members import Invitations
-from billing.identity.organizations import Organization
-from billing.identity.permissions import ROLES, SCOPES, Role
-from tests.billing.api.support import Answer, Api
-from tests.billing.identity.sessions_support import People
+from billing.identity.organizations import Invitations, Organization
+from billing.permissions import ROLES, SCOPES, Role
 from tests.billing.identity.support import join, new_organization, new_user, token_sent
 from tests.billing.support import Billing
 
@@ -42,7 +39,7 @@ async def team(billing: Billing) -> Team:
     return Team(organization, people, other)
 
 
-async def test_one_s_own_organizations(api: Api, team: Team) -> None:
+async def test_one_s_own_organizations(api, team):
     made = await api.person(team["member"], "POST", "/orgs", {"name": "  My \n Shop "})
     assert made.status == 201
     assert (made.json["name"], made.json["slug"], made.json["role"]) == ("My Shop", "my-shop", "owner")
@@ -60,7 +57,7 @@ async def test_one_s_own_organizations(api: Api, team: Team) -> None:
         assert (await api.person(team["member"], "PATCH", path, wrong)).status == 400
 
 
-async def test_the_role_there_decides_and_not_the_token_s_organization(api: Api, team: Team) -> None:
+async def test_the_role_there_decides_and_not_the_token_s_organization(api, team):
     """Who owns another organization is no more than a viewer here."""
     own = (await api.person(team["viewer"], "POST", "/orgs", {"name": "Mine"})).json
     answer = await api.person(
@@ -72,7 +69,7 @@ async def test_the_role_there_decides_and_not_the_token_s_organization(api: Api,
 
 
 @pytest.mark.parametrize("who", ["owner", "admin", "member", "viewer", "stranger"])
-async def test_each_role_reads_and_changes_what_the_table_says(api: Api, team: Team, who: str) -> None:
+async def test_each_role_reads_and_changes_what_the_table_says(api, team, who):
     user = team[who]
     has = ROLES[who] if who in ROLES else frozenset[str]()  # type: ignore[index]
     for method, path, scope, body in (
@@ -101,7 +98,7 @@ async def test_each_role_reads_and_changes_what_the_table_says(api: Api, team: T
         assert narrowed.status == (404 if who == "stranger" else 403)
 
 
-async def test_a_key_reads_its_own_organization_and_changes_nothing(api: Api, billing: Billing, team: Team) -> None:
+async def test_a_key_reads_its_own_organization_and_changes_nothing(api, billing, team):
     _, reader = await billing.keys.create(team.organization.account_id, "x", scopes=tuple(SCOPES)[:32])
     _, plain = await billing.keys.create(team.organization.account_id, "x")
     assert (await api.by_key(reader, "GET", team.path)).json["role"] is None
@@ -112,7 +109,7 @@ async def test_a_key_reads_its_own_organization_and_changes_nothing(api: Api, bi
         (await api.by_key(reader, method, path, {"name": "x"})).refused(401, "invalid_api_key")
 
 
-async def test_ids_of_nothing_are_not_found(api: Api, team: Team) -> None:
+async def test_ids_of_nothing_are_not_found(api, team):
     strange = ("/orgs/a b", "/orgs/%00/members", "/orgs/%ff", f"/orgs/{'x' * 300}/members")
     for path in ("/orgs/org_none", f"{team.path}/members/usr_none", *strange):
         (await api.person(team["owner"], "GET", path)).refused(404, "not_found")
@@ -121,7 +118,7 @@ async def test_ids_of_nothing_are_not_found(api: Api, team: Team) -> None:
     (await api.person(team["owner"], "POST", "/invitations/none/accept")).refused(404, "not_found")
 
 
-async def test_from_an_invitation_to_leaving(api: Api, billing: Billing, team: Team) -> None:
+async def test_from_an_invitation_to_leaving(api, billing, team):
     bob = await new_user(billing, "bob@example.com")
     sent = await api.person(
         team["admin"], "POST", f"{team.path}/invitations", {"email": "BOB@example.com", "role": "viewer"}
@@ -148,7 +145,7 @@ async def test_from_an_invitation_to_leaving(api: Api, billing: Billing, team: T
         assert (await api.person(team["admin"], "POST", f"{team.path}/invitations", wrong or {"x": 1})).status == 400
 
 
-async def test_limits_of_a_member(api: Api, team: Team) -> None:
+async def test_limits_of_a_member(api, team):
     path = f"{team.path}/members/{team['member']}/quotas"
     quotas = [{"window": "month", "metric": "cost", "limit": "50.00"}]
     assert (await api.person(team["admin"], "PUT", path, {"quotas": quotas})).json["quotas"] == quotas
@@ -159,7 +156,7 @@ async def test_limits_of_a_member(api: Api, team: Team) -> None:
     (await api.person(team["admin"], "PUT", stranger, {"quotas": quotas})).refused(404, "not_found")
 
 
-async def test_who_is_not_let_in_and_whose_token_is_narrow(api: Api, billing: Billing, team: Team) -> None:
+async def test_who_is_not_let_in_and_whose_token_is_narrow(api, billing, team):
     eve = await new_user(billing, "eve@example.com", status="pending")
     (await api.person(eve, "POST", "/orgs", {"name": "Evil"})).refused(409, "idempotency_conflict")
     narrow = await api.person(team["owner"], "POST", "/orgs", {"name": "More"}, scopes=["billing:read"])
@@ -167,15 +164,15 @@ async def test_who_is_not_let_in_and_whose_token_is_narrow(api: Api, billing: Bi
     assert (await api.person(team["viewer"], "POST", "/orgs", {"name": "More"})).status == 201
 
 
-async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team: Team, people: People) -> None:
+async def test_an_owner_closes_an_organization(api, billing, team, people):
     owner = await people.sign_in(team["owner"])
     account_id, empty = team.organization.account_id, {"json": {}}
     path = f"/api{team.path}/close"
 
-    async def close(**body: object) -> Answer:
+    async def close(**body):
         return await api.call("POST", path, headers={"Authorization": f"Bearer {owner.access_token}"}, json=body)
 
-    async def refused(why: str) -> None:
+    async def refused(why):
         assert why in (await close()).refused(409, "idempotency_conflict")
 
     (await api.person(team["admin"], "POST", f"{team.path}/close", **empty)).refused(403, "insufficient_scope")
@@ -197,7 +194,7 @@ async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team:
     assert (await api.person(team["viewer"], "GET", team.path)).status == 200
 
 
-async def test_who_is_demoted_while_a_call_waits_changes_nothing(api: Api, billing: Billing, team: Team) -> None:
+async def test_who_is_demoted_while_a_call_waits_changes_nothing(api, billing, team):
     quotas = {"quotas": [{"window": "day", "metric": "tokens", "limit": 1}]}
     calls = (("PATCH", team.path, {"name": "Mine"}), ("PUT", f"{team.path}/members/{team['member']}/quotas", quotas))
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -212,23 +209,21 @@ async def test_who_is_demoted_while_a_call_waits_changes_nothing(api: Api, billi
         answer.refused(403, "insufficient_scope")
 
 
-async def test_the_table_of_roles_is_open(api: Api) -> None:
+async def test_the_table_of_roles_is_open(api):
     table = (await api.call("GET", "/api/roles")).json
     assert {role: set(scopes) for role, scopes in table["roles"].items()} == ROLES
     assert table["scopes"] == SCOPES
 
 
-async def test_changes_are_in_the_account_s_audit_log(api: Api, billing: Billing, team: Team) -> None:
+async def test_changes_are_in_the_account_s_audit_log(api, billing, team):
     await api.person(team["admin"], "PATCH", f"{team.path}/members/{team['member']}", {"role": "viewer"})
     seen = (await api.person(team["owner"], "GET", "/account/audit")).json["data"]
     assert (seen[0]["action"], seen[0]["actor"]) == ("member.update", f"user:{team['admin']}")
     assert (seen[0]["before"], seen[0]["after"]) == ({"role": "member"}, {"role": "viewer"})
 
 
-async def test_a_fault_does_not_log_an_invitation_s_token(
-    api: Api, team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def fail(*_: object) -> None:
+async def test_a_fault_does_not_log_an_invitation_s_token(api, team, monkeypatch, caplog):
+    async def fail(*_):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Invitations, "accept", fail)

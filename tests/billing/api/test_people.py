@@ -2,21 +2,19 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import jwt
 import pytest
 from msgspec import structs
 
-from billing.api.services import Services
 from billing.identity.sessions import FORGET_UNVERIFIED
 from tests.billing.api.people import WRONG, post, register, signed_up, who
-from tests.billing.api.support import Answer, Api, serving
-from tests.billing.people_support import ADA, EVE, GOOD, OTHER, Registry
-from tests.billing.support import Billing, attempts_of
+from tests.billing.api.support import serving
+from tests.billing.people_support import ADA, EVE, GOOD, OTHER
+from tests.billing.support import attempts_of
 
 
-async def test_registering_verifying_and_signing_in(api: Api, registry: Registry) -> None:
+async def test_registering_verifying_and_signing_in(api, registry):
     asked = await post(api, "/register", email="Ada@Example.com", password=GOOD, name="Ada")
     assert (asked.status, asked.json["status"]) == (202, "verify")
     code = await registry.mailed_code()
@@ -54,14 +52,14 @@ async def test_registering_verifying_and_signing_in(api: Api, registry: Registry
     assert GOOD not in str(await registry.billing.database.rows("SELECT to_jsonb(u)::text FROM users u"))
 
 
-async def test_the_session_of_before_goes_on_where_the_same_password_was_verified(api: Api, registry: Registry) -> None:
+async def test_the_session_of_before_goes_on_where_the_same_password_was_verified(api, registry):
     await register(api)
     before = (await post(api, "/login", email=ADA, password=GOOD)).json["access_token"]
     await post(api, "/verify", email=ADA, code=await registry.mailed_code())
     assert (await who(api, before)).json["status"] == "active"
 
 
-async def test_a_taken_address_is_answered_alike_and_its_owner_is_told(api: Api, registry: Registry) -> None:
+async def test_a_taken_address_is_answered_alike_and_its_owner_is_told(api, registry):
     token = await signed_up(api, registry)
     free = await post(api, "/register", email=EVE, password=GOOD)
     taken = await post(api, "/register", email=ADA, password=OTHER)
@@ -79,7 +77,7 @@ async def test_a_taken_address_is_answered_alike_and_its_owner_is_told(api: Api,
     assert tuple(counts) == (2, 2, 2)
 
 
-async def test_who_proves_an_address_takes_it_from_who_has_only_registered_it(api: Api, registry: Registry) -> None:
+async def test_who_proves_an_address_takes_it_from_who_has_only_registered_it(api, registry):
     """A thief registers somebody's address first, and waits for them to verify it."""
     await register(api, password="a thief chose this one")
     thief = (await post(api, "/login", email=ADA, password="a thief chose this one")).json["access_token"]
@@ -95,9 +93,7 @@ async def test_who_proves_an_address_takes_it_from_who_has_only_registered_it(ap
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
-async def test_a_code_to_sign_in_proves_the_address_and_ends_what_a_stranger_began(
-    api: Api, registry: Registry
-) -> None:
+async def test_a_code_to_sign_in_proves_the_address_and_ends_what_a_stranger_began(api, registry):
     await register(api, password="a thief chose this one")
     thief = (await post(api, "/login", email=ADA, password="a thief chose this one")).json["access_token"]
     await post(api, "/otp", email=ADA)
@@ -107,7 +103,7 @@ async def test_a_code_to_sign_in_proves_the_address_and_ends_what_a_stranger_beg
     assert (await who(api, thief)).status == 401
 
 
-async def test_another_code_continues_the_registration(api: Api, registry: Registry) -> None:
+async def test_another_code_continues_the_registration(api, registry):
     await register(api)
     await post(api, "/otp", email=ADA, purpose="verify")
     assert len(await registry.mails(ADA)) == 2
@@ -115,7 +111,7 @@ async def test_another_code_continues_the_registration(api: Api, registry: Regis
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
-async def test_another_code_continues_one_s_own_registration(api: Api, registry: Registry) -> None:
+async def test_another_code_continues_one_s_own_registration(api, registry):
     mine = await register(api)
     await register(api, password="a thief chose this one")
     again = await post(api, "/otp", email=ADA, purpose="verify", challenge=mine)
@@ -124,7 +120,7 @@ async def test_another_code_continues_one_s_own_registration(api: Api, registry:
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
-async def test_registering_without_a_password_and_signing_in_by_codes(api: Api, registry: Registry) -> None:
+async def test_registering_without_a_password_and_signing_in_by_codes(api, registry):
     await register(api, password=None)
     await post(api, "/verify", email=ADA, code=await registry.mailed_code())
     asked = await post(api, "/otp", email=ADA, purpose="login")
@@ -144,13 +140,11 @@ async def test_registering_without_a_password_and_signing_in_by_codes(api: Api, 
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 
 
-async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(
-    api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(api, registry, monkeypatch):
     compared: list[str | None] = []
     check = type(registry.people.passwords).check
 
-    async def noted(self: Any, stored: str | None, password: str, network: str) -> Any:
+    async def noted(self, stored, password, network):
         compared.append(stored)
         return await check(self, stored, password, network)
 
@@ -170,7 +164,7 @@ async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(
 
 
 @pytest.mark.parametrize("path", ["/otp", "/password/forgot"])
-async def test_an_address_of_nobody_is_mailed_as_well(api: Api, registry: Registry, path: str) -> None:
+async def test_an_address_of_nobody_is_mailed_as_well(api, registry, path):
     await signed_up(api, registry)
     known, unknown = await post(api, path, email=ADA), await post(api, path, email=EVE)
     assert known.status == unknown.status == 202
@@ -180,7 +174,7 @@ async def test_an_address_of_nobody_is_mailed_as_well(api: Api, registry: Regist
     assert not any(character.isdigit() for character in subject + text)
 
 
-async def test_wrong_codes_end_at_the_fifth_also_when_tried_at_once(api: Api, registry: Registry) -> None:
+async def test_wrong_codes_end_at_the_fifth_also_when_tried_at_once(api, registry):
     await register(api)
     code = await registry.mailed_code()
     wrong = f"{(int(code) + 1) % 1_000_000:06d}"
@@ -192,7 +186,7 @@ async def test_wrong_codes_end_at_the_fifth_also_when_tried_at_once(api: Api, re
     (await post(api, "/verify", email=ADA, code=code)).refused(401, WRONG)
 
 
-async def test_a_lone_surrogate_is_no_password(api: Api) -> None:
+async def test_a_lone_surrogate_is_no_password(api):
     raw = '{"email": "ada@example.com", "password": "\\ud800 tulip anvil quartz"}'
     answer = await api.call(
         "POST", "/api/auth/register", data=raw.encode(), headers={"Content-Type": "application/json"}
@@ -203,11 +197,11 @@ async def test_a_lone_surrogate_is_no_password(api: Api) -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"password": GOOD, "code": "123456"}, {"code": "1", "totp": "1", "recovery_code": "a"}]
 )
-async def test_who_shows_nothing_right_is_refused(api: Api, body: dict[str, str]) -> None:
+async def test_who_shows_nothing_right_is_refused(api, body):
     assert (await post(api, "/login", email=ADA, **body)).status == 401
 
 
-async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing, registry: Registry) -> None:
+async def test_mails_and_hashes_are_bounded(services, billing, registry):
     rules = structs.replace(registry.people.codes._settings, mails_per_address=2)
     registry.people.codes._settings = rules
     async with serving(services, billing) as api:
@@ -221,12 +215,10 @@ async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing
         registry.people.passwords._places.clear()
 
 
-async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_password(
-    services: Services, billing: Billing, registry: Registry
-) -> None:
+async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_password(services, billing, registry):
     async with serving(replace(services, attempts=attempts_of(3, "127.0.0.0/8")), billing) as api:
 
-        async def guess(network: str, password: str = OTHER) -> Answer:
+        async def guess(network, password=OTHER):
             body = {"email": ADA, "password": password}
             return await api.call("POST", "/api/auth/login", json=body, headers={"X-Forwarded-For": network})
 
@@ -244,12 +236,10 @@ async def test_a_network_that_guesses_is_refused_and_so_is_one_address_s_passwor
         assert (await post(api, "/login", email=ADA, code=await registry.mailed_code())).status == 200
 
 
-async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
-    services: Services, billing: Billing, registry: Registry
-) -> None:
+async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(services, billing, registry):
     async with serving(replace(services, attempts=attempts_of(100, "127.0.0.0/8")), billing) as api:
 
-        async def ask(network: str, path: str = "/otp") -> int:
+        async def ask(network, path="/otp"):
             headers = {"X-Forwarded-For": network}
             return (await api.call("POST", f"/api/auth{path}", json={"email": ADA}, headers=headers)).status
 
@@ -261,16 +251,14 @@ async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
         assert (await post(api, "/otp", email=ADA)).status == 429
 
 
-async def test_nothing_is_hashed_for_one_registration_too_many(
-    api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_hashed_for_one_registration_too_many(api, registry, monkeypatch):
     registry.people.codes._settings = structs.replace(registry.people.codes._settings, mails_per_network=1)
     await register(api)
     monkeypatch.delattr(type(registry.people.passwords), "hash")
     (await post(api, "/register", email=EVE, password=GOOD)).refused(429, "too_many_attempts")
 
 
-async def test_who_never_proves_an_address_is_forgotten(api: Api, registry: Registry) -> None:
+async def test_who_never_proves_an_address_is_forgotten(api, registry):
     database = registry.billing.database
     await signed_up(api, registry)
     for name in ("eve", "late", "spent"):
@@ -292,7 +280,7 @@ async def test_who_never_proves_an_address_is_forgotten(api: Api, registry: Regi
     assert (await post(api, "/login", email=EVE, password=GOOD)).status == 200
 
 
-async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: Api, registry: Registry) -> None:
+async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api, registry):
     token = await signed_up(api, registry)
     await register(api, EVE)
     squatter = (await post(api, "/login", email=EVE, password=GOOD)).json["access_token"]
@@ -303,7 +291,7 @@ async def test_an_address_that_nobody_has_proven_is_taken_by_who_proves_it(api: 
     assert (await who(api, token)).json["email"] == EVE
 
 
-async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) -> None:
+async def test_two_who_want_one_address_at_once(api, registry):
     tokens = [await signed_up(api, registry, f"{name}@example.com") for name in ("ann", "bob")]
     asked = []
     for token in tokens:
@@ -318,7 +306,7 @@ async def test_two_who_want_one_address_at_once(api: Api, registry: Registry) ->
     assert sorted(answer.status for answer in answers) == [200, 401]
 
 
-async def test_who_is_disabled_does_not_sign_in(api: Api, registry: Registry) -> None:
+async def test_who_is_disabled_does_not_sign_in(api, registry):
     token = await signed_up(api, registry)
     await registry.billing.database.execute("UPDATE users SET status = 'disabled'")
     assert (await who(api, token)).status == 401
@@ -328,7 +316,7 @@ async def test_who_is_disabled_does_not_sign_in(api: Api, registry: Registry) ->
     assert "not registered" in (await registry.mails(ADA))[-1][0]
 
 
-async def test_changing_one_s_name_and_what_is_audited(api: Api, registry: Registry) -> None:
+async def test_changing_one_s_name_and_what_is_audited(api, registry):
     token = await signed_up(api, registry)
     renamed = await api.call(
         "PATCH", "/api/auth/me", json={"name": "Ada L."}, headers={"Authorization": f"Bearer {token}"}
@@ -347,7 +335,7 @@ async def test_changing_one_s_name_and_what_is_audited(api: Api, registry: Regis
     assert {row["address"] for row in rows} == {"127.0.0.1"}
 
 
-async def test_me_is_a_person_s(api: Api) -> None:
+async def test_me_is_a_person_s(api):
     assert (await api.call("GET", "/api/auth/me")).status == 401
     _, key = await api.customer()
     assert (await api.get(key["key"], "/auth/me")).status == 401

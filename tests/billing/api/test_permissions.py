@@ -7,7 +7,7 @@ that may have changed it, so that none depends on those before it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,11 +23,11 @@ from tests.support.tables import Tables
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-SERVICE_KEY: Final = "service-key-of-the-tests"
-TABLES: Final = Tables(__file__).content
-CALLERS: Final[list[str]] = TABLES["callers"]
-NEEDS_BODY: Final[dict[str, Any]] = TABLES["bodies"]
-MATRIX: Final[dict[str, list[int]]] = TABLES["statuses"]
+SERVICE_KEY = "service-key-of-the-tests"
+TABLES = Tables(__file__).content
+CALLERS = TABLES["callers"]
+NEEDS_BODY = TABLES["bodies"]
+MATRIX = TABLES["statuses"]
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
         yield World(api, billing, organization, people, narrow)
 
 
-def test_every_endpoint_has_a_row() -> None:
+def test_every_endpoint_has_a_row():
     assert {f"{each.method} {each.path}" for each in OPERATIONS} == set(MATRIX)
 
 
-async def test_the_matrix(world: World) -> None:
+async def test_the_matrix(world):
     found: dict[str, list[int]] = {}
     targets = await world.targets()
     for route in MATRIX:

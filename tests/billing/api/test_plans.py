@@ -5,21 +5,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.api.services import Services
 from billing.cli.accounts import add_plans
 from billing.cli.output import CommandFailed, Table
 from billing.metering.features import Features
 from billing.money import parse_usd
 from metergate import Client
-from tests.billing.api.support import ADMIN_KEY, Answer, Api, serving
+from tests.billing.api.support import ADMIN_KEY, serving
 from tests.billing.api.test_permissions import SERVICE_KEY
-from tests.billing.support import PLANS, Billing
+from tests.billing.support import PLANS
 from tests.support.command_calls import calls_of
 
 SERVICE = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "reports"}
 
 
-async def test_status_and_features_of_an_account(services: Services, billing: Billing) -> None:
+async def test_status_and_features_of_an_account(services, billing):
     plans = {**PLANS, "free": replace(PLANS["free"], features=(("api_access", True), ("reports", 2)))}
     changed = replace(
         services,
@@ -46,7 +45,7 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
         assert (api_access["limit"], reports["limit"], reports["remaining"]) == (None, 2, 2)
         (await api.by_key(key["key"], "PUT", "/billing/subscription", {"plan": "starter"})).refused(404, "not_found")
 
-        async def use(event_id: str, **more: object) -> Answer:
+        async def use(event_id, **more):
             body = {"account_id": account["id"], "feature": "reports", "event_id": event_id, **more}
             return await api.call("POST", "/api/service/features/use", headers=SERVICE, json=body)
 
@@ -77,7 +76,7 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
         assert (await api.get(key["key"], "/billing/status")).json["state"] == "past_due"
 
 
-async def test_operators_see_plans_and_give_one_by_commands(api: Api) -> None:
+async def test_operators_see_plans_and_give_one_by_commands(api):
     account, _ = await api.customer()
     commands = calls_of(add_plans, "plan")
     async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as calls:

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from billing.api import usage_reports
-from billing.api.services import Services
-from billing.api.tables import rows
+from billing.api import usage
+from billing.api.route import rows
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.plans import Plan
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
-from tests.billing.support import PLANS, PRICES, Billing
+from tests.billing.support import PLANS, PRICES
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +66,7 @@ async def customer(api: Api) -> tuple[str, str]:
     return account["id"], key["key"]
 
 
-async def test_a_summary(api: Api, customer: tuple[str, str]) -> None:
+async def test_a_summary(api, customer):
     _, secret = customer
     assert (await api.get(secret, SUMMARY)).json == {
         **{"since": None, "until": None, "tz": "UTC", "group_by": [], "total": used(5), "data": [], "next_cursor": None}
@@ -86,7 +85,7 @@ async def test_a_summary(api: Api, customer: tuple[str, str]) -> None:
     assert await table(api, secret, SUMMARY) == [list(NONE), [str(value) for value in used(5).values()]]
 
 
-async def test_a_summary_in_pages(api: Api, customer: tuple[str, str]) -> None:
+async def test_a_summary_in_pages(api, customer):
     _, secret = customer
     first = (await api.get(secret, SUMMARY, group_by="model", limit="1")).json
     second = (await api.get(secret, SUMMARY, group_by="model", limit="1", cursor=first["next_cursor"])).json
@@ -96,7 +95,7 @@ async def test_a_summary_in_pages(api: Api, customer: tuple[str, str]) -> None:
     answer.refused(400, "invalid_request_error", "cursor")
 
 
-async def test_buckets_of_local_days_without_gaps(api: Api, customer: tuple[str, str]) -> None:
+async def test_buckets_of_local_days_without_gaps(api, customer):
     account_id, secret = customer
     await api.billing.accounts.update(account_id, tz="Europe/Berlin")
     asked = {"since": "2026-03-28", "until": "2026-04-02", "group_by": "model"}
@@ -134,9 +133,7 @@ async def test_buckets_of_local_days_without_gaps(api: Api, customer: tuple[str,
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("granularity", ["minute", "hour", "day", "week", "month"])
-async def test_pages_of_buckets_add_up(
-    api: Api, customer: tuple[str, str], monkeypatch: pytest.MonkeyPatch, granularity: str, zone: str
-) -> None:
+async def test_pages_of_buckets_add_up(api, customer, monkeypatch, granularity, zone):
     _, secret = customer
     since = "2026-03-29T21:30:00Z" if granularity == "minute" else "2026-03-27T10:01:00Z"
     until = "2026-03-29T22:45:00Z" if granularity == "minute" else "2026-03-31T00:00:00Z"
@@ -156,13 +153,13 @@ async def test_pages_of_buckets_add_up(
         cursor = {"cursor": page["next_cursor"]}
     assert paged == one
     with monkeypatch.context() as patched:
-        patched.setattr(usage_reports, "MOST_BUCKETS", dict.fromkeys(usage_reports.MOST_BUCKETS, 7))
+        patched.setattr(usage, "MOST_BUCKETS", dict.fromkeys(usage.MOST_BUCKETS, 7))
         lines = await table(api, secret, BUCKETS, **asked)
     assert [line[:2] for line in lines[1:]] == [[each["start"], each["end"]] for each in one]
     assert [int(line[2]) for line in lines[1:]] == [each["events"] for each in one]
 
 
-async def test_without_a_time_the_last_buckets_are_given(api: Api, customer: tuple[str, str]) -> None:
+async def test_without_a_time_the_last_buckets_are_given(api, customer):
     account_id, secret = customer
     await api.billing.debit(account_id, "key_1", USAGE)
     for granularity, many in (("minute", 60), ("hour", 24), ("day", 30), ("week", 12), ("month", 12)):
@@ -171,7 +168,7 @@ async def test_without_a_time_the_last_buckets_are_given(api: Api, customer: tup
         assert found[-2]["events"] + found[-1]["events"] == 1 or granularity == "month"
 
 
-async def test_a_table_of_too_many_buckets_is_refused(api: Api, customer: tuple[str, str]) -> None:
+async def test_a_table_of_too_many_buckets_is_refused(api, customer):
     _, secret = customer
     headers = {"Authorization": f"Bearer {secret}", "Accept": "text/csv"}
     params = {"granularity": "minute", "since": "2026-01-01", "until": "2026-03-01"}
@@ -180,7 +177,7 @@ async def test_a_table_of_too_many_buckets_is_refused(api: Api, customer: tuple[
 
 
 @pytest.mark.parametrize("edge", ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"])
-async def test_times_at_the_edges_of_the_calendar(api: Api, customer: tuple[str, str], edge: str) -> None:
+async def test_times_at_the_edges_of_the_calendar(api, customer, edge):
     _, secret = customer
     for zone in ("Pacific/Auckland", "America/New_York"):
         for params in ({"since": edge}, {"until": edge}):
@@ -189,7 +186,7 @@ async def test_times_at_the_edges_of_the_calendar(api: Api, customer: tuple[str,
                 assert answer.status in (200, 400), answer.json
 
 
-async def test_totals_of_a_time(api: Api, customer: tuple[str, str]) -> None:
+async def test_totals_of_a_time(api, customer):
     _, secret = customer
     found = (await api.get(secret, "/billing/usage", since="2026-03-29", until="2026-03-30T22:00:59Z")).json
     assert found == {
@@ -198,7 +195,7 @@ async def test_totals_of_a_time(api: Api, customer: tuple[str, str]) -> None:
     }
 
 
-async def test_the_month_so_far(services: Services, billing: Billing) -> None:
+async def test_the_month_so_far(services, billing):
     """A tenth of November is over in Kolkata, where it began half past six in the evening."""
     await sync_prices(billing.database, PRICES)
     await billing.database.execute("SELECT create_usage_months('2026-10-01', 2)")
@@ -258,7 +255,7 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
     }
 
 
-async def test_kinds_of_transfers_are_signed(api: Api) -> None:
+async def test_kinds_of_transfers_are_signed(api):
     account, key = await api.customer()
     await api.admin("POST", f"/accounts/{account['id']}/grants", {"amount_usd": "10", "idempotency_key": "a"})
     await api.admin("POST", f"/accounts/{account['id']}/refunds", {"amount_usd": "2", "idempotency_key": "b"})
@@ -268,7 +265,7 @@ async def test_kinds_of_transfers_are_signed(api: Api) -> None:
     assert (found["budget"], found["included_usd"]) == (None, "0.00")
 
 
-async def test_another_s_usage_is_in_no_sum(api: Api, customer: tuple[str, str]) -> None:
+async def test_another_s_usage_is_in_no_sum(api, customer):
     _, other = await api.customer()
     for path in (SUMMARY, BUCKETS):
         found = (await api.get(other["key"], path, since="2026-03-01", until="2026-04-01", group_by="model")).json
@@ -277,14 +274,14 @@ async def test_another_s_usage_is_in_no_sum(api: Api, customer: tuple[str, str])
 
 
 @pytest.mark.parametrize("path", [SUMMARY, BUCKETS, "/account/billing/summary", "/account/usage/events"])
-async def test_the_scope_is_needed_for_tables_too(api: Api, path: str) -> None:
+async def test_the_scope_is_needed_for_tables_too(api, path):
     _, key = await api.customer(scopes=["llm:proxy"])
     for accept in ("application/json", "text/csv"):
         headers = {"Authorization": f"Bearer {key['key']}", "Accept": accept}
         (await api.call("GET", f"/api{path}", headers=headers)).refused(403, "insufficient_scope")
 
 
-def test_cells_are_no_formulas() -> None:
+def test_cells_are_no_formulas():
     given: list[object] = ["=1", "+1+1", "-1+1", "@x", "\tx", "\rx", "-1.5", "a=1", 'say "hi", you', "two\r\nlines"]
     given += [None, True, -3, {"a": 1}]
     (line,) = csv.reader(io.StringIO(rows([given]).decode(), newline=""))

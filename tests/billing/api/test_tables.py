@@ -14,8 +14,7 @@ from aiohttp import ClientConnectionResetError, ClientError, ClientPayloadError
 from aiohttp.test_utils import make_mocked_request
 
 from billing.api import usage
-from billing.api.services import Services
-from billing.api.tables import rows, wants_csv
+from billing.api.route import rows, wants_csv
 from billing.database.connection import DatabaseUnavailable
 from billing.ledger import reports
 from billing.ledger.debits import UsageEvent
@@ -45,7 +44,7 @@ async def used(api: Api, account_id: str, key_id: str, many: int) -> list[str]:
     return [await debit(account_id, key_id, USAGE, admitted_at=at, model=f"m{n}") for n, at in enumerate(times)]
 
 
-async def test_events_are_those_of_the_json(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_are_those_of_the_json(api, monkeypatch):
     monkeypatch.setattr(usage, "ROWS_A_PART", 2)
     account, key = await api.customer()
     made = await used(api, account["id"], key["id"], 5)
@@ -64,7 +63,7 @@ async def test_events_are_those_of_the_json(api: Api, monkeypatch: pytest.Monkey
                     assert json.loads(line[name]) == value
 
 
-async def test_filters_hold_for_both(api: Api) -> None:
+async def test_filters_hold_for_both(api):
     account, key = await api.customer()
     debit = api.billing.debit
     odd = await debit(
@@ -101,7 +100,7 @@ async def test_filters_hold_for_both(api: Api) -> None:
         assert [line["id"] for line in await lines(api, key["key"], **params)] == expected, params
 
 
-async def test_where_few_match_pages_go_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_few_match_pages_go_on(api, monkeypatch):
     monkeypatch.setattr(reports, "MOST_LOOKED_AT", 3)
     account, key = await api.customer()
     made = await used(api, account["id"], key["id"], 10)
@@ -128,7 +127,7 @@ async def test_where_few_match_pages_go_on(api: Api, monkeypatch: pytest.MonkeyP
     assert every == made[::-1]
 
 
-async def test_transactions(api: Api) -> None:
+async def test_transactions(api):
     account, key = await api.customer()
     body = {"amount_usd": "1", "idempotency_key": "a", "note": '=HYPERLINK("x")'}
     await api.admin("POST", f"/accounts/{account['id']}/grants", body)
@@ -156,9 +155,7 @@ class Breaking(Reports):
 
 
 @pytest.mark.parametrize("failure", [DatabaseUnavailable("away"), ValueError("a fault"), TimeoutError()])
-async def test_one_that_breaks_off_does_not_look_whole(
-    services: Services, billing: Billing, monkeypatch: pytest.MonkeyPatch, failure: Exception
-) -> None:
+async def test_one_that_breaks_off_does_not_look_whole(services, billing, monkeypatch, failure):
     monkeypatch.setattr(usage, "ROWS_A_PART", 2)
     async with serving(replace(services, reports=Breaking(billing, failure)), billing) as api:
         account, key = await api.customer()
@@ -167,9 +164,7 @@ async def test_one_that_breaks_off_does_not_look_whole(
             await lines(api, key["key"])
 
 
-async def test_a_client_that_leaves_is_no_failure(
-    services: Services, billing: Billing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_client_that_leaves_is_no_failure(services, billing, monkeypatch, caplog):
     monkeypatch.setattr(usage, "ROWS_A_PART", 2)
     caplog.set_level(logging.INFO)
     left = ClientConnectionResetError("Cannot write to closing transport")  # as writing a part raises it
@@ -182,7 +177,7 @@ async def test_a_client_that_leaves_is_no_failure(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_one_that_fails_at_once_is_a_refusal(services: Services, billing: Billing) -> None:
+async def test_one_that_fails_at_once_is_a_refusal(services, billing):
     class Away(Breaking):
         async def usage_events(self, *_: Any, **__: Any) -> Page[UsageEvent]:
             raise DatabaseUnavailable("away")
@@ -193,9 +188,7 @@ async def test_one_that_fails_at_once_is_a_refusal(services: Services, billing: 
 
 
 @pytest.mark.parametrize(("wait_s", "whole"), [(0.5, True), (5.0, False)])
-async def test_the_time_limit_holds_for_each_part(
-    services: Services, billing: Billing, monkeypatch: pytest.MonkeyPatch, wait_s: float, whole: bool
-) -> None:
+async def test_the_time_limit_holds_for_each_part(services, billing, monkeypatch, wait_s, whole):
     """Three parts take longer together than one request may, or one of them alone does."""
     monkeypatch.setattr(usage, "ROWS_A_PART", 1)
     mine = replace(services, reports=Breaking(billing, wait_s=wait_s), request_timeout_s=2.0)
@@ -226,20 +219,20 @@ async def test_the_time_limit_holds_for_each_part(
         ("text/csv;q=abc", True),
     ],
 )
-def test_who_wants_csv(accept: str, csv_wanted: bool) -> None:
+def test_who_wants_csv(accept, csv_wanted):
     assert wants_csv(make_mocked_request("GET", "/", headers={"Accept": accept})) is csv_wanted
 
 
-def test_lines_end_as_the_rfc_says() -> None:
+def test_lines_end_as_the_rfc_says():
     assert rows([["a", "b"], [1, "x,y"]]) == b'a,b\r\n1,"x,y"\r\n'
     assert rows([['say "x"', "two\nlines", {"a": 1}]]) == b'"say ""x""","two\nlines","{""a"":1}"\r\n'
 
 
-def test_nothing_and_an_empty_text_differ() -> None:
+def test_nothing_and_an_empty_text_differ():
     assert rows([[None, "", None], [""]]) == b',"",\r\n""\r\n'
 
 
 @pytest.mark.parametrize("first", [*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20"])
-def test_no_cell_is_a_formula(first: str) -> None:
+def test_no_cell_is_a_formula(first):
     [[cell, number]] = csv.reader(io.StringIO(rows([[f"{first}1+1", -1]]).decode(), newline=""))
     assert (cell, number) == (f"'{first}1+1", "-1")

@@ -6,12 +6,10 @@ from typing import Any
 import jwt
 import pytest
 
-from billing.api.services import Services
-from billing.identity.permissions import ROLES
 from billing.identity.sessions import TokenPair
+from billing.permissions import ROLES
 from tests.billing.api.support import Answer, Api, serving
-from tests.billing.identity.sessions_support import People
-from tests.billing.support import Billing, attempts_of
+from tests.billing.support import attempts_of
 
 
 async def call(api: Api, token: Any, method: str, path: str, json: object = None, **headers: str) -> Answer:
@@ -25,7 +23,7 @@ async def refresh(api: Api, pair: Any) -> Answer:
     return await api.call("POST", "/api/auth/refresh", json={"refresh_token": pair.refresh_token})
 
 
-async def test_refreshing(api: Api, people: People) -> None:
+async def test_refreshing(api, people):
     user_id, _ = await people.owner()
     pair = await people.sign_in(user_id)
     answer = await refresh(api, pair)
@@ -44,7 +42,7 @@ async def test_refreshing(api: Api, people: People) -> None:
         assert "auth login" in answer.refused(401, "invalid_api_key")
 
 
-async def test_tokens_that_are_over_count_for_no_key(services: Services, billing: Billing, people: People) -> None:
+async def test_tokens_that_are_over_count_for_no_key(services, billing, people):
     user_id, _ = await people.owner()
     pair = await people.sign_in(user_id)
     async with serving(replace(services, attempts=attempts_of(2)), billing) as api:
@@ -57,7 +55,7 @@ async def test_tokens_that_are_over_count_for_no_key(services: Services, billing
         assert (await call(api, pair, "GET", "/me")).status == 200
 
 
-async def test_narrowing(api: Api, people: People) -> None:
+async def test_narrowing(api, people):
     user_id, _ = await people.owner()
     pair, second = await people.sign_in(user_id), await people.org(user_id, "viewer")
     answer = await call(api, pair, "POST", "/token", {"scope": "billing:read billing:setup"})
@@ -83,7 +81,7 @@ async def test_narrowing(api: Api, people: People) -> None:
     (await call(api, pair, "POST", "/token", {"scope": []})).refused(400, "invalid_request_error", "scope")
 
 
-async def test_what_a_narrowed_token_can_t_become(api: Api, people: People) -> None:
+async def test_what_a_narrowed_token_can_t_become(api, people):
     user_id, _ = await people.owner()
     narrow = await people.sign_in(user_id, scopes=["billing:read"])
     code = {"email": "eve@example.com", "code": "123456"}
@@ -107,7 +105,7 @@ async def test_what_a_narrowed_token_can_t_become(api: Api, people: People) -> N
     assert (await call(api, narrow, "GET", "/me")).status == 200
 
 
-async def test_logging_out(api: Api, people: People) -> None:
+async def test_logging_out(api, people):
     pair, other = [await people.sign_in(user_id) for user_id in [await people.user()] * 2]
     assert (await call(api, pair, "POST", "/logout")).status == 204
     assert "auth login" in (await call(api, pair, "POST", "/logout")).refused(401, "invalid_api_key")
@@ -122,7 +120,7 @@ def jti(pair: TokenPair) -> str:
 
 
 @pytest.mark.parametrize("by", ["token", "jti", "refresh_token"])
-async def test_revoking_one_token(api: Api, people: People, by: str) -> None:
+async def test_revoking_one_token(api, people, by):
     user_id = await people.user()
     pair, asking = await people.sign_in(user_id), await people.sign_in(user_id)
     body = {"token": pair.access_token} if by == "token" else {"token": pair.refresh_token}
@@ -135,7 +133,7 @@ async def test_revoking_one_token(api: Api, people: People, by: str) -> None:
     assert (await call(api, asking, "GET", "/sessions")).status == 200
 
 
-async def test_nobody_revokes_somebody_else_s_token(api: Api, people: People) -> None:
+async def test_nobody_revokes_somebody_else_s_token(api, people):
     pair, eve = [await people.sign_in(await people.user(f"{name}@example.com")) for name in ("ann", "eve")]
     for token in (pair.access_token, pair.refresh_token):
         (await call(api, eve, "POST", "/revoke", {"token": token})).refused(403, "insufficient_scope")
@@ -153,7 +151,7 @@ async def test_nobody_revokes_somebody_else_s_token(api: Api, people: People) ->
     assert await people.caller(other) is None
 
 
-async def test_revoking_what_is_not_valid_anyway(api: Api, people: People) -> None:
+async def test_revoking_what_is_not_valid_anyway(api, people):
     asking = await people.sign_in(await people.user())
     for token in ("rubbish", "mgr_rubbish", "a.b.c"):
         assert (await call(api, asking, "POST", "/revoke", {"token": token})).json["success"]
@@ -161,7 +159,7 @@ async def test_revoking_what_is_not_valid_anyway(api: Api, people: People) -> No
     assert (await call(api, asking, "POST", "/revoke", {"jti": "a\u0000b"})).status == 400
 
 
-async def test_revocations_are_bounded(api: Api, people: People) -> None:
+async def test_revocations_are_bounded(api, people):
     user_id = await people.user()
     asking = await people.sign_in(user_id)
     await people.database.execute(
@@ -175,7 +173,7 @@ async def test_revocations_are_bounded(api: Api, people: People) -> None:
     assert await people.caller(asking) is None
 
 
-async def test_sessions_are_listed_and_ended(api: Api, people: People) -> None:
+async def test_sessions_are_listed_and_ended(api, people):
     user_id, _ = await people.owner()
     pairs = [await people.sign_in(user_id, scopes=["llm:proxy"]) for _ in range(3)]
     await people.sign_in(await people.user("eve@example.com"))
@@ -190,7 +188,7 @@ async def test_sessions_are_listed_and_ended(api: Api, people: People) -> None:
     assert len((await call(api, pairs[1], "GET", "/sessions")).json["data"]) == 2
 
 
-async def test_a_person_reads_their_own_account_alone(api: Api, people: People) -> None:
+async def test_a_person_reads_their_own_account_alone(api, people):
     user_id, _ = await people.owner()
     pair, other = await people.sign_in(user_id), await people.org(await people.user("eve@example.com"))
     mine = await api.get(pair.access_token, "/account/balance")

@@ -4,16 +4,14 @@ from dataclasses import replace
 
 import msgspec
 
-from billing.api.services import Services
 from billing.notices.endpoints import Endpoints
 from billing.settings import WebhookSettings
 from tests.billing.api.support import serving
-from tests.billing.support import Billing
 
 URL = "https://example.com/hooks"
 
 
-async def test_an_endpoint_from_its_making_to_its_end(services: Services, billing: Billing) -> None:
+async def test_an_endpoint_from_its_making_to_its_end(services, billing):
     few = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_endpoints=2))
     async with serving(replace(services, endpoints=few), billing) as api:
         _, key = await api.customer(scopes=["billing:read", "billing:setup"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.budgets.budgets import (
+from billing.budgets import (
     HISTORY_DAYS,
     BudgetPeriod,
     BudgetRefused,
@@ -26,7 +26,7 @@ MOMENTS = st.integers(1_577_836_800, 1_893_456_000).map(lambda at_s: datetime.fr
 AMOUNTS = st.integers(0, 2**53 - 1)
 
 
-def test_periods_are_calendar_ones_of_the_zone() -> None:
+def test_periods_are_calendar_ones_of_the_zone():
     month = times_of(BudgetPeriod.month, BERLIN, NOW)
     assert (month.name, month.start.isoformat()) == ("2026-03-01", "2026-02-28T23:00:00+00:00")
     assert month.end.isoformat() == "2026-03-31T22:00:00+00:00"
@@ -38,7 +38,7 @@ def test_periods_are_calendar_ones_of_the_zone() -> None:
 
 
 @given(st.sampled_from(BudgetPeriod), MOMENTS, st.data())
-def test_what_was_spent_is_each_of_it_once(period: BudgetPeriod, now: datetime, data: st.DataObject) -> None:
+def test_what_was_spent_is_each_of_it_once(period, now, data):
     times = times_of(period, BERLIN, now)
     bounds = times.bounds
     spent = data.draw(st.lists(AMOUNTS, min_size=len(bounds) - 1, max_size=len(bounds) - 1))
@@ -48,7 +48,7 @@ def test_what_was_spent_is_each_of_it_once(period: BudgetPeriod, now: datetime, 
     assert sum(days) == sum(nano for at, nano in began if times.days[0] <= at < times.days[-1])
 
 
-def test_a_forecast_goes_by_the_last_whole_days() -> None:
+def test_a_forecast_goes_by_the_last_whole_days():
     times = times_of(BudgetPeriod.month, ZoneInfo("UTC"), datetime(2026, 11, 21, tzinfo=UTC))
     assert forecast(100, [7, 7, 7, 7, 7, 7, 7], times) == 100 + 7 * 10
     assert forecast(100, [0, 0, 0, 0, 0, 3, 4], times) == 100 + 35  # of what is new the days before do not count
@@ -60,7 +60,7 @@ def test_a_forecast_goes_by_the_last_whole_days() -> None:
 
 
 @given(AMOUNTS, st.lists(AMOUNTS, min_size=7, max_size=7), st.integers(0, 30 * 24 * 60 - 1))
-def test_a_forecast_is_never_below_what_was_spent(spent: int, days: list[int], minutes: int) -> None:
+def test_a_forecast_is_never_below_what_was_spent(spent, days, minutes):
     now = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(minutes=minutes)
     found = forecast(spent, days, times_of(BudgetPeriod.month, BERLIN, now))
     assert found is not None
@@ -68,7 +68,7 @@ def test_a_forecast_is_never_below_what_was_spent(spent: int, days: list[int], m
 
 
 @given(st.integers(1, 2**53 - 1), AMOUNTS)
-def test_a_threshold_is_crossed_once_its_share_is_reached(amount: int, spent: int) -> None:
+def test_a_threshold_is_crossed_once_its_share_is_reached(amount, spent):
     found = crossed(BudgetTerms(Subject.account, "", BudgetPeriod.month, amount, (50, 80, 100)), spent)
     assert found == next((each for each in (100, 80, 50) if spent * 100 >= each * amount), 0)
 
@@ -85,7 +85,7 @@ def test_a_threshold_is_crossed_once_its_share_is_reached(amount: int, spent: in
         (Subject.account, "", 1, (0,), "thresholds"),
     ],
 )
-def test_what_is_no_budget(subject: Subject, about: str, amount: int, thresholds: tuple[int, ...], field: str) -> None:
+def test_what_is_no_budget(subject, about, amount, thresholds, field):
     with pytest.raises(BudgetRefused) as refused:
         BudgetTerms(subject, about, BudgetPeriod.month, amount, thresholds)
     assert refused.value.field == field

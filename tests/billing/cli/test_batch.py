@@ -3,7 +3,6 @@
 import io
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,7 @@ WORDS = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categori
 
 
 @given(WORDS, st.text("# \t'\"\\ab", max_size=20))
-def test_words_are_those_that_a_shell_reads(words: list[str], comment: str) -> None:
+def test_words_are_those_that_a_shell_reads(words, comment):
     given = ["operator", *words]
     assert list(words_of(f"  {shlex.join(given)} \t#{comment}", "x:1")) == given
 
@@ -31,18 +30,18 @@ def test_words_are_those_that_a_shell_reads(words: list[str], comment: str) -> N
         ("keys create $HOME *\r", ("keys", "create", "$HOME", "*")),
     ],
 )
-def test_a_line(line: str, words: tuple[str, ...]) -> None:
+def test_a_line(line, words):
     assert words_of(line, "x:1") == words
 
 
 @pytest.mark.parametrize("line", ["a 'b", 'a "b', "a 'b'\"", "a b\\", "metergate keys list", "run other"])
-def test_what_is_no_line_is_told_with_its_place(line: str) -> None:
+def test_what_is_no_line_is_told_with_its_place(line):
     with pytest.raises(CommandFailed, match=r"^x:7: ") as failed:
         words_of(line, "x:7")
     assert failed.value.code == USAGE
 
 
-def test_files_that_can_be_read_and_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_can_be_read_and_others(tmp_path, monkeypatch):
     file = tmp_path / "commands"
     file.write_bytes(b"\xef\xbb\xbfkeys list\n\n# none\nusage")
     assert read_commands(str(file)) == [Line(f"{file}:1", ("keys", "list")), Line(f"{file}:4", ("usage",))]

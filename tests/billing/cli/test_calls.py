@@ -24,7 +24,7 @@ from billing.schemas.quotas import QuotaShape
         ("minute:requests=0@a/b:c=d@e", {"window": "minute", "metric": "requests", "limit": 0, "model": "a/b:c=d@e"}),
     ],
 )
-def test_both_ways(text: str, quota: dict[str, object]) -> None:
+def test_both_ways(text, quota):
     assert msgspec.to_builtins(parse_quota_text(text)) == quota
     assert quota_text(parse_quota_text(text)) == text
 
@@ -50,17 +50,17 @@ def test_both_ways(text: str, quota: dict[str, object]) -> None:
         "day:tokens=9007199254740992",
     ],
 )
-def test_what_is_no_quota(text: str) -> None:
+def test_what_is_no_quota(text):
     with pytest.raises(QuotaError):
         parse_quota_text(text)
 
 
-def test_the_wrong_one_is_named() -> None:
+def test_the_wrong_one_is_named():
     with pytest.raises(typer.BadParameter, match="'day:word=2'"):
         quotas_of(["day:tokens=1", "day:word=2"])
 
 
-def test_in_a_cell() -> None:
+def test_in_a_cell():
     assert quotas_text([]) == "none"
     quotas = quotas_of(["day:tokens=1", "month:cost=2"])
     assert quotas_text(quotas) == "day:tokens=1, month:cost=2.00"
@@ -89,7 +89,7 @@ REFUND = command_of(
 GIVEN: dict[str, Any] = {"order_id": "ord_1", "idempotency_key": None, "yes": True}
 
 
-async def test_a_refund_of_which_nothing_is_known_names_its_key() -> None:
+async def test_a_refund_of_which_nothing_is_known_names_its_key():
     for error in (Unreachable("http://gw", "no answer"), Refused(503, "unavailable", "Stripe failed.", {})):
         client = Away(error)
         with pytest.raises(CommandFailed) as failed:

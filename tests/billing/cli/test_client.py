@@ -46,7 +46,7 @@ def bytes_of(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
-def test_a_call_and_its_answer() -> None:
+def test_a_call_and_its_answer():
     with answering(lambda link: link.sendall(bytes_of(TOTALS))) as (url, received):
         client = CommandClient(f"{url}/behind a/", admin_key="mine-ä", api_key="mg_1")
         totals = asyncio.run(client.usage(key_id="a&b"))
@@ -56,14 +56,14 @@ def test_a_call_and_its_answer() -> None:
     assert {b"X-Admin-Key: mine-\xc3\xa4", b"Authorization: Bearer mg_1"} <= set(head)
 
 
-def test_a_body_in_chunks_or_up_to_the_end_of_the_connection() -> None:
+def test_a_body_in_chunks_or_up_to_the_end_of_the_connection():
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(TOTALS), TOTALS)
     for answer in (chunked, b"HTTP/1.0 200 OK\r\n\r\n" + TOTALS):
         with answering(lambda link, answer=answer: link.sendall(answer)) as (url, _):  # type: ignore[misc]
             assert asyncio.run(CommandClient(url).usage()).total_tokens == 2
 
 
-def test_a_refusal() -> None:
+def test_a_refusal():
     body = b'{"error":{"message":"No.","type":"x","param":null,"code":"not_found"}}'
     with (
         answering(lambda link: link.sendall(bytes_of(body, "404 Not Found"))) as (url, _),
@@ -82,8 +82,8 @@ def test_a_refusal() -> None:
     ],
     ids=["html", "redirect", "too much"],
 )
-def test_what_is_not_the_api(answer: bytes) -> None:
-    def send(link: socket.socket) -> None:
+def test_what_is_not_the_api(answer):
+    def send(link):
         try:
             link.sendall(answer)
         except ConnectionError:  # the client has read enough
@@ -96,12 +96,12 @@ def test_what_is_not_the_api(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 mail\r\n", bytes_of(TOTALS)[:-5]], ids=["none", "no HTTP", "cut"])
-def test_a_connection_that_breaks(answer: bytes) -> None:
+def test_a_connection_that_breaks(answer):
     with answering(lambda link: link.sendall(answer)) as (url, _), pytest.raises(Unreachable, match="broke"):
         asyncio.run(CommandClient(url).usage())
 
 
-def test_nobody_there() -> None:
+def test_nobody_there():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -123,13 +123,13 @@ def drip(link: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("answer", [lambda link: link.recv(1), drip], ids=["silent", "dripping"])
-def test_no_answer_in_time(answer: Answer) -> None:
+def test_no_answer_in_time(answer):
     with answering(answer) as (url, _), pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
         asyncio.run(CommandClient(url, timeout_s=0.2).usage())
 
 
-def test_ctrl_c_ends_a_call() -> None:
-    def interrupt(link: socket.socket) -> None:
+def test_ctrl_c_ends_a_call():
+    def interrupt(link):
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGINT)  # the thread that waits, as in a command, which has no other

@@ -1,9 +1,12 @@
-"""The options of every command: times as people write them."""
+"""The options of several commands: times as people write them."""
+
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
 
-from billing.cli.options import parse_timeout_s
+from billing.cli.options import parse_day, parse_moment, parse_timeout_s
+from billing.times import parse_rfc3339
 
 
 @pytest.mark.parametrize(
@@ -23,11 +26,39 @@ from billing.cli.options import parse_timeout_s
         ("86400", 86_400.0),
     ],
 )
-def test_seconds_and_durations(given: str | float, seconds: float) -> None:
+def test_seconds_and_durations(given, seconds):
     assert parse_timeout_s(given) == seconds
 
 
 @pytest.mark.parametrize("given", ["", "s", "0", "0.09", "-1", "1e3", "nan", "inf", "10 s", "1s1m", "24h1s", "x", "٥"])
-def test_what_is_no_time_within_the_bounds(given: str) -> None:
+def test_what_is_no_time_within_the_bounds(given):
     with pytest.raises(typer.BadParameter, match="such as 30, 90s or 1m30s"):
         parse_timeout_s(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "ago"),
+    [("30m", timedelta(minutes=30)), ("24h", timedelta(hours=24)), ("7d", timedelta(days=7)), ("2w", timedelta(14))],
+)
+def test_how_long_ago(given, ago):
+    before = datetime.now(UTC) - ago
+    moment = parse_rfc3339(parse_moment(given))
+    assert before - timedelta(milliseconds=1) <= moment <= datetime.now(UTC) - ago
+    assert parse_day(given) in {(before).date().isoformat(), moment.date().isoformat()}
+
+
+def test_days_by_name_begin_at_midnight_utc():
+    before = datetime.now(UTC).date()
+    shown = parse_moment("today"), parse_moment("yesterday"), parse_day("yesterday")
+    days = {before, datetime.now(UTC).date()}
+    assert shown in {tuple((each - timedelta(days=days_ago)).isoformat() for days_ago in (0, 1, 1)) for each in days}
+
+
+@pytest.mark.parametrize("given", ["2027-01-31", "2027-01-31T12:00:00Z", "7", "d7", "7 d", "-7d", "tomorrow", "", "٧d"])
+def test_what_is_no_time_ago_is_left_to_the_api(given):
+    assert parse_moment(given) == parse_day(given) == given
+
+
+def test_no_time_is_before_the_calendar():
+    with pytest.raises(typer.BadParameter, match="before the calendar begins"):
+        parse_moment("999999w")

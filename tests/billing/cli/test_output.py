@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -30,11 +29,11 @@ def shown(common: Common, stdout: io.StringIO | None = None) -> tuple[str, str]:
     return stdout.getvalue(), stderr.getvalue()
 
 
-def test_plain_text_for_people_and_pipes() -> None:
+def test_plain_text_for_people_and_pipes():
     assert shown(Common()) == (f"the key\n{PLAIN}", "working\nwrong\n")
 
 
-def test_a_terminal_that_was_closed_stops_nothing() -> None:
+def test_a_terminal_that_was_closed_stops_nothing():
     class Closed(io.StringIO):
         def flush(self) -> None:
             raise OSError(errno.EIO, "Input/output error")
@@ -46,24 +45,24 @@ def test_a_terminal_that_was_closed_stops_nothing() -> None:
     assert stdout.getvalue() == PLAIN
 
 
-def test_quiet_leaves_what_can_not_be_had_again() -> None:
+def test_quiet_leaves_what_can_not_be_had_again():
     assert shown(Common(quiet=True)) == ("the key\n", "wrong\n")
 
 
-def test_json_is_one_line_and_nothing_else() -> None:
+def test_json_is_one_line_and_nothing_else():
     stdout, _ = shown(Common(json=True))
     assert stdout.count("\n") == 1
     assert json.loads(stdout) == {"n": 1}
 
 
-def test_a_terminal_gets_tables() -> None:
+def test_a_terminal_gets_tables():
     stdout, _ = shown(Common(), Terminal())
     assert "one" in stdout
     assert "\x1b[" in stdout or "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in stdout
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_ids_stay_whole_on_any_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_ids_stay_whole_on_any_terminal(monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     ids = ("01M7YBYJ1BZNSG8RD7T27P21M3", "acc_01M7YC0S5Q6Y0J1W4V8D3E2R9T")
     stdout, reason = Terminal(), "The account has used up its balance: buy credit, or wait for the grant of next month."
@@ -74,7 +73,7 @@ def test_ids_stay_whole_on_any_terminal(monkeypatch: pytest.MonkeyPatch, width: 
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_names_drive_no_terminal(terminal: bool) -> None:
+def test_names_drive_no_terminal(terminal):
     stdout = Terminal() if terminal else io.StringIO()
     evil = Shown({}, ("\x1b[2Jtext", Table(("x",), [("\x1b]0;title\x07[bold]",)])))
     Output(Common(), stdout, io.StringIO()).show(evil)
@@ -84,7 +83,7 @@ def test_names_drive_no_terminal(terminal: bool) -> None:
     assert "[bold]" in text
 
 
-def test_a_file_is_private_and_replaced(tmp_path: Path) -> None:
+def test_a_file_is_private_and_replaced(tmp_path):
     path = tmp_path / "result"
     with Output.opened(Common(output=path)) as output:
         assert path.exists()  # a bad path would have been noticed before anything was done
@@ -97,7 +96,7 @@ def test_a_file_is_private_and_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "a\nb\n"
 
 
-def test_a_file_survives_a_command_that_fails(tmp_path: Path) -> None:
+def test_a_file_survives_a_command_that_fails(tmp_path):
     path = tmp_path / "result"
     path.write_text("before")
     with pytest.raises(CommandFailed), Output.opened(Common(output=path)):
@@ -105,6 +104,6 @@ def test_a_file_survives_a_command_that_fails(tmp_path: Path) -> None:
     assert path.read_text() == "before"
 
 
-def test_a_file_that_can_not_be_written(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_written(tmp_path):
     with pytest.raises(CommandFailed, match="--output"), Output.opened(Common(output=tmp_path / "no" / "where")):
         pass

@@ -71,7 +71,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(TokenFiles(tmp_path / "config" / "metergate" / "auth"))
 
 
-def test_files_are_their_owner_s_alone(machine: Machine) -> None:
+def test_files_are_their_owner_s_alone(machine):
     folder = machine.files.folder
     folder.mkdir(parents=True, mode=0o755)
     (folder / "api-token").touch(0o644)
@@ -98,12 +98,12 @@ def test_files_are_their_owner_s_alone(machine: Machine) -> None:
         machine.session().kept()
 
 
-def test_a_relative_xdg_config_home_is_none() -> None:
+def test_a_relative_xdg_config_home_is_none():
     assert auth_folder({"XDG_CONFIG_HOME": "/x"}) == Path("/x/metergate/auth")
     assert auth_folder({"XDG_CONFIG_HOME": "x"}) == auth_folder({})
 
 
-def test_a_token_goes_to_the_gateway_alone_that_gave_it(machine: Machine) -> None:
+def test_a_token_goes_to_the_gateway_alone_that_gave_it(machine):
     machine.sign_in()
     asyncio.run(machine.session().open_signed_in())
     asyncio.run(machine.session(given_url=f"{URL}/").open_signed_in())
@@ -113,11 +113,11 @@ def test_a_token_goes_to_the_gateway_alone_that_gave_it(machine: Machine) -> Non
     assert len(machine.opened) == 2
 
 
-def test_a_token_is_renewed_under_the_lock(machine: Machine) -> None:
+def test_a_token_is_renewed_under_the_lock(machine):
     """Whoever else wants to renew it waits: two that use one refresh token end the session."""
     held = []
 
-    def try_lock() -> None:
+    def try_lock():
         with (machine.files.folder / "lock").open("r+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,11 +135,11 @@ def test_a_token_is_renewed_under_the_lock(machine: Machine) -> None:
         pass
 
 
-def test_who_has_waited_for_the_lock_takes_the_token_that_was_made_meanwhile(machine: Machine) -> None:
+def test_who_has_waited_for_the_lock_takes_the_token_that_was_made_meanwhile(machine):
     machine.sign_in(life_s=1)
     looked = threading.Event()
 
-    def clock() -> float:
+    def clock():
         looked.set()  # it has read the token that ends
         return NOW_S
 
@@ -154,7 +154,7 @@ def test_who_has_waited_for_the_lock_takes_the_token_that_was_made_meanwhile(mac
     assert machine.opened == [(URL, "access-of-another")]
 
 
-def test_a_token_that_was_narrowed_is_never_replaced_by_one_that_may_do_more(machine: Machine) -> None:
+def test_a_token_that_was_narrowed_is_never_replaced_by_one_that_may_do_more(machine):
     machine.sign_in()
     kept, token = asyncio.run(machine.session().renewed("billing:read", None))
     assert (kept.scope, token, machine.files.token()) == ("billing:read", "access-3", "access-3")

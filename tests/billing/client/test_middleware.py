@@ -68,7 +68,7 @@ async def told(client: Any, path: str = "/", **headers: str) -> tuple[int, Any]:
         return answer.status, found.get("error", {}).get("code") if answer.status >= 400 else found
 
 
-async def test_the_handler_decides(served: Served) -> None:
+async def test_the_handler_decides(served):
     client = await served.app(environ={})
     assert await told(client) == (200, {"user": None})
     assert await told(client, **bearer(RIGHT)) == (200, {"user": "ana"})
@@ -85,7 +85,7 @@ async def test_the_handler_decides(served: Served) -> None:
     assert "X-API-Key" in served.metergate.headers[0]
 
 
-async def test_one_look_up_for_those_who_come_together(served: Served) -> None:
+async def test_one_look_up_for_those_who_come_together(served):
     client = await served.app(environ={}, kept_s=0, kept_keys=1)
     gate = asyncio.Event()
     served.metergate.gate = gate.wait  # type: ignore[assignment]
@@ -104,7 +104,7 @@ async def test_one_look_up_for_those_who_come_together(served: Served) -> None:
 @pytest.mark.parametrize(
     "answer", [None, refused(503, "temporarily_unavailable"), refused(401, "invalid_api_key"), (200, "<html>")]
 )
-async def test_nobody_is_told_that_a_right_key_is_wrong(served: Served, answer: Answer | None) -> None:
+async def test_nobody_is_told_that_a_right_key_is_wrong(served, answer):
     client = await served.app(environ={})
     served.metergate.answer = lambda path, body: answer
     async with client.get("/run", headers=bearer(RIGHT)) as away:
@@ -114,7 +114,7 @@ async def test_nobody_is_told_that_a_right_key_is_wrong(served: Served, answer: 
     assert await told(client, **bearer(RIGHT)) == (200, {"user": "ana"})  # a failure is not kept
 
 
-async def test_names_stand_for_keys_in_development_alone(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_names_stand_for_keys_in_development_alone(served, caplog):
     for environ in ({}, {"METERGATE_DEVELOPMENT": "0"}, {"METERGATE_DEVELOPMENT": "true"}):
         client = await served.app(environ=environ, development=DEVELOPMENT)
         assert await told(client, "/?user_id=eve", **{"X-User-Id": "eve"}) == (200, {"user": None})

@@ -63,7 +63,7 @@ async def settled(client: Client, waiting: int = 0) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_events_are_on_disk_before_they_are_delivered(tmp_path: Path) -> None:
+async def test_events_are_on_disk_before_they_are_delivered(tmp_path):
     gate = asyncio.Event()
     async with scripted(lambda path, body: results(body)) as (server, url):
         server.gate = gate.wait  # type: ignore[assignment]
@@ -85,10 +85,10 @@ async def test_events_are_on_disk_before_they_are_delivered(tmp_path: Path) -> N
     [None, refused(401, "invalid_api_key"), refused(404, "not_found"), (200, "<html>"), (200, {"data": []}),
      (400, "<html>"), refused(503, "temporarily_unavailable", **{"Retry-After": "0"})],
 )  # fmt: skip
-async def test_what_fails_as_a_whole_is_kept(tmp_path: Path, answer: Answer | None) -> None:
+async def test_what_fails_as_a_whole_is_kept(tmp_path, answer):
     tries = 0
 
-    def some_time(path: str, body: Any) -> Answer | None:
+    def some_time(path, body):
         nonlocal tries
         tries += 1
         return answer if tries < 4 else results(body)
@@ -100,7 +100,7 @@ async def test_what_fails_as_a_whole_is_kept(tmp_path: Path, answer: Answer | No
     assert tries >= 4
 
 
-async def test_the_dead_leave_events_to_others_of_the_same_service(tmp_path: Path) -> None:
+async def test_the_dead_leave_events_to_others_of_the_same_service(tmp_path):
     async with scripted(lambda path, body: None) as (server, url):
         async with service(url, spool=rules(tmp_path)) as client:
             await record(client, "e0")
@@ -116,17 +116,17 @@ async def test_the_dead_leave_events_to_others_of_the_same_service(tmp_path: Pat
     assert [event["event_id"] for _, body in server.calls[-2:] for event in body["events"]] == ["e0", "e1"]
 
 
-async def test_who_is_cancelled_in_closing_leaves_events_to_others(tmp_path: Path) -> None:
+async def test_who_is_cancelled_in_closing_leaves_events_to_others(tmp_path):
     async with scripted(lambda path, body: None) as (server, url):
         sent = asyncio.Event()
 
-        async def never() -> None:
+        async def never():
             sent.set()
             await asyncio.Event().wait()
 
         server.gate = never  # type: ignore[assignment]
 
-        async def use() -> None:
+        async def use():
             async with service(url, spool=rules(tmp_path, drain_s=LONG)) as client:
                 await record(client, "e0")
                 await sent.wait()
@@ -143,18 +143,18 @@ async def test_who_is_cancelled_in_closing_leaves_events_to_others(tmp_path: Pat
         other.close(keep=False)
 
 
-async def test_one_at_fault_keeps_no_other_back(tmp_path: Path) -> None:
+async def test_one_at_fault_keeps_no_other_back(tmp_path):
     """Refused alone it is parked; where the whole batch is, it is found by halves. What passes goes to the tail."""
     busy = 2
 
-    def code_of(event_id: str) -> str | None:
+    def code_of(event_id):
         nonlocal busy
         if event_id == "busy" and busy:
             busy -= 1
             return "temporarily_unavailable"
         return "model_not_priced" if event_id == "unpriced" else None
 
-    def answer(path: str, body: Any) -> Answer:
+    def answer(path, body):
         if any(event["event_id"] == "poison" for event in body["events"]):
             return 413, "<html>"
         return results(body, code_of)
@@ -198,10 +198,8 @@ class Unreadable:
         raise KeyError("input_tokens")
 
 
-async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def answer(path: str, body: Any) -> Answer | None:
+async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(tmp_path, monkeypatch, caplog):
+    def answer(path, body):
         if "events" in body:
             return None
         return None if body["event_id"] == "e2" else results({"events": [body]})
@@ -228,7 +226,7 @@ async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(
             _ = service(url).spooled
 
 
-def test_the_spool_is_bounded_and_written_anew(tmp_path: Path) -> None:
+def test_the_spool_is_bounded_and_written_anew(tmp_path):
     events = [f'{{"event_id":"{number:04}"}}'.encode() for number in range(100)]
     own = EventSpool(rules(tmp_path, most_bytes=2000), "http://x", "aura", iter("ABCDEFGH").__next__)
     own.open()
@@ -252,7 +250,7 @@ def test_the_spool_is_bounded_and_written_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "damaged"), [(b"\0" * 4096, False), (record_of(b"{}")[:-1], False), (b"\x02\0\0\0\0\0\0\0{}" * 2, True)]
 )
-def test_what_can_not_be_read_is_kept(tmp_path: Path, end: bytes, damaged: bool) -> None:
+def test_what_can_not_be_read_is_kept(tmp_path, end, damaged):
     """A record that is cut off, or zeros, is what the dead leave; anything else had events in it."""
     own = EventSpool(rules(tmp_path), "http://x", "aura", iter("ABC").__next__)
     own.open()
@@ -266,7 +264,7 @@ def test_what_can_not_be_read_is_kept(tmp_path: Path, end: bytes, damaged: bool)
     assert [path.name for path in tmp_path.iterdir()] == ([left.with_suffix(".damaged").name] if damaged else [])
 
 
-def test_a_full_parked_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_parked_file_takes_no_more(tmp_path, monkeypatch):
     own = EventSpool(rules(tmp_path, most_parked_bytes=100), "http://x", "aura", iter("AB").__next__)
     own.open()
     own.park(b'{"event_id":"e0"}', "why")
@@ -302,7 +300,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_process_has_recorded_is_delivered(tmp_path: Path) -> None:
+async def test_what_a_killed_process_has_recorded_is_delivered(tmp_path):
     async with scripted(lambda path, body: None) as (server, url):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", RECORDS, url, str(tmp_path))
         assert await process.wait() == -signal.SIGKILL

@@ -10,7 +10,7 @@ import pytest
 
 from billing.client.errors import BadAnswer, Refused, Unreachable
 from metergate import Client, Retries
-from tests.billing.client.support import Answer, Scripted, debit, refused, scripted, service
+from tests.billing.client.support import Answer, debit, refused, scripted, service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ DONE: Answer = (201, debit({"event_id": "e", "account_id": "a"}))
         ([refused(503, "temporarily_unavailable", **{"Retry-After": "3600"})], 1),  # it would be over its time
     ],
 )
-async def test_what_is_tried_again(script: Script, calls: int) -> None:
+async def test_what_is_tried_again(script, calls):
     async with scripted(one_by_one(script)) as (server, url), service(url) as client:
         last, asked = script[calls - 1], client.debit("a", amount_usd="1.00", tags={"x": "y"})
         if last is DONE:
@@ -55,7 +55,7 @@ async def test_what_is_tried_again(script: Script, calls: int) -> None:
     assert server.calls[0][1]["event_id"]
 
 
-async def test_its_headers_are_those_of_a_service_alone() -> None:
+async def test_its_headers_are_those_of_a_service_alone():
     async with scripted(lambda path, body: DONE) as (server, url):
         async with service(url, api_key="mg_mine", admin_key="mine") as client:
             await client.debit("a", amount_usd="1")
@@ -72,12 +72,12 @@ async def test_its_headers_are_those_of_a_service_alone() -> None:
 
 
 @pytest.mark.parametrize(("named", "key"), [("a b", "k"), (None, "k"), ("aura", None)])
-def test_what_is_no_service(named: str | None, key: str | None) -> None:
+def test_what_is_no_service(named, key):
     with pytest.raises(ValueError, match="service"):
         Client("http://x", service_key=key, service_name=named)
 
 
-async def test_a_call_ends_in_its_time() -> None:
+async def test_a_call_ends_in_its_time():
     waits = Retries(attempts=50, total_s=0.2, first_wait_s=0.01, longest_wait_s=0.01)
     async with scripted(lambda path, body: DONE) as (server, url), service(url, retries=waits) as client:
         server.gate = asyncio.Event().wait  # type: ignore[assignment]
@@ -85,7 +85,7 @@ async def test_a_call_ends_in_its_time() -> None:
             await client.debit("a", amount_usd="1")
 
 
-async def test_room_is_a_yes_or_no_at_once() -> None:
+async def test_room_is_a_yes_or_no_at_once():
     held = refused(429, "capacity_held", **{"Retry-After": "1"})
     allowed = {"allowed": True, "account_id": "a", "required_usd": "1", "available_usd": "2"}
     script: Script = [held, refused(402, "billing_required"), refused(429, "quota_exceeded"), None, (200, allowed)]
@@ -132,8 +132,8 @@ SETTLED: Answer = (200, held("settled"))
         ([*[None] * 4, refused(400, "invalid_request_error")], "twice", ["settle"] * 5),
     ],
 )
-async def test_a_block_settles_or_gives_back(settles: Script, raises: Any, paths: list[str]) -> None:
-    async def block(client: Client) -> None:
+async def test_a_block_settles_or_gives_back(settles, raises, paths):
+    async def block(client):
         async with client.hold("a", amount_usd="2.00", expires_in_s=60) as open_hold:
             if raises == "twice":
                 with pytest.raises(Unreachable):
@@ -152,7 +152,7 @@ async def test_a_block_settles_or_gives_back(settles: Script, raises: Any, paths
     assert [path.removeprefix("holds/h/") for path, _ in server.calls[1:]] == paths
 
 
-async def test_a_block_does_not_begin_with_a_hold_that_has_ended() -> None:
+async def test_a_block_does_not_begin_with_a_hold_that_has_ended():
     """The same again gets the first answer, which says that it is open."""
     script: Script = [(201, held()), (200, held("voided")), (201, held()), (200, held("expired")), SETTLED]
     async with scripted(one_by_one(script)) as (server, url), service(url) as client:
@@ -164,11 +164,11 @@ async def test_a_block_does_not_begin_with_a_hold_that_has_ended() -> None:
     assert [path for path, _ in server.calls] == ["holds", "holds/h"] * 2 + ["holds/h/settle"]
 
 
-async def test_who_leaves_a_block_gives_back() -> None:
+async def test_who_leaves_a_block_gives_back():
     async with scripted(Holding()) as (server, url), service(url) as client:
         inside = asyncio.Event()
 
-        async def block() -> None:
+        async def block():
             async with client.hold("a", amount_usd="2.00"):
                 inside.set()
                 await asyncio.Event().wait()
@@ -180,20 +180,20 @@ async def test_who_leaves_a_block_gives_back() -> None:
     assert [path for path, _ in server.calls] == ["holds", "holds/h/void"]
 
 
-async def test_who_is_cancelled_in_a_call_leaves_no_hold_open(caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_is_cancelled_in_a_call_leaves_no_hold_open(caplog):
     """In making a hold it is given back, in settling it the settlement goes on."""
     for paths in (["holds", "holds/h/void"], ["holds", "holds/h/settle"]):
         async with scripted(Holding(SETTLED)) as (server, url), service(url) as client:
             called, gate = asyncio.Event(), asyncio.Event()
 
-            async def wait(server: Scripted, at: str, called: asyncio.Event, gate: asyncio.Event) -> None:
+            async def wait(server, at, called, gate):
                 if server.calls[-1][0] == at:
                     called.set()
                     await gate.wait()
 
             server.gate = partial(wait, server, "holds" if paths[-1].endswith("void") else paths[-1], called, gate)
 
-            async def block(client: Client) -> None:
+            async def block(client):
                 async with client.hold("a", amount_usd="2.00") as held:
                     await held.settle(amount_usd="1.00")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -28,7 +27,7 @@ from billing.usage import Usage
         (SimpleNamespace(prompt_token_count=9, candidates_token_count=4), (9, 0, 0, 4)),
     ],
 )  # fmt: skip
-def test_each_provider_s_report(usage: Any, counts: tuple[int, ...]) -> None:
+def test_each_provider_s_report(usage, counts):
     names = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")
     assert tokens_used(usage) == dict(zip(names, counts, strict=True))
 
@@ -38,6 +37,6 @@ def test_each_provider_s_report(usage: Any, counts: tuple[int, ...]) -> None:
     [None, {}, {"tokens": 5}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": True},
      Usage(input_tokens=5, audio_input_tokens=5), Usage(images=1)],
 )  # fmt: skip
-def test_what_can_t_be_reported(usage: Any) -> None:
+def test_what_can_t_be_reported(usage):
     with pytest.raises(ValueError, match=r"usage|count|event"):
         tokens_used(usage)

@@ -10,7 +10,7 @@ from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts, Wrote
 from billing.collect.snapshots import Checkpoint, Source, read_page
 from billing.collect.subjects import SubjectRules, Subjects
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from billing.settings import FirstPoint
 from tests.billing.support import Billing
 

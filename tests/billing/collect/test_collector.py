@@ -3,11 +3,11 @@
 import asyncio
 import gzip
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -16,21 +16,18 @@ from hypothesis import strategies as st
 
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.debits import ByteRate, Charged, charge, rate_of
-from billing.collect.facts import LOCK
-from billing.collect.snapshots import Checkpoint, Exporters, Source
+from billing.collect.snapshots import LOCK, Checkpoint, Exporters, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
-from billing.pricing.rows import PriceRow, Variant
-from billing.pricing.scales import COST_SCALE
-from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing import COST_SCALE, METER_PROVIDER, PriceRow, PriceTable, Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.answering import until
 from tests.support.exporter import TOKEN, Exporter, exporting
 
-NOW: Final = datetime(2026, 3, 2, 12, 0, 30, tzinfo=UTC)
-STRIDE: Final = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 5
-RULES: Final = CollectRules("r1", pages=40, overlap=timedelta(minutes=20), at_once=20)
+NOW = datetime(2026, 3, 2, 12, 0, 30, tzinfo=UTC)
+STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 5
+RULES = CollectRules("r1", pages=40, overlap=timedelta(minutes=20), at_once=20)
 
 
 def source_of(name: str, exporter: Exporter, **fields: Any) -> Source:
@@ -46,7 +43,7 @@ def collector_of(room: Room, sources: list[Source], database: Any = None) -> Col
     return Collector(asked, sources, parts, RULES, lambda: NOW)
 
 
-LIES: Final[dict[str, tuple[Callable[[dict[str, str], dict[str, Any]], Any], str]]] = {
+LIES = {
     "same": (lambda asked, page: {**page, "has_more": True, "next_cursor": "7"}, "names the same cursor again"),
     "nothing": (
         lambda asked, page: {**page, "snapshots": [], "has_more": True, "next_cursor": f"{asked.get('cursor', '')}1"},
@@ -67,7 +64,7 @@ LIES: Final[dict[str, tuple[Callable[[dict[str, str], dict[str, Any]], Any], str
 }
 
 
-async def test_exporters_that_lie_fail_alone_and_are_mended(billing: Billing) -> None:
+async def test_exporters_that_lie_fail_alone_and_are_mended(billing):
     exporters = {name: Exporter() for name in ("good", "stranger", *LIES)}
     for name, exporter in exporters.items():
         for minute in range(5):
@@ -128,7 +125,7 @@ class Dying:
                 raise Killed
 
 
-async def test_a_collector_that_dies_at_any_step_is_followed_by_another(billing: Billing) -> None:
+async def test_a_collector_that_dies_at_any_step_is_followed_by_another(billing):
     rules = SubjectRules(initial_nano=10**6, included_bytes=50)
     steps, died = 0, True
     while died:
@@ -195,7 +192,7 @@ async def waiting(billing: Billing, task: asyncio.Task[Any]) -> None:
     await until(waits)
 
 
-async def test_runs_of_two_gateways_charge_an_account_as_one(billing: Billing) -> None:
+async def test_runs_of_two_gateways_charge_an_account_as_one(billing):
     """A run that finds an account charged by another one does not write what it has read of it."""
     rules = SubjectRules(initial_nano=1000, included_bytes=50)
     one, other = (Room(billing, "two", per_byte_scaled=10**9, rules=rules) for _ in range(2))
@@ -217,7 +214,7 @@ async def test_runs_of_two_gateways_charge_an_account_as_one(billing: Billing) -
     assert (await billing.accounts.get(accounts["two-a"])).balance_nano == 1000 - (100 - 50)
 
 
-async def test_two_gateways_make_one_account_for_an_address(billing: Billing) -> None:
+async def test_two_gateways_make_one_account_for_an_address(billing):
     rules = SubjectRules()
     room = Room(billing, "one", rules=rules)
     await room.write([Sample("n1", NOW, uuid, "", 0, 0) for uuid in ("same-1", "same-2")])
@@ -232,7 +229,7 @@ async def test_two_gateways_make_one_account_for_an_address(billing: Billing) ->
     assert {each.account_id for each in (await room.subjects.page(2)).items} == {account.id}
 
 
-async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing: Billing) -> None:
+async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing):
     rules = SubjectRules(unknown="park", initial_nano=5000)
     room = Room(billing, "parked", per_byte_scaled=10**9, rules=rules)
     exporter = Exporter()
@@ -254,7 +251,7 @@ async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing: Billing)
         await collector.close()
 
 
-def test_a_window_that_is_asked_for_leaves_no_gap() -> None:
+def test_a_window_that_is_asked_for_leaves_no_gap():
     overlap, hour = timedelta(minutes=5), timedelta(hours=1)
     read = Checkpoint(1, watermark=NOW - 72 * hour)
     reading = Checkpoint(1, watermark=NOW - 72 * hour, since=NOW - 70 * hour, until=NOW - hour, cursor="7")
@@ -265,13 +262,11 @@ def test_a_window_that_is_asked_for_leaves_no_gap() -> None:
         assert (asked.since, asked.until, asked.cursor) == (NOW - 80 * hour, NOW, None)
 
 
-RATES: Final = st.sampled_from([ByteRate("a", 0), ByteRate("b", COST_SCALE // 3), ByteRate("c", COST_SCALE * 2)])
+RATES = st.sampled_from([ByteRate("a", 0), ByteRate("b", COST_SCALE // 3), ByteRate("c", COST_SCALE * 2)])
 
 
 @given(st.lists(st.tuples(RATES, st.integers(0, 50)), max_size=8), st.integers(0, 60), st.randoms())
-def test_a_charge_is_a_matter_of_the_set_and_never_falls(
-    portions: list[tuple[ByteRate, int]], included: int, chance: Any
-) -> None:
+def test_a_charge_is_a_matter_of_the_set_and_never_falls(portions, included, chance):
     charged = Charged(included, 0, {})
     rises = [charged.add(rate, count) for rate, count in portions]
     assert min(rises, default=0) >= 0
@@ -281,14 +276,14 @@ def test_a_charge_is_a_matter_of_the_set_and_never_falls(
     assert charge({}, included) == 0
 
 
-def test_no_more_is_given_back_than_was_charged() -> None:
+def test_no_more_is_given_back_than_was_charged():
     charged = Charged(0, 0, {})
     assert charged.add(ByteRate("old", COST_SCALE), 100) == 100
     assert charged.add(ByteRate("new", 9 * COST_SCALE), -40) == -40
     assert charged.bytes_by_rate == {(COST_SCALE, "old"): 60, (9 * COST_SCALE, "new"): 0}
 
 
-def test_a_byte_s_price_is_the_row_s_by_region_or_the_variable_s() -> None:
+def test_a_byte_s_price_is_the_row_s_by_region_or_the_variable_s():
     variant = Variant({"region": "eu"}, per_unit={"million": 3_000})
     row = PriceRow(
         METER_PROVIDER, "bytes", NOW.date(), per_unit={"million": 1_000}, per_million={}, variants=(variant,)

@@ -5,26 +5,23 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from billing.api.usage_reports import UsageReports
+from billing.api.usage import UsageReports
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
 from billing.collect.snapshots import MOST_COUNTED, Source, read_page
 from billing.collect.subjects import SubjectRules
 from billing.database.connection import queries
 from billing.ledger.sums import UsageSums
 from billing.money import ceil_div
-from billing.settings import FirstPoint
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
-from tests.billing.support import Billing
 
-BEGIN: Final = START + timedelta(minutes=57)
+BEGIN = START + timedelta(minutes=57)
 # Of two hours.
-MOMENTS: Final = st.integers(0, 9).map(lambda step: BEGIN + step * timedelta(seconds=25))
-SAID: Final = st.builds(
+MOMENTS = st.integers(0, 9).map(lambda step: BEGIN + step * timedelta(seconds=25))
+SAID = st.builds(
     Sample,
     node=st.sampled_from(["n1", "n2"]),
     at=MOMENTS,
@@ -34,17 +31,17 @@ SAID: Final = st.builds(
     down=st.sampled_from([0, 3, 7]),
 )
 # 0.3 nano-USD.
-PER_BYTE: Final = 3 * 10**8
-INCLUDED: Final = 20
-INITIAL: Final = 1000
-MOVED: Final = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["c", "d"]), MOMENTS)
-CLOCK_SET_BACK: Final = [
+PER_BYTE = 3 * 10**8
+INCLUDED = 20
+INITIAL = 1000
+MOVED = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["c", "d"]), MOMENTS)
+CLOCK_SET_BACK = [
     ([Sample("n1", BEGIN, "a", "", 0, 0)], None),
     ([Sample("n1", BEGIN, "b", "", 0, 0)], ("a", "c", BEGIN + timedelta(minutes=3))),
     ([Sample("n1", BEGIN, "b", "", 0, 0)], ("a", "d", BEGIN)),
     ([Sample("n1", BEGIN + timedelta(seconds=second), "a", "", second, 0) for second in (25, 210, 300)], None),
 ]
-RULES: Final = SubjectRules(initial_nano=INITIAL, included_bytes=INCLUDED)
+RULES = SubjectRules(initial_nano=INITIAL, included_bytes=INCLUDED)
 numbers = itertools.count()
 
 
@@ -71,9 +68,7 @@ class Owned:
     st.sampled_from(["new", "new", "baseline", "zero"]),
 )
 @example(CLOCK_SET_BACK, "new")
-async def test_facts_and_money_are_a_matter_of_the_set(
-    billing: Billing, pages: list[tuple[list[Sample], tuple[str, str, datetime] | None]], rule: FirstPoint
-) -> None:
+async def test_facts_and_money_are_a_matter_of_the_set(billing, pages, rule):
     """Whatever is moved between accounts meanwhile, each minute is charged once, to the account that it is shown to."""
     number = next(numbers)
     room = Room(billing, f"s{number}", rule=rule, per_byte_scaled=PER_BYTE, rules=RULES)
@@ -118,7 +113,7 @@ async def test_facts_and_money_are_a_matter_of_the_set(
         assert await billing.database.value(f"SELECT count(*) FROM collected_{table}") == 0  # noqa: S608
 
 
-async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(billing: Billing) -> None:
+async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(billing):
     """Of each series the last point before the time of late ones stays."""
     room = Room(billing, "old")
     days = [Sample("n1", START + timedelta(days=day), "old", "", 10 * day, 0) for day in (0, 1, 30)]
@@ -132,7 +127,7 @@ async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(bill
     assert (subject.uuid, subject.bytes) == ("old", 300)
 
 
-async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(billing: Billing) -> None:
+async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(billing):
     """What moves between hours is used once, in the ledger as in collection; sums above 64 bits are charged."""
     at = START + timedelta(minutes=58)
     room = Room(billing, "moved", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
@@ -148,7 +143,6 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
         " JOIN usage_events AS e ON e.account_id = a.id WHERE s.uuid = $1 GROUP BY s.account_id"
     )
     row = await billing.database.row(ask, "mv")
-    assert row is not None
     assert (row["bytes"], row["balance_nano"], row["refunds"]) == (100, INITIAL - 100, 0)
 
     free = Room(billing, "huge")
@@ -166,11 +160,10 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
     assert (rated.debits, rated.left) == (2 * MOST_DEBITS + 1, set())
     for uuid, count in (("hg", 2 * MOST_DEBITS * MOST_BYTES), ("ot", 7)):
         row = await billing.database.row(ask, uuid)
-        assert row is not None
         assert row["bytes"] == count
 
 
-def test_snapshots_of_impossible_times_are_set_aside() -> None:
+def test_snapshots_of_impossible_times_are_set_aside():
     source = Source("s", "http://exporter", None, "eu")
     for at in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-10:00"):
         page = page_of([Sample("n1", START, "a", "", 1, 1)])
@@ -179,7 +172,7 @@ def test_snapshots_of_impossible_times_are_set_aside() -> None:
         assert (read.snapshots, read.set_aside) == ([], 1)
 
 
-async def test_a_subject_that_moves_while_growth_is_folded_is_charged_once(billing: Billing) -> None:
+async def test_a_subject_that_moves_while_growth_is_folded_is_charged_once(billing):
     """What was known at the move is the former account's, however much of it another run is about to fold."""
     room = Room(billing, "race", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
     await room.write([Sample("n1", START, "rc", "", 0, 0)])

@@ -8,7 +8,7 @@ ISOLATION = "SHOW transaction_isolation"
 
 
 @pytest.mark.parametrize("pooled", ["", "&statement_cache_size=0"])
-async def test_isolation_is_ours_whatever_the_default_is(database_url: str, pooled: str) -> None:
+async def test_isolation_is_ours_whatever_the_default_is(database_url, pooled):
     """Behind a pooler sessions are shared, and none is set up: what moves money and usage is a transaction."""
     mark = "&" if "?" in database_url else "?"
     database = Database(f"{database_url}{mark}default_transaction_isolation=serializable{pooled}", size=1)

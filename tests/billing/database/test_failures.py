@@ -18,7 +18,6 @@ from billing.ledger import writer
 from billing.ledger.debits import Debit, decode_debit
 from billing.ledger.writer import write_batch, write_debits
 from tests.billing.ledger.test_debits import account, assert_consistent, balance, debit, placed
-from tests.billing.support import Billing
 
 pytestmark = pytest.mark.slow
 
@@ -73,9 +72,7 @@ async def counted(database_url: str) -> AsyncIterator[Counted]:
         "42703",
     ],
 )
-async def test_a_failure_that_is_not_the_debits_sets_nothing_aside(
-    billing: Billing, account: Account, counted: Counted, code: str
-) -> None:
+async def test_a_failure_that_is_not_the_debits_sets_nothing_aside(billing, account, counted, code):
     batch = [placed(account, number) for number in range(1, 65)]
     await billing.database.execute(FAILING.format(condition="true", code=code))
     for _ in range(3):
@@ -91,9 +88,7 @@ async def test_a_failure_that_is_not_the_debits_sets_nothing_aside(
 
 
 @pytest.mark.parametrize("code", ["22000", "22003", "22P02", "22021", "23502", "23505", "23514"])
-async def test_a_failure_that_is_a_debits_own_sets_that_one_aside(
-    billing: Billing, account: Account, counted: Counted, code: str
-) -> None:
+async def test_a_failure_that_is_a_debits_own_sets_that_one_aside(billing, account, counted, code):
     bad = placed(account, 64, model="bad")
     await billing.database.execute(FAILING.format(condition="NEW.model = 'bad'", code=code))
     stored = await write_debits(counted, [*(placed(account, number) for number in range(1, 64)), bad])
@@ -103,7 +98,7 @@ async def test_a_failure_that_is_a_debits_own_sets_that_one_aside(
     await assert_consistent(billing.database)
 
 
-async def test_a_statement_that_is_cancelled_is_one_that_waits_for_a_lock(billing: Billing) -> None:
+async def test_a_statement_that_is_cancelled_is_one_that_waits_for_a_lock(billing):
     """Postgres tells the one as the other where a second lock is waited for: one of some 5,000 timeouts."""
     cancel = "SELECT bool_or(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(61)'"
     waiting = asyncio.ensure_future(billing.database.execute("SELECT pg_sleep(61)"))
@@ -113,7 +108,7 @@ async def test_a_statement_that_is_cancelled_is_one_that_waits_for_a_lock(billin
         await waiting
 
 
-async def test_a_lock_that_is_not_given_in_time(billing: Billing, account: Account, database_url: str) -> None:
+async def test_a_lock_that_is_not_given_in_time(billing, account, database_url):
     mark = "&" if "?" in database_url else "?"
     impatient = Database(f"{database_url}{mark}lock_timeout=20")
     try:
@@ -127,9 +122,7 @@ async def test_a_lock_that_is_not_given_in_time(billing: Billing, account: Accou
         await impatient.close()
 
 
-async def test_a_row_that_is_locked_keeps_its_own_debits_waiting_alone(
-    billing: Billing, account: Account, counted: Counted
-) -> None:
+async def test_a_row_that_is_locked_keeps_its_own_debits_waiting_alone(billing, account, counted):
     """Others of the batch are written, what the ledger knows already is answered, and no writer waits with a row of
     another account in its hands."""
     free = await billing.accounts.create("Free")
@@ -150,9 +143,7 @@ async def test_a_row_that_is_locked_keeps_its_own_debits_waiting_alone(
     await assert_consistent(billing.database)
 
 
-async def test_a_debit_that_is_refused_is_found_beside_a_row_that_is_locked(
-    billing: Billing, account: Account, counted: Counted
-) -> None:
+async def test_a_debit_that_is_refused_is_found_beside_a_row_that_is_locked(billing, account, counted):
     free = await billing.accounts.create("Free")
     await billing.database.execute(FAILING.format(condition="NEW.model = 'bad'", code="22003"))
     good, bad, hers = debit(free), debit(free, model="bad"), placed(account, 1)
@@ -166,7 +157,7 @@ async def test_a_debit_that_is_refused_is_found_beside_a_row_that_is_locked(
     await assert_consistent(billing.database)
 
 
-async def test_a_role_that_may_not_write_yet(billing: Billing, account: Account, database_url: str) -> None:
+async def test_a_role_that_may_not_write_yet(billing, account, database_url):
     role, mark = f"r{secrets.token_hex(6)}", "&" if "?" in database_url else "?"
     await billing.database.execute(f"CREATE ROLE {role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     limited = Database(f"{database_url}{mark}role={role}")
@@ -182,7 +173,7 @@ async def test_a_role_that_may_not_write_yet(billing: Billing, account: Account,
         await billing.database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_a_statement_that_the_server_has_forgotten(billing: Billing, account: Account, database_url: str) -> None:
+async def test_a_statement_that_the_server_has_forgotten(billing, account, database_url):
     """As behind a pooler that gives a session to another client: it is prepared anew on another connection."""
     database = Database(database_url, size=1)
     try:
@@ -198,7 +189,7 @@ async def test_a_statement_that_the_server_has_forgotten(billing: Billing, accou
 
 
 @pytest.mark.parametrize("admitted_at_ms", [0, 978307200000, 4102444800000])
-async def test_a_month_without_a_partition_gets_one(billing: Billing, account: Account, admitted_at_ms: int) -> None:
+async def test_a_month_without_a_partition_gets_one(billing, account, admitted_at_ms):
     """Long ago (a clock that stood at 1970), and far ahead."""
     batch = [placed(account, 1), placed(account, 2, admitted_at_ms=admitted_at_ms), placed(account, 3)]
     assert len(await write_debits(billing.database, batch)) == 3
@@ -210,9 +201,7 @@ async def test_a_month_without_a_partition_gets_one(billing: Billing, account: A
     "changes",
     [{"end_user": "\ud800"}, {"model": "\ud800", "charged_nano": 2**70}, {"account_id": "nul\0"}, {"status": 2**70}],
 )
-async def test_a_debit_that_cannot_be_encoded_is_set_aside_alone(
-    billing: Billing, account: Account, changes: dict[str, object]
-) -> None:
+async def test_a_debit_that_cannot_be_encoded_is_set_aside_alone(billing, account, changes):
     bad = placed(account, 4, **changes)
     stored = await write_debits(billing.database, [placed(account, 1), bad, placed(account, 2), placed(account, 3)])
     assert len(stored) == 3
@@ -221,15 +210,13 @@ async def test_a_debit_that_cannot_be_encoded_is_set_aside_alone(
     assert await balance(billing.database, account) == 10**9 - 1500
 
 
-async def test_a_month_that_cannot_be_made_sets_aside_what_falls_into_it(
-    billing: Billing, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_month_that_cannot_be_made_sets_aside_what_falls_into_it(billing, account, monkeypatch):
     monkeypatch.setattr(writer, "CREATE_MONTHS", "SELECT count($1::bigint[])")
     assert len(await write_debits(billing.database, [placed(account, 1), placed(account, 2, admitted_at_ms=0)])) == 1
     assert await billing.database.value(ASIDE) == 1
 
 
-def test_the_url_says_how_many_statements_are_kept() -> None:
+def test_the_url_says_how_many_statements_are_kept():
     assert split_url("postgresql:///name?host=/run") == ("postgresql:///name?host=/run", None)
     assert split_url("postgresql://h/name?statement_cache_size=0") == ("postgresql://h/name", 0)
     assert split_url("postgresql://h/n?a=b&statement_cache_size=20&c=d") == ("postgresql://h/n?a=b&c=d", 20)
@@ -238,12 +225,12 @@ def test_the_url_says_how_many_statements_are_kept() -> None:
             split_url(f"postgresql://h/n?statement_cache_size={given}")
 
 
-async def test_what_cannot_be_encoded_for_the_driver_is_refused(billing: Billing) -> None:
+async def test_what_cannot_be_encoded_for_the_driver_is_refused(billing):
     with pytest.raises(DatabaseRefused):
         await billing.database.value("SELECT $1::bigint", 2**70)
 
 
-def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -> None:
+def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last():
     """New fields are appended: a missing one gets its default, an unknown one is ignored."""
     made = debit(Account("acc", "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1), epoch=3, dseq=4)
     fields = msgspec.msgpack.decode(debits_module.encode_debit(made))
@@ -258,7 +245,7 @@ def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -
             decode_debit(bad)
 
 
-def test_the_order_of_a_debits_fields_is_the_one_that_is_stored() -> None:
+def test_the_order_of_a_debits_fields_is_the_one_that_is_stored():
     """Payloads outlive a release: fields are appended, never moved or removed."""
     assert Debit.__struct_fields__[:36] == (
         "request_id",

@@ -8,7 +8,6 @@ import pytest
 from billing.database import migrate as module
 from billing.database.connection import Database, DatabaseHindered
 from billing.database.migrate import Migration, MigrationError, migrate, migrations, pending
-from tests.billing.support import Billing
 
 FIRST, SECOND = Migration(9001, "first", "CREATE TABLE first ()"), Migration(9002, "second", "CREATE TABLE second ()")
 BROKEN = Migration(9002, "second", "CREATE TABLE second (); SELECT nothing")
@@ -31,13 +30,13 @@ class Shipped:
         self._monkeypatch.setattr(module, "migrations", lambda: [*self._schema, *later])
 
 
-def test_numbers_rise_and_begin_with_the_schema() -> None:
+def test_numbers_rise_and_begin_with_the_schema():
     numbers = [migration.number for migration in migrations()]
     assert numbers == sorted(set(numbers))
     assert migrations()[0].full_name == "0001_schema"
 
 
-async def test_what_was_applied_before_a_failure_stays(billing: Billing, database_url: str, shipped: Shipped) -> None:
+async def test_what_was_applied_before_a_failure_stays(billing, database_url, shipped):
     shipped.also(FIRST, BROKEN)
     with pytest.raises(DatabaseHindered, match="nothing"):
         await migrate(database_url)
@@ -49,7 +48,7 @@ async def test_what_was_applied_before_a_failure_stays(billing: Billing, databas
     assert await pending(billing.database) == []
 
 
-async def test_a_new_database_gets_all_of_them_or_none(empty_database_url: str, shipped: Shipped) -> None:
+async def test_a_new_database_gets_all_of_them_or_none(empty_database_url, shipped):
     database = Database(empty_database_url, size=1)
     try:
         shipped.also(FIRST, BROKEN)
@@ -63,9 +62,7 @@ async def test_a_new_database_gets_all_of_them_or_none(empty_database_url: str, 
         await database.close()
 
 
-async def test_what_other_migrations_have_made_is_refused(
-    billing: Billing, database_url: str, shipped: Shipped
-) -> None:
+async def test_what_other_migrations_have_made_is_refused(billing, database_url, shipped):
     shipped.also(FIRST, SECOND)
     assert await migrate(database_url) == ["9001_first", "9002_second"]
     shipped.also(FIRST, Migration(9002, "second", "CREATE TABLE another ()"))

@@ -10,16 +10,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseUnavailable
 from billing.database.migrate import migrate, pending
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
 from gateway.embedded.folders import server_account
 from tests.billing.ledger.test_debits import account, assert_consistent, debit
-from tests.billing.support import Billing
 from tests.support.ports import free_port
 
 __all__ = ["account"]
@@ -88,9 +86,7 @@ async def sessions_of(database: Database) -> int:
     return len({await database.value("SELECT pg_backend_pid()") for _ in range(12)})
 
 
-async def test_all_that_is_asked_of_postgres_works_behind_it(
-    billing: Billing, account: Account, pooled_url: str
-) -> None:
+async def test_all_that_is_asked_of_postgres_works_behind_it(billing, account, pooled_url):
     database = await reachable(pooled_url)
     try:
         assert await sessions_of(database) > 1, "every transaction may get another session"
@@ -113,7 +109,7 @@ async def test_all_that_is_asked_of_postgres_works_behind_it(
         await database.close()
 
 
-async def test_migrations_work_behind_it(billing: Billing, pooled_url: str) -> None:
+async def test_migrations_work_behind_it(billing, pooled_url):
     database = await reachable(pooled_url)
     try:
         assert await asyncio.gather(*(migrate(pooled_url) for _ in range(3))) == [[], [], []]
@@ -122,9 +118,7 @@ async def test_migrations_work_behind_it(billing: Billing, pooled_url: str) -> N
         await database.close()
 
 
-async def test_without_the_setting_no_debit_is_lost_and_the_error_says_what_to_set(
-    billing: Billing, account: Account, pooled_url: str
-) -> None:
+async def test_without_the_setting_no_debit_is_lost_and_the_error_says_what_to_set(billing, account, pooled_url):
     other = await reachable(pooled_url)
     assert await sessions_of(other) > 1
     await other.close()

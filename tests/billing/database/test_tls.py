@@ -67,13 +67,13 @@ async def behind_tls(database_url: str, key: Path, certificate: Path) -> AsyncIt
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_url_says_whose_certificate_is_believed(database_url: str, tmp_path: Path) -> None:
+async def test_the_url_says_whose_certificate_is_believed(database_url, tmp_path):
     key, signer = make_certificate(tmp_path, "localhost")
     _, stranger = make_certificate(tmp_path, "stranger")
     name = urlsplit(database_url).path
     async with behind_tls(database_url, key, signer) as port:
 
-        def url(mode: str, root: Path | None = None, host: str = "localhost") -> str:
+        def url(mode, root=None, host="localhost"):
             believed = f"&sslrootcert={root}" if root is not None else ""
             return f"postgresql://metergate:swordfish@{host}:{port}{name}?sslmode={mode}{believed}"
 

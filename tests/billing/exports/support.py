@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from billing.exports.folder import Folder
 from billing.exports.lago import Lago, LagoMeter, LagoRules
@@ -19,7 +19,7 @@ from tests.billing.support import PRICE, Billing
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 
 # No test waits longer until nothing is left to be told.
-BOUND_S: Final = 60.0
+BOUND_S = 60.0
 
 RULES = ExportRules(pause_s=0.000_001, most_pause_s=0.000_001)
 LATER = timedelta(hours=2)

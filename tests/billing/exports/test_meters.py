@@ -97,9 +97,7 @@ async def ledger(billing: Billing) -> Counter[tuple[str, str, int]]:
     return Counter({(row["customer_id"], name, row["hour"]): row[name] for row in rows for name in ("tokens", "nano")})
 
 
-async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
-) -> None:
+async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(billing, stripe, provider):
     accounts = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta")]
     await used(billing, accounts, 60, hours=3, ago=LATER)
     stripe.faults.extend(
@@ -127,9 +125,7 @@ async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
     assert {identifier[-2:] for identifier in told} == {":0", ":1"}
 
 
-async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
-) -> None:
+async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing, stripe, provider):
     account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
     old, new = now - timedelta(days=36), now - timedelta(hours=3)
@@ -171,9 +167,7 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
     assert amounts(stripe) == await expected(billing, new)
 
 
-async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
-) -> None:
+async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(billing, stripe, provider):
     """A report of an amount waits for a later one that is noted at that moment, and is not lost with it."""
     account_id = (await billing.accounts.create("Acme")).id
     now = datetime.fromtimestamp(stripe.state.now, UTC)
@@ -201,9 +195,7 @@ async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is
     assert [each.item for each in (await Exports(billing.database).dead_letters(50)).items] == ["the item"]
 
 
-async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
-    billing: Billing, stripe: FakeStripe, provider: StripePayments
-) -> None:
+async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(billing, stripe, provider):
     account_id = (await billing.accounts.create("Acme")).id
     at = datetime.fromtimestamp(stripe.state.now, UTC) - LATER
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000)])

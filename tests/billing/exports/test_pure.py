@@ -1,9 +1,7 @@
 """The properties that are sent of an event, and the meaning of the other side's answers."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 import pytest
@@ -38,12 +36,12 @@ EVENT = ExportEvent(
 
 
 @given(st.integers(0, 2**53 - 1))
-def test_cents_are_exact(nano: int) -> None:
+def test_cents_are_exact(nano):
     assert Decimal(cents(nano)) * 10**7 == nano
     assert "e" not in cents(nano).lower()
 
 
-def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> None:
+def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once():
     meters = (LagoMeter("images", "requests", "image"), LagoMeter("tokens", "total_tokens"), LagoMeter("all"))
     first, second = lago_events(EVENT, meters)
     assert (first["transaction_id"], second["transaction_id"]) == ("01R:1", "01R:2")
@@ -72,7 +70,7 @@ def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> N
         (422, msgspec.Raw(b"[" * 2_000), None),
     ],
 )
-def test_what_lago_answers(status: int, answer: Any, meant: Any) -> None:
+def test_what_lago_answers(status, answer, meant):
     verdict = lago_verdict(Reply(status, msgspec.json.encode(answer)))
     if isinstance(meant, Verdict):
         assert verdict is meant
@@ -81,11 +79,11 @@ def test_what_lago_answers(status: int, answer: Any, meant: Any) -> None:
 
 
 @given(poison=st.sets(st.integers(0, 40)), count=st.integers(1, 40), named=st.booleans())
-async def test_all_but_what_is_refused_is_delivered_once(poison: set[int], count: int, named: bool) -> None:
+async def test_all_but_what_is_refused_is_delivered_once(poison, count, named):
     taken: list[int] = []
     requests = 0
 
-    async def post(items: Sequence[int]) -> Verdict:
+    async def post(items):
         nonlocal requests
         requests += 1
         wrong = {at: "bad" for at, item in enumerate(items) if item in poison}
@@ -104,17 +102,17 @@ async def test_all_but_what_is_refused_is_delivered_once(poison: set[int], count
     ("header", "seconds"),
     [("7", 7), ("99999", 3600), ("Mon, 23 Nov 2026 15:00:09 GMT", 9.0005), ("yesterday", 0), ("", 0), ("-1", 0)],
 )
-def test_how_long_another_side_asks_to_wait(header: str, seconds: float) -> None:
+def test_how_long_another_side_asks_to_wait(header, seconds):
     assert retry_after_s(header, NOW) == pytest.approx(seconds)
 
 
-def test_pauses_double_within_bounds_and_are_at_least_what_was_asked_for() -> None:
+def test_pauses_double_within_bounds_and_are_at_least_what_was_asked_for():
     rules = ExportRules()
     assert [rules.pause(failures, 0) for failures in (0, 1, 2, 9, 99)] == [1, 2, 4, 300, 300]
     assert rules.pause(0, 77) == 77
 
 
-def test_identifiers_are_read_as_they_are_written() -> None:
+def test_identifiers_are_read_as_they_are_written():
     hour = datetime(2026, 11, 23, 14, tzinfo=UTC)
     key = f"{identifier_prefix('acc_1', 'tokens', hour + timedelta(minutes=3))}2:01H"
     assert parse_identifier(key) == ("acc_1", "tokens", hour, 2)
@@ -141,6 +139,6 @@ def test_identifiers_are_read_as_they_are_written() -> None:
         lambda: ExportRules(pause_s=2, most_pause_s=1),
     ],
 )
-def test_what_is_wrong_is_refused_on_construction(wrong: Any) -> None:
+def test_what_is_wrong_is_refused_on_construction(wrong):
     with pytest.raises(ValueError, match=r"\w"):
         wrong()

@@ -18,7 +18,7 @@ from billing.exports.events import ExportEvent
 from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
 from billing.notices.delivery import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working
@@ -82,16 +82,14 @@ async def ledger(billing: Billing) -> tuple[int, int]:
     return events, sums
 
 
-async def test_a_day_arrives_once_though_peers_fail_and_gateways_die_between_any_two_statements(
-    billing: Billing, tmp_path: Path
-) -> None:
+async def test_a_day_arrives_once_though_peers_fail_and_gateways_die_between_any_two_statements(billing, tmp_path):
     accounts = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta", "Gamma")]
     told = await used(billing, accounts, 170)
     async with FakeLago().serving() as at_lago, FakeOpenMeter().serving() as at_meter:
         at_lago.faults.extend(FAULTS)
         at_meter.faults.extend(FAULTS[3:])
 
-        def sinks(database: Any) -> tuple[Any, ...]:
+        def sinks(database):
             return lago("lago", at_lago, database), cloudevents("cloud", at_meter, 30), folder("files", tmp_path)
 
         steps, died = 0, 0
@@ -121,7 +119,7 @@ async def test_a_day_arrives_once_though_peers_fail_and_gateways_die_between_any
     assert unfinished(tmp_path) == []
 
 
-async def test_nothing_is_passed_over_that_is_committed_late(billing: Billing) -> None:
+async def test_nothing_is_passed_over_that_is_committed_late(billing):
     """A transaction that draws a number and ends after others that have drawn later ones."""
     account_id, other_id = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta")]
     async with FakeOpenMeter().serving() as peer, working(billing.database, cloudevents("cloud", peer)) as worker:
@@ -143,7 +141,7 @@ async def used_in(billing: Billing, connection: Any, account_id: str) -> list[De
     return made
 
 
-async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing: Billing) -> None:
+async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing):
     accounts = [(await billing.accounts.create("Acme")).id]
     told = await used(billing, accounts, 12)
     exports = Exports(billing.database)
@@ -183,7 +181,7 @@ class Broken(CloudEvents):
         raise RecursionError
 
 
-async def test_an_export_that_breaks_stops_no_other_and_whoever_begins_anew_connects_again(billing: Billing) -> None:
+async def test_an_export_that_breaks_stops_no_other_and_whoever_begins_anew_connects_again(billing):
     accounts = [(await billing.accounts.create("Acme")).id]
     async with FakeOpenMeter().serving() as peer, FakeOpenMeter().serving() as other:
         broken = Broken("broken", CloudEventsRules(peer.url, "here"), Peer("it", Poster(private=True, timeout_s=9), {}))
@@ -197,9 +195,7 @@ async def test_an_export_that_breaks_stops_no_other_and_whoever_begins_anew_conn
                 await asyncio.wait([running])
 
 
-async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm_is_raised(
-    billing: Billing, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm_is_raised(billing, caplog):
     """Most often it is the configuration that is wrong. And two gateways: one waits for the other's lease."""
     told = await used(billing, [(await billing.accounts.create("Acme")).id], 5, hours=0)
     rules = ExportRules(pause_s=1e-6, most_pause_s=1e-6, alarm_s=3600, failures_before_all_parked=4)
@@ -242,7 +238,7 @@ async def age(billing: Billing) -> None:
         await connection.execute("UPDATE usage_events SET created_at = created_at - interval '2 hours'")
 
 
-async def test_a_month_is_not_dropped_before_it_was_told(billing: Billing) -> None:
+async def test_a_month_is_not_dropped_before_it_was_told(billing):
     account_id = (await billing.accounts.create("Acme")).id
     old = datetime.now(UTC) - timedelta(days=400)
     await write_debits(billing.database, [debit(billing, account_id, old, 5)])

@@ -78,7 +78,7 @@ async def known(world: World, **key: int) -> Known:
     return Known(world, digest, principal)
 
 
-async def test_it_is_decided_on_by_the_principal_of_now(world: World) -> None:
+async def test_it_is_decided_on_by_the_principal_of_now(world):
     customer = await known(world)
     now = await customer.changes(1_000_000)
     renew = Renewing([now])
@@ -90,14 +90,14 @@ async def test_it_is_decided_on_by_the_principal_of_now(world: World) -> None:
     assert isinstance(await opened(world, now, Renewing([refusing])), QuotaExceeded)
 
 
-async def test_one_that_can_not_be_made_anew_is_not_decided(world: World) -> None:
+async def test_one_that_can_not_be_made_anew_is_not_decided(world):
     customer = await known(world)
     await customer.changes(1_000_000)
     assert isinstance(await opened(world, customer.principal, None), Unavailable)
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.2])
-async def test_it_is_made_anew_at_least_twice_and_within_its_time(world: World, wait_s: float) -> None:
+async def test_it_is_made_anew_at_least_twice_and_within_its_time(world, wait_s):
     customer, admissions = await known(world), world.engine.holds.admissions
     before, now = customer.principal, await customer.changes(1_000_000)
     patient, admissions.settings = admissions.settings, replace(admissions.settings, admission_wait_s=wait_s)
@@ -112,11 +112,11 @@ async def test_it_is_made_anew_at_least_twice_and_within_its_time(world: World, 
     assert renew.calls == [True] * 3
 
 
-async def test_what_making_it_anew_raises_is_raised(world: World) -> None:
+async def test_what_making_it_anew_raises_is_raised(world):
     customer = await known(world)
     await customer.changes(1_000_000)
 
-    async def refused(*, stale: bool) -> HoldRequest | None:
+    async def refused(*, stale):
         raise PermissionError("the key was revoked meanwhile")
 
     with pytest.raises(PermissionError):
@@ -124,7 +124,7 @@ async def test_what_making_it_anew_raises_is_raised(world: World) -> None:
     assert world.engine.holds.live == {}
 
 
-async def test_a_request_that_has_waited_is_made_anew_where_its_key_has_changed(world: World) -> None:
+async def test_a_request_that_has_waited_is_made_anew_where_its_key_has_changed(world):
     """It is asked first whether anything has changed, then made anew from Postgres."""
     principal = (await known(world, max_parallel_requests=1)).principal
     running = await ask(world, principal)
@@ -132,7 +132,7 @@ async def test_a_request_that_has_waited_is_made_anew_where_its_key_has_changed(
     renew = Renewing([principal], queue_s=60.0, changed=False)
     serving = asyncio.create_task(opened(world, principal, renew, queue_s=60.0))
 
-    async def waits() -> bool:
+    async def waits():
         return len(world.engine.holds.queues) == 1
 
     await eventually(waits)

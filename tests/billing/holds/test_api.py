@@ -1,7 +1,6 @@
 """A hold's life on the real stores: admitted, settled, in the ledger, forgotten by the journal."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from ulid import ULID
@@ -17,8 +16,6 @@ from billing.principals import Limit, Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     BRISK,
-    MakeWorld,
-    World,
     ask,
     assert_agreed,
     debit,
@@ -29,8 +26,7 @@ from tests.support.holds import (
 )
 
 
-async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_settled_hold_reaches_the_ledger_once(world, principal):
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -50,8 +46,7 @@ async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
     assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9 - 500)
 
 
-async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_hold_that_is_not_settled_is_given_back(world, principal):
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -60,7 +55,7 @@ async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
     assert await world.journal(principal.account_id) == {}
 
 
-async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> None:
+async def test_an_elastic_hold_takes_what_the_balance_leaves(world):
     principal = await world.customer(1500)
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
@@ -72,7 +67,7 @@ async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> No
             assert no.is_held
 
 
-async def test_a_window_refuses_and_says_which(world: World) -> None:
+async def test_a_window_refuses_and_says_which(world):
     quota = Quota(Window.day, Metric.tokens, 50)
     principal = await world.customer(10**9, key_quotas=(quota,))
     request_id = str(ULID())
@@ -91,8 +86,7 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
     assert counter.taken == 15
 
 
-async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world, principal):
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
@@ -112,24 +106,22 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
     assert counter.taken == 30
 
 
-async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(make_world, monkeypatch):
     """Redis has admitted and its answer is here, but the client's leaving comes before the request goes on."""
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     request_id, resolve = str(ULID()), AdmitItem.resolve
 
-    def resolve_and_leave(self: AdmitItem, reply: Any, epoch: int) -> None:
+    def resolve_and_leave(self, reply, epoch):
         resolve(self, reply, epoch)
         if reply[0] == OK:
             serving.cancel()
 
-    async def serve() -> None:
+    async def serve():
         async with world.engine.holds.open(hold_request(request_id, principal)):
             pytest.fail("nobody is there to be served")
 
-    async def nothing_given_back(*_: Any, **__: Any) -> Swept:
+    async def nothing_given_back(*_, **__):
         return Swept(0, 0, 0)
 
     monkeypatch.setattr(AdmitItem, "resolve", resolve_and_leave)
@@ -138,25 +130,22 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
     with pytest.raises(asyncio.CancelledError):
         await serving
 
-    async def given_back() -> bool:
+    async def given_back():
         state = await world.account_state(principal.account_id)
         return (state.held_nano, state.running) == (0, 0)
 
     await eventually(given_back)
 
 
-async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(world, principal, monkeypatch):
     """Also for an account that has to be loaded first, for which Redis is asked twice."""
-    principal = await world.customer(10**9)
     submit, resolve, seen = Batcher.submit, AdmitItem.resolve, list[str]()
 
-    def submitted(self: Batcher, item: Any) -> bool:
+    def submitted(self, item):
         seen.append("asked")
         return submit(self, item)
 
-    def answered(self: AdmitItem, reply: Any, epoch: int) -> None:
+    def answered(self, reply, epoch):
         seen.append("answered")
         resolve(self, reply, epoch)
 
@@ -173,7 +162,7 @@ async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(
         seen.clear()
 
 
-async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
+async def test_a_fault_meanwhile_leaves_no_hold(make_world):
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     first = str(ULID())
@@ -181,14 +170,14 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
         pass  # its state is warm now: the next one is admitted by the call that is on its way
     request_id = str(ULID())
 
-    def fail() -> None:
+    def fail():
         raise LookupError
 
     with pytest.raises(LookupError):
         async with world.engine.holds.open(hold_request(request_id, principal, meanwhile=fail)):
             raise AssertionError
 
-    async def nothing_held() -> bool:
+    async def nothing_held():
         state = await world.account_state(principal.account_id)
         return (state.hold_version, state.held_nano, state.running) == (4, 0, 0)
 
@@ -196,17 +185,16 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
     assert await world.journal(principal.account_id) == {}
 
 
-async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world, principal):
     request_id = str(ULID())
     async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
 
-    async def settled() -> bool:
+    async def settled():
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 - 500
 
-    async def written() -> bool:  # Redis says that it has settled before this process has heard of it
+    async def written():  # Redis says that it has settled before this process has heard of it
         return bool(await world.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500)
 
     await eventually(settled)
@@ -227,12 +215,11 @@ async def broken() -> None:
 
 
 @pytest.mark.parametrize("owes", [False, True])
-async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None:
-    principal = await world.customer(10**9)
+async def test_a_block_that_is_left_by_a_fault(world, principal, owes):
     request_id = str(ULID())
     held: list[Hold] = []
 
-    async def serve() -> None:
+    async def serve():
         opened = world.engine.holds.open(hold_request(request_id, principal))
         async with opened as hold:
             assert isinstance(hold, Hold)
@@ -250,8 +237,7 @@ async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None
 
 
 @pytest.mark.parametrize("owes", [False, True])
-async def test_work_that_was_handed_over_and_fails(world: World, owes: bool) -> None:
-    principal = await world.customer(10**9)
+async def test_work_that_was_handed_over_and_fails(world, principal, owes):
     hold = await hold_one(world, principal)
     if owes:
         owing(hold, principal)
@@ -263,8 +249,7 @@ async def test_work_that_was_handed_over_and_fails(world: World, owes: bool) -> 
     assert (await world.account_state(principal.account_id)).held_nano == 0
 
 
-async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_hold_that_has_ended_is_left_alone(world, principal):
     hold = await hold_one(world, principal)
     owing(hold, principal)
     await world.engine.holds.void(hold)
@@ -274,9 +259,7 @@ async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
     assert isinstance(await ask(world, principal), Hold)
 
 
-async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(make_world, monkeypatch):
     """Requests that a stop has cut, and that are still being counted when its time is over."""
     monkeypatch.setattr(engine, "LAST_S", 60.0)
     world, other = await make_world(), await make_world()
@@ -290,7 +273,7 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
     assert not await world.engine.stop(0.1)
     assert world.engine.holds.live == {}
 
-    async def are_written() -> bool:
+    async def are_written():
         return await debits(other) == {hold.id: hold.cost_nano for hold in holds[1:]}
 
     await eventually(are_written)
@@ -298,9 +281,8 @@ async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
     counted.set()  # else the fixture's own stop waits for them, in vain
 
 
-async def test_a_hold_is_settled_once_whoever_comes_second(world: World) -> None:
+async def test_a_hold_is_settled_once_whoever_comes_second(world, principal):
     """Charged as it was held while it was still being counted: the count comes too late, and changes neither store."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     owing(hold, principal)
     first = asyncio.ensure_future(world.engine.holds.resolve(hold))

@@ -6,7 +6,7 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, HoldSettings, Unavailable
 from billing.holds.redis.layout import Keyspace
 from billing.principals import Principal
-from tests.support.holds import MakeWorld, World, ask, eventually, settle
+from tests.support.holds import World, ask, eventually, settle
 
 PARTITIONS = 8
 MOST = 24
@@ -43,7 +43,7 @@ async def fill(world: World, principals: list[Principal]) -> list[tuple[Principa
     return admitted
 
 
-async def test_partitions_together_let_as_many_through_as_are_allowed(make_world: MakeWorld) -> None:
+async def test_partitions_together_let_as_many_through_as_are_allowed(make_world):
     world = await make_world(settings())
     principals = await one_in_each(world)
     async with world.engine.outbox._writing:  # Postgres takes nothing
@@ -56,7 +56,7 @@ async def test_partitions_together_let_as_many_through_as_are_allowed(make_world
     assert len(await fill(world, principals[::-1])) == MOST, "one partition alone may have them all"
 
 
-async def test_what_other_gateways_have_counts_too(make_world: MakeWorld) -> None:
+async def test_what_other_gateways_have_counts_too(make_world):
     one, other = await make_world(settings()), await make_world(settings())
     principals = await one_in_each(one)
     async with one.engine.outbox._writing:
@@ -68,13 +68,13 @@ async def test_what_other_gateways_have_counts_too(make_world: MakeWorld) -> Non
             await settle(one, principal, hold)
     await one.engine.outbox.flush()
 
-    async def is_admitted() -> bool:
+    async def is_admitted():
         return isinstance(await ask(other, principals[0]), Hold)
 
     await eventually(is_admitted)
 
 
-async def test_a_gateway_that_starts_sees_what_there_is(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_starts_sees_what_there_is(make_world):
     one = await make_world(settings())
     principals = await one_in_each(one)
     await fill(one, principals)

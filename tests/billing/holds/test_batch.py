@@ -96,7 +96,7 @@ async def alone(batcher: Batcher, calls: Calls) -> None:
     calls.sent.clear()
 
 
-async def test_items_of_one_turn_go_out_together_in_calls_of_bounded_size(batcher: Batcher, calls: Calls) -> None:
+async def test_items_of_one_turn_go_out_together_in_calls_of_bounded_size(batcher, calls):
     items = [Item(str(number)) for number in range(4)]
     for item in items:
         batcher.submit(item)
@@ -108,13 +108,13 @@ async def test_items_of_one_turn_go_out_together_in_calls_of_bounded_size(batche
     assert [item.replies for item in items] == [[[0]]] * 4
 
 
-async def test_after_one_without_company_the_next_goes_out_at_once(batcher: Batcher, calls: Calls) -> None:
+async def test_after_one_without_company_the_next_goes_out_at_once(batcher, calls):
     await alone(batcher, calls)
     batcher.submit(Item("next"))
     assert calls.sent == [[b"next"]]
 
 
-async def test_what_comes_while_a_call_is_in_flight_is_gathered(batcher: Batcher, calls: Calls) -> None:
+async def test_what_comes_while_a_call_is_in_flight_is_gathered(batcher, calls):
     await alone(batcher, calls)
     for name in "abc":
         batcher.submit(Item(name))
@@ -129,7 +129,7 @@ async def test_what_comes_while_a_call_is_in_flight_is_gathered(batcher: Batcher
     assert calls.sent[2:] == [[b"d"]]
 
 
-async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batcher, calls: Calls) -> None:
+async def test_calls_without_an_answer_are_told_once_and_in_order(batcher, calls):
     items = [Item(str(number)) for number in range(2)]
     for item in items:
         batcher.submit(item)
@@ -146,9 +146,7 @@ async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batch
 @pytest.mark.parametrize(
     ("answer", "kind"), [([[0]] * 3, list), ([], StaleEpoch), (RedisAway("it is away"), RedisAway)]
 )
-async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
-    batcher: Batcher, calls: Calls, caplog: pytest.LogCaptureFixture, answer: Any, kind: type
-) -> None:
+async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(batcher, calls, caplog, answer, kind):
     """It is told, so that a settlement becomes a direct ledger write."""
     items = [Item("first"), Broken("broken"), Item("last")]
     for item in items:
@@ -159,7 +157,7 @@ async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
     assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
-async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting() -> None:
+async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting():
     batcher = Batcher(Partition(0, Keyspace("test", 1)), Script("hot"), SETTINGS)
     items = [Broken("broken"), Item("last")]
     for item in items:
@@ -169,7 +167,7 @@ async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> None:
+async def test_without_an_epoch_nothing_is_sent(calls, count):
     batcher = Batcher(Partition(0, Keyspace("test", 1)), Script("hot"), SETTINGS)
     items = [Item(str(number)) for number in range(count)]
     for item in items:
@@ -178,7 +176,7 @@ async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> Non
     assert [type(reply) for item in items for reply in item.replies] == [RedisAway] * count
 
 
-async def test_a_key_and_an_account_of_several_items_have_one_place_each() -> None:
+async def test_a_key_and_an_account_of_several_items_have_one_place_each():
     calls = Calls()
     batcher = Batcher(Agreed(calls), Script("hot"), SETTINGS)
     for name in "aba":

@@ -55,7 +55,7 @@ def key(number: int) -> Principal:
     return replace(PRINCIPAL, key_id=f"key_{number}", account_id=f"acc_{number}")
 
 
-async def test_a_principal_is_read_once_while_it_is_fresh(postgres: Postgres) -> None:
+async def test_a_principal_is_read_once_while_it_is_fresh(postgres):
     cache = postgres.cache
     assert cache.peek(b"one") is None
     assert await cache.get(b"one") is await cache.get(b"one") is cache.peek(b"one") is PRINCIPAL
@@ -66,7 +66,7 @@ async def test_a_principal_is_read_once_while_it_is_fresh(postgres: Postgres) ->
     assert postgres.lookups == [b"one"] * 2
 
 
-async def test_while_postgres_is_away_not_every_request_waits_for_it(postgres: Postgres) -> None:
+async def test_while_postgres_is_away_not_every_request_waits_for_it(postgres):
     cache = postgres.cache
     await cache.get(b"one")
     postgres.now_s, postgres.failure = 60.0, DatabaseUnavailable("away")
@@ -77,7 +77,7 @@ async def test_while_postgres_is_away_not_every_request_waits_for_it(postgres: P
     assert len(postgres.lookups) == 3
 
 
-async def test_a_look_up_is_not_waited_for_for_long() -> None:
+async def test_a_look_up_is_not_waited_for_for_long():
     postgres = Postgres(replace(SETTINGS, wait_s=0.01))
     postgres.gate.clear()
     for digest in (b"one", b"two", b"three"):
@@ -87,7 +87,7 @@ async def test_a_look_up_is_not_waited_for_for_long() -> None:
     assert await postgres.cache.get(b"one") is PRINCIPAL
 
 
-async def test_nothing_is_served_from_memory_without_the_subscription(postgres: Postgres) -> None:
+async def test_nothing_is_served_from_memory_without_the_subscription(postgres):
     cache = postgres.cache
     await cache.get(b"one")
     await cache.get(b"none")
@@ -101,7 +101,7 @@ async def test_nothing_is_served_from_memory_without_the_subscription(postgres: 
     assert cache.peek(b"one") is None
 
 
-async def test_an_unknown_key_is_asked_for_once_in_a_while(postgres: Postgres) -> None:
+async def test_an_unknown_key_is_asked_for_once_in_a_while(postgres):
     cache = postgres.cache
     assert [await cache.get(b"none") for _ in range(3)] == [None] * 3
     assert postgres.lookups == [b"none"]
@@ -113,14 +113,14 @@ async def test_an_unknown_key_is_asked_for_once_in_a_while(postgres: Postgres) -
     assert await cache.get(b"none") == key(2)
 
 
-async def test_unknown_keys_that_are_remembered_are_bounded(postgres: Postgres) -> None:
+async def test_unknown_keys_that_are_remembered_are_bounded(postgres):
     for digest in (b"a", b"b", b"c", b"a"):
         assert await postgres.cache.get(digest) is None
     assert postgres.lookups == [b"a", b"b", b"c", b"a"]
 
 
 @pytest.mark.parametrize("subject", ["acc_1", "key_1"])
-async def test_a_change_of_key_or_account_forgets_the_principal(postgres: Postgres, subject: str) -> None:
+async def test_a_change_of_key_or_account_forgets_the_principal(postgres, subject):
     await postgres.cache.get(b"one")
     postgres.cache.drop("acc_2")
     assert postgres.cache.peek(b"one") is PRINCIPAL
@@ -129,7 +129,7 @@ async def test_a_change_of_key_or_account_forgets_the_principal(postgres: Postgr
     assert len(postgres.cache) == 0
 
 
-async def test_what_a_key_is_known_to_be(postgres: Postgres) -> None:
+async def test_what_a_key_is_known_to_be(postgres):
     cache = postgres.cache
     assert cache.recognises(b"one") is None
     await cache.get(b"one")
@@ -148,7 +148,7 @@ async def test_what_a_key_is_known_to_be(postgres: Postgres) -> None:
     assert cache.recognises(b"one") is False
 
 
-async def test_keys_that_were_known_are_bounded(postgres: Postgres) -> None:
+async def test_keys_that_were_known_are_bounded(postgres):
     for number in range(10):
         digest = b"%d" % number
         postgres.found[digest] = replace(PRINCIPAL, key_id=f"key_{number}")
@@ -158,7 +158,7 @@ async def test_keys_that_were_known_are_bounded(postgres: Postgres) -> None:
     assert known == [None] * 7 + [True] * 3
 
 
-async def test_what_was_read_before_a_change_is_not_remembered(postgres: Postgres) -> None:
+async def test_what_was_read_before_a_change_is_not_remembered(postgres):
     cache = postgres.cache
     postgres.gate.clear()
     reading = asyncio.ensure_future(cache.get(b"one"))
@@ -171,7 +171,7 @@ async def test_what_was_read_before_a_change_is_not_remembered(postgres: Postgre
     assert await cache.get(b"one") is newer
 
 
-async def test_callers_share_a_look_up_that_no_one_of_them_can_cancel(postgres: Postgres) -> None:
+async def test_callers_share_a_look_up_that_no_one_of_them_can_cancel(postgres):
     cache = postgres.cache
     postgres.gate.clear()
     callers = [asyncio.ensure_future(cache.get(b"one")) for _ in range(50)]
@@ -183,7 +183,7 @@ async def test_callers_share_a_look_up_that_no_one_of_them_can_cancel(postgres: 
     assert postgres.lookups == [b"one"]
 
 
-async def test_look_ups_at_the_same_time_are_bounded(postgres: Postgres) -> None:
+async def test_look_ups_at_the_same_time_are_bounded(postgres):
     postgres.gate.clear()
     callers = [asyncio.ensure_future(postgres.cache.get(b"%d" % number)) for number in range(20)]
     await postgres.asked(SETTINGS.lookups)
@@ -193,7 +193,7 @@ async def test_look_ups_at_the_same_time_are_bounded(postgres: Postgres) -> None
     assert (postgres.most_running, len(postgres.lookups)) == (SETTINGS.lookups, 20)
 
 
-async def test_the_oldest_principals_give_way(postgres: Postgres) -> None:
+async def test_the_oldest_principals_give_way(postgres):
     cache = postgres.cache
     for number in range(2, 7):
         postgres.found[b"%d" % number] = key(number)
@@ -203,7 +203,7 @@ async def test_the_oldest_principals_give_way(postgres: Postgres) -> None:
     assert set(cache._digests) == {f"{kind}_{number}" for kind in ("acc", "key") for number in (4, 5, 6)}
 
 
-async def test_while_postgres_is_away_what_is_known_still_serves(postgres: Postgres) -> None:
+async def test_while_postgres_is_away_what_is_known_still_serves(postgres):
     cache = postgres.cache
     await cache.get(b"one")
     postgres.now_s = 61.0
@@ -220,14 +220,14 @@ async def test_while_postgres_is_away_what_is_known_still_serves(postgres: Postg
     assert await cache.get(b"one") is PRINCIPAL
 
 
-async def test_what_postgres_refuses_is_not_hidden(postgres: Postgres) -> None:
+async def test_what_postgres_refuses_is_not_hidden(postgres):
     await postgres.cache.get(b"one")
     postgres.now_s, postgres.failure = 61.0, DatabaseRefused("a fault")
     with pytest.raises(DatabaseRefused):
         await postgres.cache.get(b"one")
 
 
-async def test_the_last_caller_may_leave_before_a_look_up_fails(postgres: Postgres) -> None:
+async def test_the_last_caller_may_leave_before_a_look_up_fails(postgres):
     """No caller is left to see the failure, and the event loop logs no unhandled exception."""
     postgres.gate.clear()
     caller = asyncio.ensure_future(postgres.cache.get(b"one"))

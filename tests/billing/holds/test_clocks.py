@@ -9,7 +9,6 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
 
 import pytest
 
@@ -21,7 +20,6 @@ from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.model.scripts import CLOCK_LINE
 from tests.support.holds import (
-    MakeWorld,
     World,
     ask,
     ask_in_vain,
@@ -37,11 +35,11 @@ from tests.support.holds import (
 )
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
-MINUTES_20: Final = 1200
-DAY_S: Final = 86_400
+MINUTES_20 = 1200
+DAY_S = 86_400
 # So long may pass on a busy machine from one store's answer to the other's.
-LATE_S: Final = 50
-TO_1970: Final = -56 * 365 * DAY_S
+LATE_S = 50
+TO_1970 = -56 * 365 * DAY_S
 
 SetClock = Callable[[World, int], Awaitable[None]]
 
@@ -93,9 +91,7 @@ async def is_served(world: World, principal: object) -> bool:
 
 
 @pytest.mark.parametrize("ahead_s", [MINUTES_20, DAY_S, -DAY_S, TO_1970])
-async def test_answers_that_run_while_redis_clock_jumps_end_whole(
-    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
-) -> None:
+async def test_answers_that_run_while_redis_clock_jumps_end_whole(make_world, set_redis_clock, ahead_s):
     world = await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     running = [await hold_one(world, principal) for _ in range(6)]
@@ -116,8 +112,8 @@ async def test_answers_that_run_while_redis_clock_jumps_end_whole(
 
 @pytest.mark.parametrize("ahead_s", [DAY_S, -DAY_S, AHEAD_S + 60, -AHEAD_S - 60])
 async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_once_it_is_right(
-    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
-) -> None:
+    make_world, set_redis_clock, ahead_s
+):
     """Windows are neither shut nor forgotten then."""
     world, other = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
@@ -125,10 +121,10 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
     before = await world.account_state(principal.account_id)
     await set_redis_clock(world, ahead_s)
 
-    async def is_closed() -> bool:
+    async def is_closed():
         return await world.link.command("HGET", world.keys.meta(0), "open") == b"0"
 
-    async def sees_it(gateway: World) -> bool:
+    async def sees_it(gateway):
         return gateway.engine.partitions.clock_difference_s > AHEAD_S
 
     await eventually(is_closed)
@@ -155,9 +151,7 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
 
 
 @pytest.mark.parametrize("ahead_s", [3000, -3000])
-async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(
-    make_world: MakeWorld, set_redis_clock: SetClock, ahead_s: int
-) -> None:
+async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(make_world, set_redis_clock, ahead_s):
     world = await make_world()
     principal = await world.customer(10**9, key_quotas=(replace(DAY_TOKENS, window=Window.total),))
     await spend(world, principal)
@@ -170,9 +164,7 @@ async def test_clocks_that_differ_by_less_than_an_hour_keep_nobody_out(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_minute_that_was_used_up_by_a_clock_ahead_is_over_when_the_clock_is_right(
-    make_world: MakeWorld, set_redis_clock: SetClock
-) -> None:
+async def test_a_minute_that_was_used_up_by_a_clock_ahead_is_over_when_the_clock_is_right(make_world, set_redis_clock):
     """And what was used by the right clock counts: in the minute that runs, and in the day."""
     world = await make_world()
     minute = Quota(Window.minute, Metric.requests, 2)
@@ -191,9 +183,7 @@ async def test_a_minute_that_was_used_up_by_a_clock_ahead_is_over_when_the_clock
     await assert_agreed(world, principal.account_id)
 
 
-async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
-    make_world: MakeWorld, set_redis_clock: SetClock
-) -> None:
+async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(make_world, set_redis_clock):
     world = await make_world()
     principal = await world.customer(10**9)
     running = [await hold_one(world, principal), await hold_one(world, principal)]
@@ -209,9 +199,7 @@ async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
     assert await debits(world) == {hold.id: 500 for hold in running}
 
 
-async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
-    make_world: MakeWorld, set_postgres_clock: Callable[[int], None]
-) -> None:
+async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(make_world, set_postgres_clock):
     world = await make_world()
     principal = await world.customer(10**9)
     await spend(world, principal)
@@ -228,7 +216,7 @@ async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
 
 
 @pytest.mark.parametrize("of", ["account", "key", "both"])
-async def test_windows_in_the_future_are_renewed_from_the_ledger(world: World, of: str) -> None:
+async def test_windows_in_the_future_are_renewed_from_the_ledger(world, of):
     """Windows that a wrong clock has left in a loaded state: requests are served at once, with today's usage."""
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
     await spend(world, principal)

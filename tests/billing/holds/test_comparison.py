@@ -94,9 +94,7 @@ def differences(redis: AccountSnapshot, balance_nano: int, debits: int, usage: W
 
 
 @given(balance_nano=AMOUNT, dseq=AMOUNT, holds=HOLDS, used=st.lists(USAGE, min_size=3, max_size=3))
-def test_stores_that_agree_differ_in_nothing(
-    balance_nano: int, dseq: int, holds: list[Entry], used: list[Usage]
-) -> None:
+def test_stores_that_agree_differ_in_nothing(balance_nano, dseq, holds, used):
     redis, usage = agreed(balance_nano, dseq, holds, used)
     assert differences(redis, balance_nano, dseq, usage) == []
 
@@ -108,9 +106,7 @@ def test_stores_that_agree_differ_in_nothing(
     place=st.integers(0, len(ACCOUNT_QUOTAS) - 1),
     what=st.sampled_from(("balance", "debits", "held", "running", "used", "held of a window")),
 )
-def test_what_is_off_is_named_with_both_amounts(
-    holds: list[Entry], used: list[Usage], by: int, place: int, what: str
-) -> None:
+def test_what_is_off_is_named_with_both_amounts(holds, used, by, place, what):
     redis, usage = agreed(100, 7, holds, used)
     state, counter = redis.state, redis.state.counters[place]
     fields = {"balance": "balance_nano", "debits": "dseq", "held": "held_nano", "running": "running"}
@@ -129,14 +125,14 @@ def test_what_is_off_is_named_with_both_amounts(
     assert differences(replace(redis, state=wrong), 100, 7, usage) == [expected]
 
 
-def test_of_an_account_that_changed_meanwhile_only_balance_and_debits_are_compared() -> None:
+def test_of_an_account_that_changed_meanwhile_only_balance_and_debits_are_compared():
     redis, usage = agreed(100, 7, [hold(1, 2, 3)], [(1, 3, 2, 1, 4)] * 3)
     moved = replace(redis, state=replace(redis.state, held_nano=0, running=9, balance_nano=99), steady=False)
     assert list(current_counters(moved, by_tag(ACCOUNT_QUOTAS), SubjectQuotas({KEY: by_tag(KEY_QUOTAS)}))) == []
     assert differences(moved, 100, 7, usage) == [Drift("acc_a", "balance", 99, 100)]
 
 
-def test_counters_that_say_something_else_are_not_compared() -> None:
+def test_counters_that_say_something_else_are_not_compared():
     """Of another window, of a quota that is gone, not filled yet; a key of another epoch; newer quotas."""
     redis, _ = agreed(0, 0, [], [(0, 0, 0, 0, 0)] * 3)
     quota = ACCOUNT_QUOTAS[0]
@@ -154,14 +150,14 @@ def test_counters_that_say_something_else_are_not_compared() -> None:
     assert list(current_counters(replace(some, keys=redis.keys), None, SubjectQuotas())) == []
 
 
-def test_a_window_has_what_its_filters_ask_for() -> None:
+def test_a_window_has_what_its_filters_ask_for():
     usage, day = WindowUsage(), Window.day
     usage.add(day, KEY, "alpha", "llm", (1, 30, 10, 20, 300))
     usage.add(day, KEY, "beta", "llm", (1, 7, 3, 4, 70))
     usage.add(day, "key_b", "alpha", "image", (1, 5, 5, 0, 50))
     usage.add(day, KEY, "alpha", "llm", (-1, -3, -1, -2, -30))  # a debit that Redis had not counted
 
-    def used(key_id: str | None, *quota: object) -> int:
+    def used(key_id, *quota):
         counter = Counter(0, 0, 0)
         return usage.used(compared_counter(key_id, Quota(day, *quota), counter, []))  # type: ignore[arg-type]
 

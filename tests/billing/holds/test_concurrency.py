@@ -42,7 +42,7 @@ def counted(decisions: Sequence[Decision]) -> Counter[type | Unavailable]:
 
 
 @pytest.mark.parametrize("gateways", [1, 3])
-async def test_the_balance_is_never_overspent(make_world: MakeWorld, gateways: int) -> None:
+async def test_the_balance_is_never_overspent(make_world, gateways):
     worlds = await patient(make_world, gateways)
     principal = await worlds[0].customer(50 * COST_NANO + COST_NANO - 1)
     async with AsyncExitStack() as stack:
@@ -64,12 +64,12 @@ async def test_the_balance_is_never_overspent(make_world: MakeWorld, gateways: i
     assert await worlds[0].database.value("SELECT count(*) FROM usage_events WHERE xseq IS NULL") == 30
 
 
-async def test_elastic_holds_share_a_balance_without_overspending_it(make_world: MakeWorld) -> None:
+async def test_elastic_holds_share_a_balance_without_overspending_it(make_world):
     worlds = await patient(make_world, 3)
     principal = await worlds[0].customer(50_000)
     async with AsyncExitStack() as stack:
 
-        async def one(number: int) -> Decision:
+        async def one(number):
             request_id = str(ULID())
             asked = need(least=16, most=4096)
             return await stack.enter_async_context(
@@ -86,7 +86,7 @@ async def test_elastic_holds_share_a_balance_without_overspending_it(make_world:
 
 
 @pytest.mark.parametrize("subject", ["key", "plan", "account"])
-async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject: str) -> None:
+async def test_no_window_of_any_metric_is_overrun(make_world, subject):
     """Each window and metric by itself, on an account of its own."""
     tightest = [
         Quota(window, metric, 5 * USED[metric] + USED[metric] - (metric is not Metric.requests))
@@ -131,11 +131,10 @@ async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject
 
 
 @pytest.mark.parametrize("changes", [{"charged_nano": 2**70}, {"model": "\ud800"}])
-async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, changes: dict[str, object]) -> None:
+async def test_a_debit_that_cannot_be_packed_harms_no_other(world, principal, changes):
     """They would have gone to Redis in one call. Its hold is given back as its request fails."""
-    principal = await world.customer(10**9)
 
-    async def one(**need: object) -> None:
+    async def one(**need):
         request_id = str(ULID())
         async with world.engine.holds.open(hold_request(request_id, principal, FIXED)) as hold:
             assert isinstance(hold, Hold)

@@ -18,7 +18,6 @@ from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     PATIENT,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -54,7 +53,7 @@ async def write(world: World, principal: Principal, **changes: object) -> Debit:
     return one
 
 
-async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWorld) -> None:
+async def test_many_corrections_are_told_once_by_many_tellers(make_world):
     """More than one call takes, grants and debits mixed, while requests settle."""
     worlds = [await make_world() for _ in range(3)]
     principal = await worlds[0].customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST,))
@@ -80,23 +79,20 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world: MakeWo
     assert await worlds[0].database.value("SELECT pushed_xseq FROM accounts") == 151
 
 
-async def test_what_could_not_be_told_is_told_by_the_relay(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_what_could_not_be_told_is_told_by_the_relay(world, principal):
     await load(world, principal)
     quiet, world.engine.change_notifier._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
     await world.grants.grant(principal.account_id, 7, "while Redis is away", None)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9
     world.engine.change_notifier._corrections.sync = quiet  # type: ignore[method-assign]
 
-    async def told() -> bool:
+    async def told():
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
 
     await eventually(told)
 
 
-async def test_what_fails_each_time_keeps_no_other_change_waiting(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_fails_each_time_keeps_no_other_change_waiting(world, monkeypatch):
     await world.engine.loops.stop("relay")
     monkeypatch.setattr(cache, "RELAY_ROWS", 2)
     principals = [await world.customer(10**9) for _ in range(4)]
@@ -115,8 +111,7 @@ async def test_what_fails_each_time_keeps_no_other_change_waiting(
         assert [row["id"] for row in await world.database.rows(left.format(untold))] == accounts[:2], untold
 
 
-async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_an_account_that_is_not_loaded_needs_no_telling(world, principal):
     await write(world, principal)
     assert await world.engine.corrections.sync(partition_of(world), principal.account_id)
     assert await world.database.value("SELECT xseq = pushed_xseq FROM accounts")
@@ -125,12 +120,11 @@ async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> N
     assert (state.balance_nano, state.xseq) == (10**9 - 500, 2)
 
 
-async def test_a_correction_while_the_account_is_being_loaded_is_told(world: World) -> None:
+async def test_a_correction_while_the_account_is_being_loaded_is_told(world, principal):
     """Its snapshot was taken before; it comes to Redis after."""
-    principal = await world.customer(10**9)
     call, loaded = world.link.call, asyncio.Event()
 
-    async def late(script: object, keys: object, arguments: object) -> object:
+    async def late(script, keys, arguments):
         if getattr(script, "name", "") == "install" and not loaded.is_set():
             loaded.set()
             await world.grants.grant(principal.account_id, 7, "just now", None)
@@ -140,13 +134,13 @@ async def test_a_correction_while_the_account_is_being_loaded_is_told(world: Wor
     await load(world, principal)
     assert loaded.is_set()
 
-    async def told() -> bool:
+    async def told():
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
 
     await eventually(told)
 
 
-async def test_a_debit_that_redis_never_saw_counts_in_the_windows_of_account_and_key(world: World) -> None:
+async def test_a_debit_that_redis_never_saw_counts_in_the_windows_of_account_and_key(world):
     """Of keys that are loaded, and once only of one that is loaded later."""
     principal = await world.customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST, TOTAL_TOKENS))
     await world.api_keys.create(principal.account_id, "second", quotas=(TOTAL_TOKENS,))
@@ -164,7 +158,7 @@ async def test_a_debit_that_redis_never_saw_counts_in_the_windows_of_account_and
     assert type(await world.key_state(principal)).unpack(found).counters[0].taken == 15
 
 
-async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world: World) -> None:
+async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world):
     """No admission has touched the counter since its window ended; usage that needs no hold counts all the same."""
     minute = Quota(Window.minute, Metric.tokens, 10**6)
     principal = await world.customer(10**9, key_quotas=(minute,), quotas=(minute,))
@@ -185,7 +179,7 @@ async def test_a_correction_of_an_idle_accounts_new_window_counts_there(world: W
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_correction_ends_the_hold_that_it_settles(world: World, late: bool) -> None:
+async def test_a_correction_ends_the_hold_that_it_settles(world, late):
     """A settlement that Redis gets late, after it was told of the debit or before: once either way."""
     principal = await world.customer(10**9, key_quotas=(TOTAL_TOKENS,), quotas=(MONTH_COST,))
     hold = await hold_one(world, principal)
@@ -207,7 +201,7 @@ async def test_a_correction_ends_the_hold_that_it_settles(world: World, late: bo
     assert await entries(world, principal.account_id) == {}
 
 
-async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: MakeWorld) -> None:
+async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world):
     """The client is not told of a whole answer; the debit arrives when Postgres is back."""
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, ledger_timeout_s=0.1)))
     principal = await world.customer(10**9)
@@ -215,7 +209,7 @@ async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: M
     wire_of(world).close()
     rows, away = world.database.rows, True
 
-    async def refused(query: str, *arguments: object) -> object:
+    async def refused(query, *arguments):
         if away and "INSERT INTO usage_events" in query:
             raise DatabaseUnavailable("away")
         return await rows(query, *arguments)
@@ -230,7 +224,7 @@ async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: M
     assert world.engine.holds.live == {}
     assert await ledger_balance(world, principal.account_id) == 10**9 - 500
 
-    async def is_told() -> bool:
+    async def is_told():
         await ask(world, principal)
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 - 500
 

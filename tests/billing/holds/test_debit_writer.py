@@ -36,7 +36,7 @@ def made(*items: Item) -> tuple[DebitQueue[Item], Clock]:
     return queue, clock
 
 
-def test_a_locked_account_stands_aside_with_all_that_it_has() -> None:
+def test_a_locked_account_stands_aside_with_all_that_it_has():
     queue, clock = made(("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3))
     queue.done(queue.batch(2), {"a"})
     assert queue.ready == [("b", 2)]
@@ -52,7 +52,7 @@ def test_a_locked_account_stands_aside_with_all_that_it_has() -> None:
     assert (len(queue), queue.locked, queue.due_s) == (0, set(), None)
 
 
-def test_the_pause_grows_and_is_forgotten_once_it_was_written() -> None:
+def test_the_pause_grows_and_is_forgotten_once_it_was_written():
     queue, clock = made(("a", 1))
     pauses = []
     for _ in range(10):
@@ -69,7 +69,7 @@ def test_the_pause_grows_and_is_forgotten_once_it_was_written() -> None:
     assert queue.due_s == clock.now_s + FIRST_PAUSE_S
 
 
-def test_those_who_are_soon_to_be_tried_are_tried_together() -> None:
+def test_those_who_are_soon_to_be_tried_are_tried_together():
     queue, clock = made(("a", 1))
     for _ in range(8):
         queue.done(queue.batch(10), {"a"})
@@ -88,7 +88,7 @@ def test_those_who_are_soon_to_be_tried_are_tried_together() -> None:
         st.tuples(st.sampled_from("abc"), st.sampled_from(("add", "write", "wait")), st.sets(st.sampled_from("abc")))
     )
 )
-def test_every_item_is_written_once(steps: list[tuple[str, str, set[str]]]) -> None:
+def test_every_item_is_written_once(steps):
     queue, clock = made()
     added: list[Item] = []
     written: list[Item] = []
@@ -151,9 +151,7 @@ async def has_failed(world: World) -> None:
     await eventually(is_counted)
 
 
-async def test_a_fault_of_the_program_is_counted_and_the_debit_written_after_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fault_of_the_program_is_counted_and_the_debit_written_after_it(world, monkeypatch):
     principal, broken = await world.customer(), [True]
     hold = await hold_one(world, principal)
     fails_while(monkeypatch, lambda _: bool(broken))
@@ -166,7 +164,7 @@ async def test_a_fault_of_the_program_is_counted_and_the_debit_written_after_it(
     assert await debits(world) == {hold.id: 500}
 
 
-async def test_a_debit_that_is_at_fault_keeps_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_debit_that_is_at_fault_keeps_nobody_waiting(world, monkeypatch):
     principal, broken = await world.customer(), [True]
     holds = [await hold_one(world, principal) for _ in range(7)]
     fails_while(monkeypatch, lambda batch: bool(broken) and any(debit.model == "poison" for debit in batch))
@@ -181,7 +179,7 @@ async def test_a_debit_that_is_at_fault_keeps_nobody_waiting(world: World, monke
     assert await debits(world) == {hold.id: 500 for hold in holds}
 
 
-async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world, monkeypatch):
     principal, broken = await world.customer(), [True]
     hold = await hold_one(world, principal)
     fails_while(monkeypatch, lambda _: bool(broken))
@@ -191,7 +189,7 @@ async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world: World, m
     stopping = asyncio.create_task(world.engine.stop(60.0))
     failures = world.engine.loops.failures["direct_writer"]
 
-    async def was_tried_again() -> bool:
+    async def was_tried_again():
         return world.engine.loops.failures["direct_writer"] > failures
 
     await eventually(was_tried_again)
@@ -201,14 +199,11 @@ async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world: World, m
     assert await debits(world) == {hold.id: 500}
 
 
-async def test_an_outcome_that_can_not_be_passed_on_leaves_the_rest_of_its_batch_alone(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    principal = await world.customer()
+async def test_an_outcome_that_can_not_be_passed_on_leaves_the_rest_of_its_batch_alone(world, principal, monkeypatch):
     holds = [await hold_one(world, principal) for _ in range(3)]
     first, enter = holds[0], Hold.enter
 
-    def fails_for_the_first(hold: Hold, state: str) -> None:
+    def fails_for_the_first(hold, state):
         if hold is first and state == "settled":
             raise IllegalTransition("a fault in the program")
         enter(hold, state)  # type: ignore[arg-type]

@@ -2,9 +2,8 @@
 request that runs meanwhile is charged exactly once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import chain, repeat
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,6 @@ from tests.support.holds import (
     BRISK,
     PATIENT,
     WAIT_S,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -67,9 +65,7 @@ Loss = Callable[[World, Principal], Awaitable[None]]
 
 
 @pytest.mark.parametrize("lose", [lose_meta, lose_account, lose_key, lose_states, lose_everything])
-async def test_whatever_is_lost_is_loaded_again_and_running_requests_are_charged_once(
-    make_world: MakeWorld, lose: Loss
-) -> None:
+async def test_whatever_is_lost_is_loaded_again_and_running_requests_are_charged_once(make_world, lose):
     world, other = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
     spent = [await spend(world, principal), await spend(other, principal)]
@@ -94,8 +90,7 @@ async def test_whatever_is_lost_is_loaded_again_and_running_requests_are_charged
     assert await ledger_balance(world, principal.account_id) == 10**9 - 5 * 500
 
 
-async def test_a_lost_journal_alone_still_charges_once(world: World) -> None:
-    principal = await world.customer()
+async def test_a_lost_journal_alone_still_charges_once(world, principal):
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))
     assert (await settle(world, principal, hold)).available_nano is None
@@ -105,7 +100,7 @@ async def test_a_lost_journal_alone_still_charges_once(world: World) -> None:
     await assert_agreed(world, principal.account_id)
 
 
-async def test_no_admission_before_every_living_gateway_holds_again(make_world: MakeWorld) -> None:
+async def test_no_admission_before_every_living_gateway_holds_again(make_world):
     """The balance is for one more hold only when the other gateway's is not forgotten."""
     world, other = await make_world(), await make_world()
     principal = await world.customer(3000)
@@ -117,9 +112,7 @@ async def test_no_admission_before_every_living_gateway_holds_again(make_world: 
     await assert_agreed(other, principal.account_id)
 
 
-async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_redis_that_comes_back_older_neither_loses_nor_doubles(world, monkeypatch):
     """It has forgotten a settlement and a void, and remembers holds that have ended."""
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
@@ -141,7 +134,7 @@ async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
     await settle(world, principal, running)
     await settle(world, principal, later)
 
-    async def is_empty() -> bool:
+    async def is_empty():
         await world.engine.recovery.sweep(partition_of(world))
         return not await world.journal(principal.account_id)
 
@@ -152,7 +145,7 @@ async def test_redis_that_comes_back_older_neither_loses_nor_doubles(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_corrections(make_world: MakeWorld) -> None:
+async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_corrections(make_world):
     """An entry that nobody saw before the epoch opened, such as a late one of a replica: written when the account is
     loaded already."""
     world, dead = await make_world(), await make_world()
@@ -174,7 +167,7 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     waiting = await entries(world, principal.account_id)
     assert {entry.state for entry in waiting.values()} == {HELD, SETTLED}
 
-    async def swept() -> bool:
+    async def swept():
         await world.engine.recovery.sweep(partition_of(world))
         return spent not in await entries(world, principal.account_id)
 
@@ -190,8 +183,7 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     await assert_agreed(world, principal.account_id)
 
 
-async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(world, principal):
     hold = await hold_one(world, principal)
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     await world.api_keys.update(principal.key_id, {"quotas": (TOTAL_COST,)})
@@ -207,12 +199,11 @@ async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(worl
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(world, principal):
     hold = await hold_one(world, principal)
     upstream_ended = asyncio.Event()
 
-    async def finish() -> None:
+    async def finish():
         await upstream_ended.wait()
         await settle(world, principal, hold)
 
@@ -228,11 +219,10 @@ async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_handed_over_request_that_fails_is_given_back(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_handed_over_request_that_fails_is_given_back(world, principal):
     hold = await hold_one(world, principal)
 
-    async def fail() -> None:
+    async def fail():
         raise RuntimeError("a fault of the caller's")
 
     world.engine.holds.hand_over(hold, fail())
@@ -242,7 +232,7 @@ async def test_a_handed_over_request_that_fails_is_given_back(world: World) -> N
     assert (await world.account_state(principal.account_id)).held_nano == 0
 
 
-async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(make_world: MakeWorld) -> None:
+async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(make_world):
     world = await make_world(EngineSettings(holds=HoldSettings(redis_timeout_s=1.0)))
     principal = await world.customer(10**9)
     partition = partition_of(world)
@@ -258,7 +248,7 @@ async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(
     assert await world.database.value("SELECT count(*) FROM usage_events WHERE xseq IS NOT NULL") == 0
 
 
-async def test_an_admission_that_redis_did_not_answer_is_given_back(make_world: MakeWorld) -> None:
+async def test_an_admission_that_redis_did_not_answer_is_given_back(make_world):
     """Its reply is lost; it was carried out."""
     world = await make_world(EngineSettings(holds=HoldSettings(redis_timeout_s=1.0)))
     principal = await world.customer(10**9)
@@ -267,7 +257,7 @@ async def test_an_admission_that_redis_did_not_answer_is_given_back(make_world: 
     assert isinstance(await ask(world, principal), Unavailable)
     wire_of(world)._transport.resume_reading()
 
-    async def is_given_back() -> bool:
+    async def is_given_back():
         return (await world.account_state(principal.account_id)).held_nano == 0
 
     assert (await world.account_state(principal.account_id)).held_nano == 2000
@@ -275,7 +265,7 @@ async def test_an_admission_that_redis_did_not_answer_is_given_back(make_world: 
     await assert_agreed(world, principal.account_id)
 
 
-async def test_an_admission_that_nobody_waits_for_any_more_is_given_back(make_world: MakeWorld) -> None:
+async def test_an_admission_that_nobody_waits_for_any_more_is_given_back(make_world):
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     await spend(world, principal)
@@ -284,10 +274,10 @@ async def test_an_admission_that_nobody_waits_for_any_more_is_given_back(make_wo
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
 
-    async def is_held() -> bool:
+    async def is_held():
         return (await world.account_state(principal.account_id)).held_nano > 0
 
-    async def is_given_back() -> bool:
+    async def is_given_back():
         return not await is_held()
 
     await eventually(is_held)
@@ -306,9 +296,7 @@ async def cut(world: World) -> None:
 
 
 @pytest.mark.parametrize("break_", [silence, cut])
-async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, break_: Callable[[World], Awaitable[None]]
-) -> None:
+async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(make_world, monkeypatch, break_):
     world = await make_world(BRISK if break_ is silence else PATIENT)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
@@ -323,7 +311,7 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
         wire_of(world).close()
     assert world.engine.holds.live == {}
 
-    async def is_empty() -> bool:
+    async def is_empty():
         decision = await ask(world, principal)
         if isinstance(decision, Hold):
             await world.engine.holds.void(decision)
@@ -339,16 +327,15 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: World) -> None:
+async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world, principal):
     """Cancelled while the direct ledger writer waits for Postgres."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))
     async with world.database.transaction() as connection:
         await connection.execute("SELECT 1 FROM accounts FOR UPDATE")
         settling = asyncio.create_task(settle(world, principal, hold))
 
-        async def on_its_way() -> bool:
+        async def on_its_way():
             return len(world.engine.direct_writer) > 0
 
         await eventually(on_its_way)
@@ -361,7 +348,7 @@ async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: Wo
     await eventually(lambda: joined(world))  # another epoch may begin meanwhile
 
 
-async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeWorld) -> None:
+async def test_gateways_that_start_together_agree_on_one_epoch(make_world):
     worlds = await asyncio.gather(*(make_world() for _ in range(3)))
     principal = await worlds[0].customer(10**9)
     for world in worlds:
@@ -370,16 +357,14 @@ async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeW
     await assert_agreed(worlds[0], principal.account_id)
 
 
-async def test_gateways_in_step_do_not_begin_epochs_over_each_other_for_ever(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_gateways_in_step_do_not_begin_epochs_over_each_other_for_ever(make_world, monkeypatch):
     """Each begins one while the other has not told Redis of its own yet."""
     worlds = [await make_world(), await make_world()]
     await lose_meta(worlds[0], await worlds[0].customer(10**9))
     for world, first_s in zip(worlds, (0.02, 0.03), strict=True):
         client, waits_s = world.engine.partitions.redis.client, chain([first_s], repeat(0.02))
 
-        async def slowly(*given: Any, call: Any = client.call, waits_s: Iterator[float] = waits_s) -> Any:
+        async def slowly(*given, call=client.call, waits_s=waits_s):
             await asyncio.sleep(next(waits_s))
             return await call(*given)
 
@@ -389,7 +374,7 @@ async def test_gateways_in_step_do_not_begin_epochs_over_each_other_for_ever(
     assert len(set(epochs)) == 1
 
 
-async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: World) -> None:
+async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world):
     """The gateway that began it died, or gave up, before it told Redis. If the others did not notice, no new account
     could be loaded."""
     known = await world.customer(10**9)
@@ -398,7 +383,7 @@ async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: 
     await world.database.execute("UPDATE partitions SET epoch = epoch + 1, began_at = now()")
     new = await world.customer(10**9)
 
-    async def is_admitted() -> bool:
+    async def is_admitted():
         decision = await ask(world, new)
         if isinstance(decision, Hold):
             await world.engine.holds.void(decision)
@@ -411,7 +396,7 @@ async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: 
         await assert_agreed(world, principal.account_id)
 
 
-async def test_states_of_an_older_layout_are_loaded_again(world: World) -> None:
+async def test_states_of_an_older_layout_are_loaded_again(world):
     """A new epoch ignores them, and reads their counts from the ledger."""
     principal = await world.customer(10**9, quotas=(DAY_TOKENS,))
     await spend(world, principal)

@@ -18,7 +18,6 @@ from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
-    MakeWorld,
     World,
     assert_agreed,
     debit,
@@ -76,7 +75,7 @@ async def put(world: World, principal: Principal, found: dict[bytes, bytes]) -> 
     await world.link.command("HSET", name, *(part for pair in found.items() for part in pair))
 
 
-async def test_no_garbage_stops_the_sweep(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_garbage_stops_the_sweep(make_world, caplog):
     dead, world = await make_world(), await make_world()
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(dead, principal)
@@ -101,7 +100,7 @@ async def test_no_garbage_stops_the_sweep(make_world: MakeWorld, caplog: pytest.
     await assert_agreed(world, principal.account_id)
 
 
-async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) -> None:
+async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world):
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     running = await hold_one(world, principal)
     await put(world, principal, garbage(world, principal))
@@ -109,14 +108,13 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     assert (await world.engine.reconciler.run()).drifts == ()
     await world.engine.partitions.renew(partition)
 
-    async def is_open() -> bool:
+    async def is_open():
         return await joined(world)
 
     await eventually(is_open)
     await settle(world, principal, running)
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     now = await world.engine.cache.reload(row["secret_sha256"])
     assert now is not None
     spent = await spend(world, now)
@@ -125,7 +123,7 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_spoilt_hold_fails_its_own_request_alone(world: World) -> None:
+async def test_a_spoilt_hold_fails_its_own_request_alone(world):
     """In one call to Redis with others: they are settled, and its own debit goes to Postgres."""
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     holds = [await hold_one(world, principal) for _ in range(12)]
@@ -140,7 +138,7 @@ async def test_a_spoilt_hold_fails_its_own_request_alone(world: World) -> None:
     await world.engine.reconciler.fix()
     partition = partition_of(world)
 
-    async def is_open() -> bool:
+    async def is_open():
         return await joined(world)
 
     await eventually(is_open)
@@ -148,7 +146,7 @@ async def test_a_spoilt_hold_fails_its_own_request_alone(world: World) -> None:
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back(make_world: MakeWorld) -> None:
+async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back(make_world):
     dead, world = await make_world(), await make_world()
     principal = await dead.customer(10**9)
     hold = await hold_one(dead, principal)
@@ -164,10 +162,7 @@ async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back
     await assert_agreed(world, principal.account_id)
 
 
-async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    principal = await world.customer(10**9)
+async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(world, principal, monkeypatch):
     fields = msgspec.msgpack.decode(encode_debit(debit(str(ULID()), principal)))
     layout = msgspec.msgpack.encode([*fields[:34], 3, None, "and more"])
     newer = {
@@ -186,9 +181,8 @@ async def test_an_entry_of_a_newer_release_is_left_to_it_for_a_while(
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 2
 
 
-async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world: World) -> None:
+async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world, principal):
     """Scripts of this release neither claim nor end what they can't read."""
-    principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     entry = (await world.journal(principal.account_id))[hold.id_bytes]
     await put(world, principal, {hold.id_bytes: bytes((OF_USER + 1,)) + entry[1:]})
@@ -204,9 +198,8 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     await assert_agreed(world, principal.account_id)
 
 
-async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -> None:
+async def test_what_was_set_aside_is_written_once_it_can_be_read(world, principal):
     """By a release that can: the same command, done twice, writes it once."""
-    principal = await world.customer(10**9)
     ids = [str(ULID()) for _ in range(2)]
     now_ms = partition_of(world).now_ms()
     made = [debit(each, principal, admitted_at_ms=now_ms) for each in ids]
@@ -223,8 +216,7 @@ async def test_what_was_set_aside_is_written_once_it_can_be_read(world: World) -
     assert await debits(world) == {ids[0]: 500, ids[1]: 0}
 
 
-async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_the_request(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_the_request(world, principal):
     spent, name = await spend(world, principal), str(ULID())
     await world.engine.outbox.flush()
     for found in ({name.encode(): b"one"}, {name.encode(): b"two"}, {spent.encode(): b"three"}):
@@ -246,7 +238,7 @@ async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_t
     )
 
 
-def test_what_is_no_entry_is_told_from_what_a_newer_release_wrote() -> None:
+def test_what_is_no_entry_is_told_from_what_a_newer_release_wrote():
     good = struct.pack("<BBIqq", VERSION, SETTLED, 1, 2, 3) + pack_text("acc") + b"payload"
     assert Entry.unpack(good) == Entry(SETTLED, 1, 2, "acc", b"payload", dseq=3)
     with pytest.raises(NewerLayout):

@@ -13,9 +13,8 @@ from billing.holds.model import Hold, InsufficientBalance, Need, NeedTooLarge, Q
 from billing.holds.redis.layout import HELD
 from billing.keys.secrets import secret_digest
 from billing.money import MAX_NANO
-from billing.plans import MAX_TOOL_CALLS
 from billing.principals import Principal
-from billing.quotas import Metric, Quota, Window
+from billing.quotas import MAX_TOOL_CALLS, Metric, Quota, Window
 from tests.support.holds import (
     PATIENT,
     WAIT_S,
@@ -72,9 +71,7 @@ async def cost_and_tokens(world: World, principal: Principal) -> tuple[int, int,
         (1000 + 16 * UNIT_NANO, 1, 16),
     ],
 )
-async def test_a_balance_grants_as_many_calls_as_leave_room_for_output(
-    world: World, balance_nano: int, calls: int, output: int
-) -> None:
+async def test_a_balance_grants_as_many_calls_as_leave_room_for_output(world, balance_nano, calls, output):
     principal = await world.customer(balance_nano)
     hold = await hold_one(world, principal, laddered(8))
     assert (hold.granted_calls, hold.granted_output) == (calls, output)
@@ -87,13 +84,13 @@ async def test_a_balance_grants_as_many_calls_as_leave_room_for_output(
     assert (await world.account_state(principal.account_id)).held_nano == 0
 
 
-async def test_one_that_is_too_small_for_one_call_is_refused_as_ever(world: World) -> None:
+async def test_one_that_is_too_small_for_one_call_is_refused_as_ever(world):
     principal = await world.customer(1159)
     refused = await ask(world, principal, laddered(8))
     assert refused == InsufficientBalance(1159, 1160, 0, 15)
 
 
-async def test_a_named_maximum_is_left_room_for_whole(world: World) -> None:
+async def test_a_named_maximum_is_left_room_for_whole(world):
     """What the client asks for is not cut; a further call is granted beside it alone."""
     principal = await world.customer(1000 + 2000 * PART + 5000 * UNIT_NANO)
     hold = await hold_one(world, principal, laddered(8, least=5000, most=5000))
@@ -116,9 +113,7 @@ async def test_a_named_maximum_is_left_room_for_whole(world: World) -> None:
         (Metric.requests, 1, 8),
     ],
 )
-async def test_every_window_bounds_the_calls(
-    world: World, subject: str, metric: Metric, limit: int, calls: int
-) -> None:
+async def test_every_window_bounds_the_calls(world, subject, metric, limit, calls):
     quota = Quota(Window.total, metric, limit)
     if subject == "user":
         account = (await world.customer(10**9)).account_id
@@ -136,14 +131,14 @@ async def test_every_window_bounds_the_calls(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_window_too_small_for_one_call_says_what_one_needs(world: World) -> None:
+async def test_a_window_too_small_for_one_call_says_what_one_needs(world):
     principal = await world.customer(10**9, key_quotas=(Quota(Window.total, Metric.tokens, 149),))
     refused = await ask(world, principal, laddered(8, least=50, most=50))
     assert isinstance(refused, QuotaExceeded)
     assert [each.requested for each in refused.exhausted] == [150]
 
 
-async def test_a_new_epoch_holds_what_was_granted(make_world: MakeWorld) -> None:
+async def test_a_new_epoch_holds_what_was_granted(make_world):
     world = await make_world()
     quotas = (Quota(Window.total, Metric.tokens, 10**6),)
     principal = await world.customer(10**9, quotas=quotas)
@@ -163,7 +158,7 @@ CALL_NANO, CALL_TOKENS, OUTPUT = 1000, 100, 200
 
 
 @pytest.mark.parametrize("gateways", [1, 3])
-async def test_a_provider_that_uses_every_call_never_overspends(make_world: MakeWorld, gateways: int) -> None:
+async def test_a_provider_that_uses_every_call_never_overspends(make_world, gateways):
     """Everybody asks at once, and each provider uses all that was granted: no balance or window is exceeded."""
     worlds = [await make_world(ELASTIC) for _ in range(gateways)]
     for world in worlds:
@@ -173,7 +168,7 @@ async def test_a_provider_that_uses_every_call_never_overspends(make_world: Make
     principal = await worlds[0].customer(balance_nano, quotas=(limit,))
     await within_one_minute(worlds[0])
 
-    async def one(number: int) -> int:
+    async def one(number):
         world, request_id = worlds[number % gateways], str(ULID())
         asked = laddered(8, least=16, most=OUTPUT)
         opening = world.engine.holds.open(hold_request(request_id, principal, asked))
@@ -208,9 +203,7 @@ rungs = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 5000)), max_size=
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=rungs, free_tokens=st.integers(0, 4000), free_nano=st.integers(0, 60_000), most=st.integers(16, 300))
-async def test_the_largest_number_of_calls_that_fits_is_granted(
-    world: World, steps: list[tuple[int, int]], free_tokens: int, free_nano: int, most: int
-) -> None:
+async def test_the_largest_number_of_calls_that_fits_is_granted(world, steps, free_tokens, free_nano, most):
     """By a model of one line: the dearest rung beside which the output fits, and that adds no more than the share."""
     inputs = [(100, 1000)]
     for tokens, nano in steps:
@@ -235,7 +228,7 @@ async def test_the_largest_number_of_calls_that_fits_is_granted(
     await world.engine.holds.void(decision)
 
 
-def test_a_ladder_is_bounded_and_rises() -> None:
+def test_a_ladder_is_bounded_and_rises():
     for bad in (((99, 1000),), ((100, 999),), ((200, 2000), (150, 3000))):
         with pytest.raises(ValueError, match="smaller"):
             Need(100, 1000, 1, 1, 1, 1, bad)

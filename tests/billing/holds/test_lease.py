@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -68,9 +67,7 @@ async def state_of(world: World, principal: Principal, hold: Hold) -> int | None
     return found.state if found is not None else None
 
 
-async def test_a_hold_of_a_living_gateway_never_expires_by_age(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hold_of_a_living_gateway_never_expires_by_age(make_world, monkeypatch):
     """Its owner alone ends it, however long the request runs; here it has run for a day by Redis's clock."""
     world, other = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -86,7 +83,7 @@ async def test_a_hold_of_a_living_gateway_never_expires_by_age(
 
 
 @pytest.mark.parametrize("ahead", ["6 seconds", "1 day", "-1 day"])
-async def test_postgres_clock_does_not_expire_living_holds(make_world: MakeWorld, ahead: str) -> None:
+async def test_postgres_clock_does_not_expire_living_holds(make_world, ahead):
     """As another clock would have left it: what the lease says is past."""
     world, other = await make_world(), await make_world()
     principal = await world.customer()
@@ -98,7 +95,7 @@ async def test_postgres_clock_does_not_expire_living_holds(make_world: MakeWorld
     assert await state_of(world, principal, hold) == HELD
 
 
-async def test_a_gateway_that_renews_just_then_keeps_its_hold(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_renews_just_then_keeps_its_hold(make_world):
     """The sweeper has judged and claimed; before the ledger decides, the owner wakes and renews."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -115,7 +112,7 @@ async def test_a_gateway_that_renews_just_then_keeps_its_hold(make_world: MakeWo
     assert await debits(world) == {hold.id: 500}
 
 
-async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_world):
     """Answers that the ledger has decided are cut; undecided ones stay held."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -135,7 +132,7 @@ async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_wor
     assert await debits(world) == {decided.id: 0, undecided.id: 500}
 
 
-async def test_what_its_owner_takes_back_can_not_expire_by_an_older_judgment(make_world: MakeWorld) -> None:
+async def test_what_its_owner_takes_back_can_not_expire_by_an_older_judgment(make_world):
     """The owner wakes while a sweeper is between its claim and the ledger: it renews before it looks."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -157,7 +154,7 @@ async def eventually_set(event: asyncio.Event) -> None:
         await event.wait()
 
 
-async def test_a_claimed_hold_is_settled_the_ledgers_way_though_nothing_was_decided(make_world: MakeWorld) -> None:
+async def test_a_claimed_hold_is_settled_the_ledgers_way_though_nothing_was_decided(make_world):
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(slow, principal)
@@ -168,9 +165,7 @@ async def test_a_claimed_hold_is_settled_the_ledgers_way_though_nothing_was_deci
     assert await world.journal(principal.account_id) == {}
 
 
-async def test_a_claimed_hold_that_is_voided_is_given_back(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_claimed_hold_that_is_voided_is_given_back(make_world, monkeypatch):
     """Redis says that there is no such hold; the owner's sweep takes it back first."""
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
     world, slow = await make_world(), await make_world()
@@ -180,7 +175,7 @@ async def test_a_claimed_hold_that_is_voided_is_given_back(
     await slow.engine.holds.void(hold)
     assert await state_of(world, principal, hold) == CLAIMED
 
-    async def is_gone() -> bool:
+    async def is_gone():
         await slow.engine.recovery.sweep(partition_of(slow))
         return await state_of(world, principal, hold) is None
 
@@ -191,7 +186,7 @@ async def test_a_claimed_hold_that_is_voided_is_given_back(
     assert counter.taken == 0
 
 
-async def test_nobody_but_its_owner_ends_a_claimed_hold_of_a_living_gateway(make_world: MakeWorld) -> None:
+async def test_nobody_but_its_owner_ends_a_claimed_hold_of_a_living_gateway(make_world):
     world, owner = await make_world(), await make_world()
     await owner.engine.loops.stop("sweep")
     principal = await world.customer()
@@ -205,7 +200,7 @@ async def test_nobody_but_its_owner_ends_a_claimed_hold_of_a_living_gateway(make
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_claim_is_not_taken_back_late(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_claim_is_not_taken_back_late(make_world, monkeypatch):
     """A command that was held up somewhere must not undo what another gateway has claimed since."""
     world, owner = await make_world(), await make_world()
     await owner.engine.loops.stop("sweep")
@@ -217,7 +212,7 @@ async def test_a_claim_is_not_taken_back_late(make_world: MakeWorld, monkeypatch
     assert await state_of(world, principal, hold) == CLAIMED
 
 
-async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_world: MakeWorld) -> None:
+async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_world):
     world, dead = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(dead, principal)
@@ -226,7 +221,7 @@ async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_wo
     await renew_leases(world)
     transaction = world.database.transaction
 
-    def away(**_: object) -> Any:
+    def away(**_):
         raise DatabaseUnavailable("Postgres is away")
 
     world.database.transaction = away  # type: ignore[method-assign]
@@ -238,7 +233,7 @@ async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_wo
     await assert_agreed(world, principal.account_id)
 
 
-async def test_all_gateways_frozen_at_once_take_nothing_from_one_another(make_world: MakeWorld) -> None:
+async def test_all_gateways_frozen_at_once_take_nothing_from_one_another(make_world):
     """For longer than a lease: their clocks go on, and they have not looked meanwhile."""
     worlds = [await make_world() for _ in range(2)]
     principal = await worlds[0].customer(10**9)
@@ -257,7 +252,7 @@ async def test_all_gateways_frozen_at_once_take_nothing_from_one_another(make_wo
     assert await debits(worlds[0]) == {hold.id: 500 for hold in holds}
 
 
-async def test_a_lost_gateway_is_not_waited_for_when_an_epoch_opens(make_world: MakeWorld) -> None:
+async def test_a_lost_gateway_is_not_waited_for_when_an_epoch_opens(make_world):
     world, slow = await make_world(), await make_world()
     names = {each.engine.gateway_id for each in (world, slow)}
     assert set(await world.engine.peers.living()) == names
@@ -276,7 +271,7 @@ async def renewed(world: World) -> Callable[[], Awaitable[bool]]:
     return is_renewed
 
 
-async def test_the_lease_is_kept_though_the_event_loop_is_busy_and_the_pool_used_up(world: World) -> None:
+async def test_the_lease_is_kept_though_the_event_loop_is_busy_and_the_pool_used_up(world):
     lease, bound_s = world.engine.lease, time.monotonic() + 60
     async with world.database.connection(), world.database.connection(), world.database.connection():
         before, count = await lease_of(world), lease.renewals  # on the last connection that the pool has
@@ -285,9 +280,7 @@ async def test_the_lease_is_kept_though_the_event_loop_is_busy_and_the_pool_used
         assert await lease_of(world) != before
 
 
-async def test_a_process_whose_event_loop_is_dead_does_not_live_for_ever(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_process_whose_event_loop_is_dead_does_not_live_for_ever(world, caplog):
     lease = world.engine.lease
     await lease.stop()
     before = await lease_of(world)
@@ -302,7 +295,7 @@ async def test_a_process_whose_event_loop_is_dead_does_not_live_for_ever(
     assert "the event loop goes on" in caplog.text
 
 
-async def test_a_process_that_stood_still_renews_as_soon_as_it_goes_on(world: World) -> None:
+async def test_a_process_that_stood_still_renews_as_soon_as_it_goes_on(world):
     """Its loop has not ticked, but neither has the thread had its turns."""
     lease = world.engine.lease
     await lease.stop()
@@ -313,27 +306,27 @@ async def test_a_process_that_stood_still_renews_as_soon_as_it_goes_on(world: Wo
     assert await lease_of(world) != before
 
 
-async def test_a_lease_that_fails_for_whatever_reason_is_kept_on(world: World) -> None:
+async def test_a_lease_that_fails_for_whatever_reason_is_kept_on(world):
     broken = world.engine.lease._turn
 
-    async def fails(_: object) -> None:
+    async def fails(_):
         world.engine.lease._turn = broken  # type: ignore[method-assign]
         raise ZeroDivisionError("a fault in the program")
 
     world.engine.lease._turn = fails  # type: ignore[method-assign]
 
-    async def is_counted() -> bool:
+    async def is_counted():
         return world.engine.loops.failures["lease"] == 1
 
     await eventually(is_counted)
     await eventually(await renewed(world))
 
 
-async def test_the_lease_is_kept_whatever_the_relay_waits_for(world: World) -> None:
+async def test_the_lease_is_kept_whatever_the_relay_waits_for(world):
     """Redis may answer slowly and changes be many: a gateway that lives is not taken for dead."""
     stuck = asyncio.Event()
 
-    async def relay() -> None:
+    async def relay():
         stuck.set()
         await asyncio.Event().wait()
 
@@ -342,7 +335,7 @@ async def test_the_lease_is_kept_whatever_the_relay_waits_for(world: World) -> N
     await eventually(await renewed(world))
 
 
-async def test_a_lease_has_another_value_though_postgres_clock_stands_still(world: World) -> None:
+async def test_a_lease_has_another_value_though_postgres_clock_stands_still(world):
     await world.engine.lease.stop()
     values = []
     async with world.database.transaction() as connection:  # in which now() stands still
@@ -352,7 +345,7 @@ async def test_a_lease_has_another_value_though_postgres_clock_stands_still(worl
     assert all(first != second for first, second in pairwise(values))
 
 
-async def test_leases_that_ended_long_ago_are_forgotten(world: World) -> None:
+async def test_leases_that_ended_long_ago_are_forgotten(world):
     insert = "INSERT INTO gateways (id, lease_until, ended_at) VALUES ($1, now() - $2 * interval '1 minute', now())"
     await world.database.execute(insert, "old", 0)
     await world.database.execute("UPDATE gateways SET ended_at = now() - interval '2 hours' WHERE id = 'old'")
@@ -363,9 +356,7 @@ async def test_leases_that_ended_long_ago_are_forgotten(world: World) -> None:
     assert {row["id"] for row in found} == {"recent", "ending", world.engine.gateway_id}
 
 
-async def test_what_a_gateway_that_ended_left_is_swept_at_once(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_gateway_that_ended_left_is_swept_at_once(make_world, monkeypatch):
     """Its debits and its holds: nobody waits for an age or for a lease, as soon as somebody has seen it end."""
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 10**9)
     world, dead = await make_world(), await make_world()
@@ -382,9 +373,7 @@ async def test_what_a_gateway_that_ended_left_is_swept_at_once(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_gateway_that_starts_writes_what_the_one_before_left(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_gateway_that_starts_writes_what_the_one_before_left(make_world, monkeypatch):
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 10**9)
     dead = await make_world()
     principal = await dead.customer(10**9)
@@ -431,7 +420,7 @@ class Watch:
 
 
 class TestJudgment:
-    def test_a_lease_that_changes_is_alive_and_one_that_stands_is_not(self) -> None:
+    def test_a_lease_that_changes_is_alive_and_one_that_stands_is_not(self):
         watch = Watch()
         watch.look(a=0, b=0)
         for value in range(1, 5):
@@ -442,7 +431,7 @@ class TestJudgment:
         watch.look_for(1, a=6, b=1)
         assert watch.lost() == set()
 
-    def test_what_a_lease_says_is_of_no_matter(self) -> None:
+    def test_what_a_lease_says_is_of_no_matter(self):
         """A Postgres whose clock is a day ahead, or goes back."""
         watch = Watch()
         for value in (0, 86_400, 86_401, -5, 7, 6, 5, 4):
@@ -450,14 +439,14 @@ class TestJudgment:
             watch.now_s += 1.0
         assert watch.lost() == set()
 
-    def test_who_has_just_begun_judges_nobody(self) -> None:
+    def test_who_has_just_begun_judges_nobody(self):
         watch = Watch()
         assert watch.lost() == set()
         watch.look(a=0)
         watch.now_s += 1.0
         assert watch.lost() == set()
 
-    def test_a_gap_of_its_own_begins_all_judgments_anew(self) -> None:
+    def test_a_gap_of_its_own_begins_all_judgments_anew(self):
         """It was frozen, or Postgres was away for everybody."""
         watch = Watch()
         watch.look(a=0)
@@ -470,7 +459,7 @@ class TestJudgment:
         watch.look_for(1, a=0)
         assert watch.lost() == {"a"}
 
-    def test_who_has_not_looked_of_late_judges_nobody(self) -> None:
+    def test_who_has_not_looked_of_late_judges_nobody(self):
         watch = Watch()
         watch.look(a=0)
         watch.look_for(6, a=0)
@@ -478,7 +467,7 @@ class TestJudgment:
         watch.now_s += JUDGED_S * GAP_SHARE + 0.1
         assert watch.lost() == set()
 
-    def test_a_slow_look_shortens_what_was_seen(self) -> None:
+    def test_a_slow_look_shortens_what_was_seen(self):
         watch = Watch()
         watch.look(2.0, a=0)  # read at the beginning or at the end, who knows
         watch.look_for(4, a=0)
@@ -487,7 +476,7 @@ class TestJudgment:
         watch.look_for(1, a=0)
         assert watch.lost() == {"a"}
 
-    def test_whoever_has_ended_is_lost_at_once(self) -> None:
+    def test_whoever_has_ended_is_lost_at_once(self):
         watch = Watch()
         watch.look(a=0, b=0)
         assert watch.peers.saw_end("a")
@@ -496,7 +485,7 @@ class TestJudgment:
         watch.look(a=1, b=1)  # it renews: it lives after all
         assert watch.lost() == set()
 
-    def test_a_gateway_without_a_lease_is_watched_first(self) -> None:
+    def test_a_gateway_without_a_lease_is_watched_first(self):
         """Postgres may have been restored from a backup: a gateway that lives renews, and is there again."""
         watch = Watch()
         watch.look()
@@ -508,7 +497,7 @@ class TestJudgment:
         watch.look_for(1, a=1)
         assert watch.lost("a") == set()
 
-    def test_nobody_judges_itself(self) -> None:
+    def test_nobody_judges_itself(self):
         watch = Watch()
         watch.look()
         watch.look_for(20)

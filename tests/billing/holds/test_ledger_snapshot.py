@@ -1,16 +1,14 @@
 """A quick look at both stores: what it suspects, without the thorough look that comes after it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from billing.holds import reconcile
-from billing.holds.epochs import Partition
-from billing.holds.reconcile import AccountSnapshot, RedisSnapshots
+from billing.holds.reconcile import RedisSnapshots
 from billing.holds.redis.layout import AccountState
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.support.holds import (
@@ -44,7 +42,7 @@ async def put(world: World, account_id: str, state: AccountState) -> None:
     await world.link.command("SET", world.keys.account(account_id), state.pack())
 
 
-async def test_every_counter_is_compared(world: World) -> None:
+async def test_every_counter_is_compared(world):
     """With debits in both stores, debits in the journal alone, and holds open."""
     principal = await world.customer(quotas=(*EVERY_WINDOW[:20], *FILTERED), key_quotas=EVERY_WINDOW)
     other = await world.customer(quotas=FILTERED)
@@ -83,8 +81,7 @@ async def test_every_counter_is_compared(world: World) -> None:
 @pytest.mark.parametrize(
     ("field", "what"), [("balance_nano", "balance"), ("dseq", "debits"), ("held_nano", "held"), ("running", "running")]
 )
-async def test_every_sum_is_compared(world: World, field: str, what: str) -> None:
-    principal = await world.customer()
+async def test_every_sum_is_compared(world, principal, field, what):
     await spend(world, principal)
     await hold_one(world, principal)
     state = await world.account_state(principal.account_id)
@@ -92,7 +89,7 @@ async def test_every_sum_is_compared(world: World, field: str, what: str) -> Non
     assert await suspects(world, principal) == {principal.account_id: {what}}
 
 
-async def test_what_comes_between_the_two_stores_is_told_apart(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_comes_between_the_two_stores_is_told_apart(world, monkeypatch):
     """Debits, a grant and a debit by a direct ledger write reach Postgres after Redis was looked at."""
     principal = await world.customer(quotas=(*EVERY_WINDOW[:20], *FILTERED), key_quotas=EVERY_WINDOW)
     await spend(world, principal, model="alpha")
@@ -100,7 +97,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     lost = await hold_one(world, principal, model="beta")
     real, before = RedisSnapshots.drained, []
 
-    async def meanwhile(self: RedisSnapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
+    async def meanwhile(self, partition, seen):
         before.append(seen[principal.account_id].state)
         for model in MODELS:
             await spend(world, principal, model=model)
@@ -119,7 +116,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     assert await suspects(world, principal) == {}
 
 
-async def test_debits_that_were_counted_once_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_debits_that_were_counted_once_are_remembered(world, monkeypatch):
     monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 2)
     monkeypatch.setattr(reconcile, "DEBITS_A_QUERY", 2)
     principal, few = await world.customer(), await world.customer()
@@ -145,9 +142,7 @@ async def test_debits_that_were_counted_once_are_remembered(world: World, monkey
     assert await suspects(world, principal) == {}, "another epoch counts from one"
 
 
-async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(world, monkeypatch):
     monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 1)
     monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(0))
     principal = await world.customer()
@@ -162,6 +157,5 @@ async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(
     assert (report.accounts, report.drifts) == (1, ())
 
 
-async def test_an_account_that_redis_has_not_is_not_compared(world: World) -> None:
-    principal = await world.customer()
+async def test_an_account_that_redis_has_not_is_not_compared(world, principal):
     assert await suspects(world, principal) == {}

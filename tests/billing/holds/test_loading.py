@@ -14,7 +14,7 @@ from billing.holds.loading import Since, read_counters
 from billing.holds.model import Hold
 from billing.holds.redis.layout import Counter, KeyState
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.writer import write_debits
 from billing.plans import Plan
 from billing.principals import Principal
@@ -24,7 +24,6 @@ from tests.support.holds import (
     BRISK,
     EVERY_WINDOW,
     LONG,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -46,7 +45,7 @@ from tests.support.holds import (
 FILTERS = (("alpha", "llm"), ("al*", "llm"), (None, "image"), (None, "llm"))
 
 
-async def test_postgres_knows_every_window_of_every_metric_and_filter(world: World) -> None:
+async def test_postgres_knows_every_window_of_every_metric_and_filter(world):
     principal, other = await world.customer(), await world.customer()
     await world.api_keys.create(principal.account_id, "second")
     keys = [row["id"] for row in await world.database.rows("SELECT id FROM api_keys ORDER BY id")]
@@ -97,15 +96,14 @@ async def test_postgres_knows_every_window_of_every_metric_and_filter(world: Wor
     assert await world.database.value("SELECT count(*) FROM usage_fresh") == 0
 
 
-async def test_what_redis_counted_itself_is_left_out(world: World) -> None:
+async def test_what_redis_counted_itself_is_left_out(world, principal):
     """Since debit 5 of epoch 3 and correction 10: by the place in Redis's order where a debit has both."""
-    principal = await world.customer()
     now_ms = partition_of(world).now_ms()
     moment = await world.database.value("SELECT clock_timestamp()")
     before: list[Debit] = []
     after: list[Debit] = []
 
-    async def write(of: list[Debit], epoch: int | None, dseq: int | None, xseq: int | None) -> None:
+    async def write(of, epoch, dseq, xseq):
         one = debit(str(ULID()), principal, admitted_at_ms=now_ms, input_tokens=2 ** len([*before, *after]))
         of.append(one)
         hyd_epoch = -1 if xseq is not None else epoch
@@ -153,7 +151,7 @@ async def set_key_quotas(world: World, principal: Principal, quotas: tuple[Quota
 
 
 @pytest.mark.parametrize("subject", ["account", "key"])
-async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_once(world: World, subject: str) -> None:
+async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_once(world, subject):
     """Requests settled before, in the ledger or not; corrections told and untold; 200 open holds, of which some end
     between the adoption and the filling, in every way."""
     await by_hand(world)
@@ -174,7 +172,7 @@ async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_o
         Quota(Window.day, Metric.tokens, 1, "x"),
     )
 
-    async def meanwhile() -> None:
+    async def meanwhile():
         for hold in holds[40:60]:
             await settle(world, principal, hold)
         for hold in holds[60:80]:
@@ -214,7 +212,7 @@ async def test_quotas_that_come_in_the_middle_of_everything_count_each_request_o
     assert len(await debits(world)) == len(everything)
 
 
-async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(world: World) -> None:
+async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(world):
     await by_hand(world)
     principal = await world.customer(10**9)
     await world.engine.holds.void(await hold_one(world, principal))
@@ -225,9 +223,7 @@ async def test_a_correction_made_before_a_quota_and_told_after_it_counts_once(wo
     assert [counters[quota.tag].taken for quota in LONG] == [1, 15, 10, 5, 500] * 2
 
 
-async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_settlement_without_an_answer_before_a_quota_counts_once(make_world, monkeypatch):
     """Redis has settled it before the quota came; its debit is a correction that is told after."""
     world = await make_world(BRISK)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
@@ -235,7 +231,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
 
-    async def unconfirmed() -> bool:
+    async def unconfirmed():
         return len(world.engine.direct_writer) > 0
 
     sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
@@ -260,22 +256,20 @@ async def _nothing(partition: Partition, account_id: str) -> bool:
     return True
 
 
-async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world, principal):
     await settle(world, principal, await hold_one(world, principal))
 
-    async def fail() -> None:
+    async def fail():
         raise TimeoutError
 
     while_drained(world, fail)
     await world.accounts.set_quotas(principal.account_id, LONG)
     assert all(counter.pending for counter in (await counters_of(world, principal, "account")).values())
     row = await world.database.row("SELECT secret_sha256 FROM api_keys")
-    assert row is not None
     newer = await world.engine.cache.reload(row["secret_sha256"])
     assert newer is not None
 
-    async def is_admitted() -> bool:
+    async def is_admitted():
         return isinstance(await ask(world, newer), Hold)
 
     await eventually(is_admitted)
@@ -283,7 +277,7 @@ async def test_counters_whose_filling_failed_are_filled_by_a_later_request(world
     assert [counters[quota.tag].taken for quota in LONG] == [2, 125, 20, 105, 2500] * 2
 
 
-async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: World) -> None:
+async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world):
     """Redis's clock went back by half an hour since: the account's time did not."""
     principal = await world.customer(10**9, key_quotas=LONG)
     await settle(world, principal, await hold_one(world, principal))
@@ -300,12 +294,11 @@ async def test_a_key_that_is_loaded_late_is_loaded_at_its_accounts_time(world: W
     assert counters == {quota.tag: window_id(quota.window, state.now_s) for quota in EVERY_WINDOW}
 
 
-async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world, principal):
     await hold_one(world, principal)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def wait() -> None:
+    async def wait():
         begun.set()
         await go_on.wait()
 
@@ -314,20 +307,20 @@ async def test_a_change_that_comes_while_an_older_one_is_told_is_told_too(world:
     await begun.wait()
     second = asyncio.create_task(world.accounts.set_quotas(principal.account_id, LONG))
 
-    async def is_written() -> bool:
+    async def is_written():
         return bool(await world.database.value("SELECT version FROM accounts") == 3)
 
     await eventually(is_written)
     go_on.set()
     await asyncio.gather(first, second)
 
-    async def is_told() -> bool:
+    async def is_told():
         return len(await counters_of(world, principal, "account")) == len(LONG)
 
     await eventually(is_told)
 
 
-async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(make_world: MakeWorld) -> None:
+async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(make_world):
     """While a release rolls out: each adopts what it lacks once, and requests go through at both."""
     old = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.tokens, 10**9),))}
     new = {"free": Plan("free", "Free", 0, (Quota(Window.day, Metric.requests, 10**6),))}
@@ -340,9 +333,7 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
     for world in worlds:
         adopt = world.engine.loader.adopt_account
 
-        async def noted(
-            partition: Partition, account_id: str, adopt: Callable[..., Awaitable[int | None]] = adopt
-        ) -> int | None:
+        async def noted(partition, account_id, adopt=adopt):
             adopted[0] += 1
             return await adopt(partition, account_id)
 
@@ -389,12 +380,12 @@ def assert_same(scripts: Scripts, seconds: list[int]) -> None:
             assert ids == [window_id(window, second) for window in Window], second
 
 
-def test_random_seconds(scripts: Scripts) -> None:
+def test_random_seconds(scripts):
     chosen = random.Random(20260301)  # noqa: S311
     assert_same(scripts, [chosen.randrange(LAST_S) for _ in range(20_000)])
 
 
-def test_both_sides_of_every_month(scripts: Scripts) -> None:
+def test_both_sides_of_every_month(scripts):
     seconds, at = [], 0
     while at < LAST_S:
         seconds += [at, at + 1]
@@ -406,6 +397,6 @@ def test_both_sides_of_every_month(scripts: Scripts) -> None:
     assert_same(scripts, seconds)
 
 
-def test_both_sides_of_days_and_weeks_of_leap_years(scripts: Scripts) -> None:
+def test_both_sides_of_days_and_weeks_of_leap_years(scripts):
     starts = [951_609_600, 1_709_078_400, 4_107_369_600]  # before 29 February 2000 and 2024, and 1 March 2100
     assert_same(scripts, [start + day * 86_400 + by for start in starts for day in range(10) for by in (-1, 0, 1)])

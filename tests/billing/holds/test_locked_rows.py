@@ -15,7 +15,6 @@ from billing.holds.redis.connection import Script
 from billing.principals import Principal
 from tests.support.holds import (
     PATIENT,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -83,9 +82,7 @@ async def served_again(world: World, *principals: Principal) -> None:
         await eventually(admitted)
 
 
-async def test_others_are_written_while_one_row_is_locked(
-    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_are_written_while_one_row_is_locked(world, other_session, monkeypatch):
     """Redis is there: the journal keeps what is the locked account's, and its own requests go on, too."""
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):
@@ -93,20 +90,20 @@ async def test_others_are_written_while_one_row_is_locked(
     async with locked(other_session, hers):
         spent = [await spend(world, each) for each in (hers, his, hers, his)]
 
-        async def his_are_written() -> bool:
+        async def his_are_written():
             return await count_written(world, his) == 2
 
         await eventually(his_are_written)
         spent += [await spend(world, each) for each in (hers, his)]
 
-        async def the_next_is_written() -> bool:
+        async def the_next_is_written():
             return await count_written(world, his) == 3
 
         await eventually(the_next_is_written)
         assert await count_written(world, hers) == 0
         assert await journal_size(world, hers) == 3
 
-        async def is_said() -> bool:
+        async def is_said():
             return list(world.engine.outbox.long_locked) == [hers.account_id]
 
         await eventually(is_said)
@@ -114,13 +111,13 @@ async def test_others_are_written_while_one_row_is_locked(
         found = await world.engine.reconciler.run()
         assert (found.drifts, found.busy) == ((), 1), "the others are compared"
 
-    async def hers_are_written() -> bool:
+    async def hers_are_written():
         return await count_written(world, hers) == 3
 
     await eventually(hers_are_written)
     assert await debits(world) == dict.fromkeys(spent, 500)
 
-    async def it_is_over() -> bool:
+    async def it_is_over():
         return not world.engine.outbox.long_locked
 
     await eventually(it_is_over)
@@ -133,9 +130,7 @@ async def test_others_are_written_while_one_row_is_locked(
 WITHIN_S = 1.0
 
 
-async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
-    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(world, other_session, monkeypatch):
     """Whoever made the changes has died after the commit. More of them wait than may be told of again at once."""
     await world.engine.loops.stop("relay")
     notifier, loop = world.engine.change_notifier, asyncio.get_running_loop()
@@ -151,12 +146,12 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
     monkeypatch.setattr(world.engine.loader, "_wait_s", 3600.0)
     suspend = "UPDATE accounts SET status = 'suspended', version = version + 1 WHERE id = $1"
 
-    async def suspended_s(principal: Principal) -> float:
+    async def suspended_s(principal):
         """After how many seconds a change takes effect that is only in the ledger."""
         await world.database.execute(suspend, principal.account_id)
         begun_s = loop.time()
 
-        async def takes_effect() -> bool:
+        async def takes_effect():
             decision = await ask(world, principal)
             if isinstance(decision, Hold):
                 await world.engine.holds.void(decision)
@@ -171,13 +166,13 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
         world.engine.loops.start("relay", world.engine.upkeep.relay)
         assert await suspended_s(his) < WITHIN_S
 
-        async def many_wait() -> bool:
+        async def many_wait():
             return len(notifier.publishing) >= cache.MOST_AGAIN
 
         await eventually(many_wait)
         assert await suspended_s(last) < WITHIN_S
 
-    async def all_are_told() -> bool:
+    async def all_are_told():
         return await world.database.value(UNTOLD) is None and not notifier.publishing
 
     await eventually(all_are_told)
@@ -187,7 +182,7 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
 UNTOLD = "SELECT id FROM accounts WHERE version > pushed_version ORDER BY id"
 
 
-async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rounds_of_the_relay_end_and_go_on(world, monkeypatch):
     """With what was not tried yet; a fault of the program at one change is counted, and ends neither the others nor the
     relay. What is still being told when the engine stops ends with it."""
     await world.engine.loops.stop("relay")
@@ -196,13 +191,13 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
     monkeypatch.setattr(cache, "RELAY_S", 0.0)
     monkeypatch.setattr(cache, "LANES", 1)
 
-    async def breaks(*_: object) -> None:
+    async def breaks(*_):
         raise ZeroDivisionError("a fault in the program")
 
-    async def is_stuck(*_: object) -> None:
+    async def is_stuck(*_):
         await asyncio.Event().wait()
 
-    async def relay() -> list[str]:
+    async def relay():
         """Return whose changes are still to be told."""
         await notifier.relay()
         return [row["id"] for row in await world.database.rows(UNTOLD)]
@@ -223,7 +218,7 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
     assert not notifier.publishing
 
 
-async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
+async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world, other_session):
     """Then it is refused, and the others are not."""
     most = 8 * api.LOCKED_SHARE
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
@@ -232,7 +227,7 @@ async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWo
         await world.engine.holds.void(await hold_one(world, each))
     async with locked(other_session, hers):
 
-        async def is_refused() -> bool:
+        async def is_refused():
             return not await is_admitted(world, hers)
 
         await eventually(is_refused)
@@ -242,9 +237,7 @@ async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWo
     await assert_agreed(world, hers.account_id)
 
 
-async def test_an_epoch_opens_without_the_account_whose_row_is_locked(
-    make_world: MakeWorld, other_session: Database
-) -> None:
+async def test_an_epoch_opens_without_the_account_whose_row_is_locked(make_world, other_session):
     """Requests that run, debits that wait, of both accounts in both gateways; then Redis is emptied."""
     world, other = await make_world(), await make_world()
     hers, his = await world.customer(HERS), await world.customer(HERS)
@@ -281,7 +274,7 @@ async def journal_size(world: World, principal: Principal) -> int:
     return sum(entry.account_id == principal.account_id for entry in found)
 
 
-async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorld, other_session: Database) -> None:
+async def test_what_a_locked_account_owes_is_not_lent_again(make_world, other_session):
     """Its balance is for one more request only while another gateway's debit is forgotten, which that gateway alone
     knows of. The row is free again, but the debit is not written yet: nobody serves the account."""
     world, other = await make_world(), await make_world()
@@ -298,7 +291,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
             await stands_still.enter_async_context(other.engine.outbox._writing)
         asked = need(least=100, most=100)
 
-        async def is_loaded() -> bool:
+        async def is_loaded():
             assert isinstance(await ask(world, hers, asked), Unavailable)
             return await world.link.command("GET", world.keys.account(hers.account_id)) is not None
 
@@ -308,7 +301,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
             assert isinstance(await ask(each, hers, asked), Unavailable)
     decisions: list[object] = []
 
-    async def is_decided() -> bool:
+    async def is_decided():
         decisions.append(await ask(world, hers, asked))
         return not isinstance(decisions[-1], Unavailable)
 
@@ -318,7 +311,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
     assert not partition_of(other).quarantined
 
 
-async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeWorld, other_session: Database) -> None:
+async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world, other_session):
     """What it alone knew is lost with it and with Redis, as ever; its accounts are served again."""
     world, other = await make_world(), await make_world()
     hers, his = await world.customer(HERS), await world.customer(HERS)
@@ -336,9 +329,7 @@ async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeW
     await assert_agreed(world, hers.account_id)
 
 
-async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(
-    make_world: MakeWorld, other_session: Database
-) -> None:
+async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(make_world, other_session):
     """Another one ended what it held back. It holds its running requests again once it can, and says no more that the
     account waits."""
     world, other = await make_world(), await make_world()
@@ -351,7 +342,7 @@ async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(
         await world.link.command("HDEL", world.keys.installed(0), "back", f"back:{hers.account_id}")
         await renew_leases(other)
 
-    async def has_caught_up() -> bool:
+    async def has_caught_up():
         return not partition_of(other).quarantined and not other.engine.locked_accounts()
 
     await eventually(has_caught_up)
@@ -360,9 +351,7 @@ async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(
     await assert_agreed(world, hers.account_id)
 
 
-async def test_loads_of_locked_accounts_leave_connections_to_others(
-    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_loads_of_locked_accounts_leave_connections_to_others(world, other_session, monkeypatch):
     """However many of them are asked for, at most one waits for its row at a time."""
     monkeypatch.setattr(loading, "LOCKED_PAUSE_S", 60.0)
     locked_ones = [await world.customer(HERS) for _ in range(12)]
@@ -378,7 +367,7 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
         assert isinstance(await ask(world, each), Hold)
 
 
-async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: World) -> None:
+async def test_an_account_that_is_loaded_already_is_held_back_as_well(world):
     """By a gateway that joins later. Its version is not published meanwhile; each gateway names all accounts that it
     holds back."""
     await world.engine.loops.stop("tend", "relay")  # of which one finds out that the other two are none
@@ -386,7 +375,7 @@ async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: Wor
     await served_again(world, hers, his)
     partition, keys, join = partition_of(world), world.keys, Script("join")
 
-    async def joins(gateway: str, *back: str, gone: tuple[str, ...] = ()) -> list[object]:
+    async def joins(gateway, *back, gone=()):
         names = [keys.meta(0), keys.joined(0), keys.installed(0), *map(keys.account, back)]
         arguments = [partition.epoch or 0, gateway, len(back), len(gone), *back, *gone, gateway]
         is_open, *holding = await world.link.call(join, names, arguments)

@@ -11,7 +11,6 @@ from billing.holds.epochs import Partitions
 from billing.holds.model import SettlementLost
 from tests.support.holds import (
     BRISK,
-    MakeWorld,
     World,
     assert_agreed,
     debits,
@@ -36,8 +35,7 @@ async def is_held(world: World, account_id: str, held_nano: int, running: int, e
     await eventually(reached)
 
 
-async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world, principal):
     ended, running = await hold_one(world, principal), await hold_one(world, principal)
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))
@@ -48,8 +46,7 @@ async def test_a_settlement_that_finds_no_hold_begins_a_new_epoch(world: World) 
     assert await debits(world) == {ended.id: 500, running.id: 500}
 
 
-async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world, principal):
     voided = await hold_one(world, principal)
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))
@@ -60,8 +57,7 @@ async def test_a_void_that_finds_no_hold_begins_a_new_epoch(world: World) -> Non
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world: World) -> None:
-    principal = await world.customer()
+async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world, principal):
     running = [await hold_one(world, principal) for _ in range(3)]
     epoch = partition_of(world).epoch or 0
     await world.link.command("HDEL", world.keys.journal(0), running[1].id)
@@ -73,8 +69,7 @@ async def test_a_sweep_misses_what_runs_and_is_not_in_the_journal(world: World) 
     await assert_agreed(world, principal.account_id)
 
 
-async def test_many_that_miss_their_holds_begin_one_epoch(world: World) -> None:
-    principal = await world.customer()
+async def test_many_that_miss_their_holds_begin_one_epoch(world, principal):
     holds = [await hold_one(world, principal) for _ in range(40)]
     epoch = partition_of(world).epoch or 0
     await delete(world, world.keys.journal(0))
@@ -94,9 +89,7 @@ def noticed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-async def test_what_another_gateway_has_expired_is_not_taken_for_lost(
-    make_world: MakeWorld, noticed: list[int]
-) -> None:
+async def test_what_another_gateway_has_expired_is_not_taken_for_lost(make_world, noticed):
     world, slow = await make_world(), await make_world()
     principal = await world.customer()
     settled, voided, _running = [await hold_one(slow, principal) for _ in range(3)]
@@ -111,9 +104,7 @@ async def test_what_another_gateway_has_expired_is_not_taken_for_lost(
     assert (await world.account_state(principal.account_id)).held_nano == 0
 
 
-async def test_what_is_ended_twice_is_not_taken_for_lost(
-    world: World, noticed: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_ended_twice_is_not_taken_for_lost(world, noticed, monkeypatch):
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
     principal = await world.customer()
     voided, settled, orphan = [await hold_one(world, principal) for _ in range(3)]
@@ -130,7 +121,7 @@ async def test_what_is_ended_twice_is_not_taken_for_lost(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(make_world: MakeWorld, noticed: list[int]) -> None:
+async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(make_world, noticed):
     """Redis answers late, and has carried out what it was asked: its entries are there, or were acknowledged."""
     world = await make_world(BRISK)
     principal = await world.customer()

@@ -5,7 +5,6 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ulid import ULID
@@ -16,14 +15,12 @@ from billing.holds import debit_writer, outbox
 from billing.holds.engine import EngineSettings
 from billing.holds.model import HoldSettings
 from billing.holds.outbox import Spool, left_behind, read_debits
-from billing.holds.redis.connection import Script
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_batch
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from billing.wal_segment import taken
 from tests.support.holds import (
-    MakeWorld,
     World,
     assert_agreed,
     debit,
@@ -51,9 +48,7 @@ CREATE TRIGGER fail_in_a_test BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE
 MENDED = "DROP TRIGGER fail_in_a_test ON usage_events; DROP FUNCTION fail_in_a_test()"
 
 
-async def test_a_debit_that_always_fails_keeps_nobody_waiting(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_debit_that_always_fails_keeps_nobody_waiting(world, monkeypatch, caplog):
     """By an error that is not the debit's own, so that it is not set aside: the others are written around it."""
     monkeypatch.setattr(debit_writer, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(debit_writer, "MOST_RETRY_S", 0.02)
@@ -63,19 +58,19 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     poison = await spend(world, principal, model="poison")
     spent += [await spend(world, principal) for _ in range(10)]
 
-    async def others_are_written() -> bool:
+    async def others_are_written():
         return bool(await world.database.value("SELECT count(*) = 20 FROM usage_events"))
 
     with caplog.at_level(logging.WARNING):
         await eventually(others_are_written)
 
-        async def only_it_waits() -> bool:
+        async def only_it_waits():
             return [debit.request_id for debit in world.engine.outbox.waiting] == [poison]
 
         await eventually(only_it_waits)
         spent.append(await spend(world, principal))
 
-        async def the_next_is_written() -> bool:
+        async def the_next_is_written():
             return bool(await world.database.value("SELECT count(*) = 21 FROM usage_events"))
 
         await eventually(the_next_is_written)
@@ -88,14 +83,14 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     spent.append(await spend(world, other))
     await world.accounts.set_quotas(other.account_id, (Quota(Window.total, Metric.requests, 100),))
 
-    async def its_new_quota_counts() -> bool:
+    async def its_new_quota_counts():
         counters = (await world.account_state(other.account_id)).counters
         return [(counter.pending, counter.taken) for counter in counters] == [(False, 1)]
 
     await eventually(its_new_quota_counts)
     await world.database.execute(MENDED)
 
-    async def all_is_written() -> bool:
+    async def all_is_written():
         return len(world.engine.outbox) == 0 and not world.engine.outbox.hindered
 
     await eventually(all_is_written)
@@ -104,9 +99,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own_way(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own_way(make_world, monkeypatch):
     """Redis confirms none of them, because they are of an older epoch: the others' answers end in time."""
     monkeypatch.setattr(debit_writer, "MOST_RETRY_S", 0.02)
     world = await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=60.0)))
@@ -126,7 +119,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own
     assert await debits(world) == dict.fromkeys((hold.id for hold in [*holds, poison]), 500)
     assert await world.engine.holds.drain(60.0)
 
-    async def is_open() -> bool:
+    async def is_open():
         return await joined(world)
 
     await eventually(is_open)
@@ -135,12 +128,12 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_call_has_redis_forget_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_has_redis_forget_a_bounded_number(world, monkeypatch):
     monkeypatch.setattr(outbox, "ACKS_A_CALL", 3)
     sizes: list[int] = []
     call = world.link.call
 
-    async def noted(script: Script, keys: list[bytes], arguments: list[bytes]) -> object:
+    async def noted(script, keys, arguments):
         if script.name == "ack":
             sizes.append(len(arguments) - 1)
         return await call(script, keys, arguments)
@@ -166,7 +159,7 @@ def files(folder: Path) -> list[Path]:
     return left_behind(folder)
 
 
-def test_what_was_added_is_read_again(tmp_path: Path) -> None:
+def test_what_was_added_is_read_again(tmp_path):
     written, own = some(3), Spool(tmp_path / "made" / "here", "gateway")
     for each in written:
         own.add(each)
@@ -176,7 +169,7 @@ def test_what_was_added_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_a_torn_last_record_loses_itself_alone(tmp_path: Path, cut: int) -> None:
+def test_a_torn_last_record_loses_itself_alone(tmp_path, cut):
     written, own = some(3), Spool(tmp_path, "gateway")
     for each in written:
         own.add(each)
@@ -185,7 +178,7 @@ def test_a_torn_last_record_loses_itself_alone(tmp_path: Path, cut: int) -> None
     assert read_debits(path) == written[:2]
 
 
-def test_what_is_damaged_is_not_believed(tmp_path: Path) -> None:
+def test_what_is_damaged_is_not_believed(tmp_path):
     written, own = some(3), Spool(tmp_path, "gateway")
     for each in written:
         own.add(each)
@@ -198,7 +191,7 @@ def test_what_is_damaged_is_not_believed(tmp_path: Path) -> None:
     assert read_debits(path) == []
 
 
-def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_go_when_postgres_has_their_debits(tmp_path, monkeypatch):
     own, added = Spool(tmp_path, "gateway"), some(9)
     own.add(added[0])
     (path,) = files(tmp_path)
@@ -214,7 +207,7 @@ def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch:
     assert files(tmp_path) == []
 
 
-def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_is_emptied_when_all_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(outbox, "TRIMMED_BYTES", 0)
     own, written = Spool(tmp_path, "gateway"), some(3)
     own.add(written[0])
@@ -230,7 +223,7 @@ def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: p
     assert read_debits(path) == written[2:]
 
 
-def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path, monkeypatch):
     monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1)
     own, added = Spool(tmp_path, "gateway"), some(4)
     for each in added:
@@ -241,7 +234,7 @@ def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path: Path, mon
     assert [read_debits(path) for path in files(tmp_path)] == [[added[1]]]
 
 
-def test_few_that_wait_for_long_do_not_take_up_the_room_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_that_wait_for_long_do_not_take_up_the_room_of_all(tmp_path, monkeypatch):
     """One in twenty is of an account whose row stays locked."""
     own, added = Spool(tmp_path, "gateway"), some(2000)
     own.add(added[0])
@@ -261,7 +254,7 @@ def test_few_that_wait_for_long_do_not_take_up_the_room_of_all(tmp_path: Path, m
     assert len(files(tmp_path)) == 1
 
 
-def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_its_size_is_bounded(tmp_path, monkeypatch, caplog):
     own, written = Spool(tmp_path, "gateway"), some(6)
     own.add(written[0])
     (path,) = files(tmp_path)
@@ -276,7 +269,7 @@ def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert [each for file in files(tmp_path) for each in read_debits(file)][-1] == last
 
 
-def test_a_disk_that_fails_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_fails_stops_nobody(tmp_path, caplog):
     own, written = Spool(tmp_path, "gateway"), some(3)
     segment = own._segments[-1]
     real, segment.fd = segment.fd, os.open("/dev/full", os.O_WRONLY)
@@ -290,7 +283,7 @@ def test_a_disk_that_fails_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptur
     assert [each for file in files(tmp_path) for each in read_debits(file)] == [written[2]]
 
 
-def test_a_segment_of_a_living_process_is_not_taken(tmp_path: Path) -> None:
+def test_a_segment_of_a_living_process_is_not_taken(tmp_path):
     own = Spool(tmp_path, "gateway")
     own.add(some()[0])
     (path,) = files(tmp_path)
@@ -305,13 +298,11 @@ def test_a_segment_of_a_living_process_is_not_taken(tmp_path: Path) -> None:
         assert not ours
 
 
-def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(tmp_path, monkeypatch):
     """Another process looks for segments just then, and removes what nobody has locked."""
     own, lock = Spool(tmp_path, "gateway"), wal_segment.fcntl.flock
 
-    def late(fd: int, operation: int) -> None:
+    def late(fd, operation):
         (tmp_path / f"gateway.1{outbox.SUFFIX}").unlink()
         lock(fd, operation)
 
@@ -353,14 +344,14 @@ async def die_with_redis(dead: World, principal: Principal, count: int) -> list[
     return spent
 
 
-async def test_a_gateway_and_redis_lost_at_once_lose_nothing(make_world: MakeWorld, tmp_path: Path) -> None:
+async def test_a_gateway_and_redis_lost_at_once_lose_nothing(make_world, tmp_path):
     """Another process of this machine has the debits, as one that lives or as the next one."""
     settings = EngineSettings(spool_folder=tmp_path)
     dead, living = await make_world(settings), await make_world(settings)
     principal = await dead.customer(10**9)
     spent = await die_with_redis(dead, principal, 5)
 
-    async def are_written() -> bool:
+    async def are_written():
         return bool(await living.database.value("SELECT count(*) FROM usage_events") == 5)
 
     await eventually(are_written)
@@ -374,7 +365,7 @@ async def test_a_gateway_and_redis_lost_at_once_lose_nothing(make_world: MakeWor
     assert len(files(tmp_path)) == 1
 
 
-async def test_without_a_spool_they_are_lost(make_world: MakeWorld) -> None:
+async def test_without_a_spool_they_are_lost(make_world):
     """What the one above is worth: the same, and no second copy."""
     dead, living = await make_world(), await make_world()
     principal = await dead.customer(10**9)
@@ -384,16 +375,14 @@ async def test_without_a_spool_they_are_lost(make_world: MakeWorld) -> None:
     assert len(await debits(living)) == 1
 
 
-async def test_a_spool_is_kept_until_postgres_has_it(
-    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_spool_is_kept_until_postgres_has_it(make_world, tmp_path, monkeypatch):
     settings = EngineSettings(spool_folder=tmp_path)
     dead, living = await make_world(settings), await make_world(settings)
     await living.engine.loops.stop("sweep", "tend", "relay")
     principal = await dead.customer(10**9)
     spent = await die_with_redis(dead, principal, 2)
 
-    async def away(*_: Any) -> Any:
+    async def away(*_):
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
@@ -405,9 +394,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
     assert await debits(living) == dict.fromkeys(spent, 500)
 
 
-async def test_what_a_newer_release_left_stays_for_its_gateways(
-    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_newer_release_left_stays_for_its_gateways(make_world, tmp_path, caplog):
     """The release was rolled back after one of its gateways had died: the others' debits are written."""
     world = await make_world(EngineSettings(spool_folder=tmp_path))
     await world.engine.loops.stop("sweep", "tend", "relay")
@@ -426,9 +413,7 @@ async def test_what_a_newer_release_left_stays_for_its_gateways(
     assert sum("debits of a newer release" in record.getMessage() for record in caplog.records) == 1
 
 
-async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
-    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_opens_an_epoch_waits_for_a_replay_under_way(make_world, tmp_path, monkeypatch):
     """A sweep replays a spool: an epoch that opened meanwhile would be served without its debits."""
     settings = EngineSettings(spool_folder=tmp_path)
     dead, living = await make_world(settings), await make_world(settings)
@@ -437,7 +422,7 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
     spent = await die_with_redis(dead, principal, 2)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slowly(*given: Any) -> Any:
+    async def slowly(*given):
         begun.set()
         await go_on.wait()
         return await write_batch(*given)
@@ -453,9 +438,7 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
     assert await debits(living) == dict.fromkeys(spent, 500)
 
 
-async def test_the_spool_of_another_ledger_is_left_alone(
-    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_spool_of_another_ledger_is_left_alone(make_world, tmp_path, caplog):
     """It says so once, stops nothing behind it, and sets nothing aside."""
     foreign = Spool(tmp_path, "00000000000000000000000000")
     foreign.add(some()[0])
@@ -465,7 +448,7 @@ async def test_the_spool_of_another_ledger_is_left_alone(
     principal = await dead.customer(10**9)
     spent = await die_with_redis(dead, principal, 1)
 
-    async def are_written() -> bool:
+    async def are_written():
         return bool(await living.database.value("SELECT count(*) FROM usage_events") == 1)
 
     await eventually(are_written)
@@ -481,9 +464,7 @@ def foreign_said(caplog: pytest.LogCaptureFixture) -> int:
     return sum("accounts that this ledger does not have" in record.getMessage() for record in caplog.records)
 
 
-async def test_a_folder_that_can_not_be_used_is_a_warning(
-    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_folder_that_can_not_be_used_is_a_warning(make_world, tmp_path, caplog):
     (tmp_path / "file").touch()
     world = await make_world(EngineSettings(spool_folder=tmp_path / "file"))
     assert "debits have no second copy on this machine" in caplog.text

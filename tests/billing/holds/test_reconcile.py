@@ -2,14 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
-from billing.holds.epochs import Partition
 from billing.holds.model import Hold
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import Counter, Keyspace
@@ -27,7 +25,7 @@ async def spend(world: World, principal: Principal) -> None:
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
 
 
-async def test_all_is_well_with_holds_open_and_debits_waiting(world: World) -> None:
+async def test_all_is_well_with_holds_open_and_debits_waiting(world):
     principal = await world.customer(10**9, quotas=(DAY_TOKENS,), key_quotas=(DAY_TOKENS,))
     await spend(world, principal)
     await world.grants.grant(principal.account_id, 5, "grant", None)
@@ -38,7 +36,7 @@ async def test_all_is_well_with_holds_open_and_debits_waiting(world: World) -> N
     assert (report.accounts, report.busy, report.drifts) == (1, 0, ())
 
 
-async def test_every_difference_is_named_and_mended_by_a_new_epoch(world: World) -> None:
+async def test_every_difference_is_named_and_mended_by_a_new_epoch(world):
     principal = await world.customer(10**9, quotas=(DAY_TOKENS,))
     await spend(world, principal)
     account = principal.account_id
@@ -83,7 +81,7 @@ def keyspace(request: pytest.FixtureRequest, key_prefix: str) -> Keyspace:
     return Keyspace(key_prefix, request.param)
 
 
-async def test_few_of_many_accounts_drift_and_are_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_of_many_accounts_drift_and_are_mended(world, monkeypatch):
     monkeypatch.setattr(reconcile, "PAGE", 7)
     monkeypatch.setattr(reconcile, "BATCH_SUBJECTS", 9)
     principals = [
@@ -108,7 +106,7 @@ async def test_few_of_many_accounts_drift_and_are_mended(world: World, monkeypat
     assert (await world.engine.reconciler.run()) == reconcile.Report(30, 0, ())
 
 
-async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_difference_that_vanishes_is_none(world, monkeypatch):
     principals = [await world.customer(10**9, key_quotas=(DAY_TOKENS,)) for _ in range(3)]
     for principal in principals:
         await spend(world, principal)
@@ -119,7 +117,7 @@ async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pyt
     reconciler = world.engine.reconciler
     real = reconciler._compare
 
-    async def then_mend(partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> object:
+    async def then_mend(partition, account_ids, *, thorough):
         found = await real(partition, account_ids, thorough=thorough)
         if not thorough:
             suspected.update({each: {drift.what for drift in drifts} for each, drifts in found.drifts.items()})
@@ -137,7 +135,7 @@ async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pyt
     assert report.drifts == (Drift(second.account_id, f"{second.key_id} day:tokens", 16, 15),)
 
 
-async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_traffic_meanwhile_is_no_difference(world, monkeypatch):
     monkeypatch.setattr(reconcile, "BATCH_SUBJECTS", 12)
     minute_cost = Quota(Window.minute, Metric.cost, 10**12)
     principals = [
@@ -147,7 +145,7 @@ async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pyt
         await spend(world, principal)
     chosen, done = random.Random(5), asyncio.Event()  # noqa: S311
 
-    async def work() -> int:
+    async def work():
         requests = 0
         while not done.is_set():
             principal, requests = chosen.choice(principals), requests + 1
@@ -175,8 +173,7 @@ async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pyt
     assert (await world.engine.reconciler.run()) == reconcile.Report(15, 0, ())
 
 
-async def test_redis_is_told_of_corrections_that_it_has_forgotten(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_redis_is_told_of_corrections_that_it_has_forgotten(world, principal):
     await spend(world, principal)
     older = await world.account_state(principal.account_id)
     await world.grants.grant(principal.account_id, 5, "grant", None)

@@ -2,8 +2,6 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from ulid import ULID
@@ -17,7 +15,6 @@ from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
-    MakeWorld,
     World,
     assert_agreed,
     debit,
@@ -48,7 +45,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
 
 
-async def test_the_debits_of_a_dead_gateway_are_written_once_by_whoever_finds_them(make_world: MakeWorld) -> None:
+async def test_the_debits_of_a_dead_gateway_are_written_once_by_whoever_finds_them(make_world):
     dead, *others = [await make_world() for _ in range(3)]
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,))
     dead.engine.outbox._writing = asyncio.Lock()
@@ -67,7 +64,7 @@ async def test_the_debits_of_a_dead_gateway_are_written_once_by_whoever_finds_th
 
 
 @pytest.mark.parametrize(("expired_hold", "charged"), [("void", 0), ("input", 100)])
-async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired_hold: Any, charged: int) -> None:
+async def test_the_hold_of_a_dead_gateway_expires(make_world, expired_hold, charged):
     settings = EngineSettings(expired_hold=expired_hold)
     dead, *others = [await make_world(settings) for _ in range(3)]
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(MINUTE_REQUESTS,))
@@ -93,7 +90,7 @@ async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired
     await assert_agreed(others[0], principal.account_id)
 
 
-async def test_living_gateways_keep_their_holds(make_world: MakeWorld) -> None:
+async def test_living_gateways_keep_their_holds(make_world):
     worlds = [await make_world() for _ in range(2)]
     principal = await worlds[0].customer()
     holds = [await hold_one(world, principal) for world in worlds]
@@ -106,13 +103,13 @@ async def test_living_gateways_keep_their_holds(make_world: MakeWorld) -> None:
     await assert_agreed(worlds[0], principal.account_id)
 
 
-async def test_a_gateway_that_starts_during_a_sweep_keeps_its_first_hold(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_starts_during_a_sweep_keeps_its_first_hold(make_world):
     world = await make_world()
     principal = await world.customer()
     begun: list[str] = []
     scan = world.link.scan_hash
 
-    async def scan_late(key: str, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
+    async def scan_late(key, count):
         if not begun:
             begun.append((await hold_one(await make_world(), principal)).id)
         async for found in scan(key, count):
@@ -124,7 +121,7 @@ async def test_a_gateway_that_starts_during_a_sweep_keeps_its_first_hold(make_wo
     assert swept.expired == 0
 
 
-async def test_a_sweep_that_is_for_debits_alone_judges_nobody(make_world: MakeWorld) -> None:
+async def test_a_sweep_that_is_for_debits_alone_judges_nobody(make_world):
     world, other = await make_world(), await make_world()
     principal = await world.customer()
     await hold_one(other, principal)
@@ -132,7 +129,7 @@ async def test_a_sweep_that_is_for_debits_alone_judges_nobody(make_world: MakeWo
     assert (await world.engine.recovery.sweep(partition_of(world), others=False)).expired == 0
 
 
-async def test_a_gateway_slower_than_its_lease_learns_that_its_hold_had_expired(make_world: MakeWorld) -> None:
+async def test_a_gateway_slower_than_its_lease_learns_that_its_hold_had_expired(make_world):
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(slow, principal)
@@ -145,7 +142,7 @@ async def test_a_gateway_slower_than_its_lease_learns_that_its_hold_had_expired(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_world: MakeWorld) -> None:
+async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_world):
     """Its owner wrote to the ledger directly while another gateway took it for dead."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -157,7 +154,7 @@ async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_w
     assert (await entries(world, principal.account_id))[hold.id].state == CLAIMED
     await settle(slow, principal, hold)
 
-    async def ended() -> bool:
+    async def ended():
         return await world.journal(principal.account_id) == {}
 
     await eventually(ended)
@@ -167,13 +164,13 @@ async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_w
     await assert_agreed(world, principal.account_id)
 
 
-async def test_own_holds_that_nobody_knows_of_are_given_back(world: World) -> None:
+async def test_own_holds_that_nobody_knows_of_are_given_back(world):
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(world, principal)
     world.engine.holds.live.clear()
     assert (await world.engine.recovery.sweep(partition_of(world))).voided == 1
 
-    async def is_gone() -> bool:
+    async def is_gone():
         return hold.id not in await entries(world, principal.account_id)
 
     await eventually(is_gone)
@@ -181,9 +178,7 @@ async def test_own_holds_that_nobody_knows_of_are_given_back(world: World) -> No
     await assert_agreed(world, principal.account_id)
 
 
-async def test_an_own_hold_that_the_ledger_has_settled_is_ended_by_that_and_never_given_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_own_hold_that_the_ledger_has_settled_is_ended_by_that_and_never_given_back(world, monkeypatch):
     """Redis did not answer, the debit went to Postgres, and Redis has the hold still: given back before it is told, it
     would make room in windows for a request too many."""
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(MINUTE_REQUESTS,))
@@ -191,7 +186,7 @@ async def test_an_own_hold_that_the_ledger_has_settled_is_ended_by_that_and_neve
     await write_debits(world.database, [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms)])
     del world.engine.holds.live[hold.id]
 
-    async def not_now(*_: object) -> bool:
+    async def not_now(*_):
         return False
 
     with monkeypatch.context() as patched:
@@ -200,7 +195,7 @@ async def test_an_own_hold_that_the_ledger_has_settled_is_ended_by_that_and_neve
         assert (await entries(world, principal.account_id))[hold.id].state == HELD
     await world.engine.recovery.sweep(partition_of(world))
 
-    async def ended() -> bool:
+    async def ended():
         return await entries(world, principal.account_id) == {}
 
     await eventually(ended)
@@ -221,14 +216,13 @@ async def leave_settled(world: World, principal: Principal, count: int) -> None:
         await world.link.command("HSET", world.keys.journal(0), *rows[start : start + 2000])
 
 
-async def test_a_long_backlog_is_swept_in_batches(world: World) -> None:
+async def test_a_long_backlog_is_swept_in_batches(world, principal):
     """More than one script call can unpack (8,000 values)."""
-    principal = await world.customer(10**9)
     await hold_one(world, principal)
     await leave_settled(world, principal, 9000)
     await world.engine.recovery.sweep(partition_of(world))
 
-    async def written() -> bool:  # the engine's own round may have taken a part of it
+    async def written():  # the engine's own round may have taken a part of it
         return bool(await world.database.value("SELECT count(*) = 9000 FROM usage_events"))
 
     await eventually(written)
@@ -236,8 +230,7 @@ async def test_a_long_backlog_is_swept_in_batches(world: World) -> None:
     assert await ledger_balance(world, principal.account_id) == 10**9 - 9000 * 500
 
 
-async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobody(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobody(world, principal):
     good = await spend(world, principal)
     bad = await spend(world, principal, status=2**40)
     await world.engine.outbox.flush()
@@ -253,13 +246,12 @@ async def test_a_debit_that_postgres_refuses_leaves_the_journal_and_blocks_nobod
 async def fresh(world: World, principal: Principal) -> Principal:
     """The principal as it is now."""
     row = await world.database.row("SELECT secret_sha256 FROM api_keys WHERE id = $1", principal.key_id)
-    assert row is not None
     found = await world.engine.cache.reload(row["secret_sha256"])
     assert found is not None
     return found
 
 
-async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(make_world: MakeWorld) -> None:
+async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(make_world):
     """Its gateway may be gone: a balance loaded without these debits could be spent twice."""
     first = await make_world(EngineSettings(ledger_flush_s=60.0))
     principal = await first.customer(10**9)
@@ -276,7 +268,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     assert await second.database.value("SELECT balance_nano FROM accounts") == 10**9 - 500
 
 
-async def test_a_lost_hold_whose_row_the_ledger_refuses_is_set_aside_once_and_given_back(make_world: MakeWorld) -> None:
+async def test_a_lost_hold_whose_row_the_ledger_refuses_is_set_aside_once_and_given_back(make_world):
     """Its money and its place among those that run are not eaten for ever, and the alarm is not repeated."""
     dead, world = await make_world(), await make_world()
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -296,9 +288,7 @@ async def test_a_lost_hold_whose_row_the_ledger_refuses_is_set_aside_once_and_gi
     assert (state.held_nano, state.running) == (0, 0)
 
 
-async def test_what_was_settled_by_a_clock_ahead_is_swept_when_that_is_right_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_settled_by_a_clock_ahead_is_swept_when_that_is_right_again(world, monkeypatch):
     """Redis was 20 minutes ahead: what was not acknowledged then does not stay for so long."""
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", 3000)
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", 5000)

@@ -16,7 +16,6 @@ from billing.ledger.leases import end_lease
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     BRISK,
-    MakeWorld,
     World,
     ask_in_vain,
     assert_agreed,
@@ -41,7 +40,6 @@ EPOCH = "SELECT epoch FROM partitions"
 async def old_identity(world: World) -> str:
     """What a release of another layout names the server by: without this one's version."""
     life = partition_of(world).session
-    assert life is not None
     return await life.identity()
 
 
@@ -49,7 +47,6 @@ async def begin_as_the_old(world: World) -> int:
     """Begin an epoch as a gateway of another layout does where it finds another identity than it knows; its number."""
     identity = await old_identity(world)
     row = await world.database.row(GREET, 0)
-    assert row is not None
     moved = await world.database.row(MOVE_EPOCH, 0, row["epoch"], identity, row["epoch"] + 1)
     assert moved is not None
     keys = [world.keys.meta(0), world.keys.joined(0), world.keys.installed(0)]
@@ -64,8 +61,8 @@ def slow_outbox(world: World) -> None:
 
 
 async def test_what_a_release_of_another_layout_left_in_redis_is_charged_and_states_are_loaded_anew(
-    make_world: MakeWorld,
-) -> None:
+    make_world,
+):
     old = await make_world()
     principal = await old.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
     slow_outbox(old)
@@ -98,8 +95,8 @@ async def ended(world: World, request_id: str) -> bool:
 
 
 async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leaves_them_their_epoch(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_world, monkeypatch
+):
     old = await make_world()
     principal = await old.customer()
     await old.database.execute(OLD_LEASE, OLD_GATEWAY)
@@ -115,7 +112,7 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
 
     looked = asyncio.Event()
 
-    async def look(self: Peers) -> None:
+    async def look(self):
         await look_at_leases(self)
         looked.set()
 
@@ -133,8 +130,8 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
 
 
 async def test_gateways_of_another_layout_that_were_killed_are_waited_for_until_they_are_known_to_be_dead(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_world, monkeypatch
+):
     monkeypatch.setattr(engine, "START_ATTEMPTS", 1000)
     old = await make_world()
     principal = await old.customer()
@@ -147,9 +144,8 @@ async def test_gateways_of_another_layout_that_were_killed_are_waited_for_until_
     await assert_agreed(new, principal.account_id)
 
 
-async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(world: World) -> None:
+async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(world, principal):
     """The two do not take turns in beginning epochs, only one serves, and running requests are charged once."""
-    principal = await world.customer()
     running = await hold_one(world, principal)
     await world.database.execute(OLD_LEASE, OLD_GATEWAY)
     epoch = await begin_as_the_old(world)

@@ -19,7 +19,6 @@ from billing.quotas import Metric, Quota, Window
 from gateway.embedded.process import postgres_bin
 from tests.support.holds import (
     PATIENT,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -106,9 +105,7 @@ async def begin_epochs(world: World, count: int) -> None:
 
 
 @pytest.mark.parametrize("epochs_since", [0, 1, 3])
-async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
-    make_world: MakeWorld, backup: Backup, epochs_since: int
-) -> None:
+async def test_a_ledger_restored_from_a_backup_serves_everybody_again(make_world, backup, epochs_since):
     """The procedure of docs/reliability.md: gateways stopped, the ledger restored, gateways started."""
     brief = replace(PATIENT, lease_s=3.0)  # the lease is restored, too, and the next gateway watches it for as long
     world = await make_world(brief)
@@ -137,9 +134,7 @@ async def test_a_ledger_restored_from_a_backup_serves_everybody_again(
     assert (await world.account_state(other.account_id)).balance_nano == 10**9 + 10**7 - 500
 
 
-async def test_a_ledger_that_is_restored_under_living_gateways_is_noticed(
-    make_world: MakeWorld, backup: Backup
-) -> None:
+async def test_a_ledger_that_is_restored_under_living_gateways_is_noticed(make_world, backup):
     patient = EngineSettings(lease_s=60.0)  # a restore may take longer than a lease of its own, and both gateways live
     world, other = await make_world(patient), await make_world(patient)
     principal = await world.customer(10**9)
@@ -152,7 +147,7 @@ async def test_a_ledger_that_is_restored_under_living_gateways_is_noticed(
     epoch = partition_of(world).epoch or 0
     await backup.restore()
 
-    async def is_held_again() -> bool:
+    async def is_held_again():
         state = await world.account_state(principal.account_id)
         known = (state.balance_nano, state.held_nano, state.epoch > epoch)
         return known == (10**9 - 500, 4000, True)
@@ -170,12 +165,12 @@ async def set_back(world: World) -> None:
     await world.database.execute("UPDATE installation SET beat = beat - 1000")
 
 
-async def test_a_ledger_that_was_set_back_by_its_volume_is_noticed(make_world: MakeWorld) -> None:
+async def test_a_ledger_that_was_set_back_by_its_volume_is_noticed(make_world):
     world = await make_world()
     principal = await world.customer(10**9)
     await spend(world, principal)
 
-    async def has_beaten() -> bool:
+    async def has_beaten():
         return bool(await world.link.command("HGET", world.keys.meta(0), "beat") > b"0")
 
     await eventually(has_beaten)
@@ -194,7 +189,7 @@ async def test_a_ledger_that_was_set_back_by_its_volume_is_noticed(make_world: M
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world: MakeWorld) -> None:
+async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world):
     """As by commits that a crash took, where they were not waited for: less than the beats that Redis is told of."""
     worlds = [await make_world(), await make_world()]
     principal = await worlds[0].customer(10**9)
@@ -202,7 +197,7 @@ async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world: Mak
     await worlds[0].engine.outbox.flush()
     epoch, meta = partition_of(worlds[0]).epoch or 0, worlds[0].keys.meta(0)
 
-    async def is_ahead() -> bool:
+    async def is_ahead():
         return worlds[0].engine.partitions.ledger.beat - int(await worlds[0].link.command("HGET", meta, "beat")) > 5
 
     await eventually(is_ahead)
@@ -216,7 +211,7 @@ async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world: Mak
     assert (partition_of(worlds[1]).epoch or 0) <= epoch + len(worlds)
 
 
-async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(make_world: MakeWorld, backup: Backup) -> None:
+async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(make_world, backup):
     """The ledger is restored and Redis emptied under a living gateway, whose debits are of an epoch that neither has
     heard of: they are not taken for debits of the next one."""
     world = await make_world(EngineSettings(lease_s=60.0))
@@ -238,8 +233,8 @@ async def test_no_epoch_comes_twice_though_both_stores_have_forgotten_it(make_wo
 
 
 async def test_a_new_ledger_beside_an_older_redis_is_served_from_what_it_has(
-    make_world: MakeWorld, databases: Databases, database_url: str, template_database: str
-) -> None:
+    make_world, databases, database_url, template_database
+):
     world = await make_world()
     principal = await world.customer(10**9)
     await spend(world, principal)
@@ -256,7 +251,7 @@ async def test_a_new_ledger_beside_an_older_redis_is_served_from_what_it_has(
     world.engine.holds.live.pop(running.id)
 
 
-async def test_a_principal_of_a_newer_ledger_is_read_again(make_world: MakeWorld, backup: Backup) -> None:
+async def test_a_principal_of_a_newer_ledger_is_read_again(make_world, backup):
     """A gateway knows a version of the account that the restored ledger has not."""
     world = await make_world()
     made = await world.accounts.create("Test")
@@ -278,8 +273,7 @@ async def test_a_principal_of_a_newer_ledger_is_read_again(make_world: MakeWorld
     await assert_agreed(world, made.id)
 
 
-async def test_an_account_that_redis_knows_more_of_than_the_ledger_begins_a_new_epoch(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_an_account_that_redis_knows_more_of_than_the_ledger_begins_a_new_epoch(world, principal):
     await spend(world, principal)
     await world.engine.outbox.flush()
     await world.grants.grant(principal.account_id, 10**6, "lost", None)

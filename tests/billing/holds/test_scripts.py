@@ -9,7 +9,7 @@ HYPOTHESIS_PROFILE=long looks longer, and shrinks what was found:
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -36,10 +36,10 @@ from tests.model.reference import (
 )
 from tests.model.scripts import Scripts
 
-PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 # Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
 # that a server of another make carries a command out in another way shows in few.
-SIZES: Final = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
+SIZES = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
 
 
 class Restarts(Machine):
@@ -122,17 +122,17 @@ def run(make: Callable[[], Machine], server: str) -> None:
 
 
 # Fixtures: the server of the run, and the other.
-URLS: Final = {"valkey": "redis_url", "redis": "redis_proper_url"}
+URLS = {"valkey": "redis_url", "redis": "redis_proper_url"}
 
 
 @pytest.mark.parametrize("machine", [Machine, Restarts, Quotas])
 @pytest.mark.parametrize("server", URLS)
-def test_the_scripts_are_the_reference(server: str, machine: type[Machine], request: pytest.FixtureRequest) -> None:
+def test_the_scripts_are_the_reference(server, machine, request):
     url: str = request.getfixturevalue(URLS[server])
     run(lambda: machine(url), server)
 
 
-async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) -> None:
+async def test_the_two_servers_are_two(redis_url, redis_proper_url):
     """Valkey names itself, whatever its `redis_version`; Redis does not."""
     identities = []
     for url in (redis_url, redis_proper_url):
@@ -142,19 +142,19 @@ async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) ->
     assert [server.get("server_name") for server in identities] == ["valkey", None]
 
 
-ACCOUNT: Final = "acc_one"
-KEY: Final = "key_1"
-STORY_OWNERS: Final = {KEY: ACCOUNT}
-EPOCH: Final = 1
-DAY_S: Final = 86_400
+ACCOUNT = "acc_one"
+KEY = "key_1"
+STORY_OWNERS = {KEY: ACCOUNT}
+EPOCH = 1
+DAY_S = 86_400
 # Half past eleven at night of 1 March 2026, when the account is installed.
-START_S: Final = 1_772_323_200 + DAY_S - 1800
+START_S = 1_772_323_200 + DAY_S - 1800
 # Where the clock goes, and comes back from: the next day.
-LATER_S: Final = START_S + AHEAD_S
-DAILY: Final = Quota(Window.day, Metric.tokens, 1000, None, "llm")
+LATER_S = START_S + AHEAD_S
+DAILY = Quota(Window.day, Metric.tokens, 1000, None, "llm")
 # The window there.
-LATER: Final = window_id(Window.day, LATER_S)
-NAMES: Final = Names(ACCOUNT, KEY, "demo", "llm")
+LATER = window_id(Window.day, LATER_S)
+NAMES = Names(ACCOUNT, KEY, "demo", "llm")
 
 
 class Story:
@@ -235,7 +235,6 @@ class Story:
             assert (state.now_s, state.counters) == (account.now_s, self.ref.counters(account))
         if key is not None:
             seen = dump.key(KEY)
-            assert seen is not None
             assert seen.counters == self.ref.counters(key)
         return answer
 
@@ -248,7 +247,6 @@ class Story:
         if subject == ACCOUNT:
             return self.account_state().counters
         state = self.real.dump().key(KEY)
-        assert state is not None
         return state.counters
 
 
@@ -260,7 +258,7 @@ def story(redis_url: str, key_prefix: str) -> Iterator[Story]:
 
 
 @pytest.mark.parametrize("subject", [ACCOUNT, KEY])
-def test_an_adopted_counter_keeps_its_window_when_the_clock_goes_back(story: Story, subject: str) -> None:
+def test_an_adopted_counter_keeps_its_window_when_the_clock_goes_back(story, subject):
     """A counter begins in the window of the account's time, which stays there: what was used there is not forgotten."""
     story.install()
     story.open()
@@ -277,7 +275,7 @@ def test_an_adopted_counter_keeps_its_window_when_the_clock_goes_back(story: Sto
 
 
 @pytest.mark.parametrize("subject", [ACCOUNT, KEY])
-def test_an_admission_takes_no_counter_back_behind_a_correction(story: Story, subject: str) -> None:
+def test_an_admission_takes_no_counter_back_behind_a_correction(story, subject):
     """A debit of an earlier window than an adopted counter's is not counted there; nor does that window come again."""
     story.install()
     story.open()
@@ -291,7 +289,7 @@ def test_an_admission_takes_no_counter_back_behind_a_correction(story: Story, su
     assert story.counters(subject) == (Counter(DAILY.tag, LATER, 0, 185),)
 
 
-def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back(story: Story) -> None:
+def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back(story):
     story.ledger.quotas[KEY].append((DAILY,))
     story.quotas[KEY], story.versions[KEY] = (DAILY,), 2
     story.install(with_key=False)
@@ -304,7 +302,7 @@ def test_a_key_that_is_installed_later_keeps_its_window_when_the_clock_goes_back
     assert story.counters(KEY) == (Counter(DAILY.tag, LATER, 0, 50),)
 
 
-def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story: Story) -> None:
+def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story):
     """Both edges: by a second more nothing is admitted, and nothing changes, until the account's time is set right."""
     story.install()
     story.open()
@@ -318,7 +316,7 @@ def test_windows_stand_still_for_a_clock_that_is_an_hour_back_and_no_more(story:
     assert story.account_state().now_s == LATER_S
 
 
-def test_windows_that_lie_in_the_future_are_counted_anew_from_the_ledger(story: Story) -> None:
+def test_windows_that_lie_in_the_future_are_counted_anew_from_the_ledger(story):
     """Of the account and of its keys, each when it is next asked for; what was counted today is not forgotten."""
     story.install()
     story.open()
@@ -345,7 +343,7 @@ def test_windows_that_lie_in_the_future_are_counted_anew_from_the_ledger(story: 
     assert story.counters(KEY) == (Counter(DAILY.tag, today + 1, 0, 20),)
 
 
-def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(story: Story) -> None:
+def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(story):
     story.install()
     story.open()
     story.set_clock((START_S - 2 * DAY_S) * 1000)
@@ -356,7 +354,7 @@ def test_an_accounts_time_is_not_set_by_a_clock_that_postgres_does_not_confirm(s
     assert story.account_state().now_s == START_S - 2 * DAY_S
 
 
-def test_an_accounts_time_is_set_right_from_a_minute_ahead_where_postgres_says_so_to_the_minute(story: Story) -> None:
+def test_an_accounts_time_is_set_right_from_a_minute_ahead_where_postgres_says_so_to_the_minute(story):
     story.install()
     story.open()
     story.set_clock((START_S - STEP_S) * 1000)
@@ -370,7 +368,7 @@ def test_an_accounts_time_is_set_right_from_a_minute_ahead_where_postgres_says_s
     assert story.account_state().now_s == START_S - STEP_S - 1
 
 
-def test_an_accounts_time_is_not_set_behind_an_open_hold(story: Story) -> None:
+def test_an_accounts_time_is_not_set_behind_an_open_hold(story):
     """Its end corrects the window in which it was admitted."""
     story.install()
     story.open()
@@ -390,7 +388,7 @@ def test_an_accounts_time_is_not_set_behind_an_open_hold(story: Story) -> None:
     assert story.counters(ACCOUNT) == (Counter(DAILY.tag, window_id(Window.day, START_S), 3),)
 
 
-def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(story: Story) -> None:
+def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(story):
     """The account's time stands still then; how long an adoption has waited goes by the server's clock."""
     story.install()
     story.adopt(KEY, DAILY)
@@ -401,7 +399,7 @@ def test_a_lost_fill_is_not_waited_for_while_the_clock_is_behind_the_account(sto
         assert reply[3:] == [START_S * 1000, fresh]
 
 
-def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story: Story) -> None:
+def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story):
     """The largest batch that can be configured is more than Lua's stack takes as the arguments of one command."""
     story.install()
     story.open()
@@ -419,7 +417,7 @@ def test_a_whole_batch_of_debits_is_forgotten_in_one_call(story: Story) -> None:
 
 
 @pytest.mark.parametrize("subject", [ACCOUNT, KEY])
-def test_gateways_that_know_different_quotas_do_not_undo_one_anothers_counters(story: Story, subject: str) -> None:
+def test_gateways_that_know_different_quotas_do_not_undo_one_anothers_counters(story, subject):
     """At one version, as with two plan files while a release rolls out: both count on, however often each adopts."""
     other = Quota(Window.day, Metric.requests, 50, None, "llm")
     story.install()

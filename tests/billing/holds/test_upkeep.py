@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
 
 import pytest
 
@@ -13,7 +11,7 @@ from billing.holds.engine import Upkeep
 from billing.holds.redis.client import Server
 from billing.holds.redis.connection import RedisUnfit
 from billing.work import WELL_AFTER_S, Loops
-from tests.support.holds import WAIT_S, MakeWorld, World, eventually, hold_one, spend
+from tests.support.holds import WAIT_S, eventually, hold_one, spend
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +35,7 @@ async def runs(loops: Loops, faults: list[Exception]) -> asyncio.Event:
     return goes_on
 
 
-async def test_a_loop_that_fails_begins_anew_and_is_counted() -> None:
+async def test_a_loop_that_fails_begins_anew_and_is_counted():
     loops = Loops()
     await runs(loops, [])
     assert dict(loops.failures) == {"sweep": 0}
@@ -48,7 +46,7 @@ async def test_a_loop_that_fails_begins_anew_and_is_counted() -> None:
     assert loops.tasks == {}
 
 
-async def test_its_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_traceback_is_logged_once(caplog):
     loops = Loops()
     await runs(loops, [ZeroDivisionError("one"), ZeroDivisionError("one"), KeyError("two")])
     with_traceback = [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR]
@@ -56,7 +54,7 @@ async def test_its_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) ->
     await loops.stop()
 
 
-async def test_it_is_trouble_until_it_has_run_well_for_a_while() -> None:
+async def test_it_is_trouble_until_it_has_run_well_for_a_while():
     now_s = [0.0]
     loops = Loops(lambda: now_s[0])
     await runs(loops, [ZeroDivisionError("one")])
@@ -68,10 +66,10 @@ async def test_it_is_trouble_until_it_has_run_well_for_a_while() -> None:
     await loops.stop()
 
 
-async def test_a_loop_that_ends_by_itself_begins_anew() -> None:
+async def test_a_loop_that_ends_by_itself_begins_anew():
     loops, begun = Loops(), asyncio.Semaphore(0)
 
-    async def ends() -> None:
+    async def ends():
         begun.release()
 
     loops.start("roller", ends)
@@ -82,7 +80,7 @@ async def test_a_loop_that_ends_by_itself_begins_anew() -> None:
     await loops.stop()
 
 
-async def test_loops_are_stopped_by_name() -> None:
+async def test_loops_are_stopped_by_name():
     loops = Loops()
     await runs(loops, [])
     loops.start("relay", asyncio.Event().wait)  # type: ignore[arg-type]
@@ -95,9 +93,7 @@ async def test_loops_are_stopped_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["outbox", "direct_writer", "roller", "tend", "relay", "sweep", "subscribe"])
-async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
-    world: World, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(world, name, monkeypatch):
     """Also after an exception that no code expects."""
     engine, whole = world.engine, {}
     places = {
@@ -112,7 +108,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     owner, method = places[name]
     whole[name] = getattr(owner, method)
 
-    def breaks(*_: object, **__: object) -> None:
+    def breaks(*_, **__):
         setattr(owner, method, whole[name])
         raise ZeroDivisionError("a fault in the program")
 
@@ -123,16 +119,16 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     await world.link.publish(world.keys.channel, b"nothing")
     engine.direct_writer._arrived.set()
 
-    async def has_failed() -> bool:
+    async def has_failed():
         return engine.loops.failures[name] == 1
 
     await eventually(has_failed)
     assert engine.loops.troubled() == [name]
 
-    async def is_written() -> bool:
+    async def is_written():
         return bool(await world.database.value("SELECT count(*) FROM usage_events"))
 
-    async def is_subscribed() -> bool:
+    async def is_subscribed():
         return engine.cache.subscribed
 
     await eventually(is_written)
@@ -140,15 +136,17 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
 
 
 # Turns of the event loop: more than one command to Redis takes to be written and answered, mostly.
-MOMENTS: Final = 25
+MOMENTS = 25
 
 
 @pytest.mark.parametrize("loop", [Upkeep.relay, Upkeep.sweep])
 async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
-    world: World, monkeypatch: pytest.MonkeyPatch, loop: Callable[[Upkeep], Coroutine[Any, Any, None]]
-) -> None:
+    world,
+    principal,
+    monkeypatch,
+    loop,
+):
     """Cancelled once, so many turns after it has begun to ask Redis."""
-    principal = await world.customer(10**9)
     await hold_one(world, principal)
     await spend(world, principal)
     await world.engine.loops.stop()
@@ -157,7 +155,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
     monkeypatch.setattr(engine, "SWEEP_INTERVAL_S", 0.0)
     asked, execute = asyncio.Event(), Server.command
 
-    async def noted(server: Server, *command: bytes | str | int) -> object:
+    async def noted(server, *command):
         asked.set()
         return await execute(server, *command)
 
@@ -180,7 +178,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
         assert not goes_on, f"cancelled {after} turns after a command had begun"
 
 
-async def test_no_engine_starts_on_a_redis_that_evicts(make_world: MakeWorld) -> None:
+async def test_no_engine_starts_on_a_redis_that_evicts(make_world):
     world = await make_world()
     await world.link.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:

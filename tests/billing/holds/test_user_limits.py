@@ -24,7 +24,6 @@ from tests.support.holds import (
     LONG,
     USED,
     Key,
-    MakeWorld,
     World,
     ask,
     assert_agreed,
@@ -67,8 +66,8 @@ async def taken(world: World, account_id: str, user_id: str = ANA) -> list[int]:
 
 
 async def test_all_keys_of_a_user_share_every_window_of_every_metric_and_no_other_key_does(
-    make_world: MakeWorld,
-) -> None:
+    make_world,
+):
     """Asked for in three gateways at once."""
     worlds = [await make_world() for _ in range(3)]
     world = worlds[0]
@@ -99,7 +98,7 @@ async def test_all_keys_of_a_user_share_every_window_of_every_metric_and_no_othe
     assert await world.engine.redis.user(account, BEN) is None, "who has no limits has no state"
 
 
-async def test_an_elastic_hold_takes_of_what_the_user_has_left(world: World) -> None:
+async def test_an_elastic_hold_takes_of_what_the_user_has_left(world):
     account = (await world.customer(10**12)).account_id
     first, second = [await key_of(world, account, ANA) for _ in range(2)]
     await world.member_limits.set(account, ANA, (Quota(Window.day, Metric.tokens, 1000),))
@@ -114,7 +113,7 @@ async def test_an_elastic_hold_takes_of_what_the_user_has_left(world: World) -> 
     assert (await hold_one(world, principal, asked)).granted_output == 1000 - 15 - 10
 
 
-async def test_holds_of_a_user_are_known_as_such_and_others_as_they_always_were(world: World) -> None:
+async def test_holds_of_a_user_are_known_as_such_and_others_as_they_always_were(world):
     account = (await world.customer(10**9)).account_id
     await world.member_limits.set(account, ANA, (DAY_TOKENS,))
     mine, other = await key_of(world, account, ANA), await key_of(world, account, BEN)
@@ -124,7 +123,7 @@ async def test_holds_of_a_user_are_known_as_such_and_others_as_they_always_were(
     assert [entry.user_tags for entry in (await entries(world, account)).values()].count(None) == 1
 
 
-async def test_limits_that_come_in_the_middle_of_everything_count_each_request_once(make_world: MakeWorld) -> None:
+async def test_limits_that_come_in_the_middle_of_everything_count_each_request_once(make_world):
     """Requests of two keys, of two gateways, settled, running, voided; their own ends know of no user."""
     world, other = await make_world(), await make_world()
     account = (await world.customer(10**9)).account_id
@@ -149,12 +148,12 @@ async def test_limits_that_come_in_the_middle_of_everything_count_each_request_o
     await other.engine.corrections.sync(partition_of(other), account)
     now_s = partition_of(world).now_ms() // 1000
 
-    def expected(settled: int) -> dict[int, int]:
+    def expected(settled):
         whole = {"output_tokens": 100, "cost_nano": 2000, "charged_nano": 2000}
         ended, running = seen_from(holds[:settled], first), seen_from(holds[settled:], first, **whole)
         return {quota.tag: used(quota, [*ended, *running, *known], now_s) for quota in quotas}
 
-    async def found() -> dict[int, int]:
+    async def found():
         return {counter.tag: counter.taken for counter in (await user_state(world, account)).counters}
 
     long = {quota.tag for quota in quotas if quota.window in (Window.month, Window.total)}
@@ -185,7 +184,7 @@ async def test_limits_that_come_in_the_middle_of_everything_count_each_request_o
 
 
 @pytest.mark.parametrize("lost", ["everything", "the user"])
-async def test_what_is_lost_is_counted_again(make_world: MakeWorld, lost: str) -> None:
+async def test_what_is_lost_is_counted_again(make_world, lost):
     world, other = await make_world(), await make_world()
     account = (await world.customer(10**9)).account_id
     keys = [await key_of(world, account, ANA) for _ in range(2)]
@@ -212,7 +211,7 @@ async def test_what_is_lost_is_counted_again(make_world: MakeWorld, lost: str) -
     assert await taken(world, account) == [5, 75, 50, 25, 2500] * 2
 
 
-async def test_reconcile_names_what_a_user_drifts_by_and_mends_it(world: World) -> None:
+async def test_reconcile_names_what_a_user_drifts_by_and_mends_it(world):
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     await world.member_limits.set(account, ANA, (DAY_TOKENS,))
@@ -236,14 +235,14 @@ async def test_reconcile_names_what_a_user_drifts_by_and_mends_it(world: World) 
     await assert_agreed(world, account)
 
 
-async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_counts(make_world: MakeWorld) -> None:
+async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_counts(make_world):
     world, other = await make_world(), await make_world()
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     await spend(other, await key.principal(other))
     await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
 
-    async def is_told() -> bool:
+    async def is_told():
         return bool((await key.principal(other)).user_quotas)
 
     await eventually(is_told)
@@ -252,7 +251,7 @@ async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_c
     assert refused.exhausted[0].used == 15
     await world.member_limits.set(account, ANA, ())
 
-    async def is_free() -> bool:
+    async def is_free():
         return not (await key.principal(other)).user_quotas
 
     await eventually(is_free)
@@ -264,7 +263,7 @@ async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_c
     assert await taken(other, account) == [45], "also what was used while there was no limit"
 
 
-async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> None:
+async def test_a_request_by_an_old_principal_is_not_admitted(world):
     """It would not count for the user."""
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
@@ -277,7 +276,7 @@ async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> No
     assert type(decision).__name__ == "Reload"
 
 
-async def test_other_changes_of_the_account_keep_what_its_users_have_used(world: World) -> None:
+async def test_other_changes_of_the_account_keep_what_its_users_have_used(world):
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     await world.member_limits.set(account, ANA, (DAY_TOKENS,))
@@ -296,9 +295,7 @@ async def test_other_changes_of_the_account_keep_what_its_users_have_used(world:
     await assert_agreed(world, account)
 
 
-async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(make_world, monkeypatch):
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     monkeypatch.setattr(recovery, "ORPHAN_AGE_MS", -60_000)
     dead, world = await make_world(), await make_world()
@@ -317,14 +314,14 @@ async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(
     assert (swept.expired, swept.voided) == (2, 1)
     assert early.id not in await entries(world, account)
 
-    async def is_free() -> bool:
+    async def is_free():
         return await taken(world, account) == [0]
 
     await eventually(is_free)
     await assert_agreed(world, account)
 
 
-async def test_a_hold_that_is_held_again_late_counts_for_its_user(world: World) -> None:
+async def test_a_hold_that_is_held_again_late_counts_for_its_user(world):
     """By a gateway that comes back when the user is loaded already."""
     await by_hand(world)
     account = (await world.customer(10**9)).account_id
@@ -346,7 +343,7 @@ async def test_a_hold_that_is_held_again_late_counts_for_its_user(world: World) 
     await assert_agreed(world, account)
 
 
-async def test_yesterday_s_use_is_none_of_today_s(world: World) -> None:
+async def test_yesterday_s_use_is_none_of_today_s(world):
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     await world.member_limits.set(account, ANA, (DAY_TOKENS, Quota(Window.total, Metric.tokens, 10**6)))
@@ -362,7 +359,7 @@ async def test_yesterday_s_use_is_none_of_today_s(world: World) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: MakeWorld, seed: int) -> None:
+async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world, seed):
     """Requests of two users and of nobody, in two gateways, while limits come, change and go, states are lost and
     epochs begin: what Redis has is what this test has counted, and what the ledger says."""
     chosen = random.Random(seed)  # noqa: S311
@@ -374,18 +371,18 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: M
     open_holds: list[tuple[World, Principal, Hold]] = []
     ended: list[Debit] = []
 
-    async def renewed(world: World, key: Key) -> Principal:
+    async def renewed(world, key):
         """Read the principal again, as a gateway does that is told that it has changed."""
         found = await world.engine.cache.reload(secret_digest(key.secret))
         assert found is not None
         return found
 
-    async def begin(world: World) -> None:
+    async def begin(world):
         key = chosen.choice(keys)
         principal = await renewed(world, key)
         open_holds.append((world, principal, await hold_one(world, principal)))
 
-    async def end(world: World) -> None:
+    async def end(world):
         if not open_holds:
             return
         gateway, principal, hold = open_holds.pop(chosen.randrange(len(open_holds)))
@@ -395,19 +392,19 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: M
         await settle(gateway, principal, hold)
         ended.extend(seen_from([hold], principal))
 
-    async def owe(world: World) -> None:
+    async def owe(world):
         ended.append(await direct(world, await renewed(world, chosen.choice(keys))))
 
-    async def limit(world: World) -> None:
+    async def limit(world):
         user_id = chosen.choice(list(users))
         wanted = () if user_id in limited and chosen.random() < 0.4 else users[user_id][: chosen.randint(1, 9)]
         await world.member_limits.set(account, user_id, wanted)
         limited.add(user_id) if wanted else limited.discard(user_id)
 
-    async def change(world: World) -> None:
+    async def change(world):
         await world.accounts.update(account, credit_limit_nano=chosen.randrange(10**6))
 
-    async def lose(world: World) -> None:
+    async def lose(world):
         if chosen.random() < 0.5:
             await delete(world, world.keys.user(account, ANA))
         elif chosen.random() < 0.5:
@@ -441,7 +438,7 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: M
         assert await taken(worlds[0], account, user_id) == [used(quota, mine, now_s) for quota in quotas], user_id
 
 
-async def test_a_window_that_lies_ahead_is_counted_anew(world: World) -> None:
+async def test_a_window_that_lies_ahead_is_counted_anew(world):
     """A wrong clock has taken it there."""
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
@@ -456,7 +453,7 @@ async def test_a_window_that_lies_ahead_is_counted_anew(world: World) -> None:
     assert await taken(world, account) == [30]
 
 
-async def test_an_entry_of_a_user_that_is_cut_short_ends_nothing(world: World) -> None:
+async def test_an_entry_of_a_user_that_is_cut_short_ends_nothing(world):
     """Its settlement goes to the ledger itself."""
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
@@ -545,9 +542,7 @@ class Model:
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=steps, limits=limits)
-async def test_each_user_is_let_in_by_their_own_room(
-    world: World, steps: list[tuple[str, int]], limits: list[tuple[int, int]]
-) -> None:
+async def test_each_user_is_let_in_by_their_own_room(world, steps, limits):
     account = (await world.customer(10**12)).account_id
     keys = [await key_of(world, account, USERS[number % 2]) for number in range(4)]
     model = Model(world, account, [Used(*given) for given in limits[:2]], keys)

@@ -25,7 +25,7 @@ from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
-from tests.support.holds import MakeWorld, World, ask, eventually, hold_one, hold_request, need, settle
+from tests.support.holds import World, ask, eventually, hold_one, hold_request, need, settle
 
 # Longer than any wait here takes.
 LONG_S = 60.0
@@ -66,7 +66,7 @@ async def line_of(world: World, principal: Principal, count: int, **options: Any
     return tasks
 
 
-async def test_they_go_on_in_order_of_arrival_as_others_end(world: World) -> None:
+async def test_they_go_on_in_order_of_arrival_as_others_end(world):
     principal = await world.customer(10**9, key_quotas=(DAILY,))
     running = [await hold_one(world, principal, WHOLE) for _ in range(2)]
     line = await line_of(world, principal, 4)
@@ -86,7 +86,7 @@ async def test_they_go_on_in_order_of_arrival_as_others_end(world: World) -> Non
     assert (counter.used, counter.held, len(world.engine.holds.queues)) == (8, 0, 0)
 
 
-async def test_who_comes_later_does_not_overtake_with_less(world: World) -> None:
+async def test_who_comes_later_does_not_overtake_with_less(world):
     principal = await world.customer(10**9, key_quotas=(DAILY,))
     running = [await hold_one(world, principal, WHOLE) for _ in range(2)]
     (first,) = await line_of(world, principal, 1)
@@ -97,7 +97,7 @@ async def test_who_comes_later_does_not_overtake_with_less(world: World) -> None
     assert isinstance(await small, Hold)
 
 
-async def test_a_wait_of_one_key_or_account_keeps_no_other_waiting(world: World) -> None:
+async def test_a_wait_of_one_key_or_account_keeps_no_other_waiting(world):
     principal = await world.customer(10**9, key_quotas=(DAILY,))  # what keeps it out is its key's window alone
     held = [await hold_one(world, principal, WHOLE) for _ in range(2)]
     (first,) = await line_of(world, principal, 1)
@@ -113,7 +113,7 @@ async def test_a_wait_of_one_key_or_account_keeps_no_other_waiting(world: World)
     assert isinstance(await first, Hold)
 
 
-async def test_a_line_of_one_key_s_own_keeps_no_other_key_waiting(world: World) -> None:
+async def test_a_line_of_one_key_s_own_keeps_no_other_key_waiting(world):
     """Those behind the first have not asked yet: they wait for what keeps the first one out, and no more is known."""
     account_id = (await world.customer(10**9)).account_id
     _, narrow = await world.api_keys.create(account_id, "narrow", max_parallel_requests=1)
@@ -133,7 +133,7 @@ async def test_a_line_of_one_key_s_own_keeps_no_other_key_waiting(world: World) 
         running = decision
 
 
-async def test_holds_that_other_gateways_end_are_learnt_of(make_world: MakeWorld) -> None:
+async def test_holds_that_other_gateways_end_are_learnt_of(make_world):
     world, other = await make_world(), await make_world()
     principal = await world.customer(2000)
     running = await hold_one(other, principal, WHOLE)
@@ -144,7 +144,7 @@ async def test_holds_that_other_gateways_end_are_learnt_of(make_world: MakeWorld
     assert asyncio.get_running_loop().time() - began_s < MOST_PAUSE_S + LONG_S / 2
 
 
-async def test_a_wait_ends_at_its_time_with_the_refusal(world: World) -> None:
+async def test_a_wait_ends_at_its_time_with_the_refusal(world):
     principal = await world.customer(2000)
     await hold_one(world, principal, WHOLE)
     decision = await waits(world, principal, queue_s=0.2)
@@ -154,7 +154,7 @@ async def test_a_wait_ends_at_its_time_with_the_refusal(world: World) -> None:
     assert len(world.engine.holds.queues) == 0
 
 
-async def test_who_would_not_fit_even_if_nothing_ran_does_not_wait(world: World) -> None:
+async def test_who_would_not_fit_even_if_nothing_ran_does_not_wait(world):
     principal = await world.customer(2000, key_quotas=(Quota(Window.day, Metric.tokens, 500),))
     await hold_one(world, principal, need(unit_nano=0, least=400, most=400))
     refused = await waits(world, principal, need(unit_nano=0, least=500, most=500))
@@ -170,7 +170,7 @@ async def test_who_would_not_fit_even_if_nothing_ran_does_not_wait(world: World)
     assert not refused.is_held
 
 
-async def test_who_asks_for_more_than_a_whole_limit_waits_behind_nobody(world: World) -> None:
+async def test_who_asks_for_more_than_a_whole_limit_waits_behind_nobody(world):
     principal = await world.customer(10**9, key_quotas=(DAILY,))
     running = [await hold_one(world, principal, WHOLE) for _ in range(2)]
     (first,) = await line_of(world, principal, 1)
@@ -193,7 +193,7 @@ async def test_who_asks_for_more_than_a_whole_limit_waits_behind_nobody(world: W
     ),
     st.lists(st.tuples(st.sampled_from(Metric), st.integers(0, 600)), max_size=4),
 )
-def test_what_ever_fits_is_what_empty_counters_would_take(asked: Need, given_limits: list[tuple[Metric, int]]) -> None:
+def test_what_ever_fits_is_what_empty_counters_would_take(asked, given_limits):
     limits = tuple(Limit("key", Quota(Window.day, metric, limit)) for metric, limit in given_limits)
     needed = {
         Metric.requests: 1,
@@ -206,7 +206,7 @@ def test_what_ever_fits_is_what_empty_counters_would_take(asked: Need, given_lim
     assert asked.ever_fits(QuotaLimits((), limits, b"", ())) is fits
 
 
-async def test_requests_that_run_are_used_and_not_waited_for(world: World) -> None:
+async def test_requests_that_run_are_used_and_not_waited_for(world):
     """The end of a request gives none of its window's requests back."""
     principal = await world.customer(10**9, key_quotas=(Quota(Window.day, Metric.requests, 1),))
     hold = await hold_one(world, principal)
@@ -217,7 +217,7 @@ async def test_requests_that_run_are_used_and_not_waited_for(world: World) -> No
     assert isinstance(await waits(world, principal), Hold)
 
 
-async def test_places_of_parallel_requests_are_waited_for(world: World) -> None:
+async def test_places_of_parallel_requests_are_waited_for(world):
     _, secret = await world.api_keys.create((await world.customer()).account_id, "narrow", max_parallel_requests=1)
     principal = await world.engine.cache.get(secret_digest(secret))
     assert principal is not None
@@ -228,7 +228,7 @@ async def test_places_of_parallel_requests_are_waited_for(world: World) -> None:
     assert isinstance(await task, Hold)
 
 
-async def test_who_leaves_is_gone_from_the_line_and_the_next_goes_on(world: World) -> None:
+async def test_who_leaves_is_gone_from_the_line_and_the_next_goes_on(world):
     principal = await world.customer(2000)
     hold = await hold_one(world, principal, WHOLE)
     line = await line_of(world, principal, 3)
@@ -242,7 +242,7 @@ async def test_who_leaves_is_gone_from_the_line_and_the_next_goes_on(world: Worl
     assert isinstance(await line[2], Hold)
 
 
-async def test_no_more_wait_than_may(make_world: MakeWorld) -> None:
+async def test_no_more_wait_than_may(make_world):
     world = await make_world(EngineSettings(holds=HoldSettings(redis_timeout_s=20.0, queue_requests=2)))
     principal, other = await world.customer(2000), await world.customer(2000)
     await hold_one(world, principal, WHOLE)
@@ -255,7 +255,7 @@ async def test_no_more_wait_than_may(make_world: MakeWorld) -> None:
     assert {type(await task) for task in line} == {InsufficientBalance}
 
 
-async def test_the_process_that_stops_ends_all_waits(world: World) -> None:
+async def test_the_process_that_stops_ends_all_waits(world):
     principal = await world.customer(2000)
     await hold_one(world, principal, WHOLE)
     line = await line_of(world, principal, 3)
@@ -265,10 +265,10 @@ async def test_the_process_that_stops_ends_all_waits(world: World) -> None:
     assert len(world.engine.holds.queues) == 0
 
 
-async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: World) -> None:
+async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world):
     principal = await world.customer(2000)
 
-    async def lesser(_: Need) -> tuple[Need, bytes]:
+    async def lesser(_):
         return need(least=10, most=10), b""
 
     hold = await waits(world, principal, need(least=200, most=200), lesser=lesser)
@@ -298,20 +298,20 @@ def place(key: int, quotas: tuple[Quota, ...]) -> AdmissionTarget:
     seed=st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int, bool]], seed: Any) -> None:
+def test_nobody_overtakes_whoever_waits_for_the_same(wants, seed):
     """Requests of three keys, each with a window of 5; some leave while they wait. Who waits for a key's window is
     admitted in order of arrival, nobody asks while an earlier one does, and everybody gets through or leaves."""
 
-    async def story() -> None:
+    async def story():
         queue, free, admitted, asking = WaitQueues(100), [5, 5, 5], [], 0
         quota = Quota(Window.day, Metric.tokens, 5)
         loop = asyncio.get_running_loop()
 
-        async def request(number: int, key: int, amount: int) -> None:
+        async def request(number, key, amount):
             nonlocal asking
             here = place(key, (quota,))
 
-            async def redis() -> bool:
+            async def redis():
                 nonlocal asking
                 asking += 1
                 assert asking == 1

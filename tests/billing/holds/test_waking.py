@@ -16,7 +16,6 @@ from billing.ledger.writer import write_debits
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
     PATIENT,
-    MakeWorld,
     World,
     assert_agreed,
     debit,
@@ -50,7 +49,7 @@ def note_closed(*holds: Hold) -> list[str]:
     return told
 
 
-async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_world):
     """In the same epoch: the entries are gone from Redis, and the ledger has the reason."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9)
@@ -59,7 +58,7 @@ async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_wor
     await stops_to_renew(slow, world)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 3
 
-    async def all_are_told() -> bool:
+    async def all_are_told():
         await slow.engine.recovery.sweep(partition_of(slow))
         return {hold.id for hold in holds} <= set(told)
 
@@ -71,7 +70,7 @@ async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_wor
     await assert_agreed(slow, principal.account_id)
 
 
-async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_closed(make_world: MakeWorld) -> None:
+async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_closed(make_world):
     """It was taken for dead, its holds have expired, and Redis has begun a new epoch."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
@@ -82,7 +81,7 @@ async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_clos
     await write_debits(world.database, [row])
     await lose_redis(world)
 
-    async def is_awake() -> bool:
+    async def is_awake():
         return await joined(slow)
 
     await eventually(is_awake)
@@ -98,7 +97,7 @@ async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_clos
     assert counter.taken == 15
 
 
-async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_world: MakeWorld) -> None:
+async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_world):
     world = await make_world()
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
@@ -111,7 +110,7 @@ async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_w
     await assert_agreed(world, principal.account_id)
 
 
-async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(make_world: MakeWorld) -> None:
+async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(make_world):
     """Another one had judged it, and is slow to write: Redis has forgotten the claim, and the ledger has no row yet."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9)
@@ -120,7 +119,7 @@ async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(mak
     lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
     await lose_redis(world)
 
-    async def is_awake() -> bool:
+    async def is_awake():
         return await joined(slow)
 
     await eventually(is_awake)
@@ -131,7 +130,7 @@ async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(mak
     assert await debits(slow) == {hold.id: 500}
 
 
-async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back(make_world: MakeWorld) -> None:
+async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back(make_world):
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9)
     holds = [await hold_one(slow, principal) for _ in range(20)]
@@ -139,7 +138,7 @@ async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 20
     await lose_redis(world)
 
-    async def is_awake() -> bool:
+    async def is_awake():
         return await joined(slow)
 
     await eventually(is_awake)
@@ -155,8 +154,7 @@ CREATE TRIGGER slow_commit AFTER INSERT ON transfers FOR EACH STATEMENT EXECUTE 
 """
 
 
-async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: World) -> None:
-    principal = await world.customer(10**9)
+async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world, principal):
     holds = [await hold_one(world, principal) for _ in range(200)]
     await world.database.execute(SLOW_COMMITS)
     await world.engine.partitions.renew(partition_of(world))  # every one of these holds is of an older epoch now
@@ -165,14 +163,14 @@ async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: W
     assert await world.database.value("SELECT count(DISTINCT xmin::text) FROM usage_events") <= 4
     assert await world.engine.holds.drain(20.0)
 
-    async def is_open() -> bool:
+    async def is_open():
         return await joined(world)
 
     await eventually(is_open)
     await hold_one(world, principal)
 
 
-async def test_who_waits_too_long_is_told_while_the_writing_goes_on(make_world: MakeWorld) -> None:
+async def test_who_waits_too_long_is_told_while_the_writing_goes_on(make_world):
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, settle_timeout_s=0.5, ledger_timeout_s=0.1)))
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -14,16 +14,16 @@ from billing.identity.issuers import ForeignRules, ForeignTokens, IssuerAway, Ke
 from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 
-RSA: Final = generate_private_key(65_537, 2048)
-SECRET: Final = "a shared secret of 32 bytes or more"
-ISSUER: Final = "https://login.example.com"
-NO_DATABASE: Final[Any] = SimpleNamespace(transaction=None)
+RSA = generate_private_key(65_537, 2048)
+SECRET = "a shared secret of 32 bytes or more"
+ISSUER = "https://login.example.com"
+NO_DATABASE = SimpleNamespace(transaction=None)
 # Later than the tests are run: some tokens are of the machine's own time.
-NOW: Final = 4_000_000_000
-GOOD: Final[dict[str, Any]] = {"iss": ISSUER, "aud": "here", "sub": "ann", "iat": NOW, "exp": NOW + 3600, "jti": "1"}
+NOW = 4_000_000_000
+GOOD = {"iss": ISSUER, "aud": "here", "sub": "ann", "iat": NOW, "exp": NOW + 3600, "jti": "1"}
 
 
-SHARED: Final[dict[str, Any]] = {**GOOD, "iss": "other"}
+SHARED = {**GOOD, "iss": "other"}
 
 
 def jwk(key: Any, kid: str | None = "one", **fields: Any) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """People and organizations of the tests, straight in Postgres."""
 
 from billing.audit import SYSTEM, Actor
-from billing.identity.members import Acting
-from billing.identity.organizations import Organization, found
-from billing.identity.permissions import SCOPES, Role
+from billing.identity.organizations import Acting, Organization, found
+from billing.permissions import SCOPES, Role
 from tests.billing.support import Billing
 
 

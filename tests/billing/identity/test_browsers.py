@@ -6,18 +6,16 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.identity.browsers import BrowserRules, Browsers
-from tests.billing.identity.sessions_support import People
-from tests.billing.support import Billing
 
 
-async def test_a_session_lasts_while_it_is_used_and_no_longer_than_in_all(billing: Billing, people: People) -> None:
+async def test_a_session_lasts_while_it_is_used_and_no_longer_than_in_all(billing, people):
     browsers = Browsers(billing.database, billing.new_id, "admin key", BrowserRules(idle_s=600, most_s=3600))
     pair = await people.sign_in(await people.user())
     secret = await browsers.bind(pair.session_id)
     assert secret is not None
     assert await people.sessions.refresh(pair.refresh_token, SYSTEM) is None
 
-    async def left_min(passed_s: int, *, used: bool) -> int:
+    async def left_min(passed_s, *, used):
         """How long it lasts after so much time has passed since the last look."""
         await billing.database.execute(
             "UPDATE sessions SET created_at = created_at - $2 * interval '1 second', expires_at = expires_at"
@@ -38,7 +36,7 @@ async def test_a_session_lasts_while_it_is_used_and_no_longer_than_in_all(billin
     assert await left_min(60, used=True) == 5
 
 
-def test_over_tls_the_cookie_is_one_that_no_other_host_can_set() -> None:
+def test_over_tls_the_cookie_is_one_that_no_other_host_can_set():
     rules = BrowserRules("https://example.com", secure=True)
     assert rules.cookie == "__Host-mg_session"
     assert replace(rules, secure=False).cookie == "mg_session"

@@ -35,12 +35,11 @@ def wrong(code: Issued) -> str:
     return f"{(int(code.secret) + 1) % 1_000_000:06d}"
 
 
-async def test_a_code_is_good_once(billing: Billing, codes: Codes) -> None:
+async def test_a_code_is_good_once(billing, codes):
     code = await issued(billing, codes)
     assert len(code.secret) == 6
     assert code.secret not in repr(code)
     shown = await codes.show("login", ADA, code.secret)
-    assert shown is not None
     assert (shown.email, shown.context) == (ADA, {"of": "login"})
     again = await codes.show("login", ADA, code.secret)
     assert again is not None  # shown is not used
@@ -48,7 +47,7 @@ async def test_a_code_is_good_once(billing: Billing, codes: Codes) -> None:
     assert await codes.show("login", ADA, code.secret) is None
 
 
-async def test_a_code_is_for_one_purpose_and_address(billing: Billing, codes: Codes) -> None:
+async def test_a_code_is_for_one_purpose_and_address(billing, codes):
     code = await issued(billing, codes)
     assert await codes.show("verify", ADA, code.secret) is None
     assert await codes.show("login", "eve@example.com", code.secret) is None
@@ -56,13 +55,13 @@ async def test_a_code_is_for_one_purpose_and_address(billing: Billing, codes: Co
     assert await codes.show_token("login", code.token) is not None
 
 
-async def test_a_code_ends_with_its_time(billing: Billing, codes: Codes) -> None:
+async def test_a_code_ends_with_its_time(billing, codes):
     code = await issued(billing, codes)
     await billing.database.execute("UPDATE one_time_codes SET expires_at = now()")
     assert await codes.show("login", ADA, code.secret) is None
 
 
-async def test_tries_are_counted_also_when_they_come_at_the_same_time(billing: Billing, codes: Codes) -> None:
+async def test_tries_are_counted_also_when_they_come_at_the_same_time(billing, codes):
     code = await issued(billing, codes)
     tries = (wrong(code),) * 20
     assert await asyncio.gather(*(codes.show("login", ADA, each) for each in tries)) == [None] * 20
@@ -70,13 +69,13 @@ async def test_tries_are_counted_also_when_they_come_at_the_same_time(billing: B
     assert await codes.show("login", ADA, code.secret) is None  # the right one comes too late
 
 
-async def test_of_many_at_once_no_more_than_the_tries_are_looked_at(billing: Billing, codes: Codes) -> None:
+async def test_of_many_at_once_no_more_than_the_tries_are_looked_at(billing, codes):
     code = await issued(billing, codes)
     found = await asyncio.gather(*(codes.show("login", ADA, code.secret) for _ in range(20)))
     assert sum(each is not None for each in found) == CODE_TRIES
 
 
-async def test_the_newest_code_is_tried_or_that_of_the_challenge(billing: Billing, codes: Codes) -> None:
+async def test_the_newest_code_is_tried_or_that_of_the_challenge(billing, codes):
     first, second = await issued(billing, codes), await issued(billing, codes)
     if first.secret != second.secret:
         assert await codes.show("login", ADA, first.secret) is None
@@ -88,14 +87,14 @@ async def test_the_newest_code_is_tried_or_that_of_the_challenge(billing: Billin
     assert await codes.show("login", ADA, second.secret) is None  # it ended with the other
 
 
-async def test_a_used_up_code_gives_no_way_back_to_an_older_one(billing: Billing, codes: Codes) -> None:
+async def test_a_used_up_code_gives_no_way_back_to_an_older_one(billing, codes):
     older, newest = await issued(billing, codes), await issued(billing, codes)
     for _ in range(CODE_TRIES):
         assert await codes.show("login", ADA, wrong(newest)) is None
     assert await codes.show("login", ADA, older.secret) is None
 
 
-async def test_few_mails_go_to_one_address_also_when_asked_for_at_once(billing: Billing, codes: Codes) -> None:
+async def test_few_mails_go_to_one_address_also_when_asked_for_at_once(billing, codes):
     asked = await asyncio.gather(*(issued(billing, codes) for _ in range(8)), return_exceptions=True)
     refused = [each for each in asked if isinstance(each, TooManyMails)]
     assert len(refused) == 5
@@ -103,7 +102,7 @@ async def test_few_mails_go_to_one_address_also_when_asked_for_at_once(billing: 
     await issued(billing, codes, email="eve@example.com")
 
 
-async def test_few_mails_are_asked_for_from_one_network(billing: Billing, codes: Codes) -> None:
+async def test_few_mails_are_asked_for_from_one_network(billing, codes):
     for number in range(5):
         await issued(billing, codes, email=f"{number}@example.com", network="192.0.2.1")
     with pytest.raises(TooManyMails):
@@ -111,7 +110,7 @@ async def test_few_mails_are_asked_for_from_one_network(billing: Billing, codes:
     await issued(billing, codes, network="2001:db8::/64")
 
 
-async def test_digests_alone_are_stored_and_no_two_are_alike(billing: Billing) -> None:
+async def test_digests_alone_are_stored_and_no_two_are_alike(billing):
     codes = Codes(billing.database, billing.new_id, CodeSettings(), choice=lambda alphabet: alphabet[0])
     first, second = await issued(billing, codes), await issued(billing, codes)
     assert first.secret == second.secret == "000000"
@@ -120,8 +119,8 @@ async def test_digests_alone_are_stored_and_no_two_are_alike(billing: Billing) -
     assert "000000" not in str(await billing.database.rows("SELECT to_jsonb(c)::text FROM one_time_codes c"))
 
 
-async def test_failed_tries_have_to_wait_longer_and_longer(billing: Billing, codes: Codes) -> None:
-    async def try_it() -> int | None:
+async def test_failed_tries_have_to_wait_longer_and_longer(billing, codes):
+    async def try_it():
         try:
             await codes.take_try("password:ada", "ask for a code")
         except TooManyTries as refused:
@@ -141,7 +140,7 @@ async def test_failed_tries_have_to_wait_longer_and_longer(billing: Billing, cod
     assert await try_it() is None
 
 
-async def test_a_day_without_a_try_forgets_those_before(billing: Billing, codes: Codes) -> None:
+async def test_a_day_without_a_try_forgets_those_before(billing, codes):
     for _ in range(3):
         await codes.take_try("password:ada", "")
     await billing.database.execute(
@@ -153,7 +152,7 @@ async def test_a_day_without_a_try_forgets_those_before(billing: Billing, codes:
         await codes.take_try("password:ada", "")
 
 
-async def test_what_is_over_is_deleted(billing: Billing, codes: Codes) -> None:
+async def test_what_is_over_is_deleted(billing, codes):
     await issued(billing, codes)
     await codes.take_try("password:ada", "")
     assert await codes.forget() == 0
@@ -162,14 +161,14 @@ async def test_what_is_over_is_deleted(billing: Billing, codes: Codes) -> None:
     assert await codes.forget() == 2
 
 
-async def test_a_recovery_code_is_good_once(billing: Billing, codes: Codes) -> None:
+async def test_a_recovery_code_is_good_once(billing, codes):
     await billing.database.execute("INSERT INTO users (id, email) VALUES ('usr_1', $1)", ADA)
     async with billing.database.connection() as connection:
         await codes.new_recovery_codes(connection, "usr_1")
         made = await codes.new_recovery_codes(connection, "usr_1")
     assert len(set(made)) == await codes.recovery_codes_left("usr_1") == 10
 
-    async def use(code: str) -> int | None:
+    async def use(code):
         async with billing.database.connection() as connection:
             return await codes.use_recovery_code(connection, "usr_1", code)
 

@@ -3,7 +3,6 @@
 import asyncio
 import datetime
 import ssl
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from billing.identity.codes import Codes
-from billing.identity.mailer import Delivery, Mailer, MailFailed, Sender, Smtp, to_console
+from billing.identity.mailer import Delivery, Mailer, MailFailed, Smtp, to_console
 from billing.mail import enqueue
 from billing.settings import CodeSettings, MailSettings
 from billing.work import TAKE_LEASE
@@ -50,7 +49,7 @@ async def due(billing: Billing) -> None:
     await billing.database.execute("UPDATE mail_outbox SET next_attempt_at = now()")
 
 
-async def test_a_mail_is_sent_once_and_its_text_is_removed(billing: Billing) -> None:
+async def test_a_mail_is_sent_once_and_its_text_is_removed(billing):
     await written(billing, ADA, "eve@example.com", body="Grüße, Ihr Code ist 123456.\n")
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
@@ -68,7 +67,7 @@ async def test_a_mail_is_sent_once_and_its_text_is_removed(billing: Billing) -> 
     assert "123456" not in str(stored)
 
 
-async def test_gateways_that_send_at_the_same_time_send_each_mail_once(billing: Billing) -> None:
+async def test_gateways_that_send_at_the_same_time_send_each_mail_once(billing):
     names = [f"{number}@example.com" for number in range(12)]
     await written(billing, *names)
     mailbox = Mailbox()
@@ -78,7 +77,7 @@ async def test_gateways_that_send_at_the_same_time_send_each_mail_once(billing: 
     assert sorted(mailbox.recipients) == sorted(names)
 
 
-async def test_a_recipient_that_is_refused_keeps_no_other_back(billing: Billing) -> None:
+async def test_a_recipient_that_is_refused_keeps_no_other_back(billing):
     await written(billing, "poison@example.com", "grey@example.com", ADA)
     mailbox = Mailbox(poison="550 no such user", grey="451 come again")
     with mail_server(mailbox) as port:
@@ -102,7 +101,7 @@ async def test_a_recipient_that_is_refused_keeps_no_other_back(billing: Billing)
     assert (mailer.waiting, mailer.parked) == (0, 2)
 
 
-async def test_mails_wait_for_a_server_that_is_away(billing: Billing) -> None:
+async def test_mails_wait_for_a_server_that_is_away(billing):
     await written(billing, ADA, "eve@example.com")
     port = free_port()
     mailer = mailer_of(billing, Smtp("127.0.0.1", port, FROM))
@@ -124,11 +123,11 @@ async def test_mails_wait_for_a_server_that_is_away(billing: Billing) -> None:
     assert sorted(mailbox.recipients) == [ADA, "eve@example.com"]
 
 
-async def test_pauses_double_up_to_an_hour(billing: Billing) -> None:
+async def test_pauses_double_up_to_an_hour(billing):
     await written(billing, ADA)
 
     @asynccontextmanager
-    async def away() -> AsyncIterator[Sender]:
+    async def away():
         raise MailFailed("away")
         yield
 
@@ -143,7 +142,7 @@ async def test_pauses_double_up_to_an_hour(billing: Billing) -> None:
     assert [round(float(pause) / 60) for pause in pauses] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-async def test_without_a_server_mails_are_parked_in_time(billing: Billing) -> None:
+async def test_without_a_server_mails_are_parked_in_time(billing):
     await written(billing, ADA)
     mailer = mailer_of(billing, None)
     assert await mailer.round() == 0
@@ -158,16 +157,14 @@ async def test_without_a_server_mails_are_parked_in_time(billing: Billing) -> No
     assert await rows(billing) == []
 
 
-async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(billing, monkeypatch):
     monkeypatch.setattr("billing.identity.mailer.EVERY_S", 0.01)
     await written(billing, ADA)
     await billing.database.execute("INSERT INTO job_leases VALUES ('mail', 'another', now() + interval '1 hour')")
     asked, took = asyncio.Semaphore(0), asyncio.Event()
     take = billing.database.row
 
-    async def noted(query: str, *arguments: object) -> Any:
+    async def noted(query, *arguments):
         asked.release()
         row = await take(query, *arguments)
         if query == TAKE_LEASE and row is not None:
@@ -194,7 +191,7 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
         running.cancel()
 
 
-async def test_the_console_shows_a_mail(billing: Billing, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_console_shows_a_mail(billing, capsys):
     await written(billing, ADA)
     assert await mailer_of(billing, to_console).round() == 1
     shown = capsys.readouterr().err
@@ -235,9 +232,7 @@ def accepts(server: SMTP, session: Session, envelope: Envelope, mechanism: str, 
     return AuthResult(success=right, handled=False)
 
 
-async def test_tls_begins_where_it_is_offered_and_the_password_goes_over_it(
-    billing: Billing, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
+async def test_tls_begins_where_it_is_offered_and_the_password_goes_over_it(billing, certificate):
     await written(billing, ADA)
     mailbox = Mailbox()
     options = {"tls_context": certificate[0], "authenticator": accepts, "auth_required": True}
@@ -248,9 +243,7 @@ async def test_tls_begins_where_it_is_offered_and_the_password_goes_over_it(
     assert mailbox.over_tls == [True]
 
 
-async def test_a_certificate_that_is_not_believed_gets_no_mail(
-    billing: Billing, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
+async def test_a_certificate_that_is_not_believed_gets_no_mail(billing, certificate):
     await written(billing, ADA)
     mailbox = Mailbox()
     with mail_server(mailbox, tls_context=certificate[0]) as port:
@@ -259,9 +252,7 @@ async def test_a_certificate_that_is_not_believed_gets_no_mail(
     assert "certificate" in (await rows(billing))[0]["error"].lower()
 
 
-async def test_a_wrong_password_is_the_server_s_fault_and_not_shown(
-    billing: Billing, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
+async def test_a_wrong_password_is_the_server_s_fault_and_not_shown(billing, certificate):
     await written(billing, ADA)
     mailbox = Mailbox()
     with mail_server(mailbox, tls_context=certificate[0], authenticator=accepts, auth_required=True) as port:
@@ -272,9 +263,7 @@ async def test_a_wrong_password_is_the_server_s_fault_and_not_shown(
     assert row["failed_at"] is None
 
 
-async def test_the_password_is_not_sent_without_tls_to_another_machine(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_password_is_not_sent_without_tls_to_another_machine(billing, monkeypatch):
     await written(billing, ADA)
     monkeypatch.setattr("billing.identity.mailer.is_this_machine", lambda host: False)
     mailbox = Mailbox()

@@ -5,16 +5,17 @@ import asyncio
 import pytest
 
 from billing.audit import Actor
-from billing.database.connection import Connection
-from billing.identity.members import Acting, Members, grantable_scopes
 from billing.identity.organizations import (
+    Acting,
+    Members,
     Organization,
     OrganizationConflict,
     OrganizationForbidden,
     OrganizationNotFound,
+    grantable_scopes,
 )
-from billing.identity.permissions import ROLES, Role
 from billing.keys.secrets import secret_digest
+from billing.permissions import ROLES, Role
 from tests.billing.identity.support import acting, join, new_organization, new_user, roles
 from tests.billing.support import Billing, changes_told
 
@@ -45,7 +46,7 @@ async def team(billing: Billing) -> Team:
 
 
 @pytest.mark.parametrize("who", ["owner", "admin", "member", "viewer"])
-async def test_who_may_give_which_role(billing: Billing, members: Members, team: Team, who: str) -> None:
+async def test_who_may_give_which_role(billing, members, team, who):
     org_id = team.organization.id
     given: tuple[Role, ...] = ("owner", "admin", "member", "viewer")
     for whom in ("owner", "admin", "member", "viewer"):
@@ -65,7 +66,7 @@ async def test_who_may_give_which_role(billing: Billing, members: Members, team:
                 )
 
 
-async def test_strangers_and_unknown_members_are_not_found(members: Members, team: Team) -> None:
+async def test_strangers_and_unknown_members_are_not_found(members, team):
     org_id = team.organization.id
     for call in (
         members.set_role(org_id, team["member"], "viewer", acting(team["stranger"])),
@@ -81,7 +82,7 @@ async def test_strangers_and_unknown_members_are_not_found(members: Members, tea
             await call
 
 
-async def test_a_narrowed_token_does_what_it_names(members: Members, team: Team) -> None:
+async def test_a_narrowed_token_does_what_it_names(members, team):
     org_id, narrow = team.organization.id, acting(team["owner"], "members:write")
     await members.set_role(org_id, team["member"], "viewer", narrow)
     with pytest.raises(OrganizationForbidden) as refused:
@@ -91,7 +92,7 @@ async def test_a_narrowed_token_does_what_it_names(members: Members, team: Team)
         await members.remove(org_id, team["owner"], acting(team["owner"], "billing:read"))
 
 
-async def test_everybody_but_the_last_owner_may_leave(billing: Billing, members: Members, team: Team) -> None:
+async def test_everybody_but_the_last_owner_may_leave(billing, members, team):
     org_id = team.organization.id
     with pytest.raises(OrganizationConflict):
         await members.remove(org_id, team["owner"], acting(team["owner"]))
@@ -100,7 +101,7 @@ async def test_everybody_but_the_last_owner_may_leave(billing: Billing, members:
     assert await roles(billing, team.organization) == {team["owner"]: "owner"}
 
 
-async def test_two_owners_who_leave_at_once_leave_one(billing: Billing, members: Members, team: Team) -> None:
+async def test_two_owners_who_leave_at_once_leave_one(billing, members, team):
     org_id = team.organization.id
     await members.set_role(org_id, team["admin"], "owner", acting(team["owner"]))
     left = await asyncio.gather(
@@ -111,7 +112,7 @@ async def test_two_owners_who_leave_at_once_leave_one(billing: Billing, members:
     assert list((await roles(billing, team.organization)).values()).count("owner") == 1
 
 
-async def test_two_owners_who_demote_each_other_leave_one(billing: Billing, members: Members, team: Team) -> None:
+async def test_two_owners_who_demote_each_other_leave_one(billing, members, team):
     org_id = team.organization.id
     await members.set_role(org_id, team["admin"], "owner", acting(team["owner"]))
     done = await asyncio.gather(
@@ -123,9 +124,7 @@ async def test_two_owners_who_demote_each_other_leave_one(billing: Billing, memb
     assert list((await roles(billing, team.organization)).values()).count("owner") == 1
 
 
-async def test_who_leaves_loses_their_keys_here_and_nowhere_else(
-    billing: Billing, members: Members, team: Team
-) -> None:
+async def test_who_leaves_loses_their_keys_here_and_nowhere_else(billing, members, team):
     account_id = team.organization.account_id
     own = await new_organization(billing, "Own", team["member"])
     key, secret = await billing.keys.create(account_id, "mine", user_id=team["member"])
@@ -137,7 +136,6 @@ async def test_who_leaves_loses_their_keys_here_and_nowhere_else(
     with changes_told(billing.change_notifier, ("key", key.id, account_id)):
         await members.remove(team.organization.id, team["member"], acting(team["admin"]))
     principal = await billing.principals.by_digest(secret_digest(secret))
-    assert principal is not None
     assert not principal.usable_key(0.0)
     for kept in (others, machine, elsewhere):
         assert await billing.keys.get(kept.id) == kept
@@ -150,7 +148,7 @@ async def test_who_leaves_loses_their_keys_here_and_nowhere_else(
     }
 
 
-async def test_who_is_demoted_keeps_what_the_role_has(billing: Billing, members: Members, team: Team) -> None:
+async def test_who_is_demoted_keeps_what_the_role_has(billing, members, team):
     org_id, account_id, user_id = team.organization.id, team.organization.account_id, team["admin"]
     proxy, _ = await billing.keys.create(account_id, "proxy", user_id=user_id, scopes=("llm:proxy", "billing:read"))
     setup, _ = await billing.keys.create(
@@ -168,7 +166,7 @@ async def test_who_is_demoted_keeps_what_the_role_has(billing: Billing, members:
     assert (await billing.keys.get(setup.id)).revoked_at is None
 
 
-async def test_an_organization_changes_hands(billing: Billing, members: Members, team: Team) -> None:
+async def test_an_organization_changes_hands(billing, members, team):
     org_id = team.organization.id
     await billing.database.execute("UPDATE organizations SET personal = true")
     for name in ("admin", "member"):
@@ -184,9 +182,7 @@ async def test_an_organization_changes_hands(billing: Billing, members: Members,
         await members.transfer(org_id, team["owner"], "admin", acting(team["owner"]))
 
 
-async def test_nobody_is_given_more_organizations_than_one_may_own(
-    billing: Billing, members: Members, team: Team
-) -> None:
+async def test_nobody_is_given_more_organizations_than_one_may_own(billing, members, team):
     for number in range(3):
         await new_organization(billing, f"Own {number}", team["member"])
     with pytest.raises(OrganizationConflict):
@@ -194,10 +190,10 @@ async def test_nobody_is_given_more_organizations_than_one_may_own(
     assert (await roles(billing, team.organization))[team["owner"]] == "owner"
 
 
-async def test_a_key_says_what_its_maker_and_its_holder_may(billing: Billing, team: Team) -> None:
+async def test_a_key_says_what_its_maker_and_its_holder_may(billing, team):
     every = acting(team["owner"]).scopes | {"acme:deploy"}
 
-    async def given(maker: str | None, holder: str | None) -> frozenset[str]:
+    async def given(maker, holder):
         async with billing.database.transaction() as connection:
             return await grantable_scopes(connection, team.organization.account_id, every, maker, holder)
 
@@ -214,7 +210,7 @@ async def test_a_key_says_what_its_maker_and_its_holder_may(billing: Billing, te
             await given(maker, holder)
 
 
-async def test_an_owner_who_is_disabled_looks_after_nothing(billing: Billing, members: Members, team: Team) -> None:
+async def test_an_owner_who_is_disabled_looks_after_nothing(billing, members, team):
     org_id, operator = team.organization.id, Actor("admin")
     await members.set_role(org_id, team["admin"], "owner", acting(team["owner"]))
     disable = "UPDATE users SET status = 'disabled' WHERE id = $1"
@@ -233,13 +229,11 @@ async def test_an_owner_who_is_disabled_looks_after_nothing(billing: Billing, me
     assert await roles(billing, team.organization) == of_them
 
 
-async def test_changes_at_once_leave_an_owner_and_no_key_of_who_is_gone(
-    billing: Billing, members: Members, team: Team
-) -> None:
+async def test_changes_at_once_leave_an_owner_and_no_key_of_who_is_gone(billing, members, team):
     """A key is made for a member, and the organization given to them, while they are removed: in whatever order."""
     org_id, account_id, member = team.organization.id, team.organization.account_id, team["member"]
 
-    async def grantable(connection: Connection) -> frozenset[str]:
+    async def grantable(connection):
         return await grantable_scopes(connection, account_id, ROLES["member"], member, member)
 
     live = "SELECT count(*) FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL"
@@ -259,14 +253,14 @@ async def test_changes_at_once_leave_an_owner_and_no_key_of_who_is_gone(
             await members.transfer(org_id, team["owner"], "member", acting(member))
 
 
-async def test_members_are_listed_with_their_addresses(members: Members, team: Team) -> None:
+async def test_members_are_listed_with_their_addresses(members, team):
     first = await members.page(team.organization.id, 3)
     second = await members.page(team.organization.id, 3, first.next_after)
     found = [(each.user_id, each.email, each.role) for each in first.items + second.items]
     assert found == [(team[name], f"{name}@example.com", name) for name in ("viewer", "member", "admin", "owner")]
 
 
-async def test_who_was_demoted_a_moment_ago_changes_nothing(members: Members, team: Team) -> None:
+async def test_who_was_demoted_a_moment_ago_changes_nothing(members, team):
     """Their token was read before the demotion, and its role no longer counts."""
     org_id = team.organization.id
     stale: Acting = acting(team["admin"])

@@ -42,7 +42,7 @@ def passwords() -> Iterator[Passwords]:
         "l" + "o" * 14 + "ng way to go home",
     ],
 )
-def test_a_good_password_is_taken(password: str) -> None:
+def test_a_good_password_is_taken(password):
     check_password(password, LEAST_ALONE, ("ada@example.org", "Ada Lovelace"))
 
 
@@ -70,27 +70,27 @@ def test_a_good_password_is_taken(password: str) -> None:
         "\N{FULLWIDTH LATIN SMALL LETTER P}asswordpassword",
     ],
 )
-def test_a_bad_password_is_refused_and_not_shown(password: str) -> None:
+def test_a_bad_password_is_refused_and_not_shown(password):
     with pytest.raises(PasswordRefused) as refused:
         check_password(password, LEAST_ALONE, ("ada.byron@example.org", "Ada Lovelace"))
     assert password not in str(refused.value)
 
 
-def test_beside_a_second_factor_eight_characters_suffice() -> None:
+def test_beside_a_second_factor_eight_characters_suffice():
     check_password("wk7 tuba", LEAST_BESIDE)
     for common in ("password1", "sunshine", "iloveyou"):
         with pytest.raises(PasswordRefused, match="Many people"):
             check_password(common, LEAST_BESIDE)
 
 
-def test_a_password_that_grows_when_it_is_normalized_is_measured_as_it_is_stored() -> None:
+def test_a_password_that_grows_when_it_is_normalized_is_measured_as_it_is_stored():
     ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"  # eighteen characters
     with pytest.raises(PasswordRefused, match="at most"):
         check_password(ligature * 10, LEAST_ALONE)
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_taken_or_refused(password: str) -> None:
+def test_any_text_is_taken_or_refused(password):
     try:
         check_password(password, LEAST_ALONE, (password, ""))
     except PasswordRefused:
@@ -98,20 +98,18 @@ def test_any_text_is_taken_or_refused(password: str) -> None:
     assert LEAST_ALONE <= len(normalized(password)) <= MOST
 
 
-async def test_a_password_is_compared_in_one_form_of_unicode(passwords: Passwords) -> None:
+async def test_a_password_is_compared_in_one_form_of_unicode(passwords):
     stored = await passwords.hash("cafe\N{COMBINING ACUTE ACCENT} tulip anvil")
     assert stored.startswith("$argon2id$")
     assert (await passwords.check(stored, "caf\N{LATIN SMALL LETTER E WITH ACUTE} tulip anvil")).right
     assert not (await passwords.check(stored, "cafe tulip anvil")).right
 
 
-async def test_nobody_s_password_is_compared_by_the_same_work(
-    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_s_password_is_compared_by_the_same_work(passwords, monkeypatch):
     compared: list[str] = []
     verify = PasswordHasher.verify
 
-    def noted(self: PasswordHasher, stored: str, text: str) -> bool:
+    def noted(self, stored, text):
         compared.append(stored)
         return verify(self, stored, text)
 
@@ -123,7 +121,7 @@ async def test_nobody_s_password_is_compared_by_the_same_work(
     assert [each.split("$")[1:4] for each in compared] == [["argon2id", "v=19", "m=8,t=1,p=1"]] * 2
 
 
-async def test_a_hash_of_other_parameters_is_made_anew(passwords: Passwords) -> None:
+async def test_a_hash_of_other_parameters_is_made_anew(passwords):
     older = PasswordHasher(time_cost=2, memory_cost=8, parallelism=1).hash(GOOD)
     verdict = await passwords.check(older, GOOD)
     assert verdict.rehashed is not None
@@ -133,11 +131,11 @@ async def test_a_hash_of_other_parameters_is_made_anew(passwords: Passwords) -> 
 
 
 @pytest.mark.parametrize("stored", ["", "plain", "$argon2id$v=19$m=8,t=1,p=1$x$y", "$2b$12$abcdefghijklmnopqrstuv"])
-async def test_what_is_no_hash_is_never_right(passwords: Passwords, stored: str) -> None:
+async def test_what_is_no_hash_is_never_right(passwords, stored):
     assert not (await passwords.check(stored, stored)).right
 
 
-async def test_so_many_are_hashed_at_once_and_a_place_is_kept_until_its_thread_has_ended() -> None:
+async def test_so_many_are_hashed_at_once_and_a_place_is_kept_until_its_thread_has_ended():
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     class Slow(PasswordHasher):

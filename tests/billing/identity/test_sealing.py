@@ -17,7 +17,7 @@ OLD, NEW = "an old secret of 32 bytes or more", "a new secret of 32 bytes or mor
 
 
 @given(st.text())
-def test_what_is_sealed_is_opened_again(text: str) -> None:
+def test_what_is_sealed_is_opened_again(text):
     sealer = Sealer(NEW)
     sealed = sealer.seal(text, "totp usr_1")
     assert sealed.startswith(PREFIX)
@@ -27,7 +27,7 @@ def test_what_is_sealed_is_opened_again(text: str) -> None:
     assert Sealer().seal(text, "totp usr_1") == text
 
 
-def test_nothing_else_opens_it() -> None:
+def test_nothing_else_opens_it():
     sealed = Sealer(OLD).seal("JBSWY3DP", "totp usr_1")
     assert "JBSWY3DP" not in sealed
     assert Sealer(NEW, OLD).open(sealed, "totp usr_1") == "JBSWY3DP"
@@ -46,13 +46,13 @@ def test_nothing_else_opens_it() -> None:
     assert OLD not in repr(Sealer(OLD))
 
 
-async def test_keys_that_sign_are_sealed_and_stay_the_same(database_url: str) -> None:
+async def test_keys_that_sign_are_sealed_and_stay_the_same(database_url):
     database, new_id = Database(database_url), rising_ids()
 
-    def keys(sealer: Sealer) -> SigningKeys:
+    def keys(sealer):
         return SigningKeys(database, TokenRules(), new_id, time.monotonic, sealer)
 
-    async def begin_with(text: str) -> bool:
+    async def begin_with(text):
         rows = await database.rows("SELECT private_pem FROM signing_keys")
         return len(rows) == 2 and all(row["private_pem"].startswith(text) for row in rows)
 

@@ -11,9 +11,9 @@ from billing.database.connection import Database
 from billing.identity.sessions import FORGET
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.tokens import BadToken, Claims, peek
-from billing.owned.objects import Retention
+from billing.owned import Retention
 from billing.settings import RetentionSettings
-from tests.billing.identity.sessions_support import SOMEBODY, People
+from tests.billing.identity.sessions_support import SOMEBODY
 from tests.billing.support import rising_ids
 
 CLAIMS = {"iss": "metergate", "sub": "ann", "exp": 2_000_000_000}
@@ -45,7 +45,7 @@ async def kid_of(keys: SigningKeys) -> str:
     return str(peek(await keys.sign(CLAIMS))[0].kid)
 
 
-async def test_gateways_that_start_at_once_make_one_pair(database: Database) -> None:
+async def test_gateways_that_start_at_once_make_one_pair(database):
     gateways = [keys_of(database) for _ in range(5)]
     tokens = await asyncio.gather(*(gateway.sign(CLAIMS) for gateway in gateways))
     assert await database.value("SELECT count(*) FROM signing_keys") == 2
@@ -54,7 +54,7 @@ async def test_gateways_that_start_at_once_make_one_pair(database: Database) -> 
             assert (await gateway.verify(token, peek(token)[0].kid, Claims)).sub == "ann"
 
 
-async def test_what_is_published_is_public_and_has_the_next_one(database: Database) -> None:
+async def test_what_is_published_is_public_and_has_the_next_one(database):
     keys = keys_of(database)
     token, published = await keys.sign(CLAIMS), await keys.published()
     assert len(published) == 2
@@ -64,7 +64,7 @@ async def test_what_is_published_is_public_and_has_the_next_one(database: Databa
     assert jwt.decode(token, found.key, ["RS256"])["sub"] == "ann"
 
 
-async def test_rotation(database: Database) -> None:
+async def test_rotation(database):
     clock = Clock()
     keys, other = keys_of(database, clock), keys_of(database, clock)
     old_token, first = await keys.sign(CLAIMS), await kid_of(keys)
@@ -90,7 +90,7 @@ async def test_rotation(database: Database) -> None:
     assert await database.value(FORGET[3], 10) == 1
 
 
-async def test_a_key_that_was_made_elsewhere_is_found_at_once(database: Database) -> None:
+async def test_a_key_that_was_made_elsewhere_is_found_at_once(database):
     clock = Clock()
     keys, other = keys_of(database, clock), keys_of(database, clock)
     await keys.sign(CLAIMS)
@@ -103,7 +103,7 @@ async def test_a_key_that_was_made_elsewhere_is_found_at_once(database: Database
             await keys.verify(token, kid, Claims)
 
 
-async def test_a_shared_secret_instead(database: Database) -> None:
+async def test_a_shared_secret_instead(database):
     keys, others = keys_of(database, secret="s" * 32), keys_of(database, secret="t" * 32)
     token = await keys.sign(CLAIMS)
     assert (await keys.verify(token, None, Claims)).sub == "ann"
@@ -119,7 +119,7 @@ async def test_a_shared_secret_instead(database: Database) -> None:
         await keys.verify(token, None, Claims)
 
 
-async def test_what_is_over_is_deleted_in_batches(people: People) -> None:
+async def test_what_is_over_is_deleted_in_batches(people):
     database = people.database
     user_id = await people.user()
     ended, living, expired = [await people.sign_in(user_id) for _ in range(3)]
@@ -138,11 +138,10 @@ async def test_what_is_over_is_deleted_in_batches(people: People) -> None:
     assert await retention.forget(batch_rows=2) == 2 + 1 + 3
     assert await retention.forget() == 0
     assert await database.value("SELECT count(*) FROM sessions") == 1
-    assert refreshed is not None
     assert await people.sessions.refresh(refreshed.refresh_token, SOMEBODY)
 
 
-async def test_who_refreshes_in_a_loop_fills_nothing(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_refreshes_in_a_loop_fills_nothing(people, monkeypatch):
     monkeypatch.setattr("billing.identity.sessions.MOST_USED", 3)
     pair = await people.sign_in(await people.user())
     first = pair.refresh_token

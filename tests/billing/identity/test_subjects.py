@@ -9,12 +9,11 @@ import pytest
 
 from billing.audit import Actor
 from billing.identity.organizations import found
-from billing.identity.permissions import ROLES
 from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Subjects, Users
+from billing.permissions import ROLES
 from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown
-from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
 
 VERIFIED: dict[str, Any] = {**GOOD, "email": "ann@example.com", "email_verified": True}
@@ -33,11 +32,10 @@ def believer(billing: Billing) -> Sessions:
     return Sessions(billing.database, own, billing.new_id, foreign=shown()._foreign, subjects=subjects)
 
 
-async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> None:
+async def test_a_subject_is_made_once(believer, billing):
     callers = await asyncio.gather(*(believer.caller(rs256(VERIFIED), None) for _ in range(10)))
     assert len({caller and caller.id for caller in callers}) == 1
     caller = callers[0]
-    assert caller is not None
     assert (caller.email, caller.verified, caller.role, caller.scopes) == (
         "ann@example.com",
         True,
@@ -49,37 +47,33 @@ async def test_a_subject_is_made_once(believer: Sessions, billing: Billing) -> N
     assert await billing.database.value("SELECT name FROM organizations WHERE personal") == "ann"
 
 
-async def test_subjects_of_two_issuers_are_two_users(believer: Sessions) -> None:
+async def test_subjects_of_two_issuers_are_two_users(believer):
     tokens = [rs256(GOOD), hs256(SHARED), hs256({**SHARED, "iss": "third"}), rs256({**GOOD, "sub": "bob"})]
     callers = [await believer.caller(token, None) for token in tokens]
     assert len({caller and caller.id for caller in callers}) == 4
     assert all(caller and caller.email is None and not caller.verified for caller in callers)
 
 
-async def test_an_address_leads_to_nobody_who_is_there(believer: Sessions, people: People) -> None:
+async def test_an_address_leads_to_nobody_who_is_there(believer, people):
     user_id = await people.user()
     caller = await believer.caller(rs256(VERIFIED), None)
-    assert caller is not None
     assert (caller.id == user_id, caller.email) == (False, None)
 
 
-async def test_operators_of_other_issuers(believer: Sessions, people: People) -> None:
+async def test_operators_of_other_issuers(believer, people):
     token = rs256({**GOOD, "aud": "staff", "role": "admin"})
     caller = await believer.caller(token, None)
-    assert caller is not None
     assert caller.operator
     await people.database.execute("UPDATE users SET operator = true, totp_confirmed_at = now()")
     caller = await believer.caller(rs256(GOOD), None)
-    assert caller is not None
     assert not caller.operator, "what somebody is here gives another issuer's token nothing"
     await people.database.execute("UPDATE users SET status = 'pending'")
     caller = await believer.caller(token, None)
-    assert caller is not None
     assert (caller.operator, caller.scopes) == (False, frozenset())
 
 
 @pytest.mark.parametrize("ended", ["jti", "all", "disabled"])
-async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: People, ended: str) -> None:
+async def test_what_ends_a_token_of_another_issuer(believer, people, ended):
     token = rs256({**GOOD, "jti": "one", "iat": int(time.time()) - 5})
     caller = await believer.caller(token, None)
     assert caller is not None
@@ -97,7 +91,6 @@ async def test_what_ends_a_token_of_another_issuer(believer: Sessions, people: P
     assert await people.database.value("SELECT count(*) FROM users") == 1
 
 
-async def test_a_token_narrows(believer: Sessions) -> None:
+async def test_a_token_narrows(believer):
     caller = await believer.caller(rs256({**GOOD, "scope": "openid billing:read org:transfer bogus:scope"}), None)
-    assert caller is not None
     assert caller.scopes == {"billing:read", "org:transfer"}

@@ -23,14 +23,14 @@ SECRET = totp_secret(b"12345678901234567890")
         (20000000000, "65353130"),
     ],
 )
-def test_the_values_of_the_standard(at_s: int, code: str) -> None:
+def test_the_values_of_the_standard(at_s, code):
     """RFC 6238, appendix B, whose codes of 8 digits end in those of 6."""
     assert totp_code(SECRET, at_s // TOTP_STEP_S) == code[-6:]
     assert totp_step(SECRET, code[-6:], at_s) == at_s // TOTP_STEP_S
 
 
 @given(st.binary(min_size=20, max_size=20), st.integers(90, 2**40), st.integers(-4, 4))
-def test_a_code_of_a_neighbouring_step_alone_is_taken(random: bytes, at_s: int, steps: int) -> None:
+def test_a_code_of_a_neighbouring_step_alone_is_taken(random, at_s, steps):
     secret, step = totp_secret(random), at_s // TOTP_STEP_S + steps
     found = totp_step(secret, totp_code(secret, max(0, step)), at_s)
     if abs(steps) <= TOTP_DRIFT:
@@ -41,11 +41,11 @@ def test_a_code_of_a_neighbouring_step_alone_is_taken(random: bytes, at_s: int, 
 
 
 @pytest.mark.parametrize("code", ["", "12345", "1234567", "abcdef", "１２３４５６", "\0" * 6, "28708", " 287082"])
-def test_what_is_no_code_is_of_no_step(code: str) -> None:
+def test_what_is_no_code_is_of_no_step(code):
     assert totp_step(SECRET, code, 59) is None
 
 
-def test_what_apps_read() -> None:
+def test_what_apps_read():
     parts = urlsplit(totp_uri(SECRET, "Acme & Co", "ada+x@example.com"))
     assert (parts.scheme, parts.netloc, parts.path) == ("otpauth", "totp", "/Acme%20%26%20Co:ada%2Bx%40example.com")
     assert parse_qs(parts.query) == {

@@ -6,9 +6,9 @@ import pytest
 
 from billing import audit
 from billing.database.connection import DatabaseError, UniqueViolation
-from billing.identity.permissions import Approval
 from billing.identity.users import User, UserNotFound, UserRefused, Users
 from billing.mail import BadAddress, enqueue, parse_email
+from billing.permissions import Approval
 from tests.billing.support import Billing
 
 
@@ -24,7 +24,7 @@ async def registered(billing: Billing, users: Users, email: str = "ada@example.c
 
 
 @pytest.mark.parametrize("text", ["Ada@Example.COM", " ada@example.com "])
-def test_an_address_is_kept_in_lower_case(text: str) -> None:
+def test_an_address_is_kept_in_lower_case(text):
     assert parse_email(text) == "ada@example.com"
 
 
@@ -49,7 +49,7 @@ def test_an_address_is_kept_in_lower_case(text: str) -> None:
         "ada@example.com\0",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_what_is_no_address_is_refused(text):
     with pytest.raises(BadAddress):
         parse_email(text)
 
@@ -58,9 +58,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ("approval", "at_first", "once_verified"),
     [("open", "active", "active"), ("verified", "pending", "active"), ("approved", "pending", "pending")],
 )
-async def test_the_policy_lets_a_user_in(
-    billing: Billing, approval: Approval, at_first: str, once_verified: str
-) -> None:
+async def test_the_policy_lets_a_user_in(billing, approval, at_first, once_verified):
     users = users_of(billing, approval)
     user = await registered(billing, users)
     assert (user.status, user.verified) == (at_first, False)
@@ -70,7 +68,7 @@ async def test_the_policy_lets_a_user_in(
     assert (await users.approve(user.id, audit.ADMIN)).status == "active"
 
 
-async def test_an_address_is_one_user_s_alone(billing: Billing) -> None:
+async def test_an_address_is_one_user_s_alone(billing):
     users = users_of(billing)
     first = await registered(billing, users)
     other = await registered(billing, users, "eve@example.com")
@@ -83,17 +81,17 @@ async def test_an_address_is_one_user_s_alone(billing: Billing) -> None:
             await users.set_email(connection, other.id, "ada@example.com")
 
 
-async def test_registering_twice_at_once_makes_one_user(billing: Billing) -> None:
+async def test_registering_twice_at_once_makes_one_user(billing):
     users = users_of(billing)
 
-    async def register() -> bool:
+    async def register():
         async with billing.database.transaction() as connection:
             return await users.register(connection, "ada@example.com", "Ada", verified=False) is not None
 
     assert sorted(await asyncio.gather(*(register() for _ in range(4)))) == [False, False, False, True]
 
 
-async def test_users_are_listed_newest_first_and_by_state(billing: Billing) -> None:
+async def test_users_are_listed_newest_first_and_by_state(billing):
     users = users_of(billing)
     made = [await registered(billing, users, f"{name}@example.com") for name in "abc"]
     await users.approve(made[1].id, audit.ADMIN)
@@ -104,7 +102,7 @@ async def test_users_are_listed_newest_first_and_by_state(billing: Billing) -> N
     assert [user.id for user in (await users.page(9, email="c@example.com")).items] == [made[2].id]
 
 
-async def test_changes_of_a_user_are_audited_and_guarded(billing: Billing) -> None:
+async def test_changes_of_a_user_are_audited_and_guarded(billing):
     users = users_of(billing)
     user = await registered(billing, users)
     with pytest.raises(UserRefused):
@@ -124,7 +122,7 @@ async def test_changes_of_a_user_are_audited_and_guarded(billing: Billing) -> No
     assert [row["action"] for row in rows] == ["user.approve", "user.operator", "user.disable"]
 
 
-async def test_a_mail_is_there_once_its_transaction_is(billing: Billing) -> None:
+async def test_a_mail_is_there_once_its_transaction_is(billing):
     async with billing.database.transaction() as connection:
         await enqueue(connection, billing.new_id, "ada@example.com", "Hello", "Text\n")
     with pytest.raises(DatabaseError):  # noqa: PT012 - the commit is a part of it
@@ -135,7 +133,7 @@ async def test_a_mail_is_there_once_its_transaction_is(billing: Billing) -> None
     assert [tuple(row) for row in rows] == [("ada@example.com", "Hello", "Text\n")]
 
 
-async def test_a_mail_s_headers_are_one_line(billing: Billing) -> None:
+async def test_a_mail_s_headers_are_one_line(billing):
     async with billing.database.transaction() as connection:
         with pytest.raises(ValueError, match="one line"):
             await enqueue(connection, billing.new_id, "ada@example.com", "Hi\r\nBcc: eve@example.com", "Text")

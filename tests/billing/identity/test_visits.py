@@ -22,7 +22,7 @@ def entered(visits: SignInLimit, network: str, open_: ExitStack) -> int:
     raise AssertionError
 
 
-def test_a_network_leaves_room_for_others() -> None:
+def test_a_network_leaves_room_for_others():
     visits = SignInLimit(64)
     with ExitStack() as open_:
         had = [entered(visits, f"network {network}", open_) for network in range(20)]
@@ -32,7 +32,7 @@ def test_a_network_leaves_room_for_others() -> None:
     assert not visits._running
 
 
-def test_a_site_of_ipv6_is_one_network() -> None:
+def test_a_site_of_ipv6_is_one_network():
     """Whoever has one has 65,536 addresses that count for themselves elsewhere, and keeps nobody else out."""
     visits = SignInLimit(64)
     with ExitStack() as open_:
@@ -41,7 +41,7 @@ def test_a_site_of_ipv6_is_one_network() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
-async def test_hashing_yields_to_the_event_loop() -> None:
+async def test_hashing_yields_to_the_event_loop():
     passwords = Passwords()
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     try:

@@ -3,9 +3,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.accounts.accounts import AccountNotFound
 from billing.audit import SYSTEM
-from billing.database.connection import Connection
+from billing.errors import AccountNotFound
 from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
 from billing.schemas.keys import (
@@ -13,19 +12,17 @@ from billing.schemas.keys import (
     KeyConflict,
     KeyNotFound,
     KeyRefused,
-    KeyRow,
     ScopeWithheld,
     parse_scopes,
     total_tokens_quota,
 )
-from tests.billing.support import Billing, changes_told
+from tests.billing.support import changes_told
 
 DAILY = Quota(Window.day, Metric.tokens, 1000)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing, account):
     key, secret = await billing.keys.create(account.id, "laptop")
     assert well_formed(secret)
     assert (key.prefix, key.scopes, key.models, key.quotas) == (secret[:10], DEFAULT_SCOPES, None, ())
@@ -34,13 +31,11 @@ async def test_a_new_key_has_the_defaults_and_its_secret_is_not_stored(billing: 
     stored = await billing.database.row("SELECT to_jsonb(api_keys)::text AS said FROM api_keys")
     audited = await billing.database.rows("SELECT to_jsonb(audit_log)::text AS said FROM audit_log")
     for row in (stored, *audited):
-        assert row is not None
         assert secret not in row["said"]
     assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
 
 
-async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_change_raises_the_version_and_null_clears(billing, account):
     key, _ = await billing.keys.create(
         account.id, "laptop", models=("a",), quotas=(DAILY,), max_parallel_requests=3, expires_at=LATER, tags={"a": "b"}
     )
@@ -59,8 +54,7 @@ async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> 
     assert [row["action"] for row in actions] == ["key.create", "key.update", "key.update"]
 
 
-async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_revoking_is_idempotent_and_at_once(billing, account):
     key, _ = await billing.keys.create(account.id, "laptop")
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         revoked = await billing.keys.revoke(key.id)
@@ -73,20 +67,17 @@ async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
     assert not principal.usable_key(long_ago.timestamp()), "no gateway's slow clock may keep the key alive"
 
 
-async def test_revoking_ends_a_grace_period(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_revoking_ends_a_grace_period(billing, account):
     key, _ = await billing.keys.create(account.id, "laptop")
     await billing.database.execute("UPDATE api_keys SET revoked_at = now() + interval '1 day' WHERE id = $1", key.id)
     in_grace = await billing.principals.by_key_id(key.id)
-    assert in_grace is not None
     assert in_grace.usable_key(datetime.now(UTC).timestamp())
     await billing.keys.revoke(key.id)
     ended = await billing.principals.by_key_id(key.id)
-    assert ended is not None
     assert not ended.usable_key(datetime.now(UTC).timestamp())
 
 
-async def test_unknown_keys_and_accounts_are_not_found(billing: Billing) -> None:
+async def test_unknown_keys_and_accounts_are_not_found(billing):
     with pytest.raises(AccountNotFound):
         await billing.keys.create("acc_none", "laptop")
     for call in (billing.keys.get("key_none"), billing.keys.update("key_none", {}), billing.keys.revoke("key_none")):
@@ -94,7 +85,7 @@ async def test_unknown_keys_and_accounts_are_not_found(billing: Billing) -> None
             await call
 
 
-async def test_pages_are_newest_first_by_account_or_of_all(billing: Billing) -> None:
+async def test_pages_are_newest_first_by_account_or_of_all(billing):
     accounts = [await billing.accounts.create("Acme"), await billing.accounts.create("Other")]
     made = [(await billing.keys.create(accounts[n % 2].id, f"k{n}"))[0].id for n in range(5)]
     first = await billing.keys.page(accounts[0].id, 2)
@@ -104,8 +95,7 @@ async def test_pages_are_newest_first_by_account_or_of_all(billing: Billing) -> 
     assert [key.id for key in (await billing.keys.page(None, 10)).items] == made[::-1]
 
 
-async def test_last_use_only_moves_forward_and_is_no_change(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_last_use_only_moves_forward_and_is_no_change(billing, account):
     one, _ = await billing.keys.create(account.id, "one")
     two, _ = await billing.keys.create(account.id, "two")
     assert await billing.keys.touch_last_used([(one.id, 50.0), (two.id, 10.0), (one.id, 20.0), ("key_none", 1.0)]) == 2
@@ -116,7 +106,7 @@ async def test_last_use_only_moves_forward_and_is_no_change(billing: Billing) ->
     assert [key.version for key in used] == [1, 1]
 
 
-def test_scopes_come_as_a_list_or_a_string() -> None:
+def test_scopes_come_as_a_list_or_a_string():
     assert parse_scopes(None) == DEFAULT_SCOPES
     assert parse_scopes("llm:proxy  billing:read llm:proxy") == ("llm:proxy", "billing:read")
     assert parse_scopes(["acme:deploy-now"]) == ("acme:deploy-now",)
@@ -140,8 +130,7 @@ def test_scopes_come_as_a_list_or_a_string() -> None:
         ("max_parallel_requests", 2**31),
     ],
 )
-async def test_what_a_key_can_not_say_is_refused(billing: Billing, field: str, value: object) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_what_a_key_can_not_say_is_refused(billing, account, field, value):
     key, _ = await billing.keys.create(account.id, "laptop")
     with pytest.raises(KeyRefused) as refused:
         await billing.keys.create(account.id, "other", **{field: value})  # type: ignore[arg-type]
@@ -151,23 +140,20 @@ async def test_what_a_key_can_not_say_is_refused(billing: Billing, field: str, v
     assert (await billing.keys.page(account.id, 10)).items == (key,)
 
 
-def test_the_quota_shorthand_is_total_tokens() -> None:
+def test_the_quota_shorthand_is_total_tokens():
     assert total_tokens_quota(0) == ()
     assert total_tokens_quota(500) == (Quota(Window.total, Metric.tokens, 500),)
     with pytest.raises(QuotaError):
         total_tokens_quota(-1)
 
 
-async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_rotated_key_has_two_secrets_for_a_while(billing, account):
     key, first = await billing.keys.create(account.id, "laptop", expires_at=LATER)
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         rotated, second = await billing.keys.rotate(key.id, 3600)
     assert (rotated.id, rotated.prefix, rotated.version) == (key.id, second[:10], 2)
     assert rotated.previous_until is not None
     by_first, by_second = [await billing.principals.by_digest(secret_digest(each)) for each in (first, second)]
-    assert by_first is not None
-    assert by_second is not None
     assert by_first.expires_at_s == rotated.previous_until.timestamp()
     assert by_second.expires_at_s == LATER.timestamp()
     assert not by_first.usable_key(rotated.previous_until.timestamp())
@@ -181,8 +167,7 @@ async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> No
         await billing.keys.rotate(key.id)
 
 
-async def test_without_grace_the_old_secret_ends_at_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_without_grace_the_old_secret_ends_at_once(billing, account):
     key, first = await billing.keys.create(account.id, "laptop")
     rotated, second = await billing.keys.rotate(key.id)
     assert rotated.previous_until is None
@@ -193,8 +178,7 @@ async def test_without_grace_the_old_secret_ends_at_once(billing: Billing) -> No
         assert secret_digest(secret).hex() not in "".join(row["said"] for row in audited)
 
 
-async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing, account):
     key, _ = await billing.keys.create(account.id, "laptop")
     made = await asyncio.gather(*(billing.keys.rotate(key.id, 60) for _ in range(4)))
     valid = [await billing.principals.by_digest(secret_digest(secret)) for _, secret in made]
@@ -202,30 +186,27 @@ async def test_rotations_at_once_leave_one_secret_and_the_one_before(billing: Bi
     assert (await billing.keys.get(key.id)).version == 5
 
 
-async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_leaked_secret_ends_what_it_opens(billing, account):
     key, first = await billing.keys.create(account.id, "laptop")
     _, second = await billing.keys.rotate(key.id, 3600)
     told: list[str] = []
 
-    async def tell(connection: Connection, found: KeyRow) -> None:
+    async def tell(connection, found):
         told.append(found.id)
 
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is None, "the new secret has not leaked"
     assert await billing.principals.by_digest(secret_digest(first)) is None
     with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell) is None
-    assert ended is not None
     assert ended.revoked_at is not None
     assert told == [key.id, key.id]
 
 
-async def test_an_account_s_methods_know_its_keys_alone(billing: Billing) -> None:
+async def test_an_account_s_methods_know_its_keys_alone(billing):
     mine, other = await billing.accounts.create("Acme"), await billing.accounts.create("Other")
     key, _ = await billing.keys.create(other.id, "laptop")
     for call in (
@@ -239,10 +220,9 @@ async def test_an_account_s_methods_know_its_keys_alone(billing: Billing) -> Non
     assert await billing.keys.get(key.id, other.id) == key
 
 
-async def test_scopes_are_given_only_where_they_may_be(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_scopes_are_given_only_where_they_may_be(billing, account):
 
-    async def grantable(connection: Connection) -> frozenset[str]:
+    async def grantable(connection):
         return frozenset({"llm:proxy", "keys:read"})
 
     with pytest.raises(ScopeWithheld) as withheld:

@@ -34,7 +34,7 @@ def shown(pairs: Pairs) -> str | None:
         ([], None),
     ],
 )
-def test_the_key_that_is_presented(pairs: Pairs, key: str | None) -> None:
+def test_the_key_that_is_presented(pairs, key):
     assert shown(pairs) == key
 
 
@@ -42,7 +42,7 @@ PLACES = st.sampled_from(["Authorization", "x-api-key", "X-GOOG-API-KEY", "api-k
 
 
 @given(st.lists(st.tuples(PLACES, st.sampled_from(["mg_a", "mg_b", "mg_\udcff", ""])), max_size=6))
-def test_two_that_differ_are_neither(places: list[tuple[str, str]]) -> None:
+def test_two_that_differ_are_neither(places):
     """Wherever they stand, also twice in headers of one name."""
     pairs = [(name, f"Bearer {key}" if name == "Authorization" else key) for name, key in places]
     keys = {key for _, key in places if key}
@@ -54,7 +54,7 @@ def test_two_that_differ_are_neither(places: list[tuple[str, str]]) -> None:
     assert all(key not in str(refused.value) for key in keys)
 
 
-def test_what_is_no_api_key_may_be_a_bearer_too() -> None:
+def test_what_is_no_api_key_may_be_a_bearer_too():
     for value, secret in (("Bearer a b", "a b"), ("bearer  a", "a"), ("Basic a", ""), ("", "")):
         assert bearer_of(CIMultiDict({"authorization": value})) == secret
     assert bearer_of(CIMultiDict()) == ""

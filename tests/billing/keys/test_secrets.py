@@ -8,7 +8,7 @@ import pytest
 from billing.keys.secrets import made_at_random
 
 
-def test_what_the_documented_commands_make() -> None:
+def test_what_the_documented_commands_make():
     for _ in range(200):
         assert made_at_random(secrets.token_hex(32))
         assert made_at_random(f"mga_{secrets.token_urlsafe(32)}")
@@ -30,5 +30,5 @@ def test_what_the_documented_commands_make() -> None:
         f"mga_{'x' * 43}",
     ],
 )
-def test_what_a_person_may_have_thought_of_or_shortened(secret: str) -> None:
+def test_what_a_person_may_have_thought_of_or_shortened(secret):
     assert not made_at_random(secret)

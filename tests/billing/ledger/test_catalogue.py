@@ -7,12 +7,11 @@ import pytest
 from billing.ledger.catalogue import newest_revision, plans_in_force, revision_of, sync_plans, sync_prices
 from billing.money import parse_usd
 from billing.plans import Plan, Plans
-from billing.pricing.rows import from_canonical_json
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable, from_canonical_json
 from tests.billing.support import PLANS, PRICE, PRICES, Billing
 
 
-async def test_price_rows_are_added_once_and_stay(billing: Billing) -> None:
+async def test_price_rows_are_added_once_and_stay(billing):
     assert await sync_prices(billing.database, PRICES) == 1
     assert await sync_prices(billing.database, PRICES) == 0
     edited = replace(PRICE, per_million={**PRICE.per_million, "input": parse_usd("0.20")})
@@ -28,7 +27,7 @@ async def test_price_rows_are_added_once_and_stay(billing: Billing) -> None:
     )
 
 
-async def test_an_empty_table_adds_nothing(billing: Billing) -> None:
+async def test_an_empty_table_adds_nothing(billing):
     assert await sync_prices(billing.database, PriceTable([])) == 0
 
 
@@ -40,7 +39,7 @@ async def raised(billing: Billing, plans: Plans) -> list[str]:
     return list((await sync_plans(billing.database, plans)).raised)
 
 
-async def test_a_changed_plan_raises_the_version_of_its_accounts(billing: Billing) -> None:
+async def test_a_changed_plan_raises_the_version_of_its_accounts(billing):
     free, starter = await billing.accounts.create("Free"), await billing.accounts.create("Starter", "starter")
     assert await raised(billing, PLANS) == [free.id, starter.id], "every plan is new at first"
     assert await raised(billing, PLANS) == []
@@ -50,7 +49,7 @@ async def test_a_changed_plan_raises_the_version_of_its_accounts(billing: Billin
     assert await raised(billing, {**changed, "gold": Plan("gold", "Gold", 1)}) == []
 
 
-async def test_a_plan_that_goes_leaves_its_accounts_to_the_default(billing: Billing) -> None:
+async def test_a_plan_that_goes_leaves_its_accounts_to_the_default(billing):
     free, starter = await billing.accounts.create("Free"), await billing.accounts.create("Starter", "starter")
     await sync_plans(billing.database, PLANS)
     only_free = {"free": PLANS["free"]}
@@ -61,16 +60,14 @@ async def test_a_plan_that_goes_leaves_its_accounts_to_the_default(billing: Bill
     assert await raised(billing, {**PLANS, **other_free}) == [starter.id]
 
 
-async def test_gateways_that_start_together_raise_versions_once(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_gateways_that_start_together_raise_versions_once(billing, account):
     told = await asyncio.gather(*(sync_plans(billing.database, PLANS) for _ in range(4)))
     assert sorted(each.raised for each in told) == [(), (), (), (account.id,)]
     assert await versions(billing, account.id) == [2]
 
 
-async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing: Billing) -> None:
+async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing, account):
     """A gateway that starts again with the older one follows: it takes nothing back."""
-    account = await billing.accounts.create("Acme")
     newer = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     first = await sync_plans(billing.database, PLANS)
     assert (first.in_force.revision, first.file_revision, first.follows) == (1, 1, False)
@@ -84,13 +81,11 @@ async def test_the_newer_file_is_in_force_for_all_and_has_a_number(billing: Bill
     assert await versions(billing, account.id) == before
     assert await newest_revision(billing.database) == 2
     in_force = await plans_in_force(billing.database)
-    assert in_force is not None
     assert in_force.plans == newer
     assert await revision_of(billing.database, PLANS, 0) == 1
 
 
-async def test_a_files_version_puts_an_older_content_in_force_again(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_files_version_puts_an_older_content_in_force_again(billing, account):
     newer = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     await sync_plans(billing.database, PLANS)
     await sync_plans(billing.database, newer)
@@ -102,8 +97,7 @@ async def test_a_files_version_puts_an_older_content_in_force_again(billing: Bil
     assert (await sync_plans(billing.database, unseen, version=1)).in_force.revision == 4
 
 
-async def test_where_no_other_file_is_in_use_the_one_at_hand_is_in_force(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_where_no_other_file_is_in_use_the_one_at_hand_is_in_force(billing, account):
     other = {**PLANS, "free": replace(PLANS["free"], quotas=())}
     for revision, plans in enumerate((PLANS, other, PLANS, PLANS, other), start=1):
         synced = await sync_plans(billing.database, plans, take_over=True)
@@ -112,7 +106,7 @@ async def test_where_no_other_file_is_in_use_the_one_at_hand_is_in_force(billing
     assert await newest_revision(billing.database) == 4
 
 
-async def test_plans_of_a_newer_release_that_cannot_be_read_stop_no_gateway(billing: Billing) -> None:
+async def test_plans_of_a_newer_release_that_cannot_be_read_stop_no_gateway(billing):
     await sync_plans(billing.database, PLANS)
     await billing.database.execute(
         "INSERT INTO plan_revisions (revision, digest, said) VALUES (2, 'x', $1)", {"free": {"id": "free", "quotas": 7}}

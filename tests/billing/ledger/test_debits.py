@@ -3,7 +3,7 @@ bad debit never in the way of the others."""
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -103,14 +103,14 @@ async def balance(database: Database, account: Account) -> int:
     return found
 
 
-def test_a_debit_survives_the_journal() -> None:
+def test_a_debit_survives_the_journal():
     made = debit(
         Account("acc", "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1), charged_nano=MAX_NANO
     )
     assert decode_debit(encode_debit(made)) == made
 
 
-async def test_a_debit_is_written_once_however_often_it_comes(billing: Billing, account: Account) -> None:
+async def test_a_debit_is_written_once_however_often_it_comes(billing, account):
     made = placed(account, 1)
     first = await write_debits(billing.database, [made])
     assert first == {made.request_id: Stored("settled", None, True)}
@@ -164,7 +164,7 @@ JSON: Mapping[str, object] = {"counts": {"images": 2}, "tags": {"team": "blue"},
 
 
 @pytest.mark.parametrize("statement", ["new", "unless known", "free", "claimed"])
-async def test_each_field_of_a_debit_has_its_column(billing: Billing, account: Account, statement: str) -> None:
+async def test_each_field_of_a_debit_has_its_column(billing, account, statement):
     texts = {name: msgspec.json.encode(value).decode() for name, value in JSON.items()}
     made = debit(account, **FULL, **texts)
     assert {*FULL, *JSON, "request_id", "admitted_at_ms", "account_id", "layout"} == set(Debit.__struct_fields__)
@@ -187,7 +187,7 @@ async def test_each_field_of_a_debit_has_its_column(billing: Billing, account: A
     await assert_consistent(billing.database)
 
 
-async def test_a_debit_that_comes_twice_in_one_batch_is_one(billing: Billing, account: Account) -> None:
+async def test_a_debit_that_comes_twice_in_one_batch_is_one(billing, account):
     once, twice = placed(account, 1), placed(account, 2)
     direct = debit(account)
     stored = await write_debits(billing.database, [once, twice, twice, direct, direct, once])
@@ -197,7 +197,7 @@ async def test_a_debit_that_comes_twice_in_one_batch_is_one(billing: Billing, ac
     await assert_consistent(billing.database)
 
 
-async def test_corrections_are_numbered_in_the_order_of_the_batch(billing: Billing, account: Account) -> None:
+async def test_corrections_are_numbered_in_the_order_of_the_batch(billing, account):
     counted, direct, older = placed(account, 1), debit(account), debit(account, epoch=EPOCH - 1, dseq=9)
     stored = await write_debits(billing.database, [direct, counted, older])
     assert [stored[made.request_id].xseq for made in (direct, counted, older)] == [2, None, 3]
@@ -215,7 +215,7 @@ async def test_corrections_are_numbered_in_the_order_of_the_batch(billing: Billi
     await assert_consistent(billing.database)
 
 
-async def test_each_account_of_a_batch_numbers_its_own(billing: Billing, account: Account) -> None:
+async def test_each_account_of_a_batch_numbers_its_own(billing, account):
     other = await billing.accounts.create("Other", credit_limit_nano=10**6)
     made = [debit(account), placed(other, 1), debit(other), debit(account), placed(account, 1)]
     stored = await write_debits(billing.database, made)
@@ -224,13 +224,13 @@ async def test_each_account_of_a_batch_numbers_its_own(billing: Billing, account
     await assert_consistent(billing.database)
 
 
-async def test_an_account_that_was_never_loaded_takes_every_debit_as_a_correction(billing: Billing) -> None:
+async def test_an_account_that_was_never_loaded_takes_every_debit_as_a_correction(billing):
     made = await billing.accounts.create("New")
     one = placed(made, 1)
     assert (await write_debits(billing.database, [one]))[one.request_id].xseq == 1
 
 
-async def test_whoever_is_first_has_decided(billing: Billing, account: Account) -> None:
+async def test_whoever_is_first_has_decided(billing, account):
     expired = debit(account, outcome="expired", charged_nano=0, cost_nano=0, input_tokens=0, output_tokens=0)
     late = msgspec.structs.replace(placed(account, 1), request_id=expired.request_id)
     await write_debits(billing.database, [expired])
@@ -241,7 +241,7 @@ async def test_whoever_is_first_has_decided(billing: Billing, account: Account) 
     await assert_consistent(billing.database)
 
 
-async def test_a_debit_of_the_ledgers_own_way_learns_its_place_once(billing: Billing, account: Account) -> None:
+async def test_a_debit_of_the_ledgers_own_way_learns_its_place_once(billing, account):
     direct = debit(account)
     await write_debits(billing.database, [direct])
     for dseq in (4, 5):
@@ -252,7 +252,7 @@ async def test_a_debit_of_the_ledgers_own_way_learns_its_place_once(billing: Bil
     assert await balance(billing.database, account) == 10**9 - 500
 
 
-async def test_gateways_that_write_the_same_at_once_agree(billing: Billing, database_url: str) -> None:
+async def test_gateways_that_write_the_same_at_once_agree(billing, database_url):
     """Each debit by three writers: from the journal, from memory, by a direct ledger write; grants in between."""
     accounts = [await billing.accounts.create(f"Account {number}", credit_limit_nano=10**9) for number in range(3)]
     for made in accounts:
@@ -262,12 +262,12 @@ async def test_gateways_that_write_the_same_at_once_agree(billing: Billing, data
     direct = [msgspec.structs.replace(one, epoch=None, dseq=None) for one in debits[::4]]
     writers = [Database(database_url) for _ in range(4)]
 
-    async def write(database: Database, given: Sequence[Debit]) -> list[dict[str, Stored]]:
+    async def write(database, given):
         mixed = list(given)
         chosen.shuffle(mixed)
         return [await write_debits(database, mixed[start : start + 7]) for start in range(0, len(mixed), 7)]
 
-    async def grant() -> None:
+    async def grant():
         for number in range(30):
             await billing.grants.grant(accounts[number % 3].id, 1, f"grant {number}")
 
@@ -293,20 +293,19 @@ async def test_gateways_that_write_the_same_at_once_agree(billing: Billing, data
     await assert_consistent(billing.database)
 
 
-async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billing: Billing, account: Account) -> None:
+async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billing, account):
     """A debit is in the balance that a load reads, or it is a correction that comes after it: never both or neither."""
     await billing.database.execute("INSERT INTO partitions (p, epoch, identity) VALUES (0, $1, 'x')", EPOCH + 1)
     loaded: list[tuple[int, int]] = []
 
-    async def load() -> None:
+    async def load():
         await asyncio.sleep(0.005)
         row = await billing.database.row(
             "UPDATE accounts SET hyd_epoch = $2 WHERE id = $1 RETURNING balance_nano, xseq", account.id, EPOCH + 1
         )
-        assert row is not None
         loaded.append((row["balance_nano"], row["xseq"]))
 
-    async def write(number: int) -> None:
+    async def write(number):
         await write_debits(billing.database, [placed(account, number)])
 
     await asyncio.gather(*(write(number) for number in range(1, 21)), load(), *(write(n) for n in range(21, 41)))
@@ -329,9 +328,7 @@ async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billin
         {"status": 2**40},
     ],
 )
-async def test_a_debit_that_is_refused_is_set_aside_alone(
-    billing: Billing, account: Account, changes: dict[str, object]
-) -> None:
+async def test_a_debit_that_is_refused_is_set_aside_alone(billing, account, changes):
     """By a constraint, a type, a time that is none, a missing account, the balance's bound, the driver."""
     await billing.database.execute("UPDATE accounts SET credit_limit_nano = 0 WHERE id = $1", account.id)
     if changes == {"charged_nano": MAX_NANO}:
@@ -349,7 +346,7 @@ async def test_a_debit_that_is_refused_is_set_aside_alone(
     await assert_consistent(billing.database)
 
 
-async def test_what_was_written_cannot_be_changed(billing: Billing, account: Account) -> None:
+async def test_what_was_written_cannot_be_changed(billing, account):
     await write_debits(billing.database, [placed(account, 1), debit(account)])
     for query in (
         "UPDATE transfers SET amount_nano = 1",

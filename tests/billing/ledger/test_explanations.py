@@ -11,8 +11,7 @@ from msgspec import UNSET
 
 from billing.ledger.debits import ModelShare, UsageEvent, share_of
 from billing.ledger.explanations import explain
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import FACTOR_SCALE, marked_up_usd, round_up
+from billing.pricing import FACTOR_SCALE, PriceRow, marked_up_usd, round_up
 from billing.schemas.usage import ExplainedEventShape
 from billing.usage import Usage
 
@@ -81,8 +80,8 @@ def events(draw: st.DrawFn) -> tuple[UsageEvent, PriceRow, dict[str, PriceRow]]:
 
 @given(events())
 def test_lines_come_to_the_cost_and_the_customers_own_to_the_charge(
-    made: tuple[UsageEvent, PriceRow, dict[str, PriceRow]],
-) -> None:
+    made,
+):
     event, price, prices = made
     explanation = explain(event, price, prices)
     for with_cost, nano in ((True, event.cost_nano), (False, event.charged_nano)):
@@ -94,8 +93,8 @@ def test_lines_come_to_the_cost_and_the_customers_own_to_the_charge(
 
 @given(events())
 def test_an_amount_that_is_not_made_from_counts_has_no_lines(
-    made: tuple[UsageEvent, PriceRow, dict[str, PriceRow]],
-) -> None:
+    made,
+):
     event, price, prices = made
     held = replace(event, charged_nano=event.charged_nano + 1)
     for with_cost in (True, False):
@@ -103,7 +102,7 @@ def test_an_amount_that_is_not_made_from_counts_has_no_lines(
 
 
 @given(RATES, MARKUPS)
-def test_a_price_with_a_markup_is_exact(rate_nano: int, markup_scaled: int) -> None:
+def test_a_price_with_a_markup_is_exact(rate_nano, markup_scaled):
     shown = marked_up_usd(rate_nano, markup_scaled)
     assert Fraction(shown) * 10**9 == Fraction(rate_nano) * (1 + Fraction(markup_scaled, 100 * FACTOR_SCALE))
     assert len(shown.partition(".")[2]) >= 2

@@ -4,14 +4,11 @@ import asyncio
 import secrets
 
 from billing.database.connection import Database
-from tests.support.servers import Databases
 
 IDENTITY = "SELECT ledger_identity()"
 
 
-async def test_a_copy_says_that_it_is_another_ledger(
-    databases: Databases, database_url: str, template_database: str
-) -> None:
+async def test_a_copy_says_that_it_is_another_ledger(databases, database_url, template_database):
     database = Database(database_url, size=1)
     identity = await database.value(IDENTITY)
     cluster, timeline, *ids = identity.split(".")
@@ -25,7 +22,7 @@ async def test_a_copy_says_that_it_is_another_ledger(
     await asyncio.to_thread(databases.drop, name)
 
 
-async def test_a_table_that_was_made_again_is_another_ledgers(database_url: str) -> None:
+async def test_a_table_that_was_made_again_is_another_ledgers(database_url):
     """As a restore into the same database makes it."""
     database = Database(database_url, size=1)
     identity = await database.value(IDENTITY)
@@ -35,7 +32,7 @@ async def test_a_table_that_was_made_again_is_another_ledgers(database_url: str)
     await database.close()
 
 
-async def test_what_the_server_does_not_say_is_left_out(database_url: str) -> None:
+async def test_what_the_server_does_not_say_is_left_out(database_url):
     """A role that may read the tables and nothing of the server."""
     database, role = Database(database_url, size=1), f"reader{secrets.token_hex(4)}"
     whole = await database.value(IDENTITY)
@@ -51,7 +48,7 @@ async def test_what_the_server_does_not_say_is_left_out(database_url: str) -> No
     await database.close()
 
 
-async def test_an_ordinary_role_reads_all_of_it(database_url: str) -> None:
+async def test_an_ordinary_role_reads_all_of_it(database_url):
     database, role = Database(database_url, size=1), f"reader{secrets.token_hex(4)}"
     whole = await database.value(IDENTITY)
     async with database.transaction() as connection:

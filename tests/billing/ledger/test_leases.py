@@ -11,7 +11,7 @@ from billing.ledger import leases
 from billing.ledger.leases import ending_leases, renew_lease
 
 
-async def test_the_lease_of_an_ended_worker_is_ended(database_url: str) -> None:
+async def test_the_lease_of_an_ended_worker_is_ended(database_url):
     database, gateway_id, other_id = Database(database_url), str(ULID()), str(ULID())
     await renew_lease(database.rows, other_id, 5.0, STATE_VERSION)
     await renew_lease(database.rows, gateway_id, 5.0, STATE_VERSION)
@@ -22,7 +22,7 @@ async def test_the_lease_of_an_ended_worker_is_ended(database_url: str) -> None:
     await database.close()
 
 
-async def test_a_lease_that_can_not_be_ended_lapses_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lease_that_can_not_be_ended_lapses_by_itself(caplog):
     caplog.set_level(logging.INFO)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(leases, "TRIED_FOR_S", 0.0)

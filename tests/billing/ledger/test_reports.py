@@ -13,11 +13,10 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
 from billing.ledger.reports import EventFilter, Transaction
-from billing.ledger.roller import roll
-from billing.ledger.sums import NOTHING, Used
+from billing.ledger.sums import NOTHING, Used, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
+from billing.pricing import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 
@@ -31,7 +30,7 @@ async def customer(billing: Billing, name: str = "Acme", user_id: str | None = N
     return account.id, key.id
 
 
-async def test_transactions_are_signed_and_newest_first(billing: Billing) -> None:
+async def test_transactions_are_signed_and_newest_first(billing):
     account_id, key_id = await customer(billing)
     other_id, other_key = await customer(billing, "Other")
     granted = await billing.grants.grant(account_id, 1_000_000_000, "welcome", "for a start")
@@ -45,7 +44,7 @@ async def test_transactions_are_signed_and_newest_first(billing: Billing) -> Non
     assert sum(item.amount_nano for item in page.items) == (await billing.accounts.get(account_id)).balance_nano
 
 
-async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing: Billing) -> None:
+async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing):
     account_id, key_id = await customer(billing)
     made = []
     for n in range(4):
@@ -65,7 +64,7 @@ async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing: 
         await billing.reports.transactions(account_id, 3, found[0].id)
 
 
-async def test_later_pages_are_those_of_the_list_as_it_was(billing: Billing) -> None:
+async def test_later_pages_are_those_of_the_list_as_it_was(billing):
     """A request is settled after the first page, and stands below it by its id: balances stay those of one moment."""
     account_id, key_id = await customer(billing)
     early = billing.new_id()
@@ -86,14 +85,13 @@ async def test_later_pages_are_those_of_the_list_as_it_was(billing: Billing) -> 
         assert await billing.database.value(seen, str(writer), moment) is is_seen, (writer, moment)
 
 
-async def test_a_cursor_shows_no_balance_but_the_ledger_s(billing: Billing) -> None:
+async def test_a_cursor_shows_no_balance_but_the_ledger_s(billing):
     """One that was changed, or that another account's list has given, is refused."""
     account_id, _ = await customer(billing)
     other_id, _ = await customer(billing, "Other")
     for n in range(4):
         await billing.grants.grant(account_id, 100, f"k{n}")
     after = (await billing.reports.transactions(account_id, 2)).next_after
-    assert after is not None
     found, balance, seal, moment = after.split(":", 3)
     assert [each.balance_nano for each in (await billing.reports.transactions(account_id, 2, after)).items] == [
         200,
@@ -117,7 +115,7 @@ async def test_a_cursor_shows_no_balance_but_the_ledger_s(billing: Billing) -> N
         await billing.reports.transactions(other_id, 2, after)
 
 
-async def test_events_of_one_moment_are_paged_exactly(billing: Billing) -> None:
+async def test_events_of_one_moment_are_paged_exactly(billing):
     account_id, key_id = await customer(billing)
     made = [await billing.debit(account_id, key_id, SMALL, admitted_at=NOW) for _ in range(5)]
     newest = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW + timedelta(seconds=1))
@@ -131,13 +129,13 @@ async def test_events_of_one_moment_are_paged_exactly(billing: Billing) -> None:
     assert after is None
 
 
-async def test_events_are_filtered(billing: Billing) -> None:
+async def test_events_are_filtered(billing):
     account_id, key_id = await customer(billing)
     second, _ = await billing.keys.create(account_id, "second")
     early = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW)
     late = await billing.debit(account_id, second.id, SMALL, admitted_at=NOW + timedelta(seconds=5), model="demo")
 
-    async def found(only: EventFilter) -> list[str]:
+    async def found(only):
         page = await billing.reports.usage_events(account_id, 10, None, only)
         return [event.request_id for event in page.items]
 
@@ -151,12 +149,12 @@ async def test_events_are_filtered(billing: Billing) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "12", "12.", ".a", "x.a", "9" * 40 + ".a"])
-async def test_a_cursor_of_another_list_is_refused(billing: Billing, cursor: str) -> None:
+async def test_a_cursor_of_another_list_is_refused(billing, cursor):
     with pytest.raises(BadCursor):
         await billing.reports.usage_events("acc_none", 10, cursor)
 
 
-async def test_an_explanation_adds_up(billing: Billing) -> None:
+async def test_an_explanation_adds_up(billing):
     await sync_prices(billing.database, PRICES)
     account_id, key_id = await customer(billing)
     usage = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
@@ -181,7 +179,7 @@ async def test_an_explanation_adds_up(billing: Billing) -> None:
     assert "ledger" not in told
 
 
-async def test_a_charge_that_counts_did_not_make_is_said_to_be_so(billing: Billing) -> None:
+async def test_a_charge_that_counts_did_not_make_is_said_to_be_so(billing):
     await sync_prices(billing.database, PRICES)
     account_id, key_id = await customer(billing)
     request_id = await billing.debit(account_id, key_id, SMALL, charged_nano=5)
@@ -192,7 +190,7 @@ async def test_a_charge_that_counts_did_not_make_is_said_to_be_so(billing: Billi
     assert "a charge of 0.000000005 USD: not made from these counts" in format_explanation(explanation)
 
 
-async def test_an_event_without_its_price_row_is_still_explained(billing: Billing) -> None:
+async def test_an_event_without_its_price_row_is_still_explained(billing):
     account_id, key_id = await customer(billing)
     found = await billing.reports.priced_event(await billing.debit(account_id, key_id, SMALL))
     assert found is not None
@@ -201,7 +199,7 @@ async def test_an_event_without_its_price_row_is_still_explained(billing: Billin
     assert "the ledger has no such row" in format_explanation(explanation)
 
 
-async def test_events_of_others_and_unknown_ones_are_none(billing: Billing) -> None:
+async def test_events_of_others_and_unknown_ones_are_none(billing):
     account_id, key_id = await customer(billing)
     other_id, _ = await customer(billing, "Other")
     request_id = await billing.debit(account_id, key_id, SMALL)
@@ -209,7 +207,7 @@ async def test_events_of_others_and_unknown_ones_are_none(billing: Billing) -> N
     assert await billing.reports.priced_event("none") is None
 
 
-async def test_totals_by_account_key_and_user(billing: Billing) -> None:
+async def test_totals_by_account_key_and_user(billing):
     account_id, key_id = await customer(billing, user_id="ann")
     second, _ = await billing.keys.create(account_id, "second", user_id="ann")
     third, _ = await billing.keys.create(account_id, "third", user_id="bob")
@@ -223,7 +221,7 @@ async def test_totals_by_account_key_and_user(billing: Billing) -> None:
     cost = 210_000
     totals = billing.reports.usage_totals
 
-    def used(requests: int, charged_nano: int) -> Used:
+    def used(requests, charged_nano):
         tokens = {"input_tokens": 1000 * requests, "output_tokens": 100 * requests}
         return Used(requests, **tokens, cost_nano=requests * cost, charged_nano=charged_nano)
 
@@ -237,14 +235,14 @@ async def test_totals_by_account_key_and_user(billing: Billing) -> None:
         assert (await totals(account_id)).total_tokens == 4400
 
 
-async def test_a_database_that_is_empty_reads_as_nothing(billing: Billing) -> None:
+async def test_a_database_that_is_empty_reads_as_nothing(billing):
     assert (await billing.reports.transactions("acc_none", 10)).items == ()
     assert (await billing.reports.usage_events("acc_none", 10)).items == ()
     assert await billing.reports.usage_totals("acc_none") == NOTHING
 
 
 @given(st.integers(0, 10**40).map(lambda whole: whole * (COST_SCALE // 10**15)))
-def test_exact_amounts_are_plain_and_exact(scaled: int) -> None:
+def test_exact_amounts_are_plain_and_exact(scaled):
     text = exact_usd(scaled)
     assert "e" not in text.lower()
     assert text == "0" or not text.endswith(".")
@@ -259,7 +257,7 @@ def test_exact_amounts_are_plain_and_exact(scaled: int) -> None:
     st.sampled_from([None, "batch"]),
     st.integers(0, 500 * FACTOR_SCALE),
 )
-def test_lines_add_up_to_the_cost(input_tokens: int, output_tokens: int, multiplier: str | None, markup: int) -> None:
+def test_lines_add_up_to_the_cost(input_tokens, output_tokens, multiplier, markup):
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
     event = _event(usage, multiplier, markup)
     explanation = explain(event, PRICE)

@@ -10,7 +10,7 @@ import pytest
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
 from billing.ledger.retention import UsageRetention
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.usage import Usage
@@ -62,9 +62,7 @@ def name_of(at: datetime) -> str:
     return f"usage_events_{at:%Y_%m}"
 
 
-async def test_old_months_go_and_the_ledger_is_proved(
-    billing: Billing, retention: UsageRetention, account_ids: list[str]
-) -> None:
+async def test_old_months_go_and_the_ledger_is_proved(billing, retention, account_ids):
     totals = await billing.reports.usage_totals(account_ids[0])
     assert await retention.round() == []  # all is fresh still
     assert retention.kept == 2
@@ -79,12 +77,11 @@ async def test_old_months_go_and_the_ledger_is_proved(
         account_ids[0],
         OLD.date().replace(day=1),
     )
-    assert kept is not None
     assert (kept["requests"], kept["charges"], kept["charged_nano"]) == (4, 2, kept["counted_nano"])
     assert await retention.round() == []
 
 
-async def test_a_month_that_differs_stays(billing: Billing, retention: UsageRetention, account_ids: list[str]) -> None:
+async def test_a_month_that_differs_stays(billing, retention, account_ids):
     await roll(billing.database, most_fresh=0)
     await billing.database.execute("UPDATE usage_sums SET requests = requests + 1 WHERE bucket = $1", OLD)
     assert await retention.round() == [name_of(months_ago(4))]
@@ -105,9 +102,7 @@ async def test_a_month_that_differs_stays(billing: Billing, retention: UsageRete
         ("DELETE FROM usage_months_dropped WHERE month = ($1 AT TIME ZONE 'UTC')::date", "transfers"),
     ],
 )
-async def test_what_is_wrong_is_found_without_the_events(
-    billing: Billing, retention: UsageRetention, account_ids: list[str], change: str, check: str
-) -> None:
+async def test_what_is_wrong_is_found_without_the_events(billing, retention, account_ids, change, check):
     await roll(billing.database, most_fresh=0)
     await retention.round()
     month = OLD.replace(day=1, hour=0)
@@ -118,9 +113,7 @@ async def test_what_is_wrong_is_found_without_the_events(
     assert account_ids[0] in found[check][0] or "request " in found[check][0]
 
 
-async def test_a_request_of_a_dropped_month_is_not_debited_again(
-    billing: Billing, retention: UsageRetention, account_ids: list[str]
-) -> None:
+async def test_a_request_of_a_dropped_month_is_not_debited_again(billing, retention, account_ids):
     row = await billing.database.row("SELECT * FROM usage_events WHERE admitted_at = $1 AND charged_nano > 0", OLD)
     assert row is not None
     fields = {name: row[name] for name in Debit.__struct_fields__ if name in dict(row)}
@@ -136,9 +129,7 @@ async def test_a_request_of_a_dropped_month_is_not_debited_again(
     assert await differences(billing) == {}
 
 
-async def test_a_late_debit_into_a_dropped_month_is_kept_and_goes_too(
-    billing: Billing, retention: UsageRetention, account_ids: list[str]
-) -> None:
+async def test_a_late_debit_into_a_dropped_month_is_kept_and_goes_too(billing, retention, account_ids):
     await roll(billing.database, most_fresh=0)
     await retention.round()
     await billing.debit(account_ids[1], "key_1", USAGE, admitted_at=OLD)
@@ -149,9 +140,7 @@ async def test_a_late_debit_into_a_dropped_month_is_kept_and_goes_too(
     assert await differences(billing) == {}
 
 
-async def test_who_reads_is_waited_for_and_nothing_is_lost(
-    billing: Billing, account_ids: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_reads_is_waited_for_and_nothing_is_lost(billing, account_ids, monkeypatch):
     monkeypatch.setattr("billing.ledger.retention.DROP_TRIES", 1)
     retention = UsageRetention(billing.database, 2, "one", time.time)
     await roll(billing.database, most_fresh=0)
@@ -167,13 +156,13 @@ async def test_who_reads_is_waited_for_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("months_ahead", [-2, 1200])
-async def test_one_wrong_clock_drops_nothing_more(billing: Billing, account_ids: list[str], months_ahead: int) -> None:
+async def test_one_wrong_clock_drops_nothing_more(billing, account_ids, months_ahead):
     await roll(billing.database, most_fresh=0)
     retention = UsageRetention(billing.database, 2, "one", lambda: time.time() + months_ahead * 31 * 86_400)
     dropped = await retention.round()
     assert dropped == ([] if months_ahead < 0 else [name_of(months_ago(4)), name_of(OLD)])
 
 
-def test_two_months_at_least(billing: Billing) -> None:
+def test_two_months_at_least(billing):
     with pytest.raises(ValueError, match="2"):
         UsageRetention(billing.database, 1, "one", time.time)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
+from billing.ledger.sums import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -45,7 +45,7 @@ def minutes_ago(minutes: int) -> datetime:
     return datetime.now(UTC) - timedelta(minutes=minutes)
 
 
-async def test_rows_become_sums_of_four_granularities(billing: Billing, account_id: str) -> None:
+async def test_rows_become_sums_of_four_granularities(billing, account_id):
     at = datetime(2026, 3, 31, 23, 59, 59, 999_000, tzinfo=UTC)
     await billing.database.execute("SELECT create_usage_months('2026-03-01', 2)")
     for key, admitted_at in (("a", at), ("a", at), ("b", at), ("a", at + timedelta(milliseconds=1))):
@@ -55,7 +55,7 @@ async def test_rows_become_sums_of_four_granularities(billing: Billing, account_
     assert await fresh(billing) == 0
     rows = [tuple(row) for row in await billing.database.rows(BUCKETS)]
 
-    def row(granularity: int, bucket: datetime, key: str, requests: int) -> tuple[object, ...]:
+    def row(granularity, bucket, key, requests):
         counted = (1000, 10, 0, 50, 20, COST_NANO, COST_NANO)
         return (granularity, bucket, key, "fast", requests, *(requests * each for each in counted))
 
@@ -70,7 +70,7 @@ async def test_rows_become_sums_of_four_granularities(billing: Billing, account_
     await assert_verified(billing)
 
 
-async def test_rollups_that_are_there_are_raised(billing: Billing, account_id: str) -> None:
+async def test_rollups_that_are_there_are_raised(billing, account_id):
     at = minutes_ago(3)
     for _ in range(3):
         await billing.debit(account_id, "a", USAGE, admitted_at=at)
@@ -80,7 +80,7 @@ async def test_rollups_that_are_there_are_raised(billing: Billing, account_id: s
     assert [tuple(row) for row in found] == [(3, 3000)] * 4
 
 
-async def test_a_ledger_is_right_with_rows_in_both_places(billing: Billing, account_id: str) -> None:
+async def test_a_ledger_is_right_with_rows_in_both_places(billing, account_id):
     for number in range(7):
         await billing.debit(account_id, f"key_{number % 3}", USAGE, admitted_at=minutes_ago(number % 2 + 1))
     for moved, left in ((2, 5), (2, 3), (2, 1), (1, 0)):
@@ -90,7 +90,7 @@ async def test_a_ledger_is_right_with_rows_in_both_places(billing: Billing, acco
     assert await roll(billing.database, 2) == 0
 
 
-async def test_the_minute_that_lasts_is_left_until_there_is_much(billing: Billing, account_id: str) -> None:
+async def test_the_minute_that_lasts_is_left_until_there_is_much(billing, account_id):
     for number in range(6):
         await billing.debit(account_id, "a", USAGE, admitted_at=datetime.now(UTC) + timedelta(minutes=number % 2 + 1))
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
@@ -102,7 +102,7 @@ async def test_the_minute_that_lasts_is_left_until_there_is_much(billing: Billin
     await assert_verified(billing)
 
 
-async def test_while_one_moves_another_leaves_it_be(billing: Billing, account_id: str) -> None:
+async def test_while_one_moves_another_leaves_it_be(billing, account_id):
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     async with billing.database.transaction() as connection:
         assert await connection.fetchval(TAKE_TURN, LOCK_KEY)
@@ -122,7 +122,7 @@ async def move_and_die(victim: Database, other: Database) -> None:
         await connection.fetchval("SELECT 1")
 
 
-async def test_a_mover_that_dies_has_moved_nothing(billing: Billing, account_id: str, database_url: str) -> None:
+async def test_a_mover_that_dies_has_moved_nothing(billing, account_id, database_url):
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     victim = Database(database_url, size=1)
     try:
@@ -135,7 +135,7 @@ async def test_a_mover_that_dies_has_moved_nothing(billing: Billing, account_id:
     await assert_verified(billing)
 
 
-async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: str, database_url: str) -> None:
+async def test_readers_writers_and_movers_at_once(billing, account_id, database_url):
     """Whatever a reader sees, requests, their tokens and cost are of the same debits, and never fewer than before."""
     accounts = [account_id, (await billing.accounts.create("Other", credit_limit_nano=10**12)).id]
     chosen = random.Random(3)  # noqa: S311
@@ -143,18 +143,18 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
     written, seen = 0, 0
     done = asyncio.Event()
 
-    async def write() -> None:
+    async def write():
         nonlocal written
         for _ in range(60):
             at = minutes_ago(chosen.randrange(4))
             await billing.debit(chosen.choice(accounts), chosen.choice("ab"), USAGE, admitted_at=at)
             written += 1
 
-    async def move(database: Database) -> None:
+    async def move(database):
         while not done.is_set():
             await roll(database, chosen.randrange(1, 9), most_fresh=0)
 
-    async def read() -> None:
+    async def read():
         nonlocal seen
         known = 0
         while not done.is_set():
@@ -185,9 +185,7 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
     await assert_verified(billing)
 
 
-async def test_a_turn_moves_all_that_is_over_in_pieces(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_turn_moves_all_that_is_over_in_pieces(billing, account_id, monkeypatch):
     monkeypatch.setattr(rolling, "ROLL_ROWS", 2)
     monkeypatch.setattr(rolling, "VACUUM_ROWS", 3)
     for _ in range(5):
@@ -200,10 +198,10 @@ async def test_a_turn_moves_all_that_is_over_in_pieces(
     await assert_verified(billing)
 
 
-async def test_one_gateway_of_all_has_the_turn(billing: Billing, account_id: str) -> None:
+async def test_one_gateway_of_all_has_the_turn(billing, account_id):
     first, second = (Roller(billing.database, owner, interval_s=60.0) for owner in ("first", "second"))
 
-    async def debit() -> None:
+    async def debit():
         await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
 
     await debit()
@@ -214,12 +212,10 @@ async def test_one_gateway_of_all_has_the_turn(billing: Billing, account_id: str
     assert await second.round() == 1
 
 
-async def test_it_goes_on_after_a_failure_with_fewer_rows(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_goes_on_after_a_failure_with_fewer_rows(billing, account_id, monkeypatch):
     asked: list[int] = []
 
-    async def failing(database: Database, rows: int) -> int:
+    async def failing(database, rows):
         asked.append(rows)
         if len(asked) < 3:
             raise DatabaseUnavailable("away")

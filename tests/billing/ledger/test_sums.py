@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.database.connection import Row
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import Folds, Roller, roll
-from billing.ledger.sums import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, _left, _Read, compose
+from billing.ledger.sums import BEGINNING, DIMENSIONS, END, Folds, Grouping, Roller, UsedBy, _left, _Read, compose, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -75,7 +74,7 @@ EXPECTED = [
 ]
 
 
-async def test_fresh_rows_become_sums(billing: Billing, account_id: str) -> None:
+async def test_fresh_rows_become_sums(billing, account_id):
     await used(billing, account_id)
     for moved in (3, 1, 0):
         assert await roll(billing.database, 3) == moved
@@ -88,9 +87,7 @@ async def test_fresh_rows_become_sums(billing: Billing, account_id: str) -> None
     await assert_verified(billing)
 
 
-async def test_names_and_values_of_tags_are_bounded(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_names_and_values_of_tags_are_bounded(billing, account_id, monkeypatch):
     monkeypatch.setattr(rolling, "TAG_NAMES", 2)
     monkeypatch.setattr(rolling, "TAG_VALUES", 2)
     for number in range(6):
@@ -116,7 +113,7 @@ async def test_names_and_values_of_tags_are_bounded(
         "UPDATE usage_dimensions SET provider = 'another'",
     ],
 )
-async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, change: str) -> None:
+async def test_sums_that_are_none_are_found(billing, account_id, change):
     await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
     assert await roll(billing.database) == 1
     await billing.database.execute(change)
@@ -125,7 +122,7 @@ async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, c
     assert account_id in found["rollups"].examples[0]
 
 
-async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id: str) -> None:
+async def test_tags_that_are_no_object_stop_nobody(billing, account_id):
     for tags in ("[1]", '"x"', "null", "{}"):
         await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2), tags=tags)
     assert await roll(billing.database) == 4
@@ -142,9 +139,7 @@ AT_ONCE = timedelta(0)
 CHANGED = "UPDATE usage_by_names SET requests = requests + 1 WHERE tag = $1 AND dimension = $2 AND granularity = 3"
 
 
-async def test_hours_that_are_over_are_folded_and_late_requests_added(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_hours_that_are_over_are_folded_and_late_requests_added(billing, account_id, monkeypatch):
     hours = [minutes_ago(60 * back) for back in (26, 5, 3, 2)]
     for at in hours[1:]:
         await used(billing, account_id, at=at)
@@ -197,9 +192,7 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     await assert_verified(billing)
 
 
-async def test_folding_changes_no_report_by_two_names(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_folding_changes_no_report_by_two_names(billing, account_id, monkeypatch):
     """Whatever their values are, in either order, with what is late and what is fresh."""
     values = ("", "1:", "10:a", "é\u2028", "a" * 12)
     at = minutes_ago(180).replace(second=0, microsecond=0)
@@ -222,9 +215,7 @@ async def test_folding_changes_no_report_by_two_names(
     assert [await billing.reports.sums.spans(account_id, bounds, pair) for pair in pairs] == folded
 
 
-async def test_no_account_holds_up_others_and_values_of_tags_count(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_account_holds_up_others_and_values_of_tags_count(billing, account_id, monkeypatch):
     """Few accounts are looked at at once, one that fails is passed over, and an hour with many values of a tag is
     folded by itself."""
     other = await billing.accounts.create("Other", credit_limit_nano=10**12)
@@ -255,7 +246,7 @@ MINUTES = st.integers(0, 60 * 24 * 800).map(
 
 
 @given(st.lists(MINUTES, min_size=2, max_size=9, unique=True).map(sorted), MINUTES)
-def test_what_is_not_folded_is_read_in_few_pieces(bounds: list[datetime], moment: datetime) -> None:
+def test_what_is_not_folded_is_read_in_few_pieces(bounds, moment):
     """However long ago the last hour was folded, and each moment after it in one of them."""
     until = moment.replace(minute=0)
     for part in itertools.chain(*compose(bounds)):

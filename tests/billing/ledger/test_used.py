@@ -4,19 +4,17 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice, pairwise
-from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import roller as rolling
+from billing.ledger import sums as rolling
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
-from billing.ledger.roller import fold_step, roll
 from billing.ledger.sums import (
     BEGINNING,
     END,
@@ -29,6 +27,8 @@ from billing.ledger.sums import (
     Used,
     UsedBy,
     compose,
+    fold_step,
+    roll,
     together,
     total,
 )
@@ -37,11 +37,11 @@ from billing.times import Period, period_of, periods, zone_of
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 
-ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
 # Around these days clocks are set in New York, Berlin and on Lord Howe Island.
-STARTS: Final = (datetime(2026, 3, 7, tzinfo=UTC), datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 3, tzinfo=UTC))
-MINUTES: Final = st.integers(0, 60 * 24 * 800).map(lambda minutes: STARTS[0] + timedelta(minutes=minutes))
-OF: Final[dict[str, Callable[[UsageEvent], str | None]]] = {
+STARTS = (datetime(2026, 3, 7, tzinfo=UTC), datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 3, tzinfo=UTC))
+MINUTES = st.integers(0, 60 * 24 * 800).map(lambda minutes: STARTS[0] + timedelta(minutes=minutes))
+OF = {
     "model": lambda event: event.model,
     "key": lambda event: event.key_id,
     "user": lambda event: event.user_id,
@@ -55,7 +55,7 @@ OF: Final[dict[str, Callable[[UsageEvent], str | None]]] = {
 
 
 @given(st.lists(MINUTES, min_size=2, max_size=30, unique=True).map(sorted))
-def test_spans_are_composed_of_whole_pieces(bounds: list[datetime]) -> None:
+def test_spans_are_composed_of_whole_pieces(bounds):
     """Pieces are of whole units, and each span is exactly what its parts add up to."""
     for (since, until), parts in zip(pairwise(bounds), compose(bounds), strict=True):
         changes: dict[datetime, int] = defaultdict(int)
@@ -71,7 +71,7 @@ def test_spans_are_composed_of_whole_pieces(bounds: list[datetime]) -> None:
         assert {at: change for at, change in changes.items() if change} == {since: 1, until: -1}
 
 
-def test_few_rows_are_read() -> None:
+def test_few_rows_are_read():
     """A year of days in New York: a day of UTC and at most five hours each."""
     zone = zone_of("America/New_York")
     bounds = list(islice(periods(datetime(2026, 1, 1, tzinfo=UTC), Period.day, zone), 366))
@@ -203,9 +203,7 @@ async def assert_grouped(
     return found
 
 
-async def test_spans_and_groups_are_those_of_events(
-    billing: Billing, account_id: str, events: list[UsageEvent]
-) -> None:
+async def test_spans_and_groups_are_those_of_events(billing, account_id, events):
     chosen = random.Random(11)  # noqa: S311
     for names in groupings():
         bounds = bounds_of(chosen)
@@ -221,7 +219,7 @@ async def test_spans_and_groups_are_those_of_events(
         await assert_grouped(billing, account_id, events, names, bounds_of(chosen))
 
 
-async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
+async def test_of_one_key_user_or_feature(billing, account_id, events):
     ever = [BEGINNING, END]
     await folded(billing, account_id, events)
     for only, mine in (
@@ -240,15 +238,13 @@ async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, eve
             )
 
 
-async def test_nothing_changes_while_rows_are_moved_and_folded(
-    billing: Billing, account_id: str, events: list[UsageEvent]
-) -> None:
+async def test_nothing_changes_while_rows_are_moved_and_folded(billing, account_id, events):
     """Rows that are moved after their hour is folded, most of them, are counted once all the same."""
     bounds = [STARTS[0], STARTS[1] + timedelta(hours=5, minutes=17), STARTS[2], END]
     ways = [("user", "tag:team"), ("user",), ("tag:team",), ()]
     expected = {names: counted(events, bounds, names) for names in ways}
 
-    async def move() -> None:
+    async def move():
         folds = islice(periods(STARTS[1], Period.hour, zone_of("UTC")), 0, None, 9)
         while await roll(billing.database, 7, most_fresh=0):
             assert await fold_step(billing.database, account_id, next(folds))
@@ -266,9 +262,7 @@ async def test_nothing_changes_while_rows_are_moved_and_folded(
         assert await billing.reports.sums.spans(account_id, bounds, Grouping(names)) == expected[names], names
 
 
-async def test_values_beyond_the_first_are_one_group(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_values_beyond_the_first_are_one_group(billing, account_id, monkeypatch):
     monkeypatch.setattr(rolling, "TAG_VALUES", 2)
     for number in range(5):
         await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=json.dumps({"team": str(number)}))
@@ -278,9 +272,7 @@ async def test_values_beyond_the_first_are_one_group(
     assert {group[0]: used.requests for group, used in span.items()} == {"0": 1, "1": 1, OTHERS: 3, None: 1}
 
 
-async def test_a_value_that_is_written_as_that_group_is_told_from_it(
-    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_value_that_is_written_as_that_group_is_told_from_it(billing, account_id, monkeypatch):
     monkeypatch.setattr(rolling, "TAG_VALUES", 2)
     for team in (OTHERS, f"({OTHERS})", "third", "fourth"):
         await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=json.dumps({"team": team}))
@@ -295,7 +287,7 @@ async def test_a_value_that_is_written_as_that_group_is_told_from_it(
         assert {group[0]: used.requests for group, used in span.items()} == expected
 
 
-async def test_names_of_tags_beyond_the_first_are_refused(billing: Billing, account_id: str) -> None:
+async def test_names_of_tags_beyond_the_first_are_refused(billing, account_id):
     tags = json.dumps({f"name{number:02}": "x" for number in range(17)})
     await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=tags)
     await roll(billing.database, most_fresh=0)
@@ -309,14 +301,12 @@ async def test_names_of_tags_beyond_the_first_are_refused(billing: Billing, acco
 @pytest.mark.parametrize(
     "names", [("colour",), ("tag",), ("tag:",), ("model", "model"), ("model", "key", "user"), ("tag:a", "tag:b")]
 )
-def test_groups_that_there_are_not(names: tuple[str, ...]) -> None:
+def test_groups_that_there_are_not(names):
     with pytest.raises(UsageQueryError, match="group_by takes"):
         Grouping(names)
 
 
-async def test_too_many_groups_are_refused(
-    billing: Billing, account_id: str, events: list[UsageEvent], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_groups_are_refused(billing, account_id, events, monkeypatch):
     monkeypatch.setattr("billing.ledger.sums.MOST_ROWS", 3)
     assert await billing.reports.sums.spans("acc_none", (BEGINNING, END), Grouping(("model",)))
     with pytest.raises(UsageQueryError, match="too many groups"):

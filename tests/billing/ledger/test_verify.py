@@ -9,11 +9,11 @@ from billing.database.connection import Database
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 
@@ -69,13 +69,13 @@ async def debits(billing: Billing, account_id: str) -> list[str]:
     ]
 
 
-async def test_a_new_ledger_is_right(billing: Billing) -> None:
+async def test_a_new_ledger_is_right(billing):
     verified = await verify(billing.database)
     assert verified.ok
     assert [check.looked_at for check in verified.checks] == [0] * 9
 
 
-async def test_real_debits_are_right(billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_real_debits_are_right(billing, account_id, monkeypatch):
     await debits(billing, account_id)
     monkeypatch.setattr(verification, "BATCH_ROWS", 2)  # several batches
     verified = await verify(billing.database)
@@ -91,7 +91,7 @@ async def test_real_debits_are_right(billing: Billing, account_id: str, monkeypa
     assert {check.name: check.looked_at for check in verified.checks}["rollups"] >= 8
 
 
-async def test_what_was_given_back_or_free_is_not_computed(billing: Billing, account_id: str) -> None:
+async def test_what_was_given_back_or_free_is_not_computed(billing, account_id):
     for number, (outcome, estimated) in enumerate((("expired", False), ("settled", True))):
         await write_debits(billing.database, [nothing_charged(account_id, f"r{number}", outcome, estimated)])
     assert differences(await verify(billing.database)) == {}
@@ -115,7 +115,7 @@ def nothing_charged(account_id: str, request_id: str, outcome: str, estimated: b
     )
 
 
-async def test_a_balance_that_was_changed(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_balance_that_was_changed(billing, account_id, spoil):
     await debits(billing, account_id)
     await spoil("UPDATE accounts SET balance_nano = balance_nano + 1 WHERE id = $1", account_id)
     found = differences(await verify(billing.database))
@@ -124,9 +124,7 @@ async def test_a_balance_that_was_changed(billing: Billing, account_id: str, spo
     assert "0.000000001" in found["sum"].examples[0]
 
 
-async def test_lots_that_are_less_than_the_balance_or_not_their_transfers(
-    billing: Billing, account_id: str, spoil: Spoil
-) -> None:
+async def test_lots_that_are_less_than_the_balance_or_not_their_transfers(billing, account_id, spoil):
     await spoil("UPDATE lots SET left_nano = left_nano - 1, amount_nano = amount_nano - 1")
     found = differences(await verify(billing.database))
     assert set(found) == {"lots"}
@@ -134,7 +132,7 @@ async def test_lots_that_are_less_than_the_balance_or_not_their_transfers(
     assert "of 4.999999999 USD, its transfer of 5.00" in sorted(found["lots"].examples)[1]
 
 
-async def test_a_transfer_to_no_account(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_transfer_to_no_account(billing, account_id, spoil):
     await spoil(
         "INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind) "
         "VALUES ('t1', 'sys:promotions', 'acc_gone', 5, 'grant')"
@@ -144,7 +142,7 @@ async def test_a_transfer_to_no_account(billing: Billing, account_id: str, spoil
     assert found["sum"].differences == 1
 
 
-async def test_an_event_without_its_transfer(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_an_event_without_its_transfer(billing, account_id, spoil):
     request_id = (await debits(billing, account_id))[0]
     await spoil("DELETE FROM transfers WHERE id = $1", request_id)
     found = differences(await verify(billing.database))
@@ -153,7 +151,7 @@ async def test_an_event_without_its_transfer(billing: Billing, account_id: str, 
     assert "no transfer" in found["transfers"].examples[0]
 
 
-async def test_a_transfer_without_its_event(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_transfer_without_its_event(billing, account_id, spoil):
     request_id = (await debits(billing, account_id))[0]
     await spoil("DELETE FROM usage_events WHERE request_id = $1", request_id)
     found = differences(await verify(billing.database))
@@ -172,7 +170,7 @@ async def test_a_transfer_without_its_event(billing: Billing, account_id: str, s
         "request_id = NULL",
     ],
 )
-async def test_a_transfer_that_is_not_its_events(billing: Billing, account_id: str, spoil: Spoil, change: str) -> None:
+async def test_a_transfer_that_is_not_its_events(billing, account_id, spoil, change):
     request_id = (await debits(billing, account_id))[0]
     await spoil(f"UPDATE transfers SET {change} WHERE id = $1", request_id)  # noqa: S608
     found = differences(await verify(billing.database))
@@ -180,7 +178,7 @@ async def test_a_transfer_that_is_not_its_events(billing: Billing, account_id: s
     assert request_id in found["transfers"].examples[0]
 
 
-async def test_a_request_that_is_there_twice(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_request_that_is_there_twice(billing, account_id, spoil):
     request_id = (await debits(billing, account_id))[0]
     await spoil(TWICE, request_id)
     found = differences(await verify(billing.database))
@@ -188,7 +186,7 @@ async def test_a_request_that_is_there_twice(billing: Billing, account_id: str, 
 
 
 @pytest.mark.parametrize("column", ["cost_nano", "charged_nano", "markup_scaled", "input_tokens", "output_tokens"])
-async def test_an_amount_that_does_not_follow(billing: Billing, account_id: str, spoil: Spoil, column: str) -> None:
+async def test_an_amount_that_does_not_follow(billing, account_id, spoil, column):
     request_id = (await debits(billing, account_id))[0]
     by = 10**12 if column == "markup_scaled" else 1000
     await spoil(f"UPDATE usage_events SET {column} = {column} + {by} WHERE request_id = $1", request_id)  # noqa: S608
@@ -197,7 +195,7 @@ async def test_an_amount_that_does_not_follow(billing: Billing, account_id: str,
 
 
 @pytest.mark.parametrize("change", ["cached_input_tokens = 5000", "counts = '{\"unheard_of\": 1}'"])
-async def test_counts_that_can_not_be(billing: Billing, account_id: str, spoil: Spoil, change: str) -> None:
+async def test_counts_that_can_not_be(billing, account_id, spoil, change):
     request_id = (await debits(billing, account_id))[0]
     await spoil(f"UPDATE usage_events SET {change} WHERE request_id = $1", request_id)  # noqa: S608
     assert differences(await verify(billing.database))["prices"].examples == (
@@ -205,7 +203,7 @@ async def test_counts_that_can_not_be(billing: Billing, account_id: str, spoil: 
     )
 
 
-async def test_a_price_row_that_is_missing(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_price_row_that_is_missing(billing, account_id, spoil):
     await debits(billing, account_id)
     await spoil("DELETE FROM prices")
     found = differences(await verify(billing.database))
@@ -214,7 +212,7 @@ async def test_a_price_row_that_is_missing(billing: Billing, account_id: str, sp
 
 
 @pytest.mark.parametrize("stored", ["replace(said, '0.15', '0.15') || ' '", "'{}'", "'not json'"])
-async def test_a_price_row_that_was_rewritten(billing: Billing, account_id: str, spoil: Spoil, stored: str) -> None:
+async def test_a_price_row_that_was_rewritten(billing, account_id, spoil, stored):
     await debits(billing, account_id)
     await spoil(f"UPDATE prices SET said = {stored}")  # noqa: S608
     found = differences(await verify(billing.database))
@@ -225,7 +223,7 @@ async def test_a_price_row_that_was_rewritten(billing: Billing, account_id: str,
         assert found["prices"].differences == 6
 
 
-async def test_a_cheaper_price_row_under_the_same_id(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_a_cheaper_price_row_under_the_same_id(billing, account_id, spoil):
     await debits(billing, account_id)
     await spoil("UPDATE prices SET said = replace(said, '150000000', '140000000')")
     found = differences(await verify(billing.database))
@@ -241,7 +239,7 @@ async def partly_rolled(billing: Billing, account_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("change", ["UPDATE usage_sums SET requests = requests + 1", "DELETE FROM usage_sums"])
-async def test_a_rollup_that_is_no_sum(billing: Billing, account_id: str, change: str) -> None:
+async def test_a_rollup_that_is_no_sum(billing, account_id, change):
     await partly_rolled(billing, account_id)
     assert differences(await verify(billing.database)) == {}
     await billing.database.execute(f"{change} WHERE granularity = 2 AND tag = 0 AND dimensions = {SLOW}")
@@ -252,7 +250,7 @@ async def test_a_rollup_that_is_no_sum(billing: Billing, account_id: str, change
     assert account_id in found["rollups"].examples[0]
 
 
-async def test_sums_of_all_accounts_are_those_of_each(billing: Billing, account_id: str) -> None:
+async def test_sums_of_all_accounts_are_those_of_each(billing, account_id):
     await partly_rolled(billing, account_id)
     await roll(billing.database, most_fresh=0)
     of_accounts = "SELECT count(*) FROM usage_by_account WHERE granularity = 2"
@@ -274,13 +272,13 @@ async def test_sums_of_all_accounts_are_those_of_each(billing: Billing, account_
         ("INSERT INTO usage_fresh SELECT * FROM usage_fresh", 8),
     ],
 )
-async def test_what_is_fresh_is_compared(billing: Billing, account_id: str, change: str, found: int) -> None:
+async def test_what_is_fresh_is_compared(billing, account_id, change, found):
     await partly_rolled(billing, account_id)
     await billing.database.execute(f"{change} WHERE model = 'slow'")
     assert differences(await verify(billing.database))["rollups"].differences == found
 
 
-async def test_a_rollup_of_nothing(billing: Billing, account_id: str) -> None:
+async def test_a_rollup_of_nothing(billing, account_id):
     await partly_rolled(billing, account_id)
     await billing.database.execute(
         f"UPDATE usage_sums SET dimensions = 0 WHERE granularity = 3 AND tag = 0 AND dimensions = {SLOW}"  # noqa: S608
@@ -288,7 +286,7 @@ async def test_a_rollup_of_nothing(billing: Billing, account_id: str) -> None:
     assert differences(await verify(billing.database))["rollups"].differences == 2
 
 
-async def test_differences_are_counted_and_the_first_named(billing: Billing, account_id: str, spoil: Spoil) -> None:
+async def test_differences_are_counted_and_the_first_named(billing, account_id, spoil):
     for _ in range(EXAMPLES_LIMIT + 5):
         await billing.debit(account_id, "key_1", USAGE)
     await spoil("UPDATE usage_events SET cost_nano = cost_nano + 1")
@@ -297,14 +295,12 @@ async def test_differences_are_counted_and_the_first_named(billing: Billing, acc
     assert len(prices.examples) == EXAMPLES_LIMIT
 
 
-async def test_it_reads_one_snapshot(
-    billing: Billing, account_id: str, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_reads_one_snapshot(billing, account_id, database_url, monkeypatch):
     """Debits written while it reads are not there for it: no check sees one without the other."""
     await debits(billing, account_id)
     check_prices = verification._check_prices
 
-    async def slowly(connection: object, events: int) -> Checked:
+    async def slowly(connection, events):
         await billing.debit(account_id, "key_1", USAGE)
         return await check_prices(connection, events)  # type: ignore[arg-type]
 

@@ -1,5 +1,5 @@
 """An engine on the real stores, as the tests of holds have it."""
 
-from tests.billing.holds.conftest import keyspace, make_world, world
+from tests.billing.holds.conftest import keyspace, make_world, principal, world
 
-__all__ = ["keyspace", "make_world", "world"]
+__all__ = ["keyspace", "make_world", "principal", "world"]

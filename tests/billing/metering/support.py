@@ -13,10 +13,9 @@ from billing.keys.principals import Principals
 from billing.metering.charges import Payer
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.settings import ServiceSettings
-from tests.billing.holds.conftest import PLANS, World
+from tests.support.holds import PLANS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

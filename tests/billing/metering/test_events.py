@@ -31,8 +31,7 @@ from billing.metering.charges import (
     parse_quantity,
 )
 from billing.money import MAX_NANO
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.quotas import Metric, Quota, Window
 from tests.billing.metering.support import PRICES, meters
 from tests.support.holds import World, eventually
@@ -50,7 +49,7 @@ async def charged(world: World) -> list[int]:
     return [row["charged_nano"] for row in rows]
 
 
-async def test_one_that_the_ledger_refuses_keeps_no_other_back(world: World) -> None:
+async def test_one_that_the_ledger_refuses_keeps_no_other_back(world):
     metering, payer, deep = meters(world).metering, await account(world), await account(world, 0)
     await metering.record(deep, "0", Measure(amount_nano=MAX_NANO), None)
     work = [metering.record(payer, str(number), Measure(amount_nano=number), None) for number in range(5)]
@@ -62,7 +61,7 @@ async def test_one_that_the_ledger_refuses_keeps_no_other_back(world: World) -> 
     assert await world.database.value("SELECT count(*) FROM service_events") == 6
 
 
-async def test_a_locked_account_keeps_no_other_back(world: World) -> None:
+async def test_a_locked_account_keeps_no_other_back(world):
     metering, locked, free = meters(world).metering, await account(world), await account(world)
     async with world.database.transaction() as connection:
         await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", locked.account_id)
@@ -76,7 +75,7 @@ async def test_a_locked_account_keeps_no_other_back(world: World) -> None:
     assert await charged(world) == [7, 7]
 
 
-async def test_too_many_are_refused_at_once(world: World) -> None:
+async def test_too_many_are_refused_at_once(world):
     metering, payer = meters(world, most=3).metering, await account(world)
     work = (metering.record(payer, str(number), Measure(amount_nano=1), None) for number in range(10))
     found = await asyncio.gather(*work, return_exceptions=True)
@@ -86,10 +85,10 @@ async def test_too_many_are_refused_at_once(world: World) -> None:
     assert await charged(world) == [1] * recorded
 
 
-async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_of_unknown_fate_is_tried_again(world, monkeypatch):
     metering, payer, write, tried = meters(world).metering, await account(world), events.write_claimed, []
 
-    async def lose_the_answer(*arguments: object) -> set[str]:
+    async def lose_the_answer(*arguments):
         done = await write(*arguments)  # type: ignore[arg-type]
         tried.append(done)
         if len(tried) == 1:
@@ -101,7 +100,7 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch
     assert not done.replayed  # it is in the ledger once, by this very call, whose hold ends by its correction
     assert await charged(world) == [7]
 
-    async def nothing_held() -> bool:
+    async def nothing_held():
         live = await world.engine.change_notifier.live_balance(payer.account_id)
         return live is not None and (live.balance_nano, live.held_nano) == (10**9 - 7, 0)
 
@@ -109,15 +108,13 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch
     await eventually(nothing_held)
 
 
-async def test_what_is_sent_again_while_it_is_written_is_not_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_sent_again_while_it_is_written_is_not_refused(world, monkeypatch):
     """The first call holds the last room and is not committed yet: the repetition waits for it, and the event is
     charged once."""
     of, measure = meters(world), Measure(amount_nano=7)
     find, looks = of.writer.find, asyncio.Event()
 
-    async def noted(claim: events.Claim) -> Recorded | None:
+    async def noted(claim):
         looks.set()
         return await find(claim)
 
@@ -139,14 +136,12 @@ async def test_what_is_sent_again_while_it_is_written_is_not_refused(
     assert (await of.holds.hold(payer, "e", measure, 60)).replayed  # where there is room for another one
 
 
-async def test_what_another_gateway_writes_at_this_moment_is_not_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_another_gateway_writes_at_this_moment_is_not_refused(world, monkeypatch):
     one, other, measure = meters(world), meters(world), Measure(amount_nano=10**9)
     monkeypatch.setattr("billing.metering.metering.UNDER_WAY_S", (0.02,) * 1000)
     known, looks = other.writer.known, asyncio.Event()
 
-    async def noted(claim: events.Claim) -> Recorded | None:
+    async def noted(claim):
         found = await known(claim)
         looks.set()
         return found
@@ -157,7 +152,7 @@ async def test_what_another_gateway_writes_at_this_moment_is_not_refused(
         await connection.execute("LOCK TABLE service_events IN SHARE MODE")
         first = asyncio.create_task(one.metering.debit(payer, "e", measure))
 
-        async def is_held() -> bool:
+        async def is_held():
             live = await world.engine.change_notifier.live_balance(payer.account_id)
             return live is not None and live.held_nano > 0
 
@@ -169,7 +164,7 @@ async def test_what_another_gateway_writes_at_this_moment_is_not_refused(
     assert await charged(world) == [10**9]
 
 
-async def test_an_id_is_one_event_of_all_kinds(world: World) -> None:
+async def test_an_id_is_one_event_of_all_kinds(world):
     of, payer = meters(world), await account(world)
     holds = [msgspec.json.decode((await of.holds.hold(payer, f"h{each}", Measure(amount_nano=5), 60)).answer)["id"]
              for each in range(4)]  # fmt: skip
@@ -189,7 +184,7 @@ async def test_an_id_is_one_event_of_all_kinds(world: World) -> None:
     assert await charged(world) == [1, 2]
 
 
-async def test_a_hold_lasts_by_the_clock_that_ends_it(world: World) -> None:
+async def test_a_hold_lasts_by_the_clock_that_ends_it(world):
     """Postgres's, however wrong the gateway's is."""
     payer = await account(world)
     for wrong_s in (-7200, 7200):
@@ -202,7 +197,7 @@ async def test_a_hold_lasts_by_the_clock_that_ends_it(world: World) -> None:
         assert (await of.holds.get(hold_id)).state == "held"
 
 
-async def test_tokens_settle_a_hold_whose_provider_is_named_late(world: World) -> None:
+async def test_tokens_settle_a_hold_whose_provider_is_named_late(world):
     of, payer = meters(world), await account(world)
     done = await of.holds.hold(payer, "h", Measure(amount_nano=5, model="gpt"), 60)
     hold_id, used = msgspec.json.decode(done.answer)["id"], {"amount_nano": None, "input_tokens": 1000}
@@ -216,7 +211,7 @@ async def test_tokens_settle_a_hold_whose_provider_is_named_late(world: World) -
         await of.holds.settle(hold_id, None, {**used, "provider": "other"})
 
 
-async def test_a_new_table_of_prices_changes_nothing_that_was_asked_before(world: World) -> None:
+async def test_a_new_table_of_prices_changes_nothing_that_was_asked_before(world):
     """An event is answered as at first, and a hold settled at its own price, where the meter is dearer or gone."""
     tables = [PRICES]
     of, payer = meters(world, prices=lambda: tables[-1]), await account(world)
@@ -237,7 +232,7 @@ async def test_a_new_table_of_prices_changes_nothing_that_was_asked_before(world
     assert await charged(world) == [150_000, 150_000, 200_000, 200_000]
 
 
-async def test_who_leaves_leaves_no_hold(world: World) -> None:
+async def test_who_leaves_leaves_no_hold(world):
     """A call that is cancelled while its debit is written is charged once, and nothing stays held."""
     metering, payer = meters(world).metering, await account(world)
     for number in range(20):
@@ -250,14 +245,14 @@ async def test_who_leaves_leaves_no_hold(world: World) -> None:
         await metering.debit(payer, str(number), Measure(amount_nano=1))
     assert await charged(world) == [1] * 20
 
-    async def nothing_held() -> bool:
+    async def nothing_held():
         live = await world.engine.change_notifier.live_balance(payer.account_id)
         return live is not None and (live.balance_nano, live.held_nano) == (10**9 - 20, 0)
 
     await eventually(nothing_held)
 
 
-async def test_unknown_accounts_and_conflicts(world: World) -> None:
+async def test_unknown_accounts_and_conflicts(world):
     metering, payer = meters(world).metering, await account(world)
     with pytest.raises(UnknownAccount):
         await metering.record(Payer("aura", "acc_unknown"), "e", Measure(amount_nano=1), None)
@@ -272,19 +267,19 @@ async def test_unknown_accounts_and_conflicts(world: World) -> None:
     ("quantity", "thousandths"),
     [(0, 0), (7, 7000), (7.0, 7000), ("1.5", 1500), ("0.001", 1), ("9007199254740", 9007199254740000)],
 )
-def test_quantities(quantity: object, thousandths: int) -> None:
+def test_quantities(quantity, thousandths):
     assert parse_quantity(quantity) == thousandths
 
 
 @pytest.mark.parametrize(
     "quantity", [-1, 1.5, True, None, "", "1.", ".5", "1e3", "1.0001", "-1", " 1", "9007199254741", 10**13]
 )
-def test_what_is_no_quantity(quantity: object) -> None:
+def test_what_is_no_quantity(quantity):
     with pytest.raises(BadMeasure):
         parse_quantity(quantity)
 
 
-def test_prices_and_digests() -> None:
+def test_prices_and_digests():
     measure = Measure(meter="container.second", thousandths=1500)
     charge = charge_of(measure, PRICES, 50 * 10**9, 2_000_000_000)
     assert charge.cost_nano == 150_000

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from billing.metering.charges import EventConflict
 from billing.metering.features import Features, Period, month_of, period_at
 from billing.times import months_later
-from tests.billing.support import Billing
 from tests.gateway.config.support import load
 
 TIERS = """\
@@ -23,7 +21,7 @@ enterprise: {name: Enterprise, price_usd: "999", features: {debates: true, api_a
 LEAP = datetime(2028, 1, 31, 10, tzinfo=UTC)
 
 
-async def test_units_of_each_tier_are_counted_once_and_no_more(billing: Billing, tmp_path: Path) -> None:
+async def test_units_of_each_tier_are_counted_once_and_no_more(billing, tmp_path):
     plans = load(tmp_path, plans=TIERS).plans
     assert [plan.users for plan in plans.values()] == [1, 2, 10, None]
     features = Features(billing.database, plans, "free", lambda: LEAP)
@@ -44,7 +42,7 @@ async def test_units_of_each_tier_are_counted_once_and_no_more(billing: Billing,
             await features.use(account.id, "debates", 2, "event_1")
 
 
-async def test_units_are_there_again_with_the_provider_s_period(billing: Billing, tmp_path: Path) -> None:
+async def test_units_are_there_again_with_the_provider_s_period(billing, tmp_path):
     plans, now = load(tmp_path, plans=TIERS).plans, [LEAP]
     features = Features(billing.database, plans, "free", lambda: now[0])
     account = await billing.accounts.create("Acme")
@@ -66,7 +64,7 @@ async def test_units_are_there_again_with_the_provider_s_period(billing: Billing
 
 
 @given(st.datetimes(datetime(2024, 1, 1), datetime(2032, 1, 1)), st.integers(0, 1500))  # noqa: DTZ001
-def test_periods_have_no_gap_and_hold_their_moment(anchor: datetime, days: int) -> None:
+def test_periods_have_no_gap_and_hold_their_moment(anchor, days):
     anchor = anchor.replace(tzinfo=UTC)
     now = anchor + timedelta(days=days)
     period = period_at(Period(anchor, months_later(anchor, 1)), anchor, now)

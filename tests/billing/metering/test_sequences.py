@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts, MemberLimits
-from billing.accounts.grants import Grants
-from billing.database.connection import Database
-from billing.holds.engine import Engine, EngineParts
-from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
 from billing.ledger.verify import verify
 from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
 from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
-from tests.support.holds import PATIENT, PLANS, World, eventually
+from tests.support.holds import eventually, making_worlds
 from tests.support.loop_thread import LoopThread
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 BALANCE = 10
 names = st.sampled_from(["e0", "e1", "e2"])
@@ -96,8 +86,6 @@ class Play:
         world, record = self.of.world, self.record
         if what in ("debit", "usage", "hold"):
             assert await self.asked(what, name, amount) == record.made(what, name, amount)
-            if what == "usage":  # which Redis is told of in a moment
-                await world.engine.change_notifier.balance_changed(self.payer.account_id)
         elif name and name not in record.holds:
             return
         elif what == "settle":
@@ -121,6 +109,8 @@ class Play:
         elif what == "lose" and record.balance - record.held >= amount:
             record.lost += amount
             await self.lost(amount)
+        if what in ("usage", "settle"):  # which Redis is told of in a moment
+            await world.engine.change_notifier.balance_changed(self.payer.account_id)
 
     async def asked(self, kind: str, name: str, amount: int) -> str:
         measure = Measure(amount_nano=amount)
@@ -189,36 +179,13 @@ class Play:
         assert dict(map(tuple, states)) == {name: state for name, (state, _) in record.holds.items()}
 
 
-@asynccontextmanager
-async def a_world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[World]:
-    async with AsyncExitStack() as stack:
-        database, link = Database(database_url), RedisClient(redis_url)
-        stack.push_async_callback(database.close)
-        stack.push_async_callback(link.close)
-        keyspace, load = Keyspace(key_prefix), Principals(database, PLANS).load
-        parts = EngineParts(
-            gateway_id=str(ULID()),
-            database=database,
-            client=link,
-            keyspace=keyspace,
-            plans=PLANS,
-            load_principal=load,
-            settings=PATIENT,
-        )
-        engine = Engine(parts)
-        effects, new_id = engine.change_notifier, lambda: str(ULID())
-        accounts, grants = Accounts(database, PLANS, effects, new_id), Grants(database, effects, new_id)
-        await stack.enter_async_context(engine)
-        keys, limits = ApiKeys(database, effects, new_id), MemberLimits(database, effects)
-        yield World(engine, database, link, keyspace, accounts, limits, keys, grants)
-
-
-def test_each_event_counts_once(database_url: str, redis_url: str, key_prefix: str) -> None:
+def test_each_event_counts_once(database_url, redis_url, key_prefix):
     thread, stack = LoopThread(), AsyncExitStack()
-    world = thread.run(stack.enter_async_context(a_world(database_url, redis_url, key_prefix)))
-    of = thread.run(_made(world))
+    making = making_worlds(database_url, redis_url, Keyspace(key_prefix))
+    world = thread.run(thread.run(stack.enter_async_context(making))())
+    of = meters(world)
 
-    async def play(sequence: list[tuple[str, str, int]]) -> None:
+    async def play(sequence):
         account = await world.accounts.create("Test")
         await world.grants.grant(account.id, BALANCE, str(ULID()), None)
         one = Play(of, account.id)
@@ -229,10 +196,10 @@ def test_each_event_counts_once(database_url: str, redis_url: str, key_prefix: s
 
     @settings(max_examples=40)
     @given(st.lists(steps, max_size=14))
-    def any_sequence(sequence: list[tuple[str, str, int]]) -> None:
+    def any_sequence(sequence):
         thread.run(play(sequence))
 
-    async def sound() -> None:
+    async def sound():
         assert (await world.engine.reconciler.run()).drifts == ()
         verified = await verify(world.database)
         assert verified.ok, verified
@@ -243,7 +210,3 @@ def test_each_event_counts_once(database_url: str, redis_url: str, key_prefix: s
     finally:
         thread.run(stack.aclose())
         thread.close()
-
-
-async def _made(world: World) -> Meters:
-    return meters(world)

@@ -83,12 +83,12 @@ PUBLIC = (
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_are_taken(address: str) -> None:
+def test_public_addresses_are_taken(address):
     assert is_public(address)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_addresses_are_refused(address: str) -> None:
+def test_private_addresses_are_refused(address):
     assert not is_public(address)
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(DestinationRefused):
@@ -115,12 +115,12 @@ def test_private_addresses_are_refused(address: str) -> None:
         "x" * 3000,
     ],
 )
-def test_urls_that_are_refused(url: str) -> None:
+def test_urls_that_are_refused(url):
     with pytest.raises(DestinationRefused):
         check_url(url, private=False)
 
 
-def test_urls_that_are_taken() -> None:
+def test_urls_that_are_taken():
     for url in ("https://example.com/hooks?a=1", "https://1.1.1.1/", "https://[2606:4700:4700::1111]:8443/x"):
         assert check_url(url, private=False) == url
     assert check_url("http://127.0.0.1:8080/", private=True)
@@ -137,7 +137,7 @@ class Liar(AbstractResolver):
         pass
 
 
-async def test_a_name_that_leads_to_this_machine_is_not_connected_to() -> None:
+async def test_a_name_that_leads_to_this_machine_is_not_connected_to():
     async with receiving() as receiver:
         poster = Poster(private=False, resolver=Liar())
         outcome = await poster.post(receiver.url.replace("http://127.0.0.1", "https://evil.example"), b"{}", {})

@@ -5,10 +5,9 @@ from contextlib import suppress
 import pytest
 
 from billing.notices.emit import emit
-from tests.billing.support import Billing
 
 
-async def test_a_notice_is_written_with_its_transaction_and_once(billing: Billing) -> None:
+async def test_a_notice_is_written_with_its_transaction_and_once(billing):
     async with billing.database.transaction() as connection:
         first = await emit(connection, "acct_1", "payment.failed", {"amount_usd": "5"}, once="pi_1")
         assert await emit(connection, "acct_1", "payment.failed", {"amount_usd": "6"}, once="pi_1") is None

@@ -4,7 +4,6 @@ from typing import Any
 
 from billing.notices.exhausted import ExhaustedNotices, crossings
 from billing.refused_requests import RefusedRequest
-from tests.billing.support import Billing
 
 QUOTA = {"subject": "plan", "window": "day", "metric": "tokens", "limit": 5, "resets_at": "2028-03-01T00:00:00Z"}
 
@@ -14,7 +13,7 @@ def refused(quota: dict[str, Any], *, key_id: str = "key_1", code: str = "quota_
     return RefusedRequest("req_1", 0, "acc_1", key_id, "/v1/chat/completions", None, 429, code, "", details)
 
 
-def test_what_counts_as_one_crossing() -> None:
+def test_what_counts_as_one_crossing():
     same = [refused(QUOTA | {"used": used}, key_id=f"key_{used}") for used in (5, 6)]
     assert len(crossings(same)) == 1  # the plan's, whichever key it was
     assert len(crossings([*same, refused(QUOTA | {"resets_at": "2028-03-02T00:00:00Z"})])) == 2
@@ -24,7 +23,7 @@ def test_what_counts_as_one_crossing() -> None:
     assert crossings([refused(QUOTA | {"window": "minute"}), refused(QUOTA, code="capacity_held")]) == []
 
 
-async def test_it_is_told_once_by_several_processes(billing: Billing) -> None:
+async def test_it_is_told_once_by_several_processes(billing):
     processes = [ExhaustedNotices(billing.database) for _ in range(2)]
     for process in processes:
         for _ in range(2):

@@ -10,7 +10,7 @@ import pytest
 from billing.audit import SYSTEM
 from billing.notices.delivery import Poster
 from billing.notices.emit import emit
-from billing.notices.endpoints import Endpoints
+from billing.notices.endpoints import EndpointRefused, Endpoints
 from billing.notices.mail_templates import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from billing.settings import WebhookSettings
@@ -40,9 +40,8 @@ async def due(billing: Billing) -> None:
 
 
 async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_another_lane_asks(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account = await billing.accounts.create("Acme")
+    billing, account, monkeypatch
+):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         await endpoints.create(account.id, f"{receiver.url}/own", None, actor=SYSTEM)
@@ -50,7 +49,7 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
             await told(billing, account.id, "key.revoked", key_id=key_id)
         ask = billing.database.row
 
-        async def late(query: str, *given: object) -> Any:
+        async def late(query, *given):
             found, busy = await ask(query, *given), set(worker._busy)
             while found is None and busy and worker._busy == busy:
                 await asyncio.sleep(0.001)
@@ -61,9 +60,31 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
     assert len(receiver.bodies("/own")) == 2
 
 
-async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endpoints_get_the_form_that_they_take(billing, account):
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
+    key = "0123456789abcdef0123456789abcdef"
+    async with receiving() as receiver, working(billing) as worker:
+        slack = await endpoints.create(account.id, f"{receiver.url}/slack", None, format="slack", actor=SYSTEM)
+        duty = await endpoints.create(
+            account.id, f"{receiver.url}/duty", None, format="pagerduty", routing_key=key, actor=SYSTEM
+        )
+        assert key not in repr(duty)
+        with pytest.raises(EndpointRefused, match="routing_key"):
+            await endpoints.create(account.id, f"{receiver.url}/duty", None, format="pagerduty", actor=SYSTEM)
+        with pytest.raises(EndpointRefused, match="goes with the format pagerduty"):
+            await endpoints.update(slack.id, account.id, {"routing_key": key}, actor=SYSTEM)
+        await told(billing, account.id, "balance.low", balance_usd="0.50")
+        assert await worker.round() == 2
+        await endpoints.update(duty.id, account.id, {"format": "teams"}, actor=SYSTEM)  # and the key is forgotten
+        await told(billing, account.id, "balance.low", balance_usd="0.40")
+        assert await worker.round() == 2
+    assert "Balance in USD: 0.50" in receiver.bodies("/slack")[0]["text"]
+    incident, card = receiver.bodies("/duty")
+    assert incident["routing_key"] == key
+    assert card["attachments"]
+
+
+async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(billing, monkeypatch):
     owner, admin, member = [await new_user(billing, address) for address in ADDRESSES]
     organization = await new_organization(billing, "Acme", owner)
     await join(billing, organization, admin, "admin")
@@ -82,7 +103,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
         with monkeypatch.context() as patch:
             questions, ask = [], billing.database.row
 
-            async def asked(query: str, *given: object) -> Any:
+            async def asked(query, *given):
                 questions.append(query)
                 return await ask(query, *given)
 
@@ -114,8 +135,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
     assert await mails(billing, ADDRESSES[2]) == []
 
 
-async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing, account):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         receiver.answers = {"/failing": 500, "/moved": 302, "/gone": 410}
@@ -162,8 +182,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
         assert (enabled.disabled_at, enabled.failing_since) == (None, None)
 
 
-async def test_old_notices_go_with_their_deliveries(billing: Billing) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_old_notices_go_with_their_deliveries(billing, account):
     endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings())
     endpoint = await endpoints.create(account.id, "https://hooks.example.com/", None, actor=SYSTEM)
     await endpoints.test(endpoint.id, account.id)

@@ -1,11 +1,8 @@
 """Jobs that nobody polls any more are taken over, by releases that can read them."""
 
-import pytest
-
 from billing.ledger.debits import encode_debit
-from billing.owned.jobs import BackgroundJobs
+from billing.owned import BackgroundJobs
 from tests.billing.ledger.test_verify import nothing_charged
-from tests.billing.support import Billing
 
 LAPSED = """INSERT INTO background_jobs (object_id, provider, kind, model, request_id, later_id, gateway_id, debit,
     expires_at, lease_owner, lease_until)
@@ -13,9 +10,7 @@ VALUES ($1, 'p', 'response', 'm', $1, $1 || 'later', 'gone', $2, now() + interva
     now() - interval '1 second')"""
 
 
-async def test_a_job_that_can_not_be_read_keeps_no_other_from_being_taken_over(
-    billing: Billing, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_job_that_can_not_be_read_keeps_no_other_from_being_taken_over(billing, caplog):
     for name, payload in (
         ("garbage", b"\xc1"),
         ("whole", encode_debit(nothing_charged("a", "whole", "settled", True))),

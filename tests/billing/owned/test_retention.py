@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billing.database.connection import Database
-from billing.owned.objects import Retention
+from billing.owned import Retention
 from billing.settings import RetentionSettings
 
 OBJECT = """INSERT INTO provider_objects (object_id, provider, account_id, kind, model, created_at)
@@ -22,7 +22,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await made.close()
 
 
-async def test_what_is_old_goes_in_batches(database: Database) -> None:
+async def test_what_is_old_goes_in_batches(database):
     await database.execute(OBJECT, "old", 31, 5)
     await database.execute(OBJECT, "new", 29, 2)
     for name, days in (("over", 8), ("young", 6), ("runs", None)):

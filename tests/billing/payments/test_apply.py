@@ -19,7 +19,7 @@ def payments(billing: Billing) -> Payments:
     return payments_of(billing, Shelf())
 
 
-async def test_a_paid_order_is_credited_once_however_many_say_so(payments: Payments) -> None:
+async def test_a_paid_order_is_credited_once_however_many_say_so(payments):
     account = await payments.billing.accounts.create("Acme")
     order = await payments.order(account.id)
     assert await payments.order(account.id) == order
@@ -44,14 +44,14 @@ async def test_a_paid_order_is_credited_once_however_many_say_so(payments: Payme
     assert payments.billing.change_notifier.told.count(("balance", account.id)) == 1
 
 
-async def test_an_answer_that_was_asked_for_earlier_never_follows_a_later_one(payments: Payments) -> None:
+async def test_an_answer_that_was_asked_for_earlier_never_follows_a_later_one(payments):
     account = await payments.billing.accounts.create("Acme")
     order = await payments.order(account.id)
     paid = payment_of(order)
     refund = Refund("re_1", paid.id, "succeeded", 500, "usd", NOW)
     answered, go_on = asyncio.Event(), asyncio.Event()
 
-    async def wait() -> None:
+    async def wait():
         payments.shelf.waits = None
         answered.set()
         await go_on.wait()
@@ -66,7 +66,7 @@ async def test_an_answer_that_was_asked_for_earlier_never_follows_a_later_one(pa
     assert await payments.balance(account.id) == ORDER_NANO
 
 
-async def test_refunds_and_disputes_move_their_own_money_and_suspend_the_account(payments: Payments) -> None:
+async def test_refunds_and_disputes_move_their_own_money_and_suspend_the_account(payments):
     billing = payments.billing
     account = await billing.accounts.create("Acme")
     order = await payments.order(account.id)
@@ -105,7 +105,7 @@ async def test_refunds_and_disputes_move_their_own_money_and_suspend_the_account
     assert (await payments.orders.get(order.id)).status == "refunded"
 
 
-async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(payments: Payments) -> None:
+async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(payments):
     account = await payments.billing.accounts.create("Acme")
     order = await payments.order(account.id)
     await payments.see(payment_of(order, id="pi_other", deployment="elsewhere"))
@@ -132,7 +132,7 @@ async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(pa
     assert await payments.balance(account.id) == MAX_NANO - 1
 
 
-async def test_a_failed_order_can_still_be_paid_and_an_expired_one_too(payments: Payments) -> None:
+async def test_a_failed_order_can_still_be_paid_and_an_expired_one_too(payments):
     account = await payments.billing.accounts.create("Acme")
     order = await payments.order(account.id)
     await payments.see(payment_of(order, "failed", decline_code="insufficient_funds"))

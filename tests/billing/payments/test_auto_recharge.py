@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
+from billing.errors import AccountNotFound
 from billing.payments import auto_recharge as module
 from billing.payments.apply import KEYS_KEPT, call_once
 from billing.payments.auto_recharge import RechargeRefused, Wish
 from billing.payments.balances import Alert, Alerts
-from billing.payments.orders import NewOrder
 from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.client import AccessRefused
 from tests.billing.payments.support import local_payments
@@ -23,15 +22,14 @@ from tests.billing.support import PLANS, Billing
 
 if TYPE_CHECKING:
     from billing.payments.assembly import Payments
-    from billing.payments.orders import Order
-    from billing.payments.port import Payment, Purchase
+    from billing.payments.port import Payment
 
 
-USD: Final = 1_000_000_000
-HOUR: Final = timedelta(hours=1)
-HOME: Final = "https://gateway.example"
+USD = 1_000_000_000
+HOUR = timedelta(hours=1)
+HOME = "https://gateway.example"
 GOOD, POOR, STOLEN, ASKS = "visa 4242", "visa 9995", "visa 9979", "visa 3155"
-WISH: Final = Wish(True, 5 * USD, 2000, 10_000)
+WISH = Wish(True, 5 * USD, 2000, 10_000)
 
 
 class Installation:
@@ -57,7 +55,6 @@ class Installation:
         """Save a test card as the payer would."""
         payments = self.payments
         page = await payments.flows.save_method(account_id, None)
-        assert payments.acts is not None
         await payments.acts.act(page.url.rpartition("/")[2], f"save:{card}")
         customer_id = await payments.customers.find(account_id)
         await payments.applier.refresh(ObjectRef("customer", customer_id or ""))
@@ -90,7 +87,7 @@ def here(billing: Billing) -> Installation:
     return Installation(billing)
 
 
-async def test_who_falls_below_is_charged_up_to_the_months_cap(here: Installation) -> None:
+async def test_who_falls_below_is_charged_up_to_the_months_cap(here):
     account = await here.account()
     idle = await here.account()
     await here.billing.grants.grant(idle, 5 * USD, "enough")
@@ -115,7 +112,7 @@ async def test_who_falls_below_is_charged_up_to_the_months_cap(here: Installatio
     assert await here.round() == 1
 
 
-async def test_declines_wait_longer_each_time_and_then_it_stops(here: Installation) -> None:
+async def test_declines_wait_longer_each_time_and_then_it_stops(here):
     account = await here.account(POOR)
     assert await here.round() == 1
     assert await here.standing(account) == ("waiting", "insufficient_funds", 0)
@@ -136,7 +133,7 @@ async def test_declines_wait_longer_each_time_and_then_it_stops(here: Installati
 
 
 @pytest.mark.parametrize(("card", "reason"), [(STOLEN, "stolen_card"), (ASKS, "authentication_required")])
-async def test_what_is_final_or_needs_the_payer_stops_at_once(here: Installation, card: str, reason: str) -> None:
+async def test_what_is_final_or_needs_the_payer_stops_at_once(here, card, reason):
     account = await here.account(card)
     assert [await here.round(), await here.round(23 * HOUR)] == [1, 0]
     assert await here.standing(account) == ("stopped", reason, 0)
@@ -146,18 +143,16 @@ async def test_what_is_final_or_needs_the_payer_stops_at_once(here: Installation
     assert await here.payments.acts.view(notice["url"].rpartition("/")[2]) is not None
 
 
-async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(
-    here: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(here, monkeypatch):
     """It is paid in the end, and credited once: nothing else was charged meanwhile."""
     account, payments, charge = await here.account(), here.payments, here.payments.provider.charge
     shown: list[Payment] = []
 
-    async def is_processing(purchase: Purchase, key: str) -> Payment:
+    async def is_processing(purchase, key):
         shown.append(replace(await charge(purchase, key), status="processing", created_at=here.now))
         return shown[0]
 
-    async def find(*_: object) -> Payment:
+    async def find(*_):
         return shown[0]
 
     with monkeypatch.context() as patched:
@@ -182,11 +177,11 @@ async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(
     assert await here.standing(account) == ("stopped", "payment_pending", 2000)
 
 
-async def test_keys_are_kept_for_as_long_as_they_are_asked_for(here: Installation) -> None:
+async def test_keys_are_kept_for_as_long_as_they_are_asked_for(here):
     database, keys = here.billing.database, ("asked for", "forgotten")
     made: list[str] = []
 
-    async def call(key: str) -> None:
+    async def call(key):
         made.append(key)
         if key in keys:
             error = PaymentProviderUnavailable("it failed, and keeps that")
@@ -204,16 +199,14 @@ async def test_keys_are_kept_for_as_long_as_they_are_asked_for(here: Installatio
 
 
 @pytest.mark.parametrize("step", ["before the order", "before the charge", "after the charge"])
-async def test_a_process_that_dies_between_two_steps_charges_once(
-    here: Installation, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_dies_between_two_steps_charges_once(here, step, monkeypatch):
     account = await here.account()
     payments = here.payments
 
-    async def create(asked: NewOrder) -> Order:
+    async def create(asked):
         raise RuntimeError
 
-    async def die(order: Order) -> Payment:
+    async def die(order):
         if step == "after the charge":
             customer_id = await payments.customers.find(account)
             purchase = payments.flows._purchase(order, customer_id or "")
@@ -238,11 +231,11 @@ async def test_a_process_that_dies_between_two_steps_charges_once(
     assert await here.standing(account) == ("ready", None, cents)
 
 
-async def test_switched_off_while_it_was_broken_off(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_switched_off_while_it_was_broken_off(here, monkeypatch):
     account = await here.account()
     failures = iter([PaymentProviderUnavailable("it is away"), AccessRefused("the operator's key is wrong")])
 
-    async def away(order: Order) -> Payment:
+    async def away(order):
         raise next(failures)
 
     monkeypatch.setattr(here.payments.flows, "charge", away)
@@ -257,12 +250,10 @@ async def test_switched_off_while_it_was_broken_off(here: Installation, monkeypa
 
 
 @pytest.mark.parametrize("change", ["closed", "suspended", "credited", "capped"])
-async def test_what_was_broken_off_or_found_due_is_not_charged_any_more(
-    here: Installation, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+async def test_what_was_broken_off_or_found_due_is_not_charged_any_more(here, monkeypatch, change):
     first, second = sorted([await here.account(), await here.account()])
 
-    async def changes(account_id: str) -> None:
+    async def changes(account_id):
         if change in ("closed", "suspended"):
             await here.billing.database.execute("UPDATE accounts SET status = $2 WHERE id = $1", account_id, change)
         elif change == "credited":
@@ -270,7 +261,7 @@ async def test_what_was_broken_off_or_found_due_is_not_charged_any_more(
         else:
             await here.payments.recharges.put(account_id, Wish(True, 0, 500, 500), actor=audit.ADMIN)
 
-    async def breaks_off(order: Order) -> Payment:
+    async def breaks_off(order):
         await changes(second)  # which the same round has found to be due
         raise PaymentProviderUnavailable("it is away")
 
@@ -285,7 +276,7 @@ async def test_what_was_broken_off_or_found_due_is_not_charged_any_more(
     assert (order.account_id, order.status, order.reason) == (first, "failed", "not_wanted")
 
 
-async def test_a_wish_that_can_not_be(here: Installation) -> None:
+async def test_a_wish_that_can_not_be(here):
     account = await here.account(None, None)
     put = here.payments.recharges.put
     for wish, message in (
@@ -305,15 +296,15 @@ async def told(billing: Billing) -> list[tuple[str, str, str]]:
     return [(row["account_id"], row["data"]["available_usd"], row["data"]["threshold_usd"]) for row in rows]
 
 
-async def test_once_for_each_crossing(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_once_for_each_crossing(billing, monkeypatch):
     monkeypatch.setattr("billing.payments.balances.ACCOUNTS_READ", 2)
     alerts = Alerts(billing.database, 5 * USD)
     poor, rich, own = [(await billing.accounts.create(name)).id for name in ("Poor", "Rich", "Own")]
 
-    async def look() -> int:
+    async def look():
         return sum([await alerts.round() for _ in range(2)])  # two rounds see all three
 
-    async def move(account_id: str, usd: int, key: str) -> None:
+    async def move(account_id, usd, key):
         await billing.grants.adjust(account_id, usd * USD, key, "test")
 
     await move(rich, 10, "a")
@@ -335,7 +326,7 @@ async def test_once_for_each_crossing(billing: Billing, monkeypatch: pytest.Monk
     assert poor not in {account_id for account_id, _, _ in await told(billing)}
 
 
-async def test_a_credit_limit_counts_as_what_may_be_spent(billing: Billing) -> None:
+async def test_a_credit_limit_counts_as_what_may_be_spent(billing):
     alerts = Alerts(billing.database, 5 * USD)
     account = (await billing.accounts.create("Invoiced", credit_limit_nano=20 * USD)).id
     assert await alerts.round() == 0
@@ -344,7 +335,7 @@ async def test_a_credit_limit_counts_as_what_may_be_spent(billing: Billing) -> N
     assert await told(billing) == [(account, "4.00", "5.00")]
 
 
-async def test_a_threshold_is_set_and_given_up(billing: Billing) -> None:
+async def test_a_threshold_is_set_and_given_up(billing):
     alerts = Alerts(billing.database, 5 * USD)
     account = (await billing.accounts.create("Acme")).id
     assert await alerts.get(account) == Alert(5 * USD, is_default=True, armed=False)

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import pytest
 
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
 from billing.change_notifier import LiveBalance
 from billing.ledger.verify import verify
 from billing.payments import balances
 from billing.payments.balances import Expiry
 from tests.billing.support import Billing, changes_told
 
-START: Final = datetime(2027, 1, 31, 12, tzinfo=UTC)
-MINUTE: Final = timedelta(minutes=1)
-DAY: Final = timedelta(days=1)
+START = datetime(2027, 1, 31, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
 
 
 @dataclass
@@ -42,7 +41,7 @@ async def left(billing: Billing, account_id: str) -> list[tuple[int, int]]:
     return [(lot.left_nano, lot.expired_nano) for lot in reversed(found)]
 
 
-async def test_what_is_left_at_its_time_is_taken_back_once(billing: Billing, clock: Clock, expiry: Expiry) -> None:
+async def test_what_is_left_at_its_time_is_taken_back_once(billing, clock, expiry):
     account = (await billing.accounts.create("Acme")).id
     give = billing.grants.grant
     await give(account, 10, "promo", terms=Terms(promotional=True, expires_at=START + DAY))
@@ -66,7 +65,7 @@ async def test_what_is_left_at_its_time_is_taken_back_once(billing: Billing, clo
     assert (await verify(billing.database)).ok
 
 
-async def test_what_was_used_up_is_not_taken(billing: Billing, clock: Clock, expiry: Expiry) -> None:
+async def test_what_was_used_up_is_not_taken(billing, clock, expiry):
     account = (await billing.accounts.create("Acme")).id
     await billing.grants.grant(account, 10, "promo", terms=Terms(expires_at=START))
     await billing.grants.adjust(account, -15, "used", "debits")
@@ -77,9 +76,7 @@ async def test_what_was_used_up_is_not_taken(billing: Billing, clock: Clock, exp
 
 
 @pytest.mark.parametrize("live", [LiveBalance(10, 3), LiveBalance(7, 0)], ids=["held", "a debit is on its way"])
-async def test_credit_in_use_waits_but_not_for_ever(
-    billing: Billing, clock: Clock, expiry: Expiry, live: LiveBalance
-) -> None:
+async def test_credit_in_use_waits_but_not_for_ever(billing, clock, expiry, live):
     account = (await billing.accounts.create("Acme")).id
     await billing.grants.grant(account, 10, "promo", terms=Terms(expires_at=START))
     billing.change_notifier.live[account] = live
@@ -93,9 +90,7 @@ async def test_credit_in_use_waits_but_not_for_ever(
     assert await expiry.round() == 1
 
 
-async def test_a_round_is_bounded_and_goes_on(
-    billing: Billing, clock: Clock, expiry: Expiry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_round_is_bounded_and_goes_on(billing, clock, expiry, monkeypatch):
     monkeypatch.setattr(balances, "MOST", 2)
     busy, idle = [(await billing.accounts.create(name)).id for name in ("Busy", "Idle")]
     for n, account in enumerate((busy, busy, idle)):

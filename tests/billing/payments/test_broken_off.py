@@ -4,7 +4,7 @@ A step is a question to the database. Every ninth is one to die at; with HYPOTHE
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,7 +64,6 @@ async def look_again(payments: Payments, billing: Billing) -> None:
 async def pay(payments: Payments, wanted: Wanted) -> str:
     """Open the page, press its button and have that looked into; the order."""
     order = await payments.flows.checkout(wanted)
-    assert payments.acts is not None
     await payments.acts.act((order.url or "").rpartition("/")[2], "approve")
     await look(payments)
     return order.id
@@ -88,7 +87,7 @@ async def subscribe_and_change(payments: Payments, account_id: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flow", [buy_and_give_back, subscribe_and_change])
-async def test_what_was_begun_is_ended_once(billing: Billing, flow: Callable[[Payments, str], Awaitable[None]]) -> None:
+async def test_what_was_begun_is_ended_once(billing, flow):
     living, steps, died = gateway(billing, billing.database), 0, True
     wanted: tuple[object, ...] = ()
     while died:

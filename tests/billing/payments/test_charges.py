@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 from billing import audit
 from billing.money import NANO_PER_CENT, parse_usd
-from billing.payments.assembly import Payments
 from billing.payments.auto_recharge import Wish
 from billing.payments.flows import Wanted
 from billing.payments.port import ObjectRef, Payment, PaymentProvider
@@ -14,8 +13,7 @@ from tests.billing.payments.stripe.conftest import stripe as stripe
 from tests.billing.payments.stripe.test_plans import deliver_all
 from tests.billing.payments.stripe.test_plans import payments as stripe_payments
 from tests.billing.payments.test_plans_bought import START, Shop
-from tests.billing.support import Billing
-from tests.support.stripe_fake import VISA, FakeStripe
+from tests.support.stripe_fake import VISA
 
 payments = stripe_payments
 EARLIER = START - timedelta(days=1)
@@ -48,7 +46,7 @@ async def recharged(shop: Shop, settled: Callable[[], Awaitable[object]]) -> Non
     await settled()
 
 
-async def test_a_month_of_payments_of_every_kind_is_listed_and_summed(billing: Billing) -> None:
+async def test_a_month_of_payments_of_every_kind_is_listed_and_summed(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     credit = await buy_credit(shop, "20", "credit")
     await shop.buy("starter", "plan")
@@ -87,7 +85,7 @@ async def test_a_month_of_payments_of_every_kind_is_listed_and_summed(billing: B
     assert (await shop.payments.charges.page(10, account_id="acc_other")).items == ()
 
 
-async def test_a_dispute_takes_its_payment_back(billing: Billing) -> None:
+async def test_a_dispute_takes_its_payment_back(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     credit = await buy_credit(shop, "20", "credit")
     await shop.standing()
@@ -100,8 +98,7 @@ async def test_a_dispute_takes_its_payment_back(billing: Billing) -> None:
     assert (await shop.payments.charges.sums(EARLIER, shop.now + timedelta(days=1))).disputed_cents == 0
 
 
-async def test_stripes_sum_is_the_same(stripe: FakeStripe, billing: Billing, payments: Payments) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_stripes_sum_is_the_same(stripe, account, payments):
     credit = await payments.flows.checkout(Wanted(account.id, "credit", parse_usd("20")))
     stripe.pages.pay(credit.checkout_id or "")
     plan = await payments.flows.checkout(Wanted(account.id, "plan", plan="starter"))

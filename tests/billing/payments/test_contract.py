@@ -143,7 +143,7 @@ async def bench(request: pytest.FixtureRequest, billing: Billing) -> AsyncIterat
         yield await BENCHES[request.param](billing, stack)
 
 
-async def test_pages_are_opened_once_and_close(bench: Bench) -> None:
+async def test_pages_are_opened_once_and_close(bench):
     provider = bench.provider
     customer, again = [await provider.ensure_customer(NewCustomer("acc_1", "Acme"), "once:" + DEPLOYMENT) for _ in "ab"]
     assert customer == again
@@ -180,7 +180,7 @@ async def test_pages_are_opened_once_and_close(bench: Bench) -> None:
         ("asks", "requires_action", False),
     ],
 )
-async def test_charges_without_the_payer(bench: Bench, card: Card, status: str, hard: bool) -> None:
+async def test_charges_without_the_payer(bench, card, status, hard):
     provider, customer = bench.provider, await bench.customer()
     purchase = bench.purchase(customer, "recharge")
     nothing = await provider.charge(purchase, f"{purchase.order_id}:none")
@@ -205,7 +205,7 @@ async def test_charges_without_the_payer(bench: Bench, card: Card, status: str, 
         assert (fetched.payment_id, fetched.amount_cents) == (made.id, 500)
 
 
-async def test_page_is_paid_and_disputed(bench: Bench) -> None:
+async def test_page_is_paid_and_disputed(bench):
     if bench.pay is None or bench.dispute is None:
         pytest.skip("nobody pays at this provider's pages from here")
     provider, customer = bench.provider, await bench.customer()
@@ -229,7 +229,7 @@ async def test_page_is_paid_and_disputed(bench: Bench) -> None:
     assert (won.status, won.payment_id, sum(each.amount_cents for each in won.movements)) == ("won", paid.id, 0)
 
 
-async def test_subscription_goes_up_down_and_ends(bench: Bench) -> None:
+async def test_subscription_goes_up_down_and_ends(bench):
     if bench.pay is None:
         pytest.skip("nobody pays at this provider's pages from here")
     provider, purchase = bench.provider, bench.purchase(await bench.customer(), "plan", "price_starter")
@@ -249,7 +249,7 @@ async def test_subscription_goes_up_down_and_ends(bench: Bench) -> None:
     assert (line.period_start, line.period_end) == (begun.period_start, begun.period_end)
     assert (await bench.payment(invoice.payment_id)).invoice_id == invoice.id
 
-    def key(step: str) -> str:
+    def key(step):
         return f"{purchase.order_id}:{step}"
 
     up = await provider.change_plan(ref.id, "price_pro", "now", key("up"))

@@ -3,14 +3,13 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
 
 import pytest
 
 from billing import audit
-from billing.accounts.lots import Lots, Terms
+from billing.accounts.grants import Lots, Terms
 from billing.identity.codes import Codes, TooManyTries
-from billing.identity.members import Members
+from billing.identity.organizations import Members
 from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
 from billing.settings import CodeSettings
@@ -18,7 +17,7 @@ from tests.billing.identity.support import acting, join, new_organization, new_u
 from tests.billing.payments.test_balances import DAY, START, Clock
 from tests.billing.support import Billing, changes_told
 
-ANA: Final = audit.Actor("user:usr_ana")
+ANA = audit.Actor("user:usr_ana")
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ async def accounts(billing: Billing, count: int) -> list[str]:
     return [(await billing.accounts.create(f"A{n}")).id for n in range(count)]
 
 
-async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: Coupons, clock: Clock) -> None:
+async def test_a_code_is_credit_once_for_an_account(billing, coupons, clock):
     one, two = await accounts(billing, 2)
     new = NewCoupon("Spring", 5_000_000_000, priority=10, credit_days=30, expires_at=START + DAY)
     _, code = await coupons.create(new)
@@ -64,7 +63,7 @@ async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: C
     assert (await verify(billing.database)).ok
 
 
-async def test_who_founds_more_organizations_redeems_it_once(billing: Billing, coupons: Coupons) -> None:
+async def test_who_founds_more_organizations_redeems_it_once(billing, coupons):
     ada, bob = await new_user(billing, "ada@example.com"), await new_user(billing, "bob@example.com")
     first, second, other = [await new_organization(billing, "Acme", who) for who in (ada, ada, bob)]
     _, code = await coupons.create(NewCoupon("Spring", 100))
@@ -74,7 +73,7 @@ async def test_who_founds_more_organizations_redeems_it_once(billing: Billing, c
     assert (await coupons.redeem(other.account_id, code, actor=ANA)).grant.balance_nano == 100
 
 
-async def test_who_gives_an_organization_away_has_had_it(billing: Billing, coupons: Coupons) -> None:
+async def test_who_gives_an_organization_away_has_had_it(billing, coupons):
     """Whoever typed the code: owners count, then and now."""
     ada, bob, eve = [await new_user(billing, f"{name}@example.com") for name in ("ada", "bob", "eve")]
     first = await new_organization(billing, "Acme", ada)
@@ -93,7 +92,7 @@ async def test_who_gives_an_organization_away_has_had_it(billing: Billing, coupo
     )
 
 
-async def test_no_more_accounts_than_it_is_for(billing: Billing, coupons: Coupons) -> None:
+async def test_no_more_accounts_than_it_is_for(billing, coupons):
     _, code = await coupons.create(NewCoupon("Few", 100, "FIRST-TWO", most_redemptions=2))
     assert code == "FIRST-TWO"
     with pytest.raises(CouponUsed, match="another one"):
@@ -107,7 +106,7 @@ async def test_no_more_accounts_than_it_is_for(billing: Billing, coupons: Coupon
     assert sorted(balances) == [0, 0, 0, 100, 100]
 
 
-async def test_a_disabled_one_gives_nothing_more(billing: Billing, coupons: Coupons) -> None:
+async def test_a_disabled_one_gives_nothing_more(billing, coupons):
     one, two = await accounts(billing, 2)
     coupon, code = await coupons.create(NewCoupon("Spring", 100))
     await coupons.redeem(one, code, actor=ANA)
@@ -123,7 +122,7 @@ async def test_a_disabled_one_gives_nothing_more(billing: Billing, coupons: Coup
         await coupons.disable("cpn_none")
 
 
-async def test_guessing_has_to_wait(billing: Billing, coupons: Coupons) -> None:
+async def test_guessing_has_to_wait(billing, coupons):
     one, two = await accounts(billing, 2)
     _, code = await coupons.create(NewCoupon("Spring", 100))
     for _ in range(4):
@@ -134,9 +133,7 @@ async def test_guessing_has_to_wait(billing: Billing, coupons: Coupons) -> None:
     await coupons.redeem(two, code, actor=ANA)
 
 
-async def test_who_guesses_by_many_accounts_of_one_network_has_to_wait(
-    billing: Billing, coupons: Coupons, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_guesses_by_many_accounts_of_one_network_has_to_wait(billing, coupons, monkeypatch):
     monkeypatch.setattr("billing.payments.coupons.OF_A_NETWORK", 3)
     there, elsewhere = replace(ANA, address="192.0.2.7"), replace(ANA, address="192.0.2.8")
     codes = [(await coupons.create(NewCoupon(f"Spring {number}", 100)))[1] for number in range(2)]
@@ -153,6 +150,6 @@ async def test_who_guesses_by_many_accounts_of_one_network_has_to_wait(
 
 
 @pytest.mark.parametrize("code", ["short", "a" * 65, "with_underscore", "ümlaut99"])
-async def test_what_can_be_no_code(coupons: Coupons, code: str) -> None:
+async def test_what_can_be_no_code(coupons, code):
     with pytest.raises(CouponRefused, match="6 to 64"):
         await coupons.create(NewCoupon("Spring", 100, code))

@@ -46,7 +46,7 @@ def states(draw: st.DrawFn) -> Seen:
 
 
 @given(st.lists(states(), max_size=5, unique_by=lambda each: each.id), st.randoms())
-def test_the_order_of_states_changes_nothing(seen: list[Seen], random: object) -> None:
+def test_the_order_of_states_changes_nothing(seen, random):
     expected = judged(*seen)
     shuffled = [*seen, *seen]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def test_the_order_of_states_changes_nothing(seen: list[Seen], random: object) -
         assert expected.plan == "free"
 
 
-def test_a_plan_ends_with_its_days_of_grace_and_no_sooner() -> None:
+def test_a_plan_ends_with_its_days_of_grace_and_no_sooner():
     since = NOW - GRACE
     assert judged(owing(since + timedelta(seconds=1))).standing == "past_due"
     ended = judged(owing(since))
@@ -67,14 +67,14 @@ def test_a_plan_ends_with_its_days_of_grace_and_no_sooner() -> None:
     assert judged(owing(since), replace(ACTIVE, id="sub_2", plan="pro")).plan == "pro"  # another one is paid
 
 
-def test_a_canceled_one_does_not_end_the_plan_of_another() -> None:
+def test_a_canceled_one_does_not_end_the_plan_of_another():
     old = replace(ACTIVE, id="sub_0", status="canceled", plan="pro")
     assert judged(old, ACTIVE).plan == "starter"
     assert judged(old) == InForce("free", "none")
 
 
-def test_how_a_subscription_changes() -> None:
-    def change(wanted: str, /, **current: object) -> str:
+def test_how_a_subscription_changes():
+    def change(wanted, /, **current):
         return plan_change(replace(ACTIVE, **current), PLANS[wanted], PLANS)
 
     assert change("pro") == "now"
@@ -98,7 +98,7 @@ def line(line_id: str, kind: str, cents: int, price: str | None) -> InvoiceLine:
     return InvoiceLine(line_id, kind, cents, price, NOW, NOW + timedelta(days=29))  # type: ignore[arg-type]
 
 
-def test_a_paid_period_brings_its_credit_and_an_upgrade_the_difference() -> None:
+def test_a_paid_period_brings_its_credit_and_an_upgrade_the_difference():
     renewed = invoice(line("il_1", "subscription", 9900, "price_s"), line("il_2", "other", 500, None))
     (credit,) = included_credit(renewed, PRICES)
     assert (credit.line_id, credit.amount_nano) == ("il_1", parse_usd("50"))
@@ -115,7 +115,7 @@ def test_a_paid_period_brings_its_credit_and_an_upgrade_the_difference() -> None
 
 
 @given(st.integers(1, 29_900), st.integers(1, 9_900))
-def test_an_upgrade_never_brings_more_than_the_new_plan_has(charged: int, returned: int) -> None:
+def test_an_upgrade_never_brings_more_than_the_new_plan_has(charged, returned):
     lines = (line("il_1", "proration", -returned, "price_s"), line("il_2", "proration", charged, "pro"))
     given = included_credit(invoice(*lines), PRICES)
     assert sum(each.amount_nano for each in given) <= PLANS["pro"].included_credit_nano

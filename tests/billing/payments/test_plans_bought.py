@@ -55,7 +55,6 @@ class Shop:
         await self.act(order.url, "approve")
 
     async def act(self, url: str, action: str) -> None:
-        assert self.payments.acts is not None
         await self.payments.acts.act(url.rpartition("/")[2], action)
 
     async def on_portal(self, action: str) -> None:
@@ -66,7 +65,7 @@ class Shop:
         return [row["type"] for row in rows]
 
 
-async def test_a_plan_is_bought_changed_not_paid_recovered_and_ended(billing: Billing) -> None:
+async def test_a_plan_is_bought_changed_not_paid_recovered_and_ended(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     change = shop.payments.changes.change
     with pytest.raises(NoSubscription):
@@ -127,7 +126,7 @@ async def test_a_plan_is_bought_changed_not_paid_recovered_and_ended(billing: Bi
         assert type_ in told
 
 
-async def test_included_credit_goes_with_the_money_that_brought_it(billing: Billing) -> None:
+async def test_included_credit_goes_with_the_money_that_brought_it(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     order = await shop.payments.flows.checkout(Wanted(shop.account_id, "first", plan="starter"))
     assert order.url is not None
@@ -150,10 +149,8 @@ async def test_included_credit_goes_with_the_money_that_brought_it(billing: Bill
     assert (await shop.standing())[1:] == ("active", "5.00")
 
 
-async def test_a_lost_dispute_of_an_invoice_ends_the_plan_and_its_renewals(
-    billing: Billing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def no_access(*_: object) -> None:
+async def test_a_lost_dispute_of_an_invoice_ends_the_plan_and_its_renewals(billing, monkeypatch):
+    async def no_access(*_):
         raise AccessRefused("the operator's key is wrong")
 
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
@@ -184,7 +181,7 @@ async def test_a_lost_dispute_of_an_invoice_ends_the_plan_and_its_renewals(
     assert await billing.database.value(invoices) == 2
 
 
-async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
+async def test_changes_to_and_fro_make_no_credit(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     await shop.buy("starter", "first")
     await shop.standing()
@@ -199,7 +196,7 @@ async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
         await billing.grants.adjust(shop.account_id, 140_000_000_000, f"back {billing.new_id()}", "debits")
 
 
-async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_two_pages_for_plans_one_can_be_paid(billing, monkeypatch):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     checkout = shop.payments.flows.checkout
     plans = enumerate(("starter", "pro", "starter", "pro"))
@@ -219,7 +216,7 @@ async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing, monkeypa
     late = Shop(billing, (await billing.accounts.create("Late")).id)
     await late.buy("starter", "first")
 
-    async def away(page: ObjectRef) -> None:
+    async def away(page):
         raise PaymentProviderUnavailable("it is away")
 
     with monkeypatch.context() as patched:  # broken off once its own page was open
@@ -232,7 +229,7 @@ async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing, monkeypa
     assert (second.plan, second.status) == ("pro", "expired")
 
 
-async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refund_is_made_once_however_it_is_repeated(billing, monkeypatch):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     order = await shop.payments.flows.checkout(Wanted(shop.account_id, "credit", amount_nano=20_000_000_000))
     assert order.url is not None
@@ -241,7 +238,7 @@ async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, mo
     await billing.grants.adjust(shop.account_id, -10_000_000_000, "used", "debits")
     admin = shop.payments.admin
 
-    async def away(ref: ObjectRef) -> None:
+    async def away(ref):
         raise PaymentProviderUnavailable("it is away")
 
     with monkeypatch.context() as patched:  # made at the provider, not yet taken from the balance
@@ -257,7 +254,7 @@ async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, mo
     assert await billing.database.value("SELECT count(*) FROM local_objects WHERE kind = 'refund'") == 1
 
 
-async def test_a_plan_ends_with_the_money_that_paid_for_it(billing: Billing) -> None:
+async def test_a_plan_ends_with_the_money_that_paid_for_it(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     flows, changes, admin = shop.payments.flows, shop.payments.changes, shop.payments.admin
     await shop.buy("starter", "first")
@@ -289,7 +286,7 @@ async def test_a_plan_ends_with_the_money_that_paid_for_it(billing: Billing) -> 
     assert ended.ends_at is not None
 
 
-async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(billing: Billing) -> None:
+async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     flows, orders = shop.payments.flows, shop.payments.orders
     flows.rules = replace(flows.rules, open_pages=2)
@@ -312,7 +309,7 @@ async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(bi
     assert (parked.order_id, parked.reason) == (opened[3].id, "the account is closed")
 
 
-async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Billing) -> None:
+async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing):
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     order = await shop.payments.flows.checkout(Wanted(shop.account_id, "key", amount_nano=20_000_000_000))
     assert order.url is not None
@@ -333,7 +330,7 @@ async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Bi
     assert (await shop.standing())[1:] == ("suspended", "0.00")
 
 
-async def test_what_a_dead_gateway_was_looking_into_goes_on_at_once(billing: Billing) -> None:
+async def test_what_a_dead_gateway_was_looking_into_goes_on_at_once(billing):
     """A claimed event waits for a minute; once the lease of the gateway that claimed it has ended, another one
     processes it at once."""
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
@@ -387,7 +384,6 @@ async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     account = await shop.billing.accounts.get(shop.account_id)
     orders = (await shop.payments.orders.page(9, account_id=shop.account_id)).items
     in_force = await shop.payments.changes.in_force(shop.account_id)
-    assert in_force.subscription is not None
     return (
         account.plan,
         account.status,
@@ -398,7 +394,7 @@ async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     )
 
 
-async def test_any_order_and_repetition_of_events_ends_the_same(billing: Billing) -> None:
+async def test_any_order_and_repetition_of_events_ends_the_same(billing):
     ends = []
     for seed in (None, 1, 2):
         await billing.database.execute("DELETE FROM local_objects")

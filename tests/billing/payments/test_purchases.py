@@ -48,7 +48,7 @@ def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -
     return made
 
 
-def test_only_what_was_asked_for_is_credited() -> None:
+def test_only_what_was_asked_for_is_credited():
     assert refusal_reason(ORDER, PAID) is None
     assert refusal_reason(None, PAID) == "no order of ours has this id"
     assert refusal_reason(ORDER, replace(PAID, currency="eur")) == "it was paid in eur, not in usd"
@@ -58,7 +58,7 @@ def test_only_what_was_asked_for_is_credited() -> None:
     assert twice == "the order was paid before, by another payment"
 
 
-def test_an_order_is_called_what_its_payment_is() -> None:
+def test_an_order_is_called_what_its_payment_is():
     called = partial(status_of, parked=False)
     failed = replace(PAID, status="failed")
     assert called(ORDER, replace(PAID, status="processing")) == "open"
@@ -74,7 +74,7 @@ def test_an_order_is_called_what_its_payment_is() -> None:
     assert called(CREDITED, replace(PAID, disputes=(dispute("warning"),))) == "credited"
 
 
-def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back() -> None:
+def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back():
     half = replace(PAID, refunds=(refund(1, 1200),))
     assert share_nano(CREDIT_NANO, PAID, 1200) == 1000 * NANO_PER_CENT  # taxes are never credit
     moved: dict[tuple[str, str], Moved] = {}
@@ -86,7 +86,7 @@ def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back() -> None:
     assert moves(replace(PAID, refunds=(refund(1, 1200, "failed"),)), {}, 0) == []
 
 
-def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once() -> None:
+def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once():
     withdrawn = Movement("txn_1", -2400, NOW)
     lost = replace(PAID, disputes=(dispute("open", withdrawn),))
     (taken,) = moves(lost, {}, 0)
@@ -101,7 +101,7 @@ def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once() -> None
         assert suspensions(PAID, replace(PAID, disputes=(dispute(status),))) == ([], [])
 
 
-def test_a_payment_is_lost_once_nothing_of_it_is_left_and_a_dispute_took_the_last() -> None:
+def test_a_payment_is_lost_once_nothing_of_it_is_left_and_a_dispute_took_the_last():
     half, part = replace(dispute("lost"), amount_cents=1200), replace(dispute("lost"), amount_cents=2399)
     cases: tuple[tuple[tuple[Dispute, ...], tuple[Refund, ...], bool], ...] = (
         ((dispute("lost"),), (), True),
@@ -155,9 +155,7 @@ def applied(states: list[Payment], used_cents: int) -> int:
 
 
 @given(timelines(), st.integers(0, 2000), st.data())
-def test_states_that_are_missed_or_seen_twice_change_nothing(
-    states: list[Payment], used_cents: int, data: st.DataObject
-) -> None:
+def test_states_that_are_missed_or_seen_twice_change_nothing(states, used_cents, data):
     seen = sorted(data.draw(st.lists(st.integers(0, len(states) - 1), max_size=8)))
     some = [states[number] for number in seen]
     assert applied([*some, states[-1]], used_cents) == applied(states, used_cents)

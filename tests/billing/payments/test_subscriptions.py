@@ -75,7 +75,7 @@ class Scene:
         return [f"{row['type']} {row['data']['plan']}" for row in rows]
 
 
-async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing) -> None:
+async def test_a_subscription_over_a_leap_day_from_start_to_end(billing):
     scene = Scene(billing, (await billing.accounts.create("Acme")).id)
     assert await scene.apply(status="incomplete") == ("free", "active")
     assert await scene.apply(status="active") == ("starter", "active")
@@ -84,7 +84,6 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     account = await billing.accounts.get(scene.account_id)
     assert format_usd(account.balance_nano) == "50.00"
     lot = await billing.database.row("SELECT * FROM lots_now WHERE account_id = $1", scene.account_id)
-    assert lot is not None
     assert (lot["expires_at"], lot["kind"]) == (LEAP_DAY, "subscription")
 
     # The next period: dearer at once, then unpaid, within and after the days of grace.
@@ -118,7 +117,7 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     ]
 
 
-async def test_what_an_operator_ordered_stays_until_the_subscription_changes(billing: Billing) -> None:
+async def test_what_an_operator_ordered_stays_until_the_subscription_changes(billing):
     scene = Scene(billing, (await billing.accounts.create("Acme")).id)
     await scene.apply()
     await billing.accounts.update(scene.account_id, plan="starter", status="suspended")

@@ -11,21 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.pricing.rows import (
+from billing.pricing import (
+    COST_SCALE,
+    FACTOR_SCALE,
     INPUT_CLASSES,
+    MILLION,
     MULTIPLIERS,
     OUTPUT_CLASSES,
     PARENT,
     PART_KINDS,
     TOKEN_CLASSES,
     UNIT_CLASSES,
+    PriceError,
     PriceRow,
+    PriceTable,
     Tier,
     canonical_json,
     from_canonical_json,
+    parse_factor,
+    round_up,
 )
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, parse_factor, round_up
-from billing.pricing.table import PriceTable
 from billing.usage import COUNT_NAMES, Usage
 from tests.billing.usages import usages
 
@@ -90,9 +95,7 @@ def exact_nano(row: PriceRow, usage: Usage, multiplier: str | None) -> Fraction:
 
 
 @given(rows(), usages(), names, st.integers(0, 1000 * FACTOR_SCALE))
-def test_the_cost_is_exact_and_rounded_up_once(
-    row: PriceRow, usage: Usage, multiplier: str | None, markup_scaled: int
-) -> None:
+def test_the_cost_is_exact_and_rounded_up_once(row, usage, multiplier, markup_scaled):
     """A charge is never below the cost, and less than one nano above; the lines are the cost; and the dearest rate
     bounds every token."""
     exact = exact_nano(row, usage, multiplier)
@@ -131,7 +134,7 @@ def check_lines(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
         ({"unit": 100_000}, 0, 0),
     ],
 )
-def test_a_meter_is_priced_by_thousandths(per_unit: dict[str, int], thousandths: int, nano: int) -> None:
+def test_a_meter_is_priced_by_thousandths(per_unit, thousandths, nano):
     row = PriceRow("meter", "bytes", date(2026, 1, 1), {}, per_unit)
     usage = Usage(unit_thousandths=thousandths)
     assert round_up(row.cost_scaled(usage)) == nano
@@ -139,7 +142,7 @@ def test_a_meter_is_priced_by_thousandths(per_unit: dict[str, int], thousandths:
 
 
 @given(rows(), st.lists(usages(most=100_000), max_size=4), names)
-def test_costs_of_requests_add_up_before_rounding(row: PriceRow, requests: list[Usage], multiplier: str | None) -> None:
+def test_costs_of_requests_add_up_before_rounding(row, requests, multiplier):
     untiered = replace(row, tiers=())
     together = Usage(**{name: sum(getattr(usage, name) for usage in requests) for name in COUNT_NAMES})
     parts_scaled = [untiered.cost_scaled(usage, multiplier) for usage in requests]
@@ -148,9 +151,7 @@ def test_costs_of_requests_add_up_before_rounding(row: PriceRow, requests: list[
 
 
 @given(rows(), usages(), names, st.sampled_from((*TOKEN_CLASSES, *UNIT_CLASSES)), st.integers(1, 10**6))
-def test_more_of_any_class_never_costs_less(
-    row: PriceRow, usage: Usage, multiplier: str | None, name: str, more: int
-) -> None:
+def test_more_of_any_class_never_costs_less(row, usage, multiplier, name, more):
     row = replace(row, tiers=())  # a tier may be cheaper, by its row's own word
     assert row.cost_scaled(raised(usage, name, more), multiplier) >= row.cost_scaled(usage, multiplier)
 
@@ -174,7 +175,7 @@ def plain(per_million: Mapping[str, int], **more: object) -> PriceRow:
     return PriceRow("openai", "m", DAY, per_million, {}, **more)  # type: ignore[arg-type]
 
 
-def test_a_tier_begins_above_its_boundary() -> None:
+def test_a_tier_begins_above_its_boundary():
     tiers = (Tier(200_000, {"input": 5_000}), Tier(300_000, {"input": 7_000, "output": 9_000}))
     row = plain({"input": 2_000, "output": 3_000}, tiers=tiers)
     at = [(row.rate("input", tokens), row.rate("output", tokens)) for tokens in (0, 200_000, 200_001, 300_000, 300_001)]
@@ -184,17 +185,17 @@ def test_a_tier_begins_above_its_boundary() -> None:
 
 
 @pytest.mark.parametrize(("name", "parent"), PARENT.items())
-def test_a_class_without_a_price_takes_its_parents(name: str, parent: str) -> None:
+def test_a_class_without_a_price_takes_its_parents(name, parent):
     assert plain({parent: 7}).rate(name, 0) == 7
     assert plain({parent: 7, name: 3}).rate(name, 0) == 3
     assert plain({parent: 7, name: 0}).rate(name, 0) == 0  # a price of zero is a price
 
 
-def test_a_class_falls_to_its_grandparent() -> None:
+def test_a_class_falls_to_its_grandparent():
     assert plain({"input": 7}).rate("cache_write_1h", 0) == 7
 
 
-def test_a_shipped_price_by_hand() -> None:
+def test_a_shipped_price_by_hand():
     row = plain({"input": parse_usd("0.15"), "cached_input": parse_usd("0.075"), "output": parse_usd("0.60")})
     usage = Usage(input_tokens=1000, cached_input_tokens=600, output_tokens=201, reasoning_tokens=1)
     # 400 x 0.15 + 600 x 0.075 + 201 x 0.60, per million: 0.000225600 USD
@@ -202,14 +203,14 @@ def test_a_shipped_price_by_hand() -> None:
     assert round_up(row.cost_scaled(usage), parse_factor("20")) == 270_720
 
 
-def test_one_token_is_rounded_up() -> None:
+def test_one_token_is_rounded_up():
     row = plain({"input": parse_usd("0.0001")})
     assert round_up(row.cost_scaled(Usage(input_tokens=1))) == 1
     assert round_up(row.cost_scaled(Usage(input_tokens=20_000))) == 2_000
     assert round_up(0) == 0
 
 
-def test_multipliers_apply_by_name() -> None:
+def test_multipliers_apply_by_name():
     row = plain({"input": 10}, multipliers={"batch": FACTOR_SCALE // 2, "priority": 17 * FACTOR_SCALE // 10})
     assert [row.factor(name) for name in (None, "batch", "flex")] == [FACTOR_SCALE, FACTOR_SCALE // 2, FACTOR_SCALE]
     assert row.dearest_nano(("input",)) == 17
@@ -217,7 +218,7 @@ def test_multipliers_apply_by_name() -> None:
 
 
 @given(rows(), rows())
-def test_rows_have_equal_ids_when_they_say_the_same(one: PriceRow, other: PriceRow) -> None:
+def test_rows_have_equal_ids_when_they_say_the_same(one, other):
     """And what they say as JSON is a row again."""
     assert (one.id == other.id) == (one == other)
     again = from_canonical_json(canonical_json(one))
@@ -225,7 +226,7 @@ def test_rows_have_equal_ids_when_they_say_the_same(one: PriceRow, other: PriceR
     assert canonical_json(again) == canonical_json(one)
 
 
-def test_ids_do_not_depend_on_spelling_or_process() -> None:
+def test_ids_do_not_depend_on_spelling_or_process():
     row = plain({"input": 1, "output": 2})
     assert row.id == plain({"output": 2, "input": 1}).id == plain({"input": 1, "output": 2}, multipliers={}).id
     assert row.id == "price_b4240e07784779d0ca28cf02"  # debits name it: it must not change
@@ -247,12 +248,12 @@ def test_ids_do_not_depend_on_spelling_or_process() -> None:
         {"context_window": 1},
     ],
 )
-def test_every_field_counts_for_the_id(changes: dict[str, object]) -> None:
+def test_every_field_counts_for_the_id(changes):
     row = plain({"input": 1})
     assert replace(row, **changes).id != row.id  # type: ignore[arg-type]
 
 
-def test_hidden_reasoning_prices_nothing_and_changes_no_id() -> None:
+def test_hidden_reasoning_prices_nothing_and_changes_no_id():
     row = plain({"input": 1})
     hidden = replace(row, hidden_reasoning=True)
     assert (row.hidden_reasoning, hidden.hidden_reasoning) == (False, True)
@@ -278,19 +279,19 @@ def test_hidden_reasoning_prices_nothing_and_changes_no_id() -> None:
         ({"context_window": -1}, "context_window must be above zero"),
     ],
 )
-def test_impossible_rows_are_refused(changes: dict[str, object], message: str) -> None:
+def test_impossible_rows_are_refused(changes, message):
     with pytest.raises(PriceError, match=message):
         replace(plain({"input": 1}), **changes)  # type: ignore[arg-type]
 
 
-def test_impossible_tiers_are_refused() -> None:
+def test_impossible_tiers_are_refused():
     with pytest.raises(PriceError, match="above_input_tokens"):
         Tier(0, {})
     with pytest.raises(PriceError, match="unknown price class"):
         Tier(1, {"image": 1})
 
 
-def test_factors_are_decimal_strings() -> None:
+def test_factors_are_decimal_strings():
     assert parse_factor("0.5") == FACTOR_SCALE // 2
     for factor in (0.5, "-1", "1e3", "0.0000000001", None):
         with pytest.raises(PriceError):
@@ -301,7 +302,7 @@ def at_s(day: date) -> float:
     return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
-def test_the_row_in_force_is_the_latest_that_has_begun() -> None:
+def test_the_row_in_force_is_the_latest_that_has_begun():
     old, new = plain({"input": 1}), replace(plain({"input": 2}), effective_from=date(2025, 1, 1))
     any_model = PriceRow("openai", "*", DAY, {"input": 9}, {})
     table = PriceTable([new, any_model, old])
@@ -313,13 +314,13 @@ def test_the_row_in_force_is_the_latest_that_has_begun() -> None:
     assert table.find("anthropic", "m", begins_s) is None
 
 
-def test_the_default_row_serves_until_the_models_own_begins() -> None:
+def test_the_default_row_serves_until_the_models_own_begins():
     own, any_model = plain({"input": 1}), PriceRow("openai", "*", date(2020, 1, 1), {"input": 9}, {})
     table = PriceTable([own, any_model])
     assert table.find("openai", "m", at_s(DAY) - 1) is any_model
     assert table.find("openai", "m", at_s(DAY)) is own
 
 
-def test_two_rows_of_one_day_are_refused() -> None:
+def test_two_rows_of_one_day_are_refused():
     with pytest.raises(PriceError, match="two rows for openai/m from 2024-07-18"):
         PriceTable([plain({"input": 1}), plain({"input": 2})])

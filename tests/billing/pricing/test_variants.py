@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow, Tier, Variant, canonical_json, from_canonical_json, parse_hours
-from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, PriceError, round_up
+from billing.pricing import (
+    COST_SCALE,
+    FACTOR_SCALE,
+    PriceError,
+    PriceRow,
+    Tier,
+    Variant,
+    canonical_json,
+    from_canonical_json,
+    parse_hours,
+    round_up,
+)
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total
 from tests.billing.usages import usage_lines, usages
 
@@ -33,7 +43,7 @@ def usd(price: PriceRow, usage: Usage, variant: str | None) -> Fraction:
     return Fraction(price.cost_scaled(usage, variant), COST_SCALE * USD)
 
 
-def test_a_variant_replaces_the_classes_that_it_names_with_their_tiers() -> None:
+def test_a_variant_replaces_the_classes_that_it_names_with_their_tiers():
     price = row(PRIORITY, FLEX)
     small, large = Usage(input_tokens=100_000, output_tokens=1000), Usage(input_tokens=300_000, output_tokens=1000)
     assert usd(price, small, None) == Fraction("0.21")
@@ -45,7 +55,7 @@ def test_a_variant_replaces_the_classes_that_it_names_with_their_tiers() -> None
     assert usd(price, cached, price.variant("priority")) == Fraction("0.02")  # a class that is missing: standard
 
 
-def test_variants_apply_together_and_the_first_that_names_a_class_decides() -> None:
+def test_variants_apply_together_and_the_first_that_names_a_class_decides():
     price = row(BATCH, NIGHT, US)
     name = price.variant(processing="batch", region="us", minute=parse_hours("16:30-17:00")[0])
     assert name == "processing=batch+utc_hours=16:30-00:30+region=us"
@@ -67,18 +77,16 @@ def test_variants_apply_together_and_the_first_that_names_a_class_decides() -> N
         ("ultra", "service_tier=priority"),
     ],
 )
-def test_the_tier_that_the_answer_names_decides_and_an_unknown_one_is_the_dearest(
-    answered: str | None, name: str | None
-) -> None:
+def test_the_tier_that_the_answer_names_decides_and_an_unknown_one_is_the_dearest(answered, name):
     assert row(FLEX, PRIORITY, BATCH).variant(answered) == name
 
 
-def test_an_unknown_tier_of_a_model_with_cheaper_ones_only_is_standard() -> None:
+def test_an_unknown_tier_of_a_model_with_cheaper_ones_only_is_standard():
     assert row(FLEX).variant("ultra") is None
     assert row().variant("priority") is None
 
 
-def test_the_short_form_multiplies_the_whole_charge() -> None:
+def test_the_short_form_multiplies_the_whole_charge():
     price = row(US, multipliers={"flex": FACTOR_SCALE // 2, "batch": FACTOR_SCALE // 2})
     assert price.variant("flex", region="us") == "flex+region=us"
     assert usd(price, Usage(input_tokens=1000, searches=1), "flex+region=us") == Fraction("0.0061")
@@ -86,13 +94,13 @@ def test_the_short_form_multiplies_the_whole_charge() -> None:
 
 
 @pytest.mark.parametrize(("minute", "applies"), [(0, True), (29, True), (30, False), (989, False), (990, True)])
-def test_hours_of_the_utc_day(minute: int, applies: bool) -> None:
+def test_hours_of_the_utc_day(minute, applies):
     price = row(NIGHT)
     assert (price.variant(minute=minute) is not None) is applies
     assert price.changes_at == (30, 990)
 
 
-def test_a_speed_and_a_region_that_are_not_known_cost_the_dearest_known() -> None:
+def test_a_speed_and_a_region_that_are_not_known_cost_the_dearest_known():
     fast, slow = Variant({"speed": "fast"}, {"output": 60 * USD}), Variant({"speed": "slow"}, {"output": USD})
     price = row(fast, slow, US)
     assert price.variant(speed="warp") == "speed=fast"
@@ -109,7 +117,7 @@ def test_a_speed_and_a_region_that_are_not_known_cost_the_dearest_known() -> Non
     assert row().unknown("default", "standard", None) == row().unknown(None, None, "global") == []
 
 
-def test_conditions_that_answers_name_are_kept_within_a_bound() -> None:
+def test_conditions_that_answers_name_are_kept_within_a_bound():
     price = row(FLEX)
     for number in range(5000):
         price.variant(f"tier {number}", region=str(number))
@@ -133,12 +141,12 @@ def test_conditions_that_answers_name_are_kept_within_a_bound() -> None:
         (lambda: PriceRow("p", "a*b", DAY, {"input": 1}, {}), "prefix"),
     ],
 )
-def test_impossible_variants_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_impossible_variants_are_refused(make, message):  # type: ignore[no-untyped-def]
     with pytest.raises(PriceError, match=message):
         make()
 
 
-def test_seconds_are_priced_by_the_millisecond() -> None:
+def test_seconds_are_priced_by_the_millisecond():
     second = PriceRow("openai", "whisper-1", DAY, {}, {"second": USD // 10_000})
     assert usd(second, Usage(milliseconds=27_300), None) == Fraction("0.00273")
     hour = PriceRow("groq", "whisper", DAY, {}, {"hour": 111 * USD // 1000})
@@ -146,14 +154,14 @@ def test_seconds_are_priced_by_the_millisecond() -> None:
     assert [(line.price_class, line.quantity) for line in hour.lines(Usage(milliseconds=5))] == [("hour", 5)]
 
 
-def test_named_units_take_the_price_of_the_wider_kind() -> None:
+def test_named_units_take_the_price_of_the_wider_kind():
     price = PriceRow("openai", "m", DAY, {}, {"image": USD, "image.large": 2 * USD, "call.file_search": USD // 400})
     usage = Usage(images=1, named={"image.large.high": 1, "image.small": 1, "call.file_search": 4, "call.other": 3})
     assert usd(price, usage, None) == 1 + 2 + 1 + Fraction("0.01")
     assert price.dearest_unit("image") == 2 * USD
 
 
-def test_a_reported_cost_is_the_charge_where_the_row_says_so() -> None:
+def test_a_reported_cost_is_the_charge_where_the_row_says_so():
     usage = Usage(input_tokens=1000, reported_cost_usd="0.0000000001234")
     told = row(cost_reported=True)
     assert usd(told, usage, None) == Fraction("0.0000000001234")
@@ -163,9 +171,7 @@ def test_a_reported_cost_is_the_charge_where_the_row_says_so() -> None:
 
 
 @given(usages(), st.sampled_from([None, "priority", "flex", "batch"]), st.sampled_from([None, "us", "eu"]))
-def test_lines_add_up_and_the_dearest_rates_bound_every_variant(
-    usage: Usage, tier: str | None, region: str | None
-) -> None:
+def test_lines_add_up_and_the_dearest_rates_bound_every_variant(usage, tier, region):
     price = row(PRIORITY, FLEX, BATCH, US, NIGHT)
     name = price.variant(tier, region=region, minute=10)
     scaled = price.cost_scaled(usage, name)
@@ -177,14 +183,14 @@ def test_lines_add_up_and_the_dearest_rates_bound_every_variant(
     )
 
 
-def test_a_region_s_factor_is_in_the_dearest_rate_once() -> None:
+def test_a_region_s_factor_is_in_the_dearest_rate_once():
     plain = row().dearest_nano(("input",))
     assert row(US).dearest_nano(("input",)) * 10 == plain * 11
     priority = row(PRIORITY).dearest_nano(("input",))
     assert row(PRIORITY, US).dearest_nano(("input",)) * 10 == priority * 11
 
 
-def test_rows_with_variants_are_stored_and_read_back() -> None:
+def test_rows_with_variants_are_stored_and_read_back():
     price = row(PRIORITY, US, cost_reported=True)
     again = from_canonical_json(canonical_json(price))
     assert again == price
@@ -192,7 +198,7 @@ def test_rows_with_variants_are_stored_and_read_back() -> None:
 
 
 @given(st.lists(usages(most=1000), min_size=1, max_size=4))
-def test_an_answers_lines_add_up_to_its_totals(parts: list[Usage]) -> None:
+def test_an_answers_lines_add_up_to_its_totals(parts):
     others = tuple(ModelUsage(f"m{place}", usage) for place, usage in enumerate(parts[1:]))
     lines = usage_lines("p", "m", parts[0], others)
     together = total(parts)
@@ -204,7 +210,7 @@ def test_an_answers_lines_add_up_to_its_totals(parts: list[Usage]) -> None:
 
 
 @given(st.lists(usages(most=1000), min_size=1, max_size=6))
-def test_rounding_never_loses_a_nano_in_total(parts: list[Usage]) -> None:
+def test_rounding_never_loses_a_nano_in_total(parts):
     price = row(tiers=())
     exact = sum(Fraction(price.cost_scaled(usage), COST_SCALE) for usage in parts)
     charged = sum(round_up(price.cost_scaled(usage)) for usage in parts)
@@ -212,7 +218,7 @@ def test_rounding_never_loses_a_nano_in_total(parts: list[Usage]) -> None:
     assert round_up(sum(price.cost_scaled(usage) for usage in parts)) <= charged
 
 
-def test_a_later_snapshot_replaces_field_by_field() -> None:
+def test_a_later_snapshot_replaces_field_by_field():
     first = {"input_tokens": 900, "cache": {"read": 5, "written": 7}, "output_tokens": 1, "tier": "standard"}
     later = {"input_tokens": 400, "cache": {"read": 0}, "output_tokens": None, "lines": [1]}
     assert merge_snapshot(first, later) == {
@@ -237,6 +243,6 @@ def test_a_later_snapshot_replaces_field_by_field() -> None:
         {"input_tokens": 3, "cached_audio_input_tokens": 4},
     ],
 )
-def test_impossible_usages_are_refused(wrong: dict[str, object]) -> None:
+def test_impossible_usages_are_refused(wrong):
     with pytest.raises(UsageError):
         Usage(**wrong)  # type: ignore[arg-type]

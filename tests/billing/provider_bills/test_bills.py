@@ -81,7 +81,7 @@ def shown(found: Any) -> dict[tuple[date, str], tuple[str, int, bool | None]]:
     }
 
 
-async def test_openai_by_pages_in_any_order(bills: Bills, apis: BillingApis) -> None:
+async def test_openai_by_pages_in_any_order(bills, apis):
     openai_says(apis)
     first = await bills.fetched("openai", SINCE, TODAY)
     mini = "gpt-4o-mini"
@@ -105,7 +105,7 @@ async def test_openai_by_pages_in_any_order(bills: Bills, apis: BillingApis) -> 
     assert {row.category for row in again.comparison.rows} == {"missing_there"}
 
 
-async def test_anthropic_and_openrouter(bills: Bills, apis: BillingApis) -> None:
+async def test_anthropic_and_openrouter(bills, apis):
     usage = {
         **{"uncached_input_tokens": 400, "cache_read_input_tokens": 500, "output_tokens": 101},
         "cache_creation": {"ephemeral_5m_input_tokens": 60, "ephemeral_1h_input_tokens": 40},
@@ -129,7 +129,7 @@ async def test_anthropic_and_openrouter(bills: Bills, apis: BillingApis) -> None
     assert shown(routed) == {(DAYS[0], "openai/gpt-4.1"): ("matched", 0, True)}
 
 
-async def test_what_fails_changes_nothing_and_shows_no_key(bills: Bills, apis: BillingApis) -> None:
+async def test_what_fails_changes_nothing_and_shows_no_key(bills, apis):
     openai_says(apis)
     before = await bills.fetched("openai", SINCE, TODAY)
     apis.failures = [503, 429]
@@ -154,7 +154,7 @@ async def test_what_fails_changes_nothing_and_shows_no_key(bills: Bills, apis: B
             await bills.fetched("openai", since, until)
 
 
-async def test_a_round_tells_operators_of_each_day_once(bills: Bills, billing: Billing, apis: BillingApis) -> None:
+async def test_a_round_tells_operators_of_each_day_once(bills, billing, apis):
     openai_says(apis)
     await bills.round()
     await bills.round()

@@ -52,7 +52,7 @@ class Limits:
     quotas: tuple[Quota, ...] = (Quota(Window.day, Metric.cost, 5),)
 
 
-def test_fields_are_those_of_the_first_row_that_has_them() -> None:
+def test_fields_are_those_of_the_first_row_that_has_them():
     shown = Shown.of(Row(), Limits(), tags={"a": "b"})
     assert shown == Shown(
         id="a",
@@ -72,7 +72,7 @@ def test_fields_are_those_of_the_first_row_that_has_them() -> None:
     assert Shown.of(shown, created_at=Row().created_at) == shown
 
 
-def test_a_field_that_no_row_has_is_missing() -> None:
+def test_a_field_that_no_row_has_is_missing():
     with pytest.raises(TypeError, match="quotas"):
         Shown.of(Row(), tags={})
     assert Shown.of(Row(names=None), Limits(), tags={}).names is None

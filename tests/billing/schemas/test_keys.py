@@ -22,7 +22,6 @@ from billing.schemas.keys import (
     given_rules,
     rules_shown,
 )
-from tests.billing.support import Billing
 
 ROOT = Path(package.__file__).parent
 # The column, the rule, the principal, and what acts on it. The fifth is docs/api.md.
@@ -38,21 +37,21 @@ OF_PLANS = {
 }
 
 
-def test_body_row_and_answer_have_every_rule() -> None:
+def test_body_row_and_answer_have_every_rule():
     assert tuple(each.name for each in structs.fields(RulesBody)) == tuple(RULES)
     assert set(RULES) <= {each.name for each in structs.fields(KeyShape)}
     assert set(RULES) < {each.name for each in fields(KeyRow)}
 
 
-async def test_every_rule_has_a_column(billing: Billing) -> None:
+async def test_every_rule_has_a_column(billing):
     rows = await billing.database.rows(
         "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'api_keys'"
     )
     assert set(RULES) < {row["column_name"] for row in rows}
 
 
-def test_every_rule_has_an_option() -> None:
-    def connect(output: object) -> None:
+def test_every_rule_has_an_option():
+    def connect(output):
         raise AssertionError("nothing is called")
 
     key = get_group(operator_app(connect)).get_command(None, "key")  # type: ignore[arg-type, attr-defined]
@@ -61,7 +60,7 @@ def test_every_rule_has_an_option() -> None:
         assert {rule.option.flag for rule in RULES.values()} <= flags
 
 
-def test_a_rule_is_spelled_in_few_files() -> None:
+def test_a_rule_is_spelled_in_few_files():
     paths = (path for path in ROOT.rglob("*") if path.suffix in (".py", ".sql", ".lua"))
     spelled = {
         path.relative_to(ROOT).as_posix() for path in paths if "max_parallel_requests" in path.read_text("utf-8")
@@ -70,14 +69,14 @@ def test_a_rule_is_spelled_in_few_files() -> None:
     assert "max_parallel_requests" in {each.name for each in fields(Principal)}
 
 
-def test_what_a_body_leaves_unset_is_not_said() -> None:
+def test_what_a_body_leaves_unset_is_not_said():
     new = NewKey(account_id="acc_1", name="laptop", max_parallel_requests=3, models=None)
     assert given_rules(new) == {"max_parallel_requests": 3, "models": None}
     everything = RulesBody(**dict.fromkeys(RULES))
     assert KeyRules(**given_rules(everything)) == KeyRules()
 
 
-def test_the_default_rules_as_json() -> None:
+def test_the_default_rules_as_json():
     assert rules_shown(KeyRules()) == {
         "scopes": ("llm:proxy", "billing:read"),
         "models": None,
@@ -89,7 +88,7 @@ def test_the_default_rules_as_json() -> None:
     }
 
 
-def test_a_rule_that_there_is_not_is_no_argument() -> None:
+def test_a_rule_that_there_is_not_is_no_argument():
     assert list(inspect.signature(KeyRules).parameters) == list(RULES)
     with pytest.raises(TypeError):
         KeyRules(colour="red")  # type: ignore[call-arg]

@@ -1,6 +1,6 @@
 """What is wrong with a value is said in words: nothing of the validator's own text, of no shape that the API takes."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from msgspec import Meta
 from billing.api.operations import OPERATIONS
 from billing.schemas.decoding import mismatch, unreadable
 
-VALUES: Final[tuple[Any, ...]] = (
+VALUES = (
     0,
     -1,
     1.5,
@@ -33,8 +33,8 @@ VALUES: Final[tuple[Any, ...]] = (
     {"": "x"},
     {"x" * 500: "y"},
 )
-BODIES: Final = (b"[]", b"1", b'"x"', b"null", b"{}", b'{"zzz": 1}')
-OF_THE_VALIDATOR: Final = ("Expected ", "Object ", "got `", "regex", "$.", "- at", "enum", "`str`", "`int`", "`object`")
+BODIES = (b"[]", b"1", b'"x"', b"null", b"{}", b'{"zzz": 1}')
+OF_THE_VALIDATOR = ("Expected ", "Object ", "got `", "regex", "$.", "- at", "enum", "`str`", "`int`", "`object`")
 
 
 def shapes() -> list[type[msgspec.Struct]]:
@@ -48,7 +48,7 @@ def shapes() -> list[type[msgspec.Struct]]:
     return list(found)
 
 
-def test_nothing_of_the_validator_s_text_reaches_a_person() -> None:
+def test_nothing_of_the_validator_s_text_reaches_a_person():
     seen = 0
     for shape in shapes():
         fields = [field.encode_name for field in msgspec.structs.fields(shape)]
@@ -99,7 +99,7 @@ class Whole(msgspec.Struct, forbid_unknown_fields=True):
         ('{"x": 13}', "x is never 13.", None),
     ],
 )
-def test_what_is_wrong_is_said_with_the_field_s_name(body: str, message: str, field: str | None) -> None:
+def test_what_is_wrong_is_said_with_the_field_s_name(body, message, field):
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.json.decode(body, type=Whole)
     assert mismatch(raised.value, Whole) == (message, field)
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_with_the_field_s_name(body: str, message: str, fi
         (b'{"x": ' + b"[" * 5000, "The body is not valid JSON: it is nested too deeply."),
     ],
 )
-def test_a_body_that_is_no_json_is_said_to_be_none(body: bytes, message: str) -> None:
+def test_a_body_that_is_no_json_is_said_to_be_none(body, message):
     with pytest.raises((msgspec.DecodeError, UnicodeDecodeError, RecursionError)) as raised:
         msgspec.json.decode(body, type=dict[str, Any])
     assert unreadable(raised.value) == message

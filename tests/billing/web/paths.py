@@ -1,9 +1,7 @@
 """What stands for the names in the paths of pages."""
 
-from typing import Final
-
-GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
-NAMES: Final = (
+GIVEN = {"secret": "no-such-link", "provider": "none"}
+NAMES = (
     "account_id",
     "budget_id",
     "delivery_id",
@@ -20,4 +18,4 @@ NAMES: Final = (
     "token",
     "user_id",
 )
-PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
+PATHS = {**dict.fromkeys(NAMES, "none"), **GIVEN}

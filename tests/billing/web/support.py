@@ -134,7 +134,6 @@ def fields(page: Answer, action: str) -> list[tuple[str, str]]:
             found.append((area, unescape(text)))
         elif select is not None:
             chosen = re.search(r'value="([^"]*)" selected', options) or re.search(r'value="([^"]*)"', options)
-            assert chosen is not None
             found.append((select, unescape(chosen[1])))
         else:
             named = dict(re.findall(r'(\w+)="([^"]*)"', given))
@@ -153,6 +152,5 @@ def changed(form: list[tuple[str, str]], **values: str) -> list[tuple[str, str]]
 
 async def press(payments: Payments, url: str, action: str) -> None:
     """Press a button of the provider's page, and have what it did applied."""
-    assert payments.acts is not None
     await payments.acts.act(url.rpartition("/")[2], action)
     await payments.events.round()

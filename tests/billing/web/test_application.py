@@ -4,28 +4,26 @@ import hashlib
 import re
 from dataclasses import replace
 from importlib.resources import files
-from typing import Final
 
 from billing.audit import ADMIN, SYSTEM
 from billing.identity.browsers import Browsers
 from billing.web.render import assets
 from tests.billing.api.test_oidc import Elsewhere, oidc_of
 from tests.billing.identity.support import join, new_organization
-from tests.billing.people_support import GOOD, Registry
-from tests.billing.support import Billing
-from tests.billing.web.support import Console, serving
+from tests.billing.people_support import GOOD
+from tests.billing.web.support import serving
 
 # htmx.org 2.0.11, dist/htmx.min.js.
-HTMX: Final = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
 
 
-def test_the_library_that_pages_load_is_the_one_that_was_published() -> None:
+def test_the_library_that_pages_load_is_the_one_that_was_published():
     static = files("billing.web") / "static"
     assert hashlib.sha256((static / "htmx.min.js").read_bytes()).hexdigest() == HTMX
     assert "Zero-Clause BSD" in (static / "htmx.LICENSE").read_text("utf-8")
 
 
-async def test_pages_load_nothing_from_elsewhere_and_browsers_are_told_so(console: Console) -> None:
+async def test_pages_load_nothing_from_elsewhere_and_browsers_are_told_so(console):
     page = await console.get("/", "owner")
     policy = dict(each.strip().partition(" ")[::2] for each in page.headers["Content-Security-Policy"].split(";"))
     assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
@@ -43,14 +41,14 @@ async def test_pages_load_nothing_from_elsewhere_and_browsers_are_told_so(consol
     assert (await console.ask("PUT", "/sign-in")).headers["Allow"] == "GET, POST"
 
 
-async def test_links_are_relative_so_that_a_proxy_may_take_a_prefix_off(console: Console) -> None:
+async def test_links_are_relative_so_that_a_proxy_may_take_a_prefix_off(console):
     assert (await console.get("")).location == "console/"
     assert (await console.get("/")).location == "./sign-in"
     assert 'href="./sign-in' in (await console.get("/register")).text
     assert 'href="../sign-in' in (await console.get("/sign-in/code")).text
 
 
-FORMS: Final[list[tuple[dict[str, str], bool]]] = [
+FORMS = [
     ({"Sec-Fetch-Site": "cross-site"}, False),
     ({"Sec-Fetch-Site": "same-site", "Origin": "http://{host}"}, False),
     ({"Origin": "http://evil.example"}, False),
@@ -61,7 +59,7 @@ FORMS: Final[list[tuple[dict[str, str], bool]]] = [
 ]
 
 
-async def test_a_form_is_only_taken_from_a_page_of_ours(console: Console) -> None:
+async def test_a_form_is_only_taken_from_a_page_of_ours(console):
     host = f"{console.client.host}:{console.client.port}"
     for headers, taken in FORMS:
         sent = {name: value.format(host=host) for name, value in headers.items()}
@@ -73,7 +71,7 @@ async def test_a_form_is_only_taken_from_a_page_of_ours(console: Console) -> Non
             del console.cookies["owner"]
 
 
-async def test_whoever_signs_in_gets_back_to_where_they_were(console: Console, registry: Registry) -> None:
+async def test_whoever_signs_in_gets_back_to_where_they_were(console, registry):
     hashed = await registry.people.passwords.hash(GOOD, "")
     execute = console.billing.database.execute
     await execute("UPDATE users SET password_hash = $1 WHERE id = $2", hashed, console.persons["owner"])
@@ -99,11 +97,10 @@ async def test_whoever_signs_in_gets_back_to_where_they_were(console: Console, r
     assert (live.status, live.headers["HX-Redirect"]) == (200, "./sign-in")
 
 
-async def test_registering_leads_in_by_the_mailed_code(console: Console, registry: Registry) -> None:
+async def test_registering_leads_in_by_the_mailed_code(console, registry):
     asked = await console.post("/register", form={"email": "new@example.com", "name": "New", "password": GOOD})
     assert "Enter the code" in asked.words
     challenge = re.search(r'name="challenge" value="([^"]+)"', asked.text)
-    assert challenge is not None
     form = {"email": "new@example.com", "purpose": "verify", "challenge": challenge[1]}
     wrong = await console.post("/sign-in/enter", form=form | {"code": "000000"})
     assert (wrong.status, f'value="{challenge[1]}"' in wrong.text) == (401, True)
@@ -114,14 +111,14 @@ async def test_registering_leads_in_by_the_mailed_code(console: Console, registr
     assert "/v1/chat/completions" in page.words
 
 
-async def test_what_ends_a_session_ends_the_browser_s_with_the_next_request(console: Console) -> None:
+async def test_what_ends_a_session_ends_the_browser_s_with_the_next_request(console):
     sessions, owner = console.services.sessions, console.persons["owner"]
 
-    async def status(who: str = "owner") -> int:
+    async def status(who="owner"):
         console.cookies.setdefault(who, await console.cookie(who) or "")
         return (await console.get("/", who)).status
 
-    async def again() -> None:
+    async def again():
         assert await status() == 303
         del console.cookies["owner"]
         assert await status() == 200
@@ -140,7 +137,7 @@ async def test_what_ends_a_session_ends_the_browser_s_with_the_next_request(cons
     assert await status() == 303
 
 
-async def test_an_operator_s_link_is_good_once_and_ends_with_the_admin_key(console: Console, billing: Billing) -> None:
+async def test_an_operator_s_link_is_good_once_and_ends_with_the_admin_key(console, billing):
     browsers = console.services.browsers
     link = await browsers.make_link(ADMIN)
     assert link.secret not in repr(link)
@@ -163,7 +160,7 @@ async def test_an_operator_s_link_is_good_once_and_ends_with_the_admin_key(conso
     assert (await console.post(old.url.partition("/console")[2])).status == 404
 
 
-async def test_a_form_acts_on_the_organization_that_its_page_was_about(console: Console, billing: Billing) -> None:
+async def test_a_form_acts_on_the_organization_that_its_page_was_about(console, billing):
     other = await new_organization(billing, "Second", console.persons["member"])
     shown = await console.get("/", "owner")
     assert f'value="{console.organization.id}"' in shown.text
@@ -175,17 +172,14 @@ async def test_a_form_acts_on_the_organization_that_its_page_was_about(console: 
     assert (late.status, "another tab" in late.words) == (409, True)
 
 
-async def test_a_provider_s_sign_in_leads_back_into_the_console(
-    console: Console, registry: Registry, billing: Billing
-) -> None:
+async def test_a_provider_s_sign_in_leads_back_into_the_console(console, registry, billing):
     elsewhere = Elsewhere({"sub": "ann", "email": "ann@example.com", "email_verified": True})
     services = replace(console.services, oidc=oidc_of(registry, elsewhere, trusted_email=True))
     async with serving(services, console) as pages:
 
-        async def begun() -> tuple[dict[str, str], dict[str, str]]:
+        async def begun():
             sent = await pages.get("/sign-in/with/example", params={"next": "/usage?by=key"})
             cookie = re.search(r"__Host-mg_oidc=([^;]+)", sent.headers["Set-Cookie"])
-            assert cookie is not None
             return elsewhere.authorize(sent.location), {"Cookie": f"__Host-mg_oidc={cookie[1]}"}
 
         query, headers = await begun()

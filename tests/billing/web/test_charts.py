@@ -3,7 +3,7 @@
 from billing.web.lists import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
 
 
-def test_bars_are_as_high_as_their_amounts_and_colours_are_few() -> None:
+def test_bars_are_as_high_as_their_amounts_and_colours_are_few():
     names = [f"m{number}" for number in range(MOST_SERIES + 4)]
     buckets = [
         Bucket(dict.fromkeys(names, 10**9), "a", "a", "a"),

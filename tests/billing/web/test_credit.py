@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd, parse_usd
-from billing.payments.assembly import Payments
 from billing.payments.coupons import NewCoupon
 from billing.payments.local.store import GOOD
 from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console, press
+from tests.billing.web.support import press
 
 NANO = 10**9
 
@@ -27,7 +26,7 @@ def lot(id: str, priority: int, expires_at: str | None, *, promotional: bool) ->
     return LotShape(id=id, kind="grant", state="open", transaction_id=None, **usd, **terms, **times)  # type: ignore[arg-type]
 
 
-def test_lots_are_shown_in_the_order_in_which_they_are_used() -> None:
+def test_lots_are_shown_in_the_order_in_which_they_are_used():
     soon, late = "2026-06-01T00:00:00.000Z", "2026-09-01T00:00:00.000Z"
     lots = [
         lot("9", 10, late, promotional=False),
@@ -41,10 +40,9 @@ def test_lots_are_shown_in_the_order_in_which_they_are_used() -> None:
     assert [each.id for each in in_order(lots[::-1])] == [each.id for each in lots]
 
 
-async def test_credit_is_bought_and_appears_by_itself(console: Console, payments: Payments) -> None:
+async def test_credit_is_bought_and_appears_by_itself(console, payments):
     page = await console.get("/credit", "admin")
     once = re.search(r'name="once" value="([^"]+)"', page.text)
-    assert once is not None
     assert "You're out of credit." in page.words
     form = {"once": once[1], "amount_usd": "4.99", "save_method": "on"}
     wrong = await console.post("/credit/buy", "admin", form)
@@ -56,10 +54,8 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     path = sent[0].location.removeprefix("..")
     shown = await console.get(path, "admin")
     link = re.search(r'class="button main" href="([^"]+)"', shown.text)
-    assert link is not None
     assert "data-live" in shown.text
     assert link[1] not in (await console.get(path, "viewer")).text
-    assert payments.acts is not None
     view = await payments.acts.view(link[1].rpartition("/")[2])
     assert "/console/credit/orders" in repr(view)
     await press(payments, link[1], "decline")
@@ -74,12 +70,11 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     assert "/credit/buy" not in after.text
 
 
-async def test_auto_recharge_is_a_sentence(console: Console, payments: Payments) -> None:
+async def test_auto_recharge_is_a_sentence(console, payments):
     form = {"enabled": "on", "threshold_usd": "5", "amount_usd": "25", "monthly_cap_usd": "100"}
     refused = await console.post("/credit/auto-recharge", "owner", form)
     assert (refused.status, 'id="w-enabled"' in refused.text) == (422, True)
     link = re.search(r'class="button main" href="([^"]+)"', (await console.post("/credit/method", "owner")).text)
-    assert link is not None
     await press(payments, link[1], f"save:{GOOD.method}")
     assert (await console.post("/credit/auto-recharge", "owner", form)).location == "../credit?notice=recharge-on"
     words = (await console.get("/credit", "member")).words
@@ -95,7 +90,7 @@ async def test_auto_recharge_is_a_sentence(console: Console, payments: Payments)
     assert "Auto-recharge is off" in (await console.get("/credit", "viewer")).words
 
 
-async def test_each_transaction_has_the_balance_after_it(console: Console) -> None:
+async def test_each_transaction_has_the_balance_after_it(console):
     billing, account_id = console.billing, console.organization.account_id
     await sync_prices(billing.database, PRICES)
     coupon = NewCoupon("Spring", 5 * NANO, "SPRING27", 10, 30, None, 1)
@@ -113,6 +108,5 @@ async def test_each_transaction_has_the_balance_after_it(console: Console) -> No
     assert (await console.get("/credit/transactions", "viewer")).values == expected
     first = await console.get("/credit/transactions?limit=4", "viewer")
     cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
-    assert cursor is not None
     second = await console.get(f"/credit/transactions?limit=5&cursor={cursor[1]}", "viewer")
     assert first.values + second.values == expected

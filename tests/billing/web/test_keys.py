@@ -5,10 +5,10 @@ import re
 from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console, changed, fields
+from tests.billing.web.support import changed, fields
 
 
-async def test_a_key_is_made_changed_rotated_and_revoked(console: Console) -> None:
+async def test_a_key_is_made_changed_rotated_and_revoked(console):
     form = fields(await console.get("/keys/new", "member"), "/keys/new")
     assert ("scope", "llm:proxy") in form
     wrong = await console.post("/keys/new", "member", changed(form, name="<laptop>", quota_limit="much"))
@@ -63,7 +63,7 @@ async def test_a_key_is_made_changed_rotated_and_revoked(console: Console) -> No
     assert "stays so" in (await console.get(path, "member")).words
 
 
-async def test_what_no_form_sends_is_refused_where_it_was_typed(console: Console) -> None:
+async def test_what_no_form_sends_is_refused_where_it_was_typed(console):
     form, many = fields(await console.get("/keys/new", "member"), "/keys/new"), "9" * 5_000
     for wrong in (
         {"quota_metric": "requests", "quota_limit": many},
@@ -79,7 +79,7 @@ async def test_what_no_form_sends_is_refused_where_it_was_typed(console: Console
     assert (await console.post(f"/keys/{key.id}/rotate", "member", {"grace_seconds": many})).status == 422
 
 
-async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(console: Console) -> None:
+async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(console):
     billing, account_id = console.billing, console.organization.account_id
     await sync_prices(billing.database, PRICES)
     assert "No keys yet" in (await console.get("/keys", "viewer")).words
@@ -92,7 +92,6 @@ async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(
     by_key = {each["group"]["key"]: each["charged_usd"] for each in totals["data"]}
     first = await console.get("/keys?limit=2", "viewer")
     cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
-    assert cursor is not None
     second = await console.get(f"/keys?limit=2&cursor={cursor[1]}", "viewer")
     keys = (await console.api("/billing/keys", "viewer"))["data"]
     assert first.values + second.values == [by_key.get(each["id"], "0.00") for each in keys]
@@ -102,13 +101,12 @@ async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(
     assert "revoked" in (await console.get(f"/keys/{keys[2]['id']}", "owner")).words
 
 
-async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console: Console) -> None:
+async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console):
     page = await console.get("/quickstart", "member")
     assert "No requests yet" in page.words
     assert f"curl {console.services.browsers.rules.url}/v1/chat/completions" in page.words
     assert "Make your first key" in page.words
     playground = re.search(r'<form[^>]*id="playground"[^>]*>(.*?)</form>', page.text, re.DOTALL)
-    assert playground is not None
     assert "name=" not in playground[0]  # what is typed there is no part of any form that is sent
     assert re.search(r'data-base="\./\.\./v1"', playground[0])
     await sync_prices(console.billing.database, PRICES)

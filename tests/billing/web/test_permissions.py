@@ -1,27 +1,24 @@
 """The permission matrix of pages: every page by everybody, with the status that each is answered. A page without a row
 fails."""
 
-from typing import Final
-
 import pytest
 
 from billing.web.application import ROUTES
 from tests.billing.web.paths import PATHS
-from tests.billing.web.support import Console
 
 pytestmark = pytest.mark.slow
 
 # `gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that
 # right and no organization, `link` came by a link.
-CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
-TO_SIGN_IN: Final = [303, 303]
-ANYONE: Final = [200] * 9
+CALLERS = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
+TO_SIGN_IN = [303, 303]
+ANYONE = [200] * 9
 # Pages of an organization that every role reads.
-CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
+CUSTOMERS = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
 # Pages of operators; of what is not there, and forms that lack what they need.
-OPERATORS: Final = [*TO_SIGN_IN, *[403] * 5, 200, 200]
-OPERATORS_NONE: Final = [*TO_SIGN_IN, *[403] * 5, 404, 404]
-OPERATORS_READ: Final = (
+OPERATORS = [*TO_SIGN_IN, *[403] * 5, 200, 200]
+OPERATORS_NONE = [*TO_SIGN_IN, *[403] * 5, 404, 404]
+OPERATORS_READ = (
     "",
     "/accounts",
     "/keys",
@@ -45,7 +42,7 @@ OPERATORS_READ: Final = (
     "/exports",
     "/webhooks",
 )
-OPERATORS_READ_ONE: Final = (
+OPERATORS_READ_ONE = (
     "/accounts/{account_id}",
     "/accounts/{account_id}/transactions",
     "/requests/{request_id}",
@@ -53,7 +50,7 @@ OPERATORS_READ_ONE: Final = (
     "/people/{user_id}",
     "/webhooks/{endpoint_id}",
 )
-OPERATORS_CHANGE: Final = {
+OPERATORS_CHANGE = {
     path: [*TO_SIGN_IN, *[403] * 5, status, status]
     for path, status in {
         "/accounts/{account_id}/grant": 404,
@@ -74,15 +71,15 @@ OPERATORS_CHANGE: Final = {
         "/webhooks/{endpoint_id}/{delivery_id}/again": 404,
     }.items()
 }
-OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
-NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
+OF_ANOTHER = [*TO_SIGN_IN, *[404] * 5, 403, 403]
+NO_VIEWER = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
 # Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners.
-REFUSED: Final = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
-ADMINS: Final = [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403]
-PERSONS: Final = [*TO_SIGN_IN, *[200] * 6, 403]
-WHOLE: Final = [*TO_SIGN_IN, *[422] * 6, 403]
+REFUSED = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
+ADMINS = [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403]
+PERSONS = [*TO_SIGN_IN, *[200] * 6, 403]
+WHOLE = [*TO_SIGN_IN, *[422] * 6, 403]
 # Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own.
-MATRIX: Final[dict[str, list[int]]] = {
+MATRIX = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
     "GET /sign-in/code": ANYONE,
@@ -173,7 +170,7 @@ MATRIX: Final[dict[str, list[int]]] = {
 }
 
 
-async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
+async def test_every_page_answers_everybody_as_the_matrix_says(console):
     declared = {f"{page.method} {page.path}" for page in ROUTES} - {"POST /sign-out", "POST /security/end-all"}
     assert declared == MATRIX.keys()
     found = {}

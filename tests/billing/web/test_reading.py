@@ -6,15 +6,12 @@ import time
 from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
 
-import pytest
-
-from billing.api import usage_reports
+from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
-from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.roller import roll
+from billing.ledger.sums import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
@@ -23,9 +20,9 @@ from billing.web.pages import Who
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
-LISTED: Final = re.compile(r'data-label="Time"><a href="\./requests/(\w+)"')
+LISTED = re.compile(r'data-label="Time"><a href="\./requests/(\w+)"')
 # A month in which clocks are set forward in Berlin (the 29th) and in New York (the 8th).
-MARCH: Final = {"period": "chosen", "from": "2026-03-01", "to": "2026-03-31"}
+MARCH = {"period": "chosen", "from": "2026-03-01", "to": "2026-03-31"}
 
 
 async def use(console: Console) -> str:
@@ -53,7 +50,7 @@ async def use(console: Console) -> str:
     return first
 
 
-async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(console: Console) -> None:
+async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(console):
     await use(console)
     charged: dict[str, str] = {}
     for tz in ("Europe/Berlin", "America/New_York"):
@@ -96,7 +93,7 @@ async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(cons
     assert charged["Europe/Berlin"] != charged["America/New_York"]  # days begin at other moments there
 
 
-async def test_values_of_a_tag_that_look_like_none_have_rows_and_colours_of_their_own(console: Console) -> None:
+async def test_values_of_a_tag_that_look_like_none_have_rows_and_colours_of_their_own(console):
     await sync_prices(console.billing.database, PRICES)
     for value in (None, "", "(none)", "others", "(others)"):
         tags = None if value is None else json.dumps({"team": value})
@@ -108,7 +105,7 @@ async def test_values_of_a_tag_that_look_like_none_have_rows_and_colours_of_thei
     assert len(set(re.findall(r'<rect class="(s\d)"', page.text))) == 5
 
 
-async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_requests(console: Console) -> None:
+async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_requests(console):
     await use(console)
     params = {"by": "key", "tz": "Europe/Berlin", **MARCH}
     page = await console.get("/usage", "owner", params=params)
@@ -123,18 +120,14 @@ async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_re
     by_time = await console.get("/usage", "owner", params=params | {"format": "csv", "table": "time"})
     assert by_time.text.startswith("start,end,key,")
     href = re.search(r'<td data-label="Key"><a href="\.(/requests[^"]+)"', page.text)
-    assert href is not None
     led = await console.get(href[1].replace("&amp;", "&"), "owner")
     assert led.text.count('<td data-label="Time">') == min(50, events["data"][0]["events"])
     one_day = re.search(r'<a href="\.(/usage[^"]+)" aria-label="2026-03-29', page.text)
-    assert one_day is not None
     hours = await console.get(one_day[1].replace("&amp;", "&"), "owner")
     assert hours.text.count('<rect class="hit"') in (0, 23)  # a day of 23 hours, if anything was used in it
 
 
-async def test_groups_that_have_no_room_are_one_row_that_adds_up(
-    console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_groups_that_have_no_room_are_one_row_that_adds_up(console, monkeypatch):
     await use(console)
     params = {"by": "key", "tz": "Europe/Berlin", **MARCH}
     whole = await console.get("/usage", "owner", params=params)
@@ -149,7 +142,7 @@ async def test_groups_that_have_no_room_are_one_row_that_adds_up(
     assert bars[0] == bars[1]
 
 
-async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:
+async def test_what_can_t_be_asked_for_is_said(console):
     for params, word in (
         ({"by": "weather"}, "by is one of"),
         ({"by": "tag"}, "Name the tag"),
@@ -170,7 +163,7 @@ async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:
                 assert (page.status != 500, is_table) == (True, each.csv and "params" in asked), each.path
 
 
-async def test_one_request_is_explained_line_by_line(console: Console) -> None:
+async def test_one_request_is_explained_line_by_line(console):
     request_id = await use(console)
     page = await console.get(f"/requests/{request_id}", "viewer")
     event = await console.api(f"/account/usage/events/{request_id}", "viewer")
@@ -185,7 +178,6 @@ async def test_one_request_is_explained_line_by_line(console: Console) -> None:
     events = await console.api("/account/usage/events", "viewer", limit="20", model="slow")
     assert LISTED.findall(listed.text) == [each["id"] for each in events["data"]]
     following = re.search(r'rel="next" href="\.(/requests[^"]+)"', listed.text)
-    assert following is not None
     second = await console.get(following[1].replace("&amp;", "&"), "viewer")
     assert len(LISTED.findall(second.text)) == 5
     assert (await console.get("/requests", "viewer", params={"limit": "1000"})).status == 200
@@ -193,7 +185,7 @@ async def test_one_request_is_explained_line_by_line(console: Console) -> None:
     assert len(csv.text.splitlines()) == 26
 
 
-async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Console) -> None:
+async def test_the_overview_has_the_balance_and_how_long_it_lasts(console):
     billing, account_id = console.billing, console.organization.account_id
     await use(console)
     await billing.grants.grant(account_id, 20_000_000_000, "first", None)
@@ -227,7 +219,7 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Conso
     assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)
 
 
-async def test_a_request_says_what_sent_it(console: Console) -> None:
+async def test_a_request_says_what_sent_it(console):
     account_id, billing = console.organization.account_id, console.billing
     key, _ = await billing.keys.create(account_id, "laptop")
     sender = {"session": "run-1", "agent": "a2", "parent_agent": "a1", "tool": "codex", "tool_version": "0.169.0"}
@@ -246,7 +238,7 @@ async def charged(console: Console) -> str:
     return found.items[0].request_id
 
 
-async def test_refusals_and_models_are_those_of_the_account(console: Console) -> None:
+async def test_refusals_and_models_are_those_of_the_account(console):
     refused, account_id = console.services.refused, console.organization.account_id
     for id_, whose, message in (("req_1", account_id, "Add credit."), ("req_2", "acc_other", "Not yours.")):
         fields = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message

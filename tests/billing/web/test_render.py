@@ -19,11 +19,11 @@ from billing.web.render import brief, changes, digits, money, usd_text
         (1_234_567_000_000_000, "$1,234,567.00"),
     ],
 )
-def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano: int, text: str) -> None:
+def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano, text):
     assert usd_text(nano) == (text if nano >= 0 else text.replace("$-", "-$"))
 
 
-def test_amounts_of_one_column_have_as_many_digits() -> None:
+def test_amounts_of_one_column_have_as_many_digits():
     amounts = ["25.00", "-0.03765", "0.5", None]
     assert [str(money(each, digits(amounts)).striptags()) for each in amounts] == [
         "$25.00000",
@@ -35,12 +35,12 @@ def test_amounts_of_one_column_have_as_many_digits() -> None:
     assert (digits([1]), usd_text(1, digits([1]))) == (6, "$0.000000001")
 
 
-def test_only_long_words_are_broken() -> None:
+def test_only_long_words_are_broken():
     assert all(map(brief, ("", "purchase of 2026-11-23 17:02:26", Markup('<data title="0.000000000000001">1</data>'))))
     assert not brief("order ord_01M84NQKKGYD4BYXR9GNVHYGS7")
 
 
-def test_a_change_is_told_by_the_fields_that_differ() -> None:
+def test_a_change_is_told_by_the_fields_that_differ():
     before = {"plan": "free", "status": "active", "operator": False, "quotas": []}
     after = {"plan": "pro", "status": "active", "operator": True, "quotas": [{"limit": 1}], "past_due_at": "now"}
     assert changes(before, after) == [

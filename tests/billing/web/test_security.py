@@ -3,13 +3,12 @@
 import re
 
 from billing.identity.codes import TOTP_STEP_S, totp_code
-from tests.billing.people_support import GOOD, Registry
-from tests.billing.web.support import Console
+from tests.billing.people_support import GOOD
 
 OTHER = "copper lantern orchard brisk"
 
 
-async def test_a_person_changes_what_they_sign_in_with(console: Console, registry: Registry) -> None:
+async def test_a_person_changes_what_they_sign_in_with(console, registry):
     hashed = await registry.people.passwords.hash(GOOD, "")
     execute = console.billing.database.execute
     await execute("UPDATE users SET password_hash = $1 WHERE id = $2", hashed, console.persons["admin"])
@@ -26,7 +25,6 @@ async def test_a_person_changes_what_they_sign_in_with(console: Console, registr
     code = totp_code(secret[1], int(registry.clock()) // TOTP_STEP_S)
     shown = await console.post("/security/totp/confirm", "admin", {"code": code})
     codes = re.search(r"<code>([^<]+)</code>", shown.text)
-    assert codes is not None
     first = codes[1].split()[0]
     assert "an authenticator app" in (await console.get("/security", "admin")).words
     renewed = await console.post("/security/totp/recovery-codes", "admin", {"factor": first})
@@ -45,7 +43,6 @@ async def test_a_person_changes_what_they_sign_in_with(console: Console, registr
 
     asked = await console.post("/security/address", "admin", {"email": "ada@example.com", "email_password": OTHER})
     challenge = re.search(r'name="challenge" value="([^"]+)"', asked.text)
-    assert challenge is not None
     form = {"email": "ada@example.com", "challenge": challenge[1], "code": "000000"}
     missed = await console.post("/security/address/confirm", "admin", form)
     assert (missed.status, f'value="{challenge[1]}"' in missed.text) == (401, True)
@@ -57,7 +54,7 @@ async def test_a_person_changes_what_they_sign_in_with(console: Console, registr
     assert 'value="&lt;Ada&gt;"' in page.text
 
 
-async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(console: Console) -> None:
+async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(console):
     await console.cookie("owner")
     console.cookies["other"] = console.cookies.pop("owner")
     page = await console.get("/security", "owner")

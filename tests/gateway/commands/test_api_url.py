@@ -44,7 +44,6 @@ def published_by_another(data_dir: Path, url: str = URL) -> Iterator[subprocess.
         text=True,
         cwd=CHECKOUT,
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "published\n"
         try:
             yield process
@@ -52,16 +51,15 @@ def published_by_another(data_dir: Path, url: str = URL) -> Iterator[subprocess.
             process.kill()
 
 
-def test_the_address_and_the_key_of_a_living_gateway_are_found(tmp_path: Path) -> None:
+def test_the_address_and_the_key_of_a_living_gateway_are_found(tmp_path):
     key = ensure_admin_key(tmp_path)
     with published_by_another(tmp_path):
         found = find_own_gateway(tmp_path)
-    assert found is not None
     assert (found.url, found.admin_key) == (URL, key)
     assert key.reveal() not in repr(found)
 
 
-def test_the_file_is_private_whole_and_goes(tmp_path: Path) -> None:
+def test_the_file_is_private_whole_and_goes(tmp_path):
     publish_api_url(tmp_path, URL)
     publish_api_url(tmp_path, URL)
     assert [path.name for path in tmp_path.iterdir()] == ["api-url"]
@@ -71,7 +69,7 @@ def test_the_file_is_private_whole_and_goes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_was_killed_is_not_called_also_when_another_has_the_folder(tmp_path: Path) -> None:
+def test_a_process_that_was_killed_is_not_called_also_when_another_has_the_folder(tmp_path):
     ensure_admin_key(tmp_path)
     with published_by_another(tmp_path) as process:
         process.kill()
@@ -82,7 +80,7 @@ def test_a_process_that_was_killed_is_not_called_also_when_another_has_the_folde
             assert find_own_gateway(tmp_path) is None
 
 
-def test_who_lives_without_the_lock_is_not_called(tmp_path: Path) -> None:
+def test_who_lives_without_the_lock_is_not_called(tmp_path):
     ensure_admin_key(tmp_path)
     publish_api_url(tmp_path, URL)  # by this process, which lives
     assert find_own_gateway(tmp_path) is None
@@ -92,7 +90,7 @@ def test_who_lives_without_the_lock_is_not_called(tmp_path: Path) -> None:
         assert find_own_gateway(tmp_path) is not None
 
 
-def test_another_machine_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_is_not_called(tmp_path, monkeypatch):
     ensure_admin_key(tmp_path)
     with published_by_another(tmp_path):
         monkeypatch.setattr(data_folder, "_machine", lambda: "another")
@@ -100,7 +98,7 @@ def test_another_machine_is_not_called(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("text", ["", "http://127.0.0.1:8080", "{}", "\0", '{"url": 1, "pid": 1, "machine": ""}', "[]"])
-def test_a_file_that_says_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_file_that_says_something_else_is_left_alone(tmp_path, text):
     ensure_admin_key(tmp_path)
     with locked(tmp_path):
         api_url_file(tmp_path).write_text(text)
@@ -108,7 +106,7 @@ def test_a_file_that_says_something_else_is_left_alone(tmp_path: Path, text: str
         assert find_own_gateway(tmp_path) is None
 
 
-def test_a_file_that_others_may_have_written_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_others_may_have_written_is_left_alone(tmp_path):
     ensure_admin_key(tmp_path)
     with locked(tmp_path):
         publish_api_url(tmp_path, URL)
@@ -116,14 +114,14 @@ def test_a_file_that_others_may_have_written_is_left_alone(tmp_path: Path) -> No
         assert find_own_gateway(tmp_path) is None
 
 
-def test_without_a_key_in_the_folder_nobody_is_called(tmp_path: Path) -> None:
+def test_without_a_key_in_the_folder_nobody_is_called(tmp_path):
     with locked(tmp_path):
         publish_api_url(tmp_path, URL)
         assert find_own_gateway(tmp_path) is None
 
 
 @pytest.mark.slow
-def test_a_command_calls_the_address_that_it_finds_and_none_where_it_is_told_of_a_database(tmp_path: Path) -> None:
+def test_a_command_calls_the_address_that_it_finds_and_none_where_it_is_told_of_a_database(tmp_path):
     shell = Shell(tmp_path)
     shell.data_dir.mkdir()
     ensure_admin_key(shell.data_dir)

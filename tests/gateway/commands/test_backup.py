@@ -13,7 +13,7 @@ from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
 from gateway.commands import backup
-from tests.support.commands import Shell, do_curl, with_host
+from tests.support.commands import do_curl, with_host
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def value(url: str, query: str) -> Any:
     return asyncio.run(ask())
 
 
-def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
+def test_traffic_backup_more_traffic_restore(shell):
     """As an operator does it, on the embedded servers."""
     file, others = shell.folder / "ledger.backup", shell.folder / "others"
     others.write_text("another's")
@@ -64,7 +64,7 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         assert running.end() == 0
 
 
-async def test_what_takes_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_takes_long_says_what_it_is_at(monkeypatch):
     monkeypatch.setattr(backup, "PROGRESS_S", 0.01)
     dump = """echo 'pg_dump: dumping contents of table "public.{}"' >&2"""
     script = "; ".join(map(dump.format, ("accounts", "usage_events")))
@@ -74,13 +74,12 @@ async def test_what_takes_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatc
     async with asyncio.timeout(60):
         while "  table 2: usage_events ..." not in told.getvalue().splitlines():
             await asyncio.sleep(0.01)
-    assert program.stdin is not None
     program.stdin.close()
     await words.read
     await program.wait()
 
 
-def test_into_an_empty_database(shell: Shell, database_url: str, empty_database_url: str, redis_url: str) -> None:
+def test_into_an_empty_database(shell, database_url, empty_database_url, redis_url):
     file, url, empty = shell.folder / "a.backup", with_host(database_url), with_host(empty_database_url)
     env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
     assert shell.run("operator", "account", "create", "Acme", env=env).code == 0
@@ -103,7 +102,7 @@ def test_into_an_empty_database(shell: Shell, database_url: str, empty_database_
     assert shell.run("restore", str(file), "--force", env={"DATABASE_URL": empty}).code == 0
 
 
-def test_what_is_no_backup_changes_nothing(shell: Shell, database_url: str, redis_url: str) -> None:
+def test_what_is_no_backup_changes_nothing(shell, database_url, redis_url):
     url, file = with_host(database_url), shell.folder / "a.backup"
     env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
     assert "no file" in shell.run("restore", "nowhere", env=env).failed(USAGE)
@@ -124,7 +123,7 @@ def test_what_is_no_backup_changes_nothing(shell: Shell, database_url: str, redi
         assert value(url, "SELECT count(*) FROM accounts") == 1
 
 
-def test_one_of_a_newer_version_is_refused(shell: Shell, database_url: str, redis_url: str) -> None:
+def test_one_of_a_newer_version_is_refused(shell, database_url, redis_url):
     url, file = with_host(database_url), shell.folder / "a.backup"
     env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
     value(url, "INSERT INTO migrations (number, name, digest) VALUES (9999, 'later', '') RETURNING 1")
@@ -141,7 +140,7 @@ def test_one_of_a_newer_version_is_refused(shell: Shell, database_url: str, redi
         ("postgres://a:b@h1:1,h2:2/d", "postgres://a@h1:1,h2:2/d", "b"),
     ],
 )
-def test_no_password_is_an_argument(url: str, shown: str, password: str | None) -> None:
+def test_no_password_is_an_argument(url, shown, password):
     options, secret = program_target(url)
     assert options == ("--no-password", f"--dbname={shown}")
     assert secret == ({} if password is None else {"PGPASSWORD": password})

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from gateway.commands.doctor import (
     check_secrets,
     disk_finding,
 )
-from gateway.config.models import unknown_models
+from gateway.config.providers import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
 from tests.support.mail import Mailbox, mail_server
 
@@ -36,7 +35,7 @@ def only(found: list[Check]) -> Check:
     return check
 
 
-def test_models_whose_provider_is_off() -> None:
+def test_models_whose_provider_is_off():
     off = {
         name: ProviderConfig(name, "openai", off_reason=f"{name.upper()}_API_KEY is not set")
         for name in ("openai", "xai")
@@ -56,12 +55,12 @@ def test_models_whose_provider_is_off() -> None:
     assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")}, {})).status == "ok"
 
 
-def test_development_is_warned_of() -> None:
+def test_development_is_warned_of():
     assert check_development(settings()) == check_development(settings(METERGATE_DEVELOPMENT="0")) == []
     assert only(check_development(settings(METERGATE_DEVELOPMENT="1"))).status == "warn"
 
 
-def test_secrets_that_are_short() -> None:
+def test_secrets_that_are_short():
     assert only(check_secrets(settings())).status == "ok"
     short = settings(INTERNAL_SERVICE_TOKEN="herring")
     found = only(check_secrets(short))
@@ -84,18 +83,18 @@ def test_secrets_that_are_short() -> None:
         ("8.8.8.8:9090", "warn"),
     ],
 )
-def test_metrics_that_anybody_may_read(address: str, status: str) -> None:
+def test_metrics_that_anybody_may_read(address, status):
     assert only(check_metrics(settings(METRICS_ADDR=address))).status == status
 
 
-def test_where_metrics_are_read() -> None:
+def test_where_metrics_are_read():
     unset, off = (only(check_metrics(settings(METRICS_ADDR=address))).message for address in ("", "off"))
     assert "`metergate up`: at 127.0.0.1:9090, without a key" in unset
     assert "`metergate serve`: at /metrics" in unset
     assert off == "at /metrics of the gateway, with the admin key"
 
 
-def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "LITTLE_BYTES", 1)
     monkeypatch.setattr(doctor, "LEAST_BYTES", 0)
     found = only(check_disk(settings(METERGATE_DATA_DIR=str(tmp_path / "not" / "yet"))))
@@ -125,11 +124,11 @@ def plan(plan_id: str, upgrade_to: str | None) -> Plan:
         ({"a": "gone"}, []),
     ],
 )
-def test_upgrades_that_lead_back(ways: dict[str, str | None], cycles: list[tuple[str, ...]]) -> None:
+def test_upgrades_that_lead_back(ways, cycles):
     assert upgrade_cycles({name: plan(name, to) for name, to in ways.items()}) == cycles
 
 
-def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
+def test_a_start_warns_of_upgrades_that_lead_back(tmp_path):
     (tmp_path / "metergate.yaml").write_text("providers: {local: {kind: local}}\nmodels: {demo: {provider: local}}\n")
     (tmp_path / "prices.yaml").write_text(
         '- {provider: local, model: demo, effective_from: "2024-07-18", per_million: {input: "1", output: "1"}}\n'
@@ -143,7 +142,7 @@ def test_a_start_warns_of_upgrades_that_lead_back(tmp_path: Path) -> None:
     assert any("prices of providers" in warning and "gone" in warning for warning in found)
 
 
-def test_models_that_a_key_may_name() -> None:
+def test_models_that_a_key_may_name():
     known = settings()
     names = [
         "demo",
@@ -161,7 +160,7 @@ def test_models_that_a_key_may_name() -> None:
     assert found == unknown
 
 
-async def test_the_mail_server_is_asked_and_gets_no_mail() -> None:
+async def test_the_mail_server_is_asked_and_gets_no_mail():
     mailing = replace(settings(), smtp_from="billing@example.com")
     assert await check_mail(mailing) == []
     mailbox = Mailbox()

@@ -38,7 +38,7 @@ def stores(database_url: str, *, started: bool = False) -> Stores:
     return Stores(database_url, "", embedded=False, started_database=started)
 
 
-async def test_stores_that_are_well(database_url: str, redis_url: str) -> None:
+async def test_stores_that_are_well(database_url, redis_url):
     found = by_name([*await check_postgres(stores(database_url)), *await check_redis(redis_url, LEASE_S)])
     assert {check.status for check in found.values()} == {"ok"}
     assert "Postgres" in found["postgres"].message
@@ -46,14 +46,14 @@ async def test_stores_that_are_well(database_url: str, redis_url: str) -> None:
     assert "one server" in found["topology"].message
 
 
-async def test_migrations_that_are_missing(empty_database_url: str) -> None:
+async def test_migrations_that_are_missing(empty_database_url):
     assert by_name(await check_postgres(stores(empty_database_url)))["migrations"].status == "fail"
     started = by_name(await check_postgres(stores(empty_database_url, started=True)))
     assert started["migrations"].status == "warn"
     assert "0001_schema" in started["migrations"].message
 
 
-async def test_commits_that_do_not_wait(database_url: str) -> None:
+async def test_commits_that_do_not_wait(database_url):
     connection = await asyncpg.connect(database_url)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
@@ -62,7 +62,7 @@ async def test_commits_that_do_not_wait(database_url: str) -> None:
     assert (durability.status, durability.message) == ("fail", "synchronous_commit off, fsync on")
 
 
-async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_served(database_url: str) -> None:
+async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_served(database_url):
     database = Database(database_url, size=1)
     was, other = ({"SECRETS_KEY": letter * 32} for letter in "ab")
     assert await check_secrets_key(stores(database_url), load_settings(other)) == []
@@ -87,7 +87,7 @@ async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_se
     await database.close()
 
 
-async def test_debits_that_were_set_aside(database_url: str) -> None:
+async def test_debits_that_were_set_aside(database_url):
     connection = await asyncpg.connect(database_url)
     await connection.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('r1', '', 'a test')")
     await connection.close()
@@ -96,19 +96,19 @@ async def test_debits_that_were_set_aside(database_url: str) -> None:
     assert debits.message.startswith("1 ")
 
 
-async def test_an_old_postgres(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_postgres(database_url, monkeypatch):
     monkeypatch.setattr(doctor, "OLDEST_POSTGRES", 99)
     assert by_name(await check_postgres(stores(database_url)))["postgres"].status == "fail"
 
 
-async def test_stores_that_are_away() -> None:
+async def test_stores_that_are_away():
     url = "postgresql://user:swordfish@127.0.0.1:1/name?sslmode=disable"
     found = [*await check_postgres(stores(url)), *await check_redis("redis://:swordfish@127.0.0.1:1", LEASE_S)]
     assert [check.status for check in found] == ["fail", "fail"]
     assert all("127.0.0.1:1" in check.message and "swordfish" not in check.message for check in found)
 
 
-async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
+async def test_clocks_that_agree(database_url, redis_url):
     (clocks,) = await check_clocks(Stores(database_url, redis_url, embedded=False, started_database=False))
     assert (clocks.name, clocks.status) == ("clocks", "ok")
     nowhere = f"{database_url.rpartition('/')[0]}/nowhere"
@@ -125,19 +125,19 @@ async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
         (86_400.0, "fail", "86400.0 s ahead of"),
     ],
 )
-def test_clocks_that_differ(ahead_s: float, status: str, sentence: str) -> None:
+def test_clocks_that_differ(ahead_s, status, sentence):
     found, message, mend = clock_finding(ahead_s)
     assert (found, message) == (status, f"Redis's clock is {sentence} Postgres's")
     assert bool(mend) == (status != "ok")
 
 
-def test_the_shipped_configuration_is_well() -> None:
+def test_the_shipped_configuration_is_well():
     found = check_settings(load_settings({}, mode="command"), NOW_S)
     assert {check.status for check in found} == {"ok"}
     assert check_vocabularies().status == "ok"
 
 
-def test_models_without_a_price_and_no_provider() -> None:
+def test_models_without_a_price_and_no_provider():
     settings = load_settings({}, mode="command")
     demo = settings.models["demo"]
     settings = replace(
@@ -152,7 +152,7 @@ def test_models_without_a_price_and_no_provider() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://:swordfish@127.0.0.1:1?timeout=x", "redis://:swordfish@127.0.0.1:1?nope=1"])
-async def test_a_url_that_no_redis_has(url: str, database_url: str) -> None:
+async def test_a_url_that_no_redis_has(url, database_url):
     (found,) = await check_redis(url, LEASE_S)
     assert found.status == "fail"
     assert "Correct REDIS_URL" in found.mend

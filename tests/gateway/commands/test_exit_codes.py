@@ -110,9 +110,14 @@ ALONE = ("up", "doctor", "connect")
 UNCONFIGURED = ("init",)
 
 
-def away() -> dict[str, str]:
+PASSWORD = "swordfish-of-all-the-tests"
+
+
+def away() -> tuple[str, dict[str, str]]:
+    """An address that nothing listens on, and both stores there."""
     address = nobody_at()
-    return {"DATABASE_URL": f"postgresql://u@{address}/n?sslmode=disable", "REDIS_URL": f"redis://{address}"}
+    url = f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable"
+    return address, {"DATABASE_URL": url, "REDIS_URL": f"redis://:{PASSWORD}@{address}"}
 
 
 def each_failed(
@@ -124,12 +129,12 @@ def each_failed(
         yield command, result.failed(code)
 
 
-def test_no_command_is_left_out() -> None:
+def test_no_command_is_left_out():
     ends = {each for each in COMMANDS if not any(other.startswith(f"{each} ") for other in COMMANDS)}
     assert ends == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
 
 
-def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
+def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell):
     url = {"METERGATE_API_URL": "http://127.0.0.1:1"}
     commands = ["auth token", "keys list", "usage totals", "org members"]
     for command, said in each_failed(shell, commands, 1, url):
@@ -137,7 +142,7 @@ def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
     assert len(list(each_failed(shell, commands[1:], 3, {**url, "METERGATE_API_TOKEN": "e30.e30.x"}))) == 3
 
 
-def test_wrong_usage_is_2(shell: Shell) -> None:
+def test_wrong_usage_is_2(shell):
     every = [*OF_PEOPLE, *ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED]
     for command, said in each_failed(shell, [f"{each} --nope" for each in every], 2):
         assert "--nope" in said, command
@@ -147,16 +152,18 @@ def test_wrong_usage_is_2(shell: Shell) -> None:
     assert list(each_failed(shell, [f"{each} too many of these" for each in bounded], 2))
 
 
-def test_a_wrong_setting_is_2(shell: Shell) -> None:
-    wrong = {"MAX_BODY_BYTES": "x"}
+def test_a_wrong_setting_is_2(shell):
+    wrong = {"MAX_BODY_BYTES": "1MB", "SMTP_PORT": "x"}
     for command, said in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values(), "up"], 2, wrong):
-        assert "MAX_BODY_BYTES" in said, command
+        assert "environment: MAX_BODY_BYTES: " in said, command
+        assert "environment: SMTP_PORT: " in said, command
+    assert not shell.data_dir.exists()
     result = shell.run("doctor", env=wrong)
     assert result.code == 1
     assert "MAX_BODY_BYTES" in result.stdout
 
 
-def test_a_folder_without_data_is_3_and_stays_so(shell: Shell) -> None:
+def test_a_folder_without_data_is_3_and_stays_so(shell):
     """`up` alone makes a database; `serve` is given its stores, and says so."""
     on_stores = [each for name, each in ON_STORES.items() if name != "serve"]
     for command, said in each_failed(shell, [*on_stores, *OF_THE_API.values()], 3):
@@ -170,25 +177,41 @@ def test_a_folder_without_data_is_3_and_stays_so(shell: Shell) -> None:
     assert not shell.data_dir.exists()
 
 
-def test_stores_that_are_away_are_3(shell: Shell) -> None:
-    assert list(each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values()], 3, away()))
+def test_stores_that_are_away_are_3(shell):
+    address, stores = away()
+    for command, said in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values()], 3, stores):
+        assert address in said, command
+        assert PASSWORD not in said, command
+    doctor = shell.run("doctor", env=stores)
+    assert doctor.code == 1
+    for finding in ("FAIL  postgres", "FAIL  redis", "correct DATABASE_URL"):
+        assert finding in doctor.stdout
+    assert PASSWORD not in doctor.stdout + doctor.stderr
 
 
-def test_a_gateway_that_is_away_is_3(shell: Shell) -> None:
-    env = {"METERGATE_API_URL": f"http://{nobody_at()}", "ADMIN_API_KEY": "k" * 24}
-    assert list(each_failed(shell, [*OF_THE_API.values()], 3, env))
+def test_a_gateway_that_is_away_is_3(shell):
+    url = f"http://{nobody_at()}"
+    env = {"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}
+    for command, said in each_failed(shell, [*OF_THE_API.values()], 3, env):
+        assert url in said, command
+        assert PASSWORD not in said, command
+    (shell.folder / "key").write_text(f"{PASSWORD}\n")
+    message = shell.run("operator", "grant", "acc_1", "5", "--yes", "--api-url", url, "--token-file", "key").failed(3)
+    assert "--idempotency-key " in message
+    assert PASSWORD not in message
+    assert not shell.data_dir.exists()
 
 
-def test_what_is_done_is_0_and_what_is_refused_1(shell: Shell, stores: dict[str, str]) -> None:
+def test_what_is_done_is_0_and_what_is_refused_1(shell, stores):
     for command, result in zip(DONE, shell.run_each([each.split() for each in DONE], stores), strict=True):
         assert result.code == 0, (command, result)
     assert len(list(each_failed(shell, REFUSED, 1, stores))) == len(REFUSED)
 
 
-def test_a_redis_alone_that_is_away_or_none_is_3(shell: Shell, stores: dict[str, str]) -> None:
+def test_a_redis_alone_that_is_away_or_none_is_3(shell, stores):
     """Nobody there, options that there are not, and a server that is none; no fault of ours."""
     commands = ["serve", "reconcile", "operator requests --refused"]
-    assert list(each_failed(shell, commands, 3, {**stores, "REDIS_URL": away()["REDIS_URL"]}))
+    assert list(each_failed(shell, commands, 3, {**stores, "REDIS_URL": away()[1]["REDIS_URL"]}))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoRedis) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

@@ -3,7 +3,6 @@
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from billing.keys.secrets import made_at_random
 from gateway.commands.data_folder import BadKeyFile, admin_key_file, ensure_admin_key, find_admin_key, read_key_file
 
 
-def test_it_is_made_once_and_private(tmp_path: Path) -> None:
+def test_it_is_made_once_and_private(tmp_path):
     assert find_admin_key(tmp_path) is None
     before = os.umask(0)
     try:
@@ -25,7 +24,7 @@ def test_it_is_made_once_and_private(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["admin-key"]
 
 
-def test_of_many_makers_one_wins(tmp_path: Path) -> None:
+def test_of_many_makers_one_wins(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         keys = list(pool.map(ensure_admin_key, [tmp_path] * 64))
     assert len({key.reveal() for key in keys}) == 1
@@ -33,14 +32,14 @@ def test_of_many_makers_one_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words\n", b"two\nlines", b"\xff", b"x" * 5000, b"bell\x07"])
-def test_what_holds_no_key(tmp_path: Path, content: bytes) -> None:
+def test_what_holds_no_key(tmp_path, content):
     admin_key_file(tmp_path).write_bytes(content)
     with pytest.raises(BadKeyFile, match="holds no key") as bad:
         find_admin_key(tmp_path)
     assert "words" not in str(bad.value)
 
 
-def test_a_key_that_could_be_guessed_is_not_served_with(tmp_path: Path) -> None:
+def test_a_key_that_could_be_guessed_is_not_served_with(tmp_path):
     admin_key_file(tmp_path).write_text("swordfish-swordfish-123\n")
     with pytest.raises(BadKeyFile, match="remove the file, and another is made") as bad:
         ensure_admin_key(tmp_path)
@@ -49,7 +48,7 @@ def test_a_key_that_could_be_guessed_is_not_served_with(tmp_path: Path) -> None:
     assert ensure_admin_key(tmp_path)
 
 
-def test_files_that_can_not_be(tmp_path: Path) -> None:
+def test_files_that_can_not_be(tmp_path):
     with pytest.raises(BadKeyFile, match="Cannot read"):
         read_key_file(tmp_path / "nothing")
     (tmp_path / "file").touch()

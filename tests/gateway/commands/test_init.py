@@ -2,7 +2,6 @@
 
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from tests.support.commands import Shell
 WRITTEN = (*(f"config/{name}" for name in FILES), ".env")
 
 
-def test_it_writes_copies_and_a_private_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_writes_copies_and_a_private_env(tmp_path, monkeypatch):
     folder = tmp_path / "made" / "for it"
     umask = os.umask(0)
     try:
@@ -29,7 +28,7 @@ def test_it_writes_copies_and_a_private_env(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("there", WRITTEN)
-def test_what_is_there_stays(tmp_path: Path, there: str) -> None:
+def test_what_is_there_stays(tmp_path, there):
     path = tmp_path / there
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
@@ -40,7 +39,7 @@ def test_what_is_there_stays(tmp_path: Path, there: str) -> None:
     assert path.read_text() == "mine"
 
 
-def test_force_overwrites_and_makes_private(tmp_path: Path) -> None:
+def test_force_overwrites_and_makes_private(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     (tmp_path / ".env").symlink_to(elsewhere)
@@ -53,7 +52,7 @@ def test_force_overwrites_and_makes_private(tmp_path: Path) -> None:
     assert elsewhere.read_text() == "mine"
 
 
-def test_the_command_says_what_it_wrote_and_what_it_did_not(tmp_path: Path) -> None:
+def test_the_command_says_what_it_wrote_and_what_it_did_not(tmp_path):
     shell = Shell(tmp_path)
     assert shell.run("init", "here", "--json").json == {"written": [f"here/{name}" for name in WRITTEN]}
     (tmp_path / "here" / ".env").write_text("OPENAI_API_KEY=x")

@@ -15,12 +15,11 @@ from ulid import ULID
 
 from billing.cli import REFUSED, USAGE
 from billing.ledger.catalogue import sync_prices
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.commands.person import Person, signed_in
-from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.commands import Result, Shell, at_terminal
 from tests.support.gateways import ask
 
@@ -52,8 +51,7 @@ async def balance(customer: Customer) -> str:
     return str((await customer.balance())["balance_usd"])
 
 
-async def test_operators_are_asked_before_money_moves(operator: Operator, gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_operators_are_asked_before_money_moves(operator, customer):
     account = customer.account_id
     for amount, *command in (
         ("1.25", "refund", account, "1.25"),
@@ -79,7 +77,7 @@ async def test_operators_are_asked_before_money_moves(operator: Operator, gatewa
     assert (await operator.run("grant", account, "1000.01", "--yes")).code == 0
 
 
-async def test_how_much_is_granted_without_asking_is_a_setting(make_gateway: MakeGateway, folder: Path) -> None:
+async def test_how_much_is_granted_without_asking_is_a_setting(make_gateway, folder):
     gateway = await make_gateway(grant_confirm_usd=5)
     operator, customer = Operator(gateway, folder / "operator"), await gateway.customer("1.00")
     assert "5.01" in (await operator.run("grant", customer.account_id, "5.01")).failed(USAGE)
@@ -87,8 +85,7 @@ async def test_how_much_is_granted_without_asking_is_a_setting(make_gateway: Mak
     assert await balance(customer) == "6.00"
 
 
-async def test_a_repricing_tells_its_sum_before_it_is_made(operator: Operator, gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_a_repricing_tells_its_sum_before_it_is_made(operator, gateway, customer):
     await ask(customer, chat("a b c d e f g h"))
     await gateway.flush()
     row = next(each for each in gateway.runtime.settings.prices.rows if (each.provider, each.model) == ("local", "*"))
@@ -106,7 +103,7 @@ async def test_a_repricing_tells_its_sum_before_it_is_made(operator: Operator, g
     assert await balance(customer) == "5.00"
 
 
-async def test_an_order_is_refunded_after_a_yes(ada: Person, operator: Operator) -> None:
+async def test_an_order_is_refunded_after_a_yes(ada, operator):
     account_id = (await ada.json("billing", "status"))["account_id"]
     order = await bought(ada, "--amount-usd", "25")
     said = (await operator.run("order", "refund", order["id"], "--amount", "5.00")).failed(USAGE)
@@ -135,7 +132,7 @@ async def bought(person: Person, *what: str) -> Any:
             await asyncio.sleep(0.05)
 
 
-async def test_a_change_of_plan_shows_what_is_charged_and_asks(ada: Person) -> None:
+async def test_a_change_of_plan_shows_what_is_charged_and_asks(ada):
     said = (await ada.run("billing", "checkout", "--plan", "starter")).failed(USAGE)
     assert "99.00 USD today" in said
     await bought(ada, "--plan", "starter")
@@ -157,7 +154,7 @@ async def test_a_change_of_plan_shows_what_is_charged_and_asks(ada: Person) -> N
     assert re.search(r"charged +nothing today", lowered), lowered
 
 
-async def test_auto_recharge_shows_its_amounts_and_asks(ada: Person) -> None:
+async def test_auto_recharge_shows_its_amounts_and_asks(ada):
     await bought(ada, "--amount-usd", "25")
     wish = ("--threshold-usd", "10", "--amount-usd", "20", "--monthly-cap-usd", "100")
     said = (await ada.run("billing", "auto-recharge", "set", *wish)).failed(USAGE)
@@ -173,7 +170,7 @@ def with_markup(settings: Settings) -> Settings:
 
 
 @pytest.mark.parametrize("sees", ["charge", "cost"])
-async def test_customers_ask_for_their_requests_by_the_api(make_gateway: MakeGateway, folder: Path, sees: str) -> None:
+async def test_customers_ask_for_their_requests_by_the_api(make_gateway, folder, sees):
     """With a key of theirs, no database, and no data in their folder."""
     gateway = await make_gateway(change=with_markup, customers_see=sees)
     customer, stranger = await gateway.customer(), await gateway.customer()
@@ -214,14 +211,12 @@ def run_as(gateway: Gateway, folder: Path) -> Callable[..., Any]:
     return run
 
 
-async def test_who_is_signed_in_is_explained_by_the_api_where_there_is_no_data(ada: Person) -> None:
+async def test_who_is_signed_in_is_explained_by_the_api_where_there_is_no_data(ada):
     said = (await ada.run("explain", str(ULID()))).failed(REFUSED)
     assert "Your account has no request" in said
 
 
-async def test_a_service_without_mail_says_so_when_somebody_registers(
-    make_gateway: MakeGateway, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_service_without_mail_says_so_when_somebody_registers(make_gateway, folder, monkeypatch):
     gateway = await make_gateway()
     person = Person(gateway, folder / "eve", "eve@example.com")
     said = await person.done("auth", "register", "--email", person.email, METERGATE_PASSWORD="tulip anvil quartz row")

@@ -19,7 +19,7 @@ def account(shell: Shell, stores: dict[str, str]) -> str:
     return str(shell.run("operator", "account", "create", "Acme", "--json", env=stores).json["id"])
 
 
-def test_a_balance_is_adjusted_and_an_account_closed(shell: Shell, stores: dict[str, str], account: str) -> None:
+def test_a_balance_is_adjusted_and_an_account_closed(shell, stores, account):
     adjust = ("operator", "adjust", account, "--reason", "x", "--yes")
     taken = shell.run(*adjust, "--take", "2.50", "--json", env=stores).json
     assert (taken["amount_usd"], taken["balance_usd"]) == ("-2.50", "-2.50")
@@ -36,8 +36,8 @@ def test_a_balance_is_adjusted_and_an_account_closed(shell: Shell, stores: dict[
     assert len(entries) == 5
 
 
-def test_people(shell: Shell, stores: dict[str, str], database_url: str) -> None:
-    async def register() -> None:
+def test_people(shell, stores, database_url):
+    async def register():
         database = Database(database_url)
         insert = "INSERT INTO users (id, email, totp_confirmed_at) VALUES ('usr_1', 'ada@example.com', now())"
         await database.execute(insert)
@@ -54,10 +54,10 @@ def test_people(shell: Shell, stores: dict[str, str], database_url: str) -> None
     shell.run(*user, "operator", "usr_1", "perhaps", env=stores).failed(USAGE)
 
 
-def test_a_period_is_priced_again(shell: Shell, stores: dict[str, str], database_url: str, account: str) -> None:
+def test_a_period_is_priced_again(shell, stores, database_url, account):
     one = debit_of(account, str(ULID()))
 
-    async def write() -> None:
+    async def write():
         database = Database(database_url)
         await write_debits(database, [one])
         await database.close()

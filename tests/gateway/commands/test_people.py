@@ -11,7 +11,7 @@ from billing.identity.codes import TOTP_STEP_S, totp_code
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
 from tests.gateway.commands.person import GOOD, OTHER, Person, signed_in
-from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.gateways import ask, refusal
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ async def ada(gateway: Gateway, folder: Path) -> Person:
     return await signed_in(gateway, folder / "ada")
 
 
-async def test_an_organization_from_its_foundation_to_its_transfer(ada: Person, folder: Path) -> None:
+async def test_an_organization_from_its_foundation_to_its_transfer(ada, folder):
     bob = await signed_in(ada.gateway, folder / "bob")
     made = await ada.json("org", "create", "Acme Corp")
     assert "metergate auth token --org" in await ada.done("org", "create", "Another")
@@ -63,7 +63,7 @@ async def plan_for_more(gateway: Gateway, account_id: str) -> None:
     await gateway.admin("PATCH", f"/accounts/{account_id}", {"plan": "enterprise"})
 
 
-async def test_a_second_factor_and_a_password_that_was_forgotten(ada: Person) -> None:
+async def test_a_second_factor_and_a_password_that_was_forgotten(ada):
     login = ("auth", "login", "--email", ada.email)
     made = await ada.json("auth", "totp", "enrol", METERGATE_PASSWORD=GOOD)
     assert made["secret"] in made["uri"]
@@ -87,7 +87,7 @@ async def test_a_second_factor_and_a_password_that_was_forgotten(ada: Person) ->
     await ada.done(*login, METERGATE_PASSWORD=OTHER)
 
 
-async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
+async def test_where_an_account_stands_and_what_to_do(ada):
     account = f"/accounts/{(await ada.json('billing', 'status'))['account_id']}"
     empty = await ada.run("billing", "status", "--json")
     assert (empty.json["state"], empty.json["month"]["spent_usd"]) == ("billing_required", "0.00")
@@ -111,7 +111,7 @@ def one_request_a_day(settings: Settings) -> Settings:
     return replace(settings, plans={**settings.plans, "free": free})
 
 
-async def test_a_plan_that_is_used_up_names_the_command_for_the_next(make_gateway: MakeGateway, folder: Path) -> None:
+async def test_a_plan_that_is_used_up_names_the_command_for_the_next(make_gateway, folder):
     ada = await signed_in(await make_gateway(change=one_request_a_day), folder / "ada")
     account_id = (await ada.json("billing", "status"))["account_id"]
     grant = {"amount_usd": "5", "idempotency_key": "1"}
@@ -129,7 +129,7 @@ async def test_a_plan_that_is_used_up_names_the_command_for_the_next(make_gatewa
     assert (await ada.json(*found["next"].split()[1:], "--yes"))["order"]["plan"] == "starter"
 
 
-async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None:
+async def test_buying_and_what_happens_when_credit_runs_low(ada):
     asked = ("billing", "checkout", "--amount-usd", "25", "--idempotency-key", "first")
     first, again = await ada.run(*asked), await ada.json(*asked)
     assert first.stdout.strip() == again["url"]
@@ -155,7 +155,7 @@ async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None
     assert (await ada.json("billing", "auto-recharge", "show"))["state"] == "off"
 
 
-async def test_what_one_person_asks_for(ada: Person, subtests: pytest.Subtests) -> None:
+async def test_what_one_person_asks_for(ada, subtests):
     for check in (check_days_begin_where_they_are_asked_for, check_where_notices_are_sent_to, check_pages_to_pay_at):
         with subtests.test(check.__name__):
             await check(ada)

@@ -23,7 +23,7 @@ def price(*words: str) -> Result:
     return CliRunner().invoke(make_app(), ["operator", "price", *words])
 
 
-def test_a_usage_is_priced_line_by_line(folder: Path) -> None:
+def test_a_usage_is_priced_line_by_line(folder):
     lines = price("try", "p/m", "input_tokens=1000000", "output_tokens=500000")
     assert lines.exit_code == 0
     assert "2.00 USD by p/m from 2024-01-01" in lines.output
@@ -44,9 +44,7 @@ def test_a_usage_is_priced_line_by_line(folder: Path) -> None:
         (("p/m", "input_tokens=1", "cached_input_tokens=2"), USAGE, "add up to more"),
     ],
 )
-def test_what_can_not_be_priced_says_what_to_write(
-    folder: Path, words: tuple[str, ...], code: int, message: str
-) -> None:
+def test_what_can_not_be_priced_says_what_to_write(folder, words, code, message):
     rows = "".join((ROW % "1").replace("p, model: m", f"{provider}, model: shared") for provider in "pq")
     (folder / "prices.yaml").write_text(ROW % "1" + rows, "utf-8")
     result = price("try", *words)
@@ -55,7 +53,7 @@ def test_what_can_not_be_priced_says_what_to_write(
     assert "invalid literal" not in result.stderr
 
 
-def test_rows_are_objects_for_scripts(folder: Path, tmp_path: Path) -> None:
+def test_rows_are_objects_for_scripts(folder, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text(ROW % "3", "utf-8")
     (listed,) = json.loads(price("list", "p/", "--json").stdout)["data"]
@@ -70,7 +68,7 @@ def test_rows_are_objects_for_scripts(folder: Path, tmp_path: Path) -> None:
     assert "No row begins with x" in price("list", "x").stdout
 
 
-def test_a_file_is_checked_compared_and_put_in_force(folder: Path, tmp_path: Path) -> None:
+def test_a_file_is_checked_compared_and_put_in_force(folder, tmp_path):
     other, broken = tmp_path / "other.yaml", tmp_path / "broken.yaml"
     other.write_text(ROW % "3", "utf-8")
     broken.write_text("- {provider: p}\n", "utf-8")

@@ -20,7 +20,7 @@ def shell() -> Iterator[Shell]:
     shutil.rmtree(folder)
 
 
-def test_a_password_is_not_shown_and_asked_for_twice(shell: Shell) -> None:
+def test_a_password_is_not_shown_and_asked_for_twice(shell):
     typed = {"\nPassword again: ": f"{SECRET}\n", "Password: ": f"{SECRET}\n"}
     code, shown = at_terminal(shell, *REGISTER, typed=typed)
     assert code == 3, shown  # it went on, to a gateway that is away
@@ -32,7 +32,7 @@ def test_a_password_is_not_shown_and_asked_for_twice(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
-def test_who_leaves_at_a_prompt_has_done_nothing(shell: Shell, key: str) -> None:
+def test_who_leaves_at_a_prompt_has_done_nothing(shell, key):
     code, shown = at_terminal(shell, *REGISTER, typed={"Password: ": key})
     assert code == 1, shown
     assert "Nothing was done" in shown

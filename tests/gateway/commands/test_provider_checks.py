@@ -7,7 +7,6 @@ from aiohttp import web
 
 from gateway.commands.doctor import check_providers
 from gateway.config.settings import ProviderConfig, Secret
-from tests.gateway.conftest import Upstream
 from tests.support.ports import free_port
 
 KEY = "sk-swordfish"
@@ -16,10 +15,10 @@ KEY = "sk-swordfish"
 @pytest.mark.parametrize(
     ("status", "found"), [(200, "ok"), (401, "fail"), (403, "fail"), (404, "warn"), (500, "warn"), (302, "warn")]
 )
-async def test_what_a_provider_answers(upstream: Upstream, status: int, found: str) -> None:
+async def test_what_a_provider_answers(upstream, status, found):
     asked = []
 
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request):
         asked.append((request.method, request.path, request.headers["Authorization"], request.headers["X-Own"]))
         return web.json_response({"said": KEY}, status=status, headers={"Location": "http://127.0.0.1:1/"})
 
@@ -33,8 +32,8 @@ async def test_what_a_provider_answers(upstream: Upstream, status: int, found: s
     assert asked == [("GET", "/v1/models", f"Bearer {KEY}", "1")]
 
 
-async def test_a_provider_that_is_silent_or_away(upstream: Upstream) -> None:
-    async def silent(request: web.Request) -> web.Response:
+async def test_a_provider_that_is_silent_or_away(upstream):
+    async def silent(request):
         await asyncio.sleep(3600)
         raise AssertionError
 

@@ -19,7 +19,7 @@ from tests.support.redis_cluster import Node, RedisCluster, wait_until
 LEASE_S = 5.0
 
 
-async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_redis(redis_url, monkeypatch):
     monkeypatch.setattr(doctor, "OLDEST_REDIS", (99, 0))
     assert by_name(await check_redis(redis_url, LEASE_S))["redis"].status == "fail"
 
@@ -39,7 +39,7 @@ async def test_an_old_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> 
         ({"redis_version": "7"}, "redis", "ok"),
     ],
 )
-def test_what_redis_says_of_itself(info: dict[str, object], name: str, status: str) -> None:
+def test_what_redis_says_of_itself(info, name, status):
     well = {"redis_version": "7.2.4", "aof_enabled": 1, "maxmemory_policy": "noeviction", "role": "master"}
     assert {check.status for check in redis_findings("here", "one server", well)} == {"ok"}
     found = by_name(redis_findings("here", "one server", {**well, **info}))
@@ -88,7 +88,7 @@ def masters(cluster: RedisCluster) -> list[Node]:
     return [node for node in cluster.nodes if node.is_master]
 
 
-async def test_a_cluster_that_is_well(cluster: RedisCluster) -> None:
+async def test_a_cluster_that_is_well(cluster):
     found = await of_cluster(cluster)
     assert {check.status for check in found.values()} == {"ok"}
     assert found["topology"].message == "a cluster of 3 masters with 3 replicas"
@@ -108,9 +108,7 @@ async def test_a_cluster_that_is_well(cluster: RedisCluster) -> None:
         ("failover", {"cluster_node_timeout": 15000}, "warn", "lease_s to 24.5 or more"),
     ],
 )
-async def test_one_server_of_a_cluster_that_is_set_wrong(
-    cluster: RedisCluster, name: str, setting: dict[str, object], status: str, mend: str
-) -> None:
+async def test_one_server_of_a_cluster_that_is_set_wrong(cluster, name, setting, status, mend):
     for node in (masters(cluster)[1], cluster.replica_of(masters(cluster)[1])):
         with configured([node], **setting):
             checks = await check_redis(cluster.url, LEASE_S)
@@ -122,7 +120,7 @@ async def test_one_server_of_a_cluster_that_is_set_wrong(
         assert right.message.startswith("5 servers: ")
 
 
-async def test_a_setting_of_every_server_is_one_finding(cluster: RedisCluster) -> None:
+async def test_a_setting_of_every_server_is_one_finding(cluster):
     with configured(cluster.nodes, cluster_require_full_coverage="yes", cluster_node_timeout=2000):
         found = await of_cluster(cluster, lease_s=4.9)
         assert {name for name, check in found.items() if check.status != "ok"} == {"coverage", "failover"}
@@ -131,7 +129,7 @@ async def test_a_setting_of_every_server_is_one_finding(cluster: RedisCluster) -
         assert (await of_cluster(cluster, lease_s=5.0))["failover"].status == "ok"
 
 
-async def test_a_configuration_that_is_not_ours_to_read(cluster: RedisCluster) -> None:
+async def test_a_configuration_that_is_not_ours_to_read(cluster):
     for node in cluster.nodes:
         node.ask("ACL", "SETUSER", "tenant", "on", ">secret", "~*", "&*", "+@all", "-config")
     try:
@@ -143,7 +141,7 @@ async def test_a_configuration_that_is_not_ours_to_read(cluster: RedisCluster) -
     assert all("can not be read" in found[name].message for name in ("coverage", "failover"))
 
 
-async def test_a_master_without_a_replica_and_one_that_is_away(cluster: RedisCluster) -> None:
+async def test_a_master_without_a_replica_and_one_that_is_away(cluster):
     """A replica dies, and then its master: nobody is left to take over."""
     master = masters(cluster)[1]
     replica, name = cluster.replica_of(master), f"127.0.0.1:{master.port}"
@@ -178,7 +176,7 @@ def state_of(node: Node) -> str:
     return str(node.ask("CLUSTER", "INFO"))
 
 
-async def test_a_cluster_that_was_not_made_to_the_end(tmp_path: Path) -> None:
+async def test_a_cluster_that_was_not_made_to_the_end(tmp_path):
     port, bus_port = free_ports(2)
     node = Node(tmp_path / "redis", port, {"cluster-enabled": "yes", "cluster-port": bus_port})
     try:
@@ -221,7 +219,7 @@ def accepts(port: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_redis_that_wants_another_password(locked_redis: str) -> None:
+async def test_a_redis_that_wants_another_password(locked_redis):
     for url in (locked_redis, locked_redis.replace(":herring@", "")):
         (found,) = await check_redis(url, LEASE_S)
         assert found.status == "fail"
@@ -230,8 +228,8 @@ async def test_a_redis_that_wants_another_password(locked_redis: str) -> None:
         assert "herring" not in found.message + found.mend
 
 
-async def test_a_server_that_is_no_redis() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_server_that_is_no_redis():
+    async def serve(reader, writer):
         with suppress(ConnectionError):
             await reader.read(100)
             writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
@@ -247,6 +245,6 @@ async def test_a_server_that_is_no_redis() -> None:
 
 
 @pytest.mark.parametrize("version", ["7.2-rc1", "7", "unstable", "255.255.255"])
-def test_a_version_of_its_own_making(version: str) -> None:
+def test_a_version_of_its_own_making(version):
     found = redis_findings("here", "one server", {"redis_version": version, "aof_enabled": 1})
     assert found[0].status == ("fail" if version == "unstable" else "ok")

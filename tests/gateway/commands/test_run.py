@@ -21,7 +21,7 @@ def shell() -> Iterator[Shell]:
     shutil.rmtree(folder)
 
 
-def test_it_ends_with_the_first_failure_or_goes_on(shell: Shell) -> None:
+def test_it_ends_with_the_first_failure_or_goes_on(shell):
     """Each way to fail: refused by a command, by its usage, and in an option."""
     (shell.folder / "file").write_text(f"{TRY}\noperator price try no/such input_tokens=1\nnope\nusage --x\n{TRY}\n")
     result = shell.run("run", "file")
@@ -36,7 +36,7 @@ def test_it_ends_with_the_first_failure_or_goes_on(shell: Shell) -> None:
     assert half.stdout == ""
 
 
-def test_its_options_stand_for_those_that_a_line_leaves_out(shell: Shell) -> None:
+def test_its_options_stand_for_those_that_a_line_leaves_out(shell):
     lines = (TRY, f"{TRY} --quiet", "auth status", f"{TRY} --output own.json")
     (shell.folder / "file").write_text("\n".join(lines))
     (shell.folder / "all.json").write_text("what was there before " * 100)

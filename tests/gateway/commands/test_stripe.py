@@ -2,20 +2,19 @@
 
 import asyncio
 import stat
-from pathlib import Path
 
-from tests.support.commands import Result, Shell, with_host
+from tests.support.commands import Shell, with_host
 from tests.support.stripe_fake import FakeStripe
 
 
-async def test_sync_makes_the_endpoint_and_keeps_its_secret(tmp_path: Path) -> None:
+async def test_sync_makes_the_endpoint_and_keeps_its_secret(tmp_path):
     shell, file = Shell(tmp_path), tmp_path / "secret"
     async with FakeStripe().serving() as stripe:
         stripe.subscriptions.add_price("price_1", 9900)
         env = {"STRIPE_API_KEY": stripe.api_key, "STRIPE_API_BASE": stripe.url, "STRIPE_PRICE_STARTER": "price_1"}
         command = ("operator", "stripe", "sync", "https://gateway.example.com", "--secret-file", str(file))
 
-        async def run(**changed: str) -> Result:
+        async def run(**changed):
             return await asyncio.to_thread(shell.run, *command, env=env | changed)
 
         made = await run()
@@ -35,7 +34,7 @@ async def test_sync_makes_the_endpoint_and_keeps_its_secret(tmp_path: Path) -> N
         assert stripe.violations == []
 
 
-def test_a_comparison_needs_no_gateway_that_runs(tmp_path: Path, database_url: str, redis_url: str) -> None:
+def test_a_comparison_needs_no_gateway_that_runs(tmp_path, database_url, redis_url):
     env = {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url, "PAYMENT_PROVIDER": "local"}
     shell = Shell(tmp_path, env)
     assert "Nothing was compared" in shell.run("operator", "stripe", "reconcile").stdout

@@ -1,7 +1,5 @@
 """The `betas` of metergate.yaml."""
 
-from pathlib import Path
-
 from gateway.config.settings import load_settings
 from gateway.config.source import SHIPPED_FOLDER
 from gateway.dialects.declared import DEFAULT_BETAS
@@ -22,7 +20,7 @@ betas:
 """
 
 
-def test_effects_by_header_and_name(tmp_path: Path) -> None:
+def test_effects_by_header_and_name(tmp_path):
     assert load(tmp_path, main=MAIN + OWN).betas == {
         "anthropic-beta": {
             "context-1m": 2_000_000,
@@ -36,12 +34,12 @@ def test_effects_by_header_and_name(tmp_path: Path) -> None:
     assert load(tmp_path).betas == {}
 
 
-def test_the_shipped_file_shows_what_holds_without_it() -> None:
+def test_the_shipped_file_shows_what_holds_without_it():
     assert load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command").betas == DEFAULT_BETAS
 
 
 @TABLES.each("what_is_wrong_is_told_with_its_line")
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, line: str, told: str) -> None:
+def test_what_is_wrong_is_told_with_its_line(tmp_path, line, told):
     (problem,) = problems(tmp_path, main=f"{MAIN}betas:\n  {line}\n")
     assert problem.startswith(f"metergate.yaml:{MAIN.count(chr(10)) + 2}: betas.")
     assert told in problem

@@ -1,7 +1,5 @@
 """Credit in `payments` of metergate.yaml."""
 
-from pathlib import Path
-
 import pytest
 
 from gateway.config.settings import ConfigError
@@ -9,7 +7,7 @@ from gateway.runtime.payments import payment_rules
 from tests.gateway.config.support import MAIN, load
 
 
-def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path: Path) -> None:
+def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path):
     payments = load(tmp_path, {}).payments
     assert (payments.credit_expires_days, payments.low_balance_nano, payments.auto_recharge_declines) == (
         None,
@@ -26,6 +24,6 @@ def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "text", ["credit_expires_days: 0", "low_balance_usd: '-1'", "low_balance_usd: 5", "auto_recharge_declines: 11"]
 )
-def test_what_can_not_be(tmp_path: Path, text: str) -> None:
+def test_what_can_not_be(tmp_path, text):
     with pytest.raises(ConfigError, match=text.partition(":")[0]):
         load(tmp_path, {}, main=f"{MAIN}payments: {{{text}}}\n")

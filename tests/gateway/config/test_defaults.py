@@ -1,7 +1,5 @@
 """The defaults: their values, ranges, and that each is refused outside of its own."""
 
-from pathlib import Path
-
 import pytest
 
 from billing.money import parse_share
@@ -18,15 +16,15 @@ PROMISED = {
 }
 
 
-def test_the_promised_values() -> None:
+def test_the_promised_values():
     assert Defaults().having(**PROMISED) == Defaults()
 
 
-def test_without_the_section_they_hold(tmp_path: Path) -> None:
+def test_without_the_section_they_hold(tmp_path):
     assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Defaults()
 
 
-def test_what_a_file_says(tmp_path: Path) -> None:
+def test_what_a_file_says(tmp_path):
     text = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
     defaults = load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults
     assert defaults == Defaults().having(
@@ -35,20 +33,20 @@ def test_what_a_file_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["0.5", '"0.5"', '".5"', "0.50"])
-def test_a_share_is_read_as_it_is_written(tmp_path: Path, text: str) -> None:
+def test_a_share_is_read_as_it_is_written(tmp_path, text):
     share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n").defaults.holds.elastic_share
     assert parse_share(share) == 500_000
 
 
 @pytest.mark.parametrize("text", ["0", "1.01", "-0.5", "0.0000001", "half", "5e-1", "[0.5]"])
-def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
+def test_what_is_no_share_is_refused(tmp_path, text):
     (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n")
     assert found.startswith("metergate.yaml:7: defaults.elastic_share: expected a share above 0 to 1")
     with pytest.raises(ValueError, match="elastic_share"):
         Defaults().having(elastic_share="2")
 
 
-def test_names_are_a_list(tmp_path: Path) -> None:
+def test_names_are_a_list(tmp_path):
     text = "{session_headers: [x-run-id, session-id]}"
     assert load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults.request.session_headers == (
         "x-run-id",
@@ -62,12 +60,12 @@ def test_names_are_a_list(tmp_path: Path) -> None:
                 Defaults().having(session_headers=wrong)
 
 
-def test_partitions_may_be_null(tmp_path: Path) -> None:
+def test_partitions_may_be_null(tmp_path):
     assert load(tmp_path, main=MAIN + "defaults: {redis_partitions: null}\n").defaults.stores.redis_partitions is None
 
 
 @pytest.mark.parametrize("name", [name for name, (_, key) in KEYS.items() if key.kind.type in (int, float)])
-def test_each_bound_has_two_ends(tmp_path: Path, name: str) -> None:
+def test_each_bound_has_two_ends(tmp_path, name):
     kind = KEYS[name][1].kind
     for beyond in (kind.bound("ge") - 1, kind.bound("le") + 1, '"5"', "five", "true", "[5]"):
         (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{{name}: {beyond}}}\n")
@@ -80,7 +78,7 @@ def test_each_bound_has_two_ends(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "1e3", "0x10", "1:30"])
-def test_odd_numbers_are_refused(tmp_path: Path, value: str) -> None:
+def test_odd_numbers_are_refused(tmp_path, value):
     assert len(problems(tmp_path, main=f"{MAIN}defaults: {{upstream_timeout_s: {value}}}\n")) == 1
 
 
@@ -95,11 +93,11 @@ def test_odd_numbers_are_refused(tmp_path: Path, value: str) -> None:
         ("[strict]", "defaults: expected a mapping, got a list"),
     ],
 )
-def test_wrong_defaults_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+def test_wrong_defaults_are_refused(tmp_path, text, problem):
     assert problems(tmp_path, main=f"{MAIN}defaults: {text}\n") == [f"metergate.yaml:7: {problem}"]
 
 
-def test_construction_checks_too() -> None:
+def test_construction_checks_too():
     with pytest.raises(ValueError, match="batch_items must be 1 to 64"):
         Defaults().having(batch_items=65)
     with pytest.raises(ValueError, match="missing_usage must be estimate, hold, free"):

@@ -16,8 +16,8 @@ from gateway.config.environment import (
     parse_per_byte,
     read_environment,
 )
-from gateway.config.problems import Problems
 from gateway.config.secret import Secret
+from gateway.config.source import Problems
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)
@@ -36,7 +36,7 @@ def refusals(mode: Mode = "serve", **environ: str) -> list[str]:
     return [str(problem) for problem in problems]
 
 
-def test_the_defaults() -> None:
+def test_the_defaults():
     environment = read()
     assert environment.listen_addr == "0.0.0.0:8080"
     assert environment.data_dir == Path(".metergate").absolute()
@@ -55,11 +55,11 @@ def test_the_defaults() -> None:
     assert environment.collect_interval_s == 60
 
 
-def test_set_to_nothing_is_unset() -> None:
+def test_set_to_nothing_is_unset():
     assert read(**dict.fromkeys(SETTINGS_VARIABLES, "")) == read(**dict.fromkeys(SETTINGS_VARIABLES, " ")) == read()
 
 
-def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_is_read(monkeypatch):
     readers: list[Reader] = []
     monkeypatch.setattr(Reader, "__init__", remember(readers))
     read()
@@ -77,13 +77,13 @@ def remember(readers: list[Reader]) -> object:
 
 
 @pytest.mark.parametrize("name", ["ADMIN_API_KEY", "SERVICE_API_KEY"])
-def test_keys_that_could_be_guessed_are_refused(name: str) -> None:
+def test_keys_that_could_be_guessed_are_refused(name):
     (refused,) = refusals(**{name: "swordfish-swordfish-123"})
     assert refused == f"environment: {name}: expected at least 24 characters; `openssl rand -hex 32` makes some"
     assert refusals(**{name: "swordfish-swordfish-1234"}) == []
 
 
-def test_trusted_proxies_are_networks() -> None:
+def test_trusted_proxies_are_networks():
     assert read().trusted_proxies == ()
     networks = read(TRUSTED_PROXIES="10.0.0.0/8, 192.0.2.7,2001:db8::/32").trusted_proxies
     assert [str(each) for each in networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
@@ -91,7 +91,7 @@ def test_trusted_proxies_are_networks() -> None:
     assert refused.startswith("environment: TRUSTED_PROXIES: expected networks such as 10.0.0.0/8")
 
 
-def test_metrics_have_an_address_of_their_own() -> None:
+def test_metrics_have_an_address_of_their_own():
     assert (read().metrics_addr, read("up").metrics_addr) == (None, "127.0.0.1:9090")
     assert read("up").metrics_addr_optional
     for mode in ("serve", "up"):
@@ -102,7 +102,7 @@ def test_metrics_have_an_address_of_their_own() -> None:
     assert refused.startswith("environment: METRICS_ADDR: expected an address and a port")
 
 
-def test_up_listens_on_this_machine_alone() -> None:
+def test_up_listens_on_this_machine_alone():
     assert read("up").listen_addr == "127.0.0.1:8080"
     assert read("up", LISTEN_ADDR=":9000").listen_addr == "0.0.0.0:9000"
     assert read("up", LISTEN_ADDR="[::1]:9000").listen_addr == "[::1]:9000"
@@ -111,16 +111,16 @@ def test_up_listens_on_this_machine_alone() -> None:
 
 
 @TABLES.each("addresses")
-def test_addresses(text: str, address: tuple[str, int] | None) -> None:
+def test_addresses(text, address):
     assert parse_listen(text) == address
 
 
-def test_the_gateways_own_address_is_where_pages_stand() -> None:
+def test_the_gateways_own_address_is_where_pages_stand():
     assert read(FRONTEND_URL="https://pay.example.com/").frontend_url == "https://pay.example.com"
 
 
 @TABLES.each("durations")
-def test_durations(text: str, seconds: int | None) -> None:
+def test_durations(text, seconds):
     assert parse_duration_s(text) == seconds
 
 
@@ -135,7 +135,7 @@ def test_durations(text: str, seconds: int | None) -> None:
         ("9" * 10, None),
     ],
 )
-def test_a_price_per_byte_is_exact(text: str, scaled: int | None) -> None:
+def test_a_price_per_byte_is_exact(text, scaled):
     assert parse_per_byte(text) == scaled
 
 
@@ -149,12 +149,12 @@ def test_a_price_per_byte_is_exact(text: str, scaled: int | None) -> None:
         ("*, https://a", None),
     ],
 )
-def test_origins(text: str, origins: tuple[str, ...] | None) -> None:
+def test_origins(text, origins):
     assert parse_origins(text) == origins
 
 
 @TABLES.each("wrong_values_are_refused_by_name")
-def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
+def test_wrong_values_are_refused_by_name(name, text):
     assert any(problem.startswith(f"environment: {name}: ") for problem in refusals(**{name: text}))
 
 
@@ -169,13 +169,13 @@ def test_wrong_values_are_refused_by_name(name: str, text: str) -> None:
         ({"STRIPE_API_KEY": "sk_test_1"}, "STRIPE_WEBHOOK_SECRET"),
     ],
 )
-def test_what_goes_together(environ: dict[str, str], missing: str) -> None:
+def test_what_goes_together(environ, missing):
     found = refusals(**environ)
     assert len(found) == 1
     assert found[0].startswith(f"environment: {missing}: expected a value")
 
 
-def test_what_must_differ() -> None:
+def test_what_must_differ():
     secret, url = "s" * 32, "https://issuer"
     for environ, name in (
         ({"AUTH_COOKIE_SECRET": secret, "JWT_SECRET": secret, "AUTH_AUDIENCE": "here"}, "AUTH_COOKIE_SECRET"),
@@ -188,7 +188,7 @@ def test_what_must_differ() -> None:
         assert secret not in found
 
 
-def test_stripe_by_either_name_of_its_key() -> None:
+def test_stripe_by_either_name_of_its_key():
     for name in ("STRIPE_API_KEY", "STRIPE_SECRET_KEY"):
         environment = read(**{name: "rk_live_1", "STRIPE_WEBHOOK_SECRET": "whsec"})
         assert environment.payment_provider == "stripe"
@@ -203,7 +203,7 @@ def test_stripe_by_either_name_of_its_key() -> None:
     assert read("command", STRIPE_API_KEY="sk_test_1").payment_provider == "stripe"  # a command serves no webhook
 
 
-def test_no_secret_shows() -> None:
+def test_no_secret_shows():
     hidden = {name: "hidden" for name, variable in SETTINGS_VARIABLES.items() if variable.secret}
     hidden |= {"DATABASE_URL": "mysql://u:hidden@h", "REDIS_URL": "hidden://h", "NOTIFICATION_WEBHOOK": "hidden"}
     assert not any("hidden" in problem for problem in refusals(**hidden))
@@ -221,14 +221,14 @@ def test_no_secret_shows() -> None:
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
 
-def test_secrets_are_of_the_type_that_hides_them() -> None:
+def test_secrets_are_of_the_type_that_hides_them():
     named = get_type_hints(Environment)
     for name, variable in SETTINGS_VARIABLES.items():
         if variable.secret and name.lower() in named:
             assert named[name.lower()] == Secret | None, name
 
 
-def test_sources_of_collected_traffic() -> None:
+def test_sources_of_collected_traffic():
     text = """[{"source_id": "a", "base_url": "https://a/", "token": "t", "region": "jp", "timeout_seconds": 5},
                {"source_id": "b", "base_url": "http://b", "expected_node_id": "n", "expected_env": "prod",
                 "enabled": false}]"""
@@ -262,7 +262,7 @@ def test_sources_of_collected_traffic() -> None:
         '{"source_id": "good", "base_url": "https://a"}',
     ],
 )
-def test_wrong_sources_are_refused_by_place(item: str) -> None:
+def test_wrong_sources_are_refused_by_place(item):
     good = '{"source_id": "good", "base_url": "https://a"}'
     (problem,) = refusals(EXPORTER_SOURCES_JSON=f"[{good}, {item}]")
     assert problem.startswith("environment: EXPORTER_SOURCES_JSON[1]")

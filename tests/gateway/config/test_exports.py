@@ -21,11 +21,10 @@ exports:
 """
 
 
-def test_each_kind_says_its_own(tmp_path: Path) -> None:
+def test_each_kind_says_its_own(tmp_path):
     settings = load(tmp_path, {"KEY": "secret"}, main=MAIN + ALL)
     lago, stripe, cloud, folder = settings.exports
     assert (lago.name, lago.url, lago.plan_code) == ("lago", "https://lago.example.com", "pro")
-    assert lago.key is not None
     assert lago.key.reveal() == "secret"
     assert "secret" not in repr(settings.exports)
     assert lago.meters == (MeterConfig("usage", None, None), MeterConfig("tokens", "total_tokens", "llm"))
@@ -38,7 +37,7 @@ def test_each_kind_says_its_own(tmp_path: Path) -> None:
     ]
 
 
-def test_lago_by_the_environment_alone(tmp_path: Path) -> None:
+def test_lago_by_the_environment_alone(tmp_path):
     environ = {"LAGO_API_URL": "https://lago", "LAGO_API_KEY": "k"}
     assert [(each.name, each.kind) for each in exports_of(load(tmp_path, environ))] == [("lago", "lago")]
     own = load(tmp_path, environ, main=MAIN + "exports: [{kind: lago, name: theirs}]\n")
@@ -47,6 +46,6 @@ def test_lago_by_the_environment_alone(tmp_path: Path) -> None:
 
 
 @TABLES.each("what_is_wrong_is_told")
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_wrong_is_told(tmp_path, text, told):
     (problem,) = problems(tmp_path, main=f"{MAIN}exports: [{text}]\n")
     assert told in problem

@@ -1,7 +1,5 @@
 """`identity` of metergate.yaml: who is let in, and where people sign in elsewhere."""
 
-from pathlib import Path
-
 import pytest
 
 from billing.identity.providers import SignInProvider
@@ -21,7 +19,7 @@ GOOGLE = """\
 """
 
 
-def test_providers(tmp_path: Path) -> None:
+def test_providers(tmp_path):
     identity = load(tmp_path, {"SECRET": "s", "OTHER": "o"}, main=f"{MAIN}identity:\n{PUBLIC}{GOOGLE}").identity
     assert (identity.approval, identity.public_url) == ("verified", "https://llm.example.com")
     google = SignInProvider(
@@ -37,7 +35,7 @@ def test_providers(tmp_path: Path) -> None:
     assert "'s'" not in repr(identity)
 
 
-def test_a_provider_without_its_secret_is_off(tmp_path: Path) -> None:
+def test_a_provider_without_its_secret_is_off(tmp_path):
     found = load(tmp_path, {"SECRET": "s"}, main=f"{MAIN}identity:\n{PUBLIC}{GOOGLE}").identity.providers
     assert set(found) == {"google", "github"}
 
@@ -56,7 +54,7 @@ def test_a_provider_without_its_secret_is_off(tmp_path: Path) -> None:
         (PUBLIC + "  approval: never\n", "approved"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, section: str, told: str) -> None:
+def test_what_is_wrong_is_told(tmp_path, section, told):
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, {"SECRET": "s", "OTHER": "o"}, main=f"{MAIN}identity:\n{section}")
     assert told in str(refused.value)

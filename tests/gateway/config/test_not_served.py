@@ -13,7 +13,7 @@ from tests.gateway.config.support import MAIN, PLANS, load
 from tests.test_env_example import assignments
 
 
-def test_every_variable_is_read() -> None:
+def test_every_variable_is_read():
     folder = Path(gateway.__file__).parent
     paths = [*folder.rglob("*.py"), *Path(billing.__file__).parent.rglob("*.py")]
     only_looking = (folder / "commands" / "doctor.py",)
@@ -28,7 +28,7 @@ def test_every_variable_is_read() -> None:
     assert unread == set()
 
 
-def test_no_variable_is_without_effect(tmp_path: Path) -> None:
+def test_no_variable_is_without_effect(tmp_path):
     secret = "s" * 40
     environ = {
         "LAGO_API_URL": "http://l",
@@ -42,12 +42,12 @@ def test_no_variable_is_without_effect(tmp_path: Path) -> None:
     assert [check.message for check in check_settings(settings, 2e9) if check.status == "warn"] == []
 
 
-def test_the_example_file_as_it_is_warns_of_no_variable(tmp_path: Path) -> None:
+def test_the_example_file_as_it_is_warns_of_no_variable(tmp_path):
     settings = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
     assert [warning for warning in warnings(load(tmp_path, settings), 2e9) if warning.startswith("environment")] == []
 
 
-def test_every_key_of_the_files_has_an_effect(tmp_path: Path) -> None:
+def test_every_key_of_the_files_has_an_effect(tmp_path):
     main = MAIN.replace("model: gpt-4o-mini", "model: gpt-4o-mini, fallbacks: [demo]")
     plans = PLANS.replace('"99"', '"99", included_credit_usd: "5", users: 3, stripe_price: price_1')
     assert warnings(load(tmp_path, main=main, plans=plans), 2e9) == ()

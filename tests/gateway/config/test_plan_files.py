@@ -51,9 +51,7 @@ async def begun(runtime: Runtime) -> PlanFollower:
     return runtime.follower
 
 
-async def test_a_gateway_that_starts_again_with_the_older_file_follows_the_newer(
-    make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_gateway_that_starts_again_with_the_older_file_follows_the_newer(make_runtime, caplog):
     older = await make_runtime(OLD)
     assert (await begun(older)).revision == 1
     newer = await make_runtime(NEW)
@@ -78,7 +76,7 @@ async def test_a_gateway_that_starts_again_with_the_older_file_follows_the_newer
     assert finding[0] == "ok"
 
 
-async def test_a_running_gateway_takes_on_a_newer_file(make_runtime: MakeRuntime) -> None:
+async def test_a_running_gateway_takes_on_a_newer_file(make_runtime):
     older = await make_runtime(OLD)
     follower = await begun(older)
     newer = await make_runtime(NEW, 3)
@@ -89,7 +87,7 @@ async def test_a_running_gateway_takes_on_a_newer_file(make_runtime: MakeRuntime
     assert older.engine.loader.account_quotas("free", []) == NEW.quotas
 
 
-async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_runtime: MakeRuntime) -> None:
+async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_runtime):
     """Or its requests would be missing from the windows of the newer plans."""
     older = await make_runtime(OLD)
     await begun(older)
@@ -99,13 +97,11 @@ async def test_a_principal_is_never_read_with_plans_older_than_its_account(make_
     newer = await make_runtime(NEW)
     await begun(newer)
     after = await older.principals.by_key_id(key.id)
-    assert before is not None
-    assert after is not None
     assert (before.plan, after.plan) == (OLD, NEW)
     assert after.account_version == before.account_version + 1
 
 
-async def test_plans_without_the_default_one_are_not_followed(make_runtime: MakeRuntime) -> None:
+async def test_plans_without_the_default_one_are_not_followed(make_runtime):
     older = await make_runtime(OLD)
     await begun(older)
     other = await make_runtime(replace(NEW, id="other"))

@@ -1,7 +1,5 @@
 """plans.yaml: plans as they are written, and what is refused with its line."""
 
-from pathlib import Path
-
 import pytest
 
 from billing.plans import Plan
@@ -14,12 +12,12 @@ from tests.support.tables import Tables
 TABLES = Tables(__file__)
 
 
-def test_a_plan_needs_a_name_and_a_price_alone(tmp_path: Path) -> None:
+def test_a_plan_needs_a_name_and_a_price_alone(tmp_path):
     settings = load(tmp_path, plans='free: {name: Free, price_usd: "0"}\n')
     assert settings.plans == {"free": Plan("free", "Free", 0)}
 
 
-def test_a_plan_with_everything(tmp_path: Path) -> None:
+def test_a_plan_with_everything(tmp_path):
     text = """\
 free:
   name: Free
@@ -69,17 +67,17 @@ pro:
 
 
 @pytest.mark.parametrize("text", ["-1", "601", "0.5", "soon"])
-def test_a_wait_is_a_bounded_number_of_seconds(tmp_path: Path, text: str) -> None:
+def test_a_wait_is_a_bounded_number_of_seconds(tmp_path, text):
     (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", admission_queue_s: {text}}}\n')
     assert found.startswith("plans.yaml:1: free.admission_queue_s: expected a ")
 
 
-def test_the_shipped_plans_wait() -> None:
+def test_the_shipped_plans_wait():
     plans = shipped_settings("").plans
     assert {plan.admission_queue_s for plan in plans.values()} == {5}
 
 
-def test_a_file_may_say_its_version(tmp_path: Path) -> None:
+def test_a_file_may_say_its_version(tmp_path):
     plan = 'free: {name: Free, price_usd: "0"}\n'
     assert load(tmp_path, plans=plan).plans_version == 0
     settings = load(tmp_path, plans=f"version: 7\n{plan}")
@@ -89,51 +87,51 @@ def test_a_file_may_say_its_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "1.5", "[1]", "10000000000"])
-def test_a_version_is_a_whole_number(tmp_path: Path, text: str) -> None:
+def test_a_version_is_a_whole_number(tmp_path, text):
     (found,) = problems(tmp_path, plans=f'version: {text}\nfree: {{name: Free, price_usd: "0"}}\n')
     assert "version" in str(found)
 
 
 @pytest.mark.parametrize(("models", "allowed"), [('["*"]', None), ('[demo, "*"]', None), ("[]", ()), ("null", None)])
-def test_which_models_a_plan_allows(tmp_path: Path, models: str, allowed: tuple[str, ...] | None) -> None:
+def test_which_models_a_plan_allows(tmp_path, models, allowed):
     text = f'free: {{name: Free, price_usd: "0", models: {models}}}\n'
     assert load(tmp_path, plans=text).plans["free"].models == allowed
 
 
 @TABLES.each("wrong_plans_are_refused")
-def test_wrong_plans_are_refused(tmp_path: Path, more: str, problem: str) -> None:
+def test_wrong_plans_are_refused(tmp_path, more, problem):
     (found,) = problems(tmp_path, plans=f"free: {{name: Free, {more}}}\n")
     assert found.startswith(f"plans.yaml:1: {problem}")
 
 
-def test_a_plan_that_leads_to_itself_is_not_offered_itself(tmp_path: Path) -> None:
+def test_a_plan_that_leads_to_itself_is_not_offered_itself(tmp_path):
     (found,) = problems(tmp_path, plans='free: {name: Free, price_usd: "0", upgrade_to: free}\n')
     assert found.endswith('got "free"')
 
 
-def test_a_plans_id_is_plain(tmp_path: Path) -> None:
+def test_a_plans_id_is_plain(tmp_path):
     (found,) = problems(tmp_path, plans=PLANS + 'Pro Plus: {name: Pro, price_usd: "1"}\n')
     assert found == "plans.yaml:3: Pro Plus: a plan's id is lower-case letters, digits, '_' and '-'"
 
 
-def test_the_plan_of_new_accounts_is_a_plan(tmp_path: Path) -> None:
+def test_the_plan_of_new_accounts_is_a_plan(tmp_path):
     (found,) = problems(tmp_path, plans='pro: {name: Pro, price_usd: "1"}\n')
     assert found == 'metergate.yaml:1: defaults.default_plan: expected a plan of plans.yaml, got "free"; known are pro'
 
 
-def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path: Path) -> None:
+def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path):
     environ = {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": "wh"}
     assert "plan pro: no stripe_price; nobody can subscribe to it" in warnings(load(tmp_path, environ), 2e9)
     assert warnings(load(tmp_path), 2e9) == ()
 
 
 @pytest.mark.parametrize("text", ['"*"', '["*"]', '[demo, "*"]'])
-def test_a_plan_of_every_model(tmp_path: Path, text: str) -> None:
+def test_a_plan_of_every_model(tmp_path, text):
     plans = load(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {text}}}\n').plans
     assert plans["free"].models is None
 
 
 @pytest.mark.parametrize("text", ["demo", '"**"', "[nodemo]"])
-def test_models_that_a_plan_cannot_have(tmp_path: Path, text: str) -> None:
+def test_models_that_a_plan_cannot_have(tmp_path, text):
     (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {text}}}\n')
     assert "plans.yaml:1: free.models" in found

@@ -11,10 +11,10 @@ import pytest
 
 from billing.errors import MetergateError
 from billing.money import parse_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.prices import POLL_S, PriceFollower, load_prices
 from gateway.config.source import file_marks
-from tests.gateway.conftest import Customer, MakeGateway, chat
+from tests.gateway.conftest import Customer, chat
 from tests.support.answering import BOUND_S
 from tests.support.gateways import Fetched, ask, fetch
 
@@ -60,7 +60,7 @@ def applied(tmp_path: Path) -> Applied:
     return Applied(path)
 
 
-async def test_a_change_is_in_force_once_the_ledger_has_its_rows(applied: Applied) -> None:
+async def test_a_change_is_in_force_once_the_ledger_has_its_rows(applied):
     await applied.follower.look()
     assert applied.in_force == []
     applied.write(ROW % "2")
@@ -74,7 +74,7 @@ async def test_a_change_is_in_force_once_the_ledger_has_its_rows(applied: Applie
     assert applied.stored == applied.in_force
 
 
-async def test_what_prices_nothing_is_in_force_too(applied: Applied) -> None:
+async def test_what_prices_nothing_is_in_force_too(applied):
     """A row's id is that of its prices; how long such a model is read on after its client left is not among them."""
     applied.write(ROW.replace("}\n", ", hidden_reasoning: true}\n") % "1")
     await applied.follower.look()
@@ -82,9 +82,7 @@ async def test_what_prices_nothing_is_in_force_too(applied: Applied) -> None:
 
 
 @pytest.mark.parametrize("text", ["- {provider: p}\n", "- {\n", "", None])
-async def test_a_broken_file_keeps_the_old_table_and_says_so(
-    applied: Applied, text: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_broken_file_keeps_the_old_table_and_says_so(applied, text, caplog):
     await applied.follower.look()
     if text is None:
         applied.path.unlink()
@@ -103,9 +101,7 @@ async def test_a_broken_file_keeps_the_old_table_and_says_so(
     assert applied.inputs == [3 * 10**9]
 
 
-async def test_every_gateway_takes_a_change_and_one_from_before_it_served(
-    make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_every_gateway_takes_a_change_and_one_from_before_it_served(make_gateway, tmp_path):
     """Two gateways on one file, which changes once both have read it, and before they look for the first time."""
     path = tmp_path / "prices.yaml"
     path.write_text(LOCAL % "1.00", "utf-8")

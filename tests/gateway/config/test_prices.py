@@ -1,13 +1,11 @@
 """prices.yaml: rows as they are written, and what is refused with its line."""
 
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow, Tier, Variant
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE, PriceRow, Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 from tests.support.tables import Tables
@@ -17,7 +15,7 @@ TABLES = Tables(__file__)
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
-def test_a_row_with_everything(tmp_path: Path) -> None:
+def test_a_row_with_everything(tmp_path):
     text = """\
 - provider: openai
   model: m
@@ -52,7 +50,7 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
     )
 
 
-def test_one_number_bounds_the_calls_of_all_tools_and_prices_nothing(tmp_path: Path) -> None:
+def test_one_number_bounds_the_calls_of_all_tools_and_prices_nothing(tmp_path):
     text = '- {provider: openai, model: m, effective_from: 2024-07-18, per_million: {input: "1"}'
     (row,) = load(tmp_path, prices=f"{text}, tool_call_tokens: 4096}}\n").prices.rows
     (plain,) = load(tmp_path, prices=f"{text}}}\n").prices.rows
@@ -60,7 +58,7 @@ def test_one_number_bounds_the_calls_of_all_tools_and_prices_nothing(tmp_path: P
     assert row.id == plain.id, "an operator may change it without a new price"
 
 
-def test_a_row_with_variants_aliases_and_a_source(tmp_path: Path) -> None:
+def test_a_row_with_variants_aliases_and_a_source(tmp_path):
     text = """\
 - provider: openai
   model: m
@@ -101,39 +99,39 @@ def test_a_row_with_variants_aliases_and_a_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("day", ["2024-07-18", '"2024-07-18"', "'2024-07-18'", '"${DAY:-2024-07-18}"'])
-def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
+def test_a_day_with_or_without_quotes(tmp_path, day):
     text = f'- {{provider: local, model: m, effective_from: {day}, per_million: {{input: "1"}}}}\n'
     assert load(tmp_path, prices=text).prices.rows[0].effective_from == date(2024, 7, 18)
 
 
 @TABLES.each("wrong_rows_are_refused")
-def test_wrong_rows_are_refused(tmp_path: Path, row: str, problem: str) -> None:
+def test_wrong_rows_are_refused(tmp_path, row, problem):
     text = f"\n- {{provider: local, model: m, effective_from: 2024-07-18, {row}}}\n"
     (found,) = problems(tmp_path, prices=text)
     assert found.startswith(f"prices.yaml:2: {problem}")
 
 
 @pytest.mark.parametrize("day", ["2024-02-30", "yesterday", "20240718x", "5", "null"])
-def test_wrong_days_are_refused(tmp_path: Path, day: str) -> None:
+def test_wrong_days_are_refused(tmp_path, day):
     text = f'- {{provider: local, model: m, effective_from: {day}, per_million: {{input: "1"}}}}\n'
     (found,) = problems(tmp_path, prices=text)
     assert found.startswith("prices.yaml:1: effective_from: ")
 
 
-def test_tiers_rise(tmp_path: Path) -> None:
+def test_tiers_rise(tmp_path):
     tiers = "[{above_input_tokens: 5, per_million: {}}, {above_input_tokens: 5, per_million: {}}]"
     text = f'- {{provider: l, model: m, effective_from: 2024-07-18, per_million: {{input: "1"}}, tiers: {tiers}}}\n'
     assert problems(tmp_path, prices=text) == ["prices.yaml:1: tiers must rise by above_input_tokens"]
 
 
-def test_a_row_that_stands_there_twice_names_the_other_line(tmp_path: Path) -> None:
+def test_a_row_that_stands_there_twice_names_the_other_line(tmp_path):
     row = '- {provider: local, model: m, effective_from: 2024-07-18, per_million: {input: "1"}}\n'
     assert problems(tmp_path, prices=row + "\n" + row) == [
         "prices.yaml:3: local/m from 2024-07-18 stands in line 1 already"
     ]
 
 
-def test_a_route_without_a_price_is_a_warning(tmp_path: Path) -> None:
+def test_a_route_without_a_price_is_a_warning(tmp_path):
     text = '- {provider: gone, model: m, effective_from: 2027-01-01, per_million: {input: "1"}}\n' + PRICES
     text += '- {provider: meter, model: bytes, effective_from: 2027-01-01, per_unit: {unit: "1"}}\n'  # of services
     settings = load(tmp_path, prices=text.replace("2024-07-18", "2027-01-01"))

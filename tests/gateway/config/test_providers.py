@@ -15,7 +15,7 @@ def provider(folder: Path, text: str) -> ProviderConfig:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, usual in COMPATIBLE.items() if usual.base_url])
-def test_a_kind_that_is_known_needs_nothing_but_its_key(tmp_path: Path, kind: str) -> None:
+def test_a_kind_that_is_known_needs_nothing_but_its_key(tmp_path, kind):
     made, usual = provider(tmp_path, f"{{kind: {kind}, api_key: key}}"), COMPATIBLE[kind]
     assert (made.kind, made.enabled) == ("openai", True)
     assert made.url_of("openai") == (usual.base_url, "")
@@ -24,25 +24,25 @@ def test_a_kind_that_is_known_needs_nothing_but_its_key(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", [kind for kind, usual in COMPATIBLE.items() if not usual.base_url])
-def test_one_that_each_operator_has_elsewhere_needs_its_address(tmp_path: Path, kind: str) -> None:
+def test_one_that_each_operator_has_elsewhere_needs_its_address(tmp_path, kind):
     found = problems(tmp_path, {}, main=f"providers:\n  p: {{kind: {kind}}}\nmodels:\n  demo: {{provider: p}}\n")
     assert any("providers.p.base_url: missing" in each for each in found)
     assert provider(tmp_path, f"{{kind: {kind}, base_url: http://h/v1}}").base_url == "http://h/v1"
 
 
-def test_what_an_entry_says_goes_first(tmp_path: Path) -> None:
+def test_what_an_entry_says_goes_first(tmp_path):
     made = provider(tmp_path, "{kind: mistral, base_url: http://h/v1, max_output_field: n_predict, stream_usage: true}")
     assert (made.base_url, made.max_output_field, made.stream_usage) == ("http://h/v1", "n_predict", True)
 
 
-def test_whether_zeros_are_believed(tmp_path: Path) -> None:
+def test_whether_zeros_are_believed(tmp_path):
     assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1}").zero_usage == "estimate"
     assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1, zero_usage: trust}").zero_usage == "trust"
     main = "providers:\n  p: {kind: vllm, base_url: http://h/v1, zero_usage: believe}\nmodels:\n  demo: {provider: p}\n"
     assert any("providers.p.zero_usage: " in each for each in problems(tmp_path, {}, main=main))
 
 
-def test_where_reranks_are_served(tmp_path: Path) -> None:
+def test_where_reranks_are_served(tmp_path):
     assert provider(tmp_path, "{kind: cohere, api_key: key}").url_of("rerank") == ("https://api.cohere.com/v2", "")
     assert provider(tmp_path, "{kind: vllm, base_url: http://h/v1/}").url_of("rerank") == ("http://h/v1", "")
     queried = provider(tmp_path, '{kind: vllm, base_url: "http://h/v1?a=b"}')
@@ -66,19 +66,17 @@ def test_where_reranks_are_served(tmp_path: Path) -> None:
         ("{kind: vllm, base_url: http://h/v1, dialects: {responses_websocket: http://h/v2}}", ("http://h/v2", "")),
     ],
 )
-def test_where_responses_are_served_over_a_websocket(tmp_path: Path, entry: str, url: tuple[str, str] | None) -> None:
+def test_where_responses_are_served_over_a_websocket(tmp_path, entry, url):
     assert provider(tmp_path, entry).url_of("responses_websocket") == url
 
 
-def test_how_its_bill_is_read(tmp_path: Path) -> None:
+def test_how_its_bill_is_read(tmp_path):
     made = provider(tmp_path, "{kind: openrouter, api_key: key, billing: {key: managing, keys: [k1], providers: [q]}}")
-    assert made.billing is not None
     assert (made.billing.source, made.billing.base_url) == ("openrouter", "https://openrouter.ai/api/v1")
     assert (made.billing.keys, made.billing.providers, made.billing.tolerance_nano) == (("k1",), ("q",), 10_000_000)
     assert "managing" not in repr(made)
     unset = provider(tmp_path, '{kind: openai, base_url: "http://h", billing: {key: "${NO_SUCH_KEY}"}}')
     assert unset.enabled
-    assert unset.billing is not None
     assert unset.billing.key is None
     for text, where in (("{}", "key"), ("{key: k, source: x}", "source"), ("{key: k, tolerance_usd: 1}", "tolerance")):
         entry = f"{{kind: openai, base_url: http://h, billing: {text}}}"

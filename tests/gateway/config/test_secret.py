@@ -8,7 +8,7 @@ import pytest
 from gateway.config.settings import Secret
 
 
-def test_no_way_of_printing_shows_it() -> None:
+def test_no_way_of_printing_shows_it():
     secret = Secret("sk-very-secret")
     shown = [
         repr(secret),
@@ -22,7 +22,7 @@ def test_no_way_of_printing_shows_it() -> None:
     assert str(secret) == "***"
 
 
-def test_a_dataclass_does_not_open_it() -> None:
+def test_a_dataclass_does_not_open_it():
     @dataclasses.dataclass(frozen=True, slots=True)
     class Holder:
         key: Secret
@@ -32,7 +32,7 @@ def test_a_dataclass_does_not_open_it() -> None:
     assert "very" not in repr(dataclasses.asdict(holder))
 
 
-def test_it_is_revealed_and_compared() -> None:
+def test_it_is_revealed_and_compared():
     secret = Secret("sk-ü")
     assert secret.reveal() == "sk-ü"
     assert secret.matches("sk-ü")
@@ -45,6 +45,6 @@ def test_it_is_revealed_and_compared() -> None:
     assert pickle.loads(pickle.dumps(secret)) == secret  # noqa: S301 - a worker process may get it so
 
 
-def test_it_is_not_empty() -> None:
+def test_it_is_not_empty():
     with pytest.raises(ValueError, match="not empty"):
         Secret("")

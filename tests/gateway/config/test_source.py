@@ -1,28 +1,26 @@
 """Files: what can't be read at all, and that every problem has its line."""
 
-from pathlib import Path
-
 from tests.gateway.config.support import MAIN, problems
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)
 
 
-def test_the_small_configuration_loads(tmp_path: Path) -> None:
+def test_the_small_configuration_loads(tmp_path):
     assert problems(tmp_path) == []
 
 
 @TABLES.each("what_is_no_list_of_rows")
-def test_what_is_no_list_of_rows(tmp_path: Path, text: str, problem: str) -> None:
+def test_what_is_no_list_of_rows(tmp_path, text, problem):
     assert problems(tmp_path, prices=text)[0].startswith(problem)
 
 
-def test_a_missing_folder_is_three_problems(tmp_path: Path) -> None:
+def test_a_missing_folder_is_three_problems(tmp_path):
     found = problems(tmp_path, {"METERGATE_CONFIG": str(tmp_path / "nowhere")})
     assert [problem.partition(": ")[2] for problem in found] == ["no such file"] * 3
 
 
-def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8(tmp_path):
     assert problems(tmp_path) == []
     (tmp_path / "latin").mkdir()
     for name in ("metergate", "prices", "plans"):
@@ -31,7 +29,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert all(problem.endswith("can't be read: not UTF-8") for problem in found)
 
 
-def test_all_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_all_files_come_at_once(tmp_path):
     found = problems(
         tmp_path,
         {"MAX_BODY_BYTES": "1MB"},
@@ -50,7 +48,7 @@ def test_all_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_lines_are_those_of_the_key(tmp_path: Path) -> None:
+def test_lines_are_those_of_the_key(tmp_path):
     main = """providers:
   local:
     kind:
@@ -69,7 +67,7 @@ models:
     ]
 
 
-def test_numbers_and_truths_may_come_from_variables(tmp_path: Path) -> None:
+def test_numbers_and_truths_may_come_from_variables(tmp_path):
     main = MAIN + 'defaults: {strict: "${STRICT:-no}", batch_items: "${ITEMS}"}\n'
     assert problems(tmp_path, {"ITEMS": "8"}, main=main) == []
     assert problems(tmp_path, {"ITEMS": "80", "STRICT": "x"}, main=main) == [
@@ -81,7 +79,7 @@ def test_numbers_and_truths_may_come_from_variables(tmp_path: Path) -> None:
     ]
 
 
-def test_a_repeated_key_is_refused_once(tmp_path: Path) -> None:
+def test_a_repeated_key_is_refused_once(tmp_path):
     assert problems(tmp_path, main=f"{MAIN}defaults: {{strict: true}}\ndefaults: {{strict: true}}\n") == [
         "metergate.yaml:8: defaults: given twice"
     ]

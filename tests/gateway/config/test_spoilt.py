@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(FILES), st.floats(0, 1), st.integers(0, 12), st.lists(BITS, max_size=2))
-def test_a_spoilt_file(folder: Path, name: str, where: float, cut: int, bits: list[str]) -> None:
+def test_a_spoilt_file(folder, name, where, cut, bits):
     text = SHIPPED[name]
     at = int(where * len(text))
     for other, shipped in SHIPPED.items():

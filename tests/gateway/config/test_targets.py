@@ -21,7 +21,7 @@ def provider(folder: Path, rest: str) -> ProviderConfig:
     return load(folder, KEYS, main=entry(rest)).providers["p"]
 
 
-def test_targets_have_what_their_entry_has_unless_they_say_otherwise(tmp_path: Path) -> None:
+def test_targets_have_what_their_entry_has_unless_they_say_otherwise(tmp_path):
     targets = '{}, {api_key: "${KEY_2}", weight: 3}, {base_url: "https://b/v1/?z=2"}, {api_key: "${GONE}"}'
     assert provider(tmp_path, f"targets: [{targets}]").targets == (
         TargetConfig("https://a/v1", Secret("sk-1"), 1, "v=1"),
@@ -42,24 +42,24 @@ def test_targets_have_what_their_entry_has_unless_they_say_otherwise(tmp_path: P
         ("https://b/a", False),
     ],
 )
-def test_the_entrys_key_and_headers_are_sent_to_its_own_origin_alone(tmp_path: Path, url: str, gets_it: bool) -> None:
+def test_the_entrys_key_and_headers_are_sent_to_its_own_origin_alone(tmp_path, url, gets_it):
     (target,) = provider(tmp_path, f'headers: {{X-Secret: s}}, targets: [{{base_url: "{url}"}}]').targets
     assert (target.api_key is not None) == gets_it
     assert dict(target.headers) == ({"X-Secret": "s"} if gets_it else {})
 
 
-def test_a_target_elsewhere_has_a_key_and_headers_of_its_own(tmp_path: Path) -> None:
+def test_a_target_elsewhere_has_a_key_and_headers_of_its_own(tmp_path):
     rest = 'headers: {X-Of: a}, targets: [{base_url: "https://b", api_key: "${KEY_2}", headers: {X-Of: b}}]'
     (target,) = provider(tmp_path, rest).targets
     assert (target.api_key, dict(target.headers)) == (Secret("sk-2"), {"X-Of": "b"})
 
 
-def test_an_entry_without_targets_is_the_only_one(tmp_path: Path) -> None:
+def test_an_entry_without_targets_is_the_only_one(tmp_path):
     found = provider(tmp_path, "enabled: true")
     assert (found.targets, found.all_targets) == ((), (TargetConfig("https://a/v1", Secret("sk-1"), 1, "v=1"),))
 
 
-def test_a_provider_is_off_where_no_target_has_its_key(tmp_path: Path) -> None:
+def test_a_provider_is_off_where_no_target_has_its_key(tmp_path):
     gone = provider(tmp_path, 'targets: [{api_key: "${GONE}"}]')
     assert gone.off_reason == "none of its targets has a key that is set"
     main = entry('targets: [{}, {api_key: "${KEY_2}"}]').replace("KEY_1", "GONE")
@@ -68,7 +68,7 @@ def test_a_provider_is_off_where_no_target_has_its_key(tmp_path: Path) -> None:
     assert [target.api_key for target in found.all_targets] == [Secret("sk-2")]
 
 
-def test_a_target_with_a_base_url_of_its_own_serves_the_dialect_of_its_kind_alone(tmp_path: Path) -> None:
+def test_a_target_with_a_base_url_of_its_own_serves_the_dialect_of_its_kind_alone(tmp_path):
     targets = 'targets: [{api_key: "${KEY_2}"}, {base_url: "https://b/v1"}]'
     found = provider(tmp_path, f'dialects: {{anthropic: "https://a/anthropic"}}, {targets}')
     same, elsewhere = found.all_targets
@@ -79,13 +79,13 @@ def test_a_target_with_a_base_url_of_its_own_serves_the_dialect_of_its_kind_alon
     assert (found.url_of("openai", elsewhere), found.url_of("anthropic", elsewhere)) == (("https://b/v1", ""), None)
 
 
-def test_a_target_shows_neither_its_key_nor_its_query(tmp_path: Path) -> None:
+def test_a_target_shows_neither_its_key_nor_its_query(tmp_path):
     shown = repr(provider(tmp_path, 'targets: [{api_key: "${KEY_2}", base_url: "https://b?secret=1"}]').targets)
     assert "sk-2" not in shown
     assert "secret" not in shown
 
 
-def test_a_cool_down_has_defaults_and_bounds(tmp_path: Path) -> None:
+def test_a_cool_down_has_defaults_and_bounds(tmp_path):
     assert provider(tmp_path, "enabled: true").cooldown == Cooldown()
     read = provider(tmp_path, "cooldown: {failures: 5, seconds: 0.5, retry_after_s: 0, probe_s: 2}").cooldown
     assert read == Cooldown(5, 0.5, 0, 2)
@@ -106,5 +106,5 @@ def test_a_cool_down_has_defaults_and_bounds(tmp_path: Path) -> None:
         ("cooldown: 3", "cooldown: expected a mapping"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_place(tmp_path: Path, rest: str, place: str) -> None:
+def test_what_is_wrong_is_refused_by_its_place(tmp_path, rest, place):
     assert any(f"providers.p.{place}" in line for line in problems(tmp_path, KEYS, main=entry(rest)))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -35,8 +35,8 @@ class Answer(NamedTuple):
         return json.dumps(self.body).encode()
 
 
-CANDIDATES: Final = [{"content": {"role": "model", "parts": [{"text": "Hi."}]}, "finishReason": "STOP"}]
-_CONTENT: Final[dict[str, dict[str, Any]]] = {
+CANDIDATES = [{"content": {"role": "model", "parts": [{"text": "Hi."}]}, "finishReason": "STOP"}]
+_CONTENT = {
     "chat": {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}}],
@@ -109,8 +109,8 @@ def by(**tokens: int) -> list[dict[str, Any]]:
     return [{"modality": name, "tokenCount": count} for name, count in tokens.items()]
 
 
-_READ: Final = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+_READ = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 # Answers of which the package genai-prices reads what is read here.
-ANSWERS: Final = tuple(Answer(**each) for each in _READ["same"])
+ANSWERS = tuple(Answer(**each) for each in _READ["same"])
 # Answers that the two read otherwise; then their counts, and ours, where they differ.
-DIFFERENT: Final = tuple((Answer(**each["answer"]), each["theirs"], each["ours"]) for each in _READ["different"])
+DIFFERENT = tuple((Answer(**each["answer"]), each["theirs"], each["ours"]) for each in _READ["different"])

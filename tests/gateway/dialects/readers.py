@@ -1,15 +1,11 @@
 """What reads usage of each dialect's answers."""
 
-from collections.abc import Callable, Mapping
-from typing import Final
-
 from gateway.dialects.anthropic.usage import usage_from_json as of_message
-from gateway.dialects.facts import Reported
 from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
 from gateway.dialects.openai.answer import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
 
-READERS: Final[Mapping[str, Callable[[bytes], Reported | None]]] = {
+READERS = {
     "chat": lambda body: of_chat("/chat/completions", body),
     "embeddings": lambda body: of_chat("/embeddings", body),
     "responses": of_response,

@@ -2,7 +2,7 @@
 
 import json
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +14,9 @@ from gateway.dialects.registry import DIALECTS
 from tests.gateway.dialects import answers
 from tests.gateway.dialects.anthropic import bodies
 
-SSE: Final = b"text/event-stream"
-JSON: Final = b"application/json"
-MADE: Final = {type(made).__name__: made for made in (make(StructureBounds()) for make in DIALECTS)}
+SSE = b"text/event-stream"
+JSON = b"application/json"
+MADE = {type(made).__name__: made for made in (make(StructureBounds()) for make in DIALECTS)}
 
 
 def data(*events: Any, end: bytes = b"") -> bytes:
@@ -36,15 +36,15 @@ def piece(text: str, **fields: Any) -> dict[str, Any]:
     return {"candidates": [{"content": {"parts": [{"text": text}]}, "index": 0, **fields}]}
 
 
-PIECES: Final = (
+PIECES = (
     {**piece('Grüße, "data: [DONE]"'), "usageMetadata": answers.gemini(10, 2)},
     {
         **piece(" }]", finishReason="STOP"),
         "usageMetadata": answers.gemini(10, 7, 3, promptTokensDetails=answers.by(TEXT=10)),
     },
 )
-USAGE: Final = answers.response(36, 87, 12, 60)
-STREAMS: Final = (
+USAGE = answers.response(36, 87, 12, 60)
+STREAMS = (
     (
         "OpenAIDialect",
         SSE,
@@ -83,7 +83,7 @@ def passed(name: str, kind: bytes, chunks: list[bytes], *, usage_added: bool) ->
     return out + tap.finish(), reported, done
 
 
-def test_every_dialect_that_streams_is_here() -> None:
+def test_every_dialect_that_streams_is_here():
     """But for rerank, which never does, and frames of a WebSocket, which are never cut."""
     assert {name for name, _, _ in STREAMS} == MADE.keys() - {"RerankDialect", "SocketDialect"}
 
@@ -91,9 +91,7 @@ def test_every_dialect_that_streams_is_here() -> None:
 @pytest.mark.parametrize("usage_added", [False, True])
 @settings(max_examples=30)
 @given(stream=st.sampled_from(STREAMS), at=st.lists(st.integers(0, 2_000), max_size=20), returns=st.booleans())
-def test_any_cutting_gives_the_same_bytes_and_usage(
-    stream: tuple[str, bytes, bytes], at: list[int], returns: bool, usage_added: bool
-) -> None:
+def test_any_cutting_gives_the_same_bytes_and_usage(stream, at, returns, usage_added):
     name, kind, whole = stream
     if returns and kind == SSE:
         whole = whole.replace(b"\n", b"\r\n")

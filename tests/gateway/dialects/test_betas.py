@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.anthropic.dialect import MESSAGE, parse
+from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import ParsedRequest
 from tests.gateway.dialects.anthropic.bodies import message
 
@@ -31,12 +31,12 @@ def claude_code_drops(text: str, name: str) -> bool:
 
 
 @given(st.lists(st.from_regex(r"[a-z0-9-]{1,30}(-20\d\d-\d\d-\d\d)?", fullmatch=True), max_size=8))
-def test_what_nobody_listed_changes_nothing(names: list[str]) -> None:
+def test_what_nobody_listed_changes_nothing(names):
     listed = tuple(DEFAULT_BETAS["anthropic-beta"])
     assert applied(",".join(each for each in names if not each.startswith(listed))) is PARSED
 
 
-def test_features_of_claude_code_pass() -> None:
+def test_features_of_claude_code_pass():
     sent = (
         "claude-code-20250219,interleaved-thinking-2025-05-14,context-management-2025-06-27,per-turn-control-2026-07-01,"
         "mid-conversation-tool-changes-2026-07-01,mid-conversation-system-2026-04-07,prompt-caching-scope-2026-01-05,"
@@ -46,13 +46,13 @@ def test_features_of_claude_code_pass() -> None:
     assert applied("managed-agents-2026-04-01", header="x-other") is PARSED
 
 
-def test_a_larger_context_window_is_held() -> None:
+def test_a_larger_context_window_is_held():
     assert applied("effort-2025-11-24, context-1m-2025-08-07").context_window == 1_000_000
     assert applied("context-1m").context_window == 1_000_000
     assert applied("context-1million-2030-01-01") is PARSED
 
 
-def test_all_refused_features_are_named_in_the_words_that_claude_code_reads() -> None:
+def test_all_refused_features_are_named_in_the_words_that_claude_code_reads():
     names = ["managed-agents-2026-04-01", "Dreaming-2026-04-21", "agent-memory"]
     with pytest.raises(BadRequest) as caught:
         applied(f"effort-2025-11-24,{names[0]}, {names[1]}", f"{names[2]},{names[0]}")
@@ -67,7 +67,7 @@ def test_all_refused_features_are_named_in_the_words_that_claude_code_reads() ->
         assert other not in said
 
 
-def test_an_operator_s_list_goes_before_the_shipped_one() -> None:
+def test_an_operator_s_list_goes_before_the_shipped_one():
     own = Betas(
         DEFAULT_BETAS,
         {
@@ -83,7 +83,7 @@ def test_an_operator_s_list_goes_before_the_shipped_one() -> None:
             applied(name, betas=own, header=header)
 
 
-def test_a_refusal_names_so_many_features_and_is_bounded() -> None:
+def test_a_refusal_names_so_many_features_and_is_bounded():
     with pytest.raises(BadRequest) as caught:
         applied(",".join(f"dreaming-{number}-{'x' * 5_000}" for number in range(1_000)))
     assert len(caught.value.message) < 6_000

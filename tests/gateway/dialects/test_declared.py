@@ -3,7 +3,6 @@
 import pytest
 
 from billing.keys import secrets
-from gateway.dialects.base import Dialect
 from gateway.dialects.declarations import Declarations
 from gateway.dialects.declared import DECLARED, KEY_HEADERS, key_headers, never_sent
 from gateway.dialects.registry import DIALECTS
@@ -13,7 +12,7 @@ from gateway.server import caching, cors
 FIXED = Fixed.of(None, {})
 
 
-def test_every_dialect_declares_what_is_collected() -> None:
+def test_every_dialect_declares_what_is_collected():
     assert {dialect.declared for dialect in DIALECTS} == set(DECLARED.values())
     named = {dialect.name: dialect.declared for dialect in DIALECTS if dialect.name in DECLARED}
     assert named == DECLARED
@@ -21,8 +20,8 @@ def test_every_dialect_declares_what_is_collected() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.__name__)
 def test_a_header_that_is_declared_passes_to_providers_and_may_be_sent_by_a_browser(
-    dialect: type[Dialect],
-) -> None:
+    dialect,
+):
     """The recipe of CONTRIBUTING: a name in `sent_headers` is all that it takes."""
     declared = dialect.declared
     names = [*declared.sent_headers, *(f"{prefix}x" for prefix in declared.sent_prefixes)]
@@ -34,7 +33,7 @@ def test_a_header_that_is_declared_passes_to_providers_and_may_be_sent_by_a_brow
 
 
 @pytest.mark.parametrize("declared", DECLARED.values(), ids=DECLARED)
-def test_what_providers_answer_passes_as_it_is_declared(declared: Declarations) -> None:
+def test_what_providers_answer_passes_as_it_is_declared(declared):
     for name in declared.answer_headers:
         assert incoming([(name.encode(), b"v")]).lines == f"{name}: v\r\n".encode()
     for prefix in declared.renamed_prefixes:
@@ -44,7 +43,7 @@ def test_what_providers_answer_passes_as_it_is_declared(declared: Declarations) 
         assert incoming([(name.encode(), b"v")]).request_id == b"v"
 
 
-def test_a_key_is_read_from_every_declared_header_and_never_sent() -> None:
+def test_a_key_is_read_from_every_declared_header_and_never_sent():
     assert set(secrets.KEY_HEADERS) == set(KEY_HEADERS)  # the billing API takes a key where any dialect does
     assert all(map(never_sent, KEY_HEADERS))
     own = Declarations(key_headers=("x-own-key",))

@@ -23,7 +23,7 @@ def rows(heading: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
 
 
-def test_the_page_lists_every_endpoint_that_is_charged() -> None:
+def test_the_page_lists_every_endpoint_that_is_charged():
     made = {
         f"{endpoint.method} {endpoint.path}"
         for dialect in make_dialects(StructureBounds()).all
@@ -41,18 +41,17 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("field", "price_class"), FIELDS)
-def test_a_field_becomes_the_class_that_the_page_says(field: str, price_class: str) -> None:
+def test_a_field_becomes_the_class_that_the_page_says(field, price_class):
     usage: dict[str, Any] = chat(100, 50)
     *outer, name = field.split(".")
     into = usage.setdefault(outer[0], {}) if outer else usage
     into[name] = into.get(name, 7)
     reported = READERS["chat"](Answer("", "", "", "chat", usage).text)
-    assert reported is not None
     assert reported.usage.by_class()[price_class] == (7 if into[name] == 7 else into[name])
     assert reported.anomalies == ()
 
 
-def test_the_page_names_enough_fields() -> None:
+def test_the_page_names_enough_fields():
     assert len(FIELDS) >= 15
 
 
@@ -60,7 +59,7 @@ APIS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_t
 
 
 @pytest.mark.parametrize("heading", APIS)
-def test_the_fields_of_each_api_become_what_the_page_says(heading: str) -> None:
+def test_the_fields_of_each_api_become_what_the_page_says(heading):
     api, cases = APIS[heading]["api"], APIS[heading]["fields"]
     documented = {name: cells[1] for cells in rows(heading) for name in re.findall(r"`([\w.]+(?:\[\])?)`", cells[0])}
     assert documented.keys() == cases.keys()

@@ -13,12 +13,12 @@ PIECES = st.lists(
 
 
 @given(PIECES, st.integers(0, 40))
-def test_the_first_event_is_the_one_that_the_pattern_finds(block: bytes, start: int) -> None:
+def test_the_first_event_is_the_one_that_the_pattern_finds(block, start):
     assert first_event(block, start) == next(split_events(block, start), b"")
 
 
 @given(PIECES)
-def test_an_event_of_one_line_has_the_data_that_any_event_has(inner: bytes) -> None:
+def test_an_event_of_one_line_has_the_data_that_any_event_has(inner):
     event = b"data: {" + inner + b"}\n\n"
     assert event_data(event) == event_data(b": a comment\n" + event)
 
@@ -33,7 +33,7 @@ def test_an_event_of_one_line_has_the_data_that_any_event_has(inner: bytes) -> N
         (b'data: {"a":"\\"usage\\":null"}\n\n', b'data: {"a":"\\"usage\\":null"}\n\n'),
     ],
 )
-def test_usage_that_is_null_is_taken_out_of_the_event_alone(written: bytes, left: bytes) -> None:
+def test_usage_that_is_null_is_taken_out_of_the_event_alone(written, left):
     assert OpenAIEvents().without_null_usage(written) == left
     usage = b'data: {"usage":{"total_tokens":3}}\n\n'
     assert OpenAIEvents().without_null_usage(usage + written + usage) == usage + left + usage

@@ -12,9 +12,8 @@ from multidict import CIMultiDict
 from gateway.dialects.anthropic.dialect import MESSAGE, METERING_FIELDS, parse, rewrite
 from gateway.dialects.anthropic.work import CAPPED_TOOLS, CLIENT_TOOLS, LOOP_TOOLS, LOOP_TURNS, REFUSED_TOOLS
 from gateway.dialects.base import Changes
-from gateway.dialects.body import DEFAULT_BOUNDS, folded
+from gateway.dialects.body import DEFAULT_BOUNDS, BadRequest, folded
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
-from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import Work
 from gateway.dialects.gemini.request import REQUEST
 from tests.gateway.dialects.anthropic.bodies import SAY, message
@@ -36,9 +35,7 @@ KINDS = NAMES.map(lambda name: f"{name}_20300101")
 
 
 @given(fields=OBJECTS, kinds=st.lists(KINDS, max_size=3), block=OBJECTS, within=OBJECTS, features=st.lists(KINDS))
-def test_anthropic_s_messages_stay_served(
-    fields: dict[str, Any], kinds: list[str], block: dict[str, Any], within: dict[str, Any], features: list[str]
-) -> None:
+def test_anthropic_s_messages_stay_served(fields, kinds, block, within, features):
     content = [{"type": "text", "text": "Hello"}, {**block, "type": "brand_new"}]
     tools = [{**within, "type": kind} for kind in kinds]
     body = message(**fields, tools=tools, messages=[{**within, "role": "user", "content": content}])
@@ -49,9 +46,7 @@ def test_anthropic_s_messages_stay_served(
 
 
 @given(fields=OBJECTS, tools=OBJECTS, part=OBJECTS, within=OBJECTS)
-def test_gemini_s_requests_stay_served(
-    fields: dict[str, Any], tools: dict[str, Any], part: dict[str, Any], within: dict[str, Any]
-) -> None:
+def test_gemini_s_requests_stay_served(fields, tools, part, within):
     given_tools = {name: value if value is not None else {} for name, value in tools.items()}
     found = parsed(asked(**fields, tools=[given_tools], contents=[{**within, "parts": [{"text": "a", **part}]}]))
     assert (found.unbounded_input, found.work.unknown_tools) == (False, tuple(sorted(given_tools)))
@@ -104,7 +99,7 @@ WORK = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", sorted({*WORK, *REFUSED_TOOLS}))
-def test_each_tool_counts_in_each_place(kind: str, place: Any) -> None:
+def test_each_tool_counts_in_each_place(kind, place):
     tool = typed(kind)
     body = place(tool)
     if kind in REFUSED_TOOLS:
@@ -122,5 +117,5 @@ def test_each_tool_counts_in_each_place(kind: str, place: Any) -> None:
         assert sent is body
 
 
-def test_the_table_has_every_type() -> None:
+def test_the_table_has_every_type():
     assert WORK.keys() - {NEW} == CLIENT_TOOLS | LOOP_TOOLS | CAPPED_TOOLS

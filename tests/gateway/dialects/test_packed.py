@@ -49,9 +49,9 @@ def told(tap: SseTap | GeminiTap, events: list[bytes]) -> tuple[object, ...]:
         (streams, lambda: GeminiTap(EventFrames(), keep_bytes=2_000), PIECES),
     ],
 )
-def test_a_packed_stream_says_what_one_says_that_is_kept_as_it_is(module, made, drawn) -> None:  # type: ignore[no-untyped-def]
+def test_a_packed_stream_says_what_one_says_that_is_kept_as_it_is(module, made, drawn):  # type: ignore[no-untyped-def]
     @given(st.lists(st.lists(drawn, min_size=1, max_size=3).map(b"".join), max_size=30))
-    def same(events: list[bytes]) -> None:
+    def same(events):
         whole = told(made(), events)
         with patch.object(module, "MAX_PLAIN_BYTES", 150):
             assert told(made(), events) == whole
@@ -59,7 +59,7 @@ def test_a_packed_stream_says_what_one_says_that_is_kept_as_it_is(module, made, 
     same()
 
 
-def test_a_stream_of_two_thousand_events_takes_less_than_64_kb() -> None:
+def test_a_stream_of_two_thousand_events_takes_less_than_64_kb():
     event = b'data: {"id":"chatcmpl-B9","choices":[{"index":0,"delta":{"content":" word%d"},"logprobs":null}]%s}\n\n'
     tap = SseTap(OpenAIEvents(), strip_usage=True)
     for number in range(2_000):

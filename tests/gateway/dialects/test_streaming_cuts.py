@@ -62,7 +62,7 @@ def last_usage(events: list[tuple[bytes, str, str]]) -> tuple[int, int] | None:
 
 
 @given(a_stream())
-def test_without_stripping_every_byte_passes(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+def test_without_stripping_every_byte_passes(stream):
     events, terminal, chunks = stream
     tap = SseTap(READER)
     passed, rest = run(tap, chunks)
@@ -76,8 +76,8 @@ def test_without_stripping_every_byte_passes(stream: tuple[list[tuple[bytes, str
 
 @given(a_stream())
 def test_stripping_removes_the_usage_chunk_and_nothing_else(
-    stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]],
-) -> None:
+    stream,
+):
     events, terminal, chunks = stream
     tap = SseTap(READER, strip_usage=True)
     passed, rest = run(tap, chunks)
@@ -88,7 +88,7 @@ def test_stripping_removes_the_usage_chunk_and_nothing_else(
 
 
 @given(a_stream())
-def test_with_a_cost_all_else_is_as_it_was(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+def test_with_a_cost_all_else_is_as_it_was(stream):
     events, _, chunks = stream
     tap = SseTap(READER, hold_usage=True)
     passed, rest = run(tap, chunks, "0.5")
@@ -102,7 +102,7 @@ def test_with_a_cost_all_else_is_as_it_was(stream: tuple[list[tuple[bytes, str, 
 
 
 @given(a_stream())
-def test_whole_events_never_wait(stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]]) -> None:
+def test_whole_events_never_wait(stream):
     events, _, _ = stream
     tap = SseTap(READER, strip_usage=True)
     for written, kind, _ in events:
@@ -111,7 +111,7 @@ def test_whole_events_never_wait(stream: tuple[list[tuple[bytes, str, str]], byt
 
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"data:", b"\n\n", b"\r\n", b"[DONE]", b'{"usage":{'])))
-def test_no_bytes_make_it_fail(chunks: list[bytes]) -> None:
+def test_no_bytes_make_it_fail(chunks):
     for strip, hold in ((False, False), (True, False), (False, True)):
         tap = SseTap(READER, strip_usage=strip, hold_usage=hold)
         passed, rest = run(tap, chunks, "1")
@@ -143,7 +143,7 @@ OPTIONS: list[dict[str, bool]] = [{}, {"strip_usage": True}, {"hold_usage": True
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["", "strip", "hold"])
 @pytest.mark.parametrize("closing", CLOSINGS)
-def test_it_does_not_matter_where_a_stream_is_cut(closing: str, options: dict[str, bool]) -> None:
+def test_it_does_not_matter_where_a_stream_is_cut(closing, options):
     """In one piece, event by event, byte by byte, and in two pieces at every offset."""
     events = [*EVENTS, CLOSINGS[closing]]
     whole = b"".join(events)
@@ -157,8 +157,6 @@ def test_it_does_not_matter_where_a_stream_is_cut(closing: str, options: dict[st
 
 
 @given(a_stream(), st.sampled_from(OPTIONS))
-def test_a_block_says_what_its_events_say(
-    stream: tuple[list[tuple[bytes, str, str]], bytes, list[bytes]], options: dict[str, bool]
-) -> None:
+def test_a_block_says_what_its_events_say(stream, options):
     _, _, chunks = stream
     assert told(SseTap(READER, **options), chunks) == told(SseTap(READER, **options), [b"".join(chunks)])

@@ -11,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from gateway.dialects.body import StructureBounds, check_size, check_value, has_overflow, outside_strings
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest, StructureBounds, check_size, check_value, has_overflow, outside_strings
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
 from tests.support.tables import Tables
 
@@ -36,7 +35,7 @@ def refused(body: bytes, bounds: StructureBounds = BOUNDS, endpoint: str = CHAT)
 @pytest.mark.parametrize(
     "unit", [b'{"":[]},', b"[],", b"{},", b'{"a":{}},', b'{"role":"user","content":""},', b"[[]],", b'"",', b"0,"]
 )
-def test_32_mib_of_structure_are_refused_and_nothing_is_built_of_them(unit: bytes) -> None:
+def test_32_mib_of_structure_are_refused_and_nothing_is_built_of_them(unit):
     head = b'{"model":"m","messages":['
     body = head + unit * ((32 * MIB - len(head)) // len(unit) - 2) + unit[:-1] + b"]}"
     tracemalloc.start()
@@ -50,7 +49,7 @@ def test_32_mib_of_structure_are_refused_and_nothing_is_built_of_them(unit: byte
     assert peak_bytes < 64 * MIB  # the strings of one megabyte are taken out at a time
 
 
-def test_the_size_can_be_checked_by_itself() -> None:
+def test_the_size_can_be_checked_by_itself():
     few = StructureBounds(members=10)
     check_size(b"[" * 10 + b"]" * 10, few)
     check_size(b'{"' + b"[" * 1000 + b'":0}', few)
@@ -68,12 +67,12 @@ def messages_of(*contents: Any) -> list[dict[str, Any]]:
 
 
 @TABLES.each("each_bound_is_named")
-def test_each_bound_is_named(within: bytes, above: bytes, named: str) -> None:
+def test_each_bound_is_named(within, above, named):
     parse(CHAT, within, FEW)
     assert named in refused(above, FEW).message
 
 
-def test_prompts_and_inputs_are_bounded_as_messages_are_and_token_ids_are_not() -> None:
+def test_prompts_and_inputs_are_bounded_as_messages_are_and_token_ids_are_not():
     for endpoint, field in ((COMPLETIONS, "prompt"), (EMBEDDINGS, "input")):
         for items in (["a"], [[1, 2]]):
             body = json.dumps({"model": "m", field: items * 3}).encode()
@@ -83,7 +82,7 @@ def test_prompts_and_inputs_are_bounded_as_messages_are_and_token_ids_are_not() 
         parse(endpoint, json.dumps({"model": "m", field: [1] * 50}).encode(), FEW)
 
 
-def test_signs_in_texts_are_no_structure() -> None:
+def test_signs_in_texts_are_no_structure():
     text = '[[{{"a": 1, \\"b\\": [}}' * 100 + "\\"
     request = parse(CHAT, chat(messages=messages_of(text, [{"type": "text", "text": text}]), a=[text]), FEW)
     assert request.model == "m"
@@ -111,9 +110,7 @@ def counts(value: Any) -> tuple[int, int, int]:
 
 
 @given(JSON, st.booleans(), st.integers(0, 12), st.integers(0, 12), st.integers(1, 6))
-def test_what_is_counted_is_what_stands_there(
-    value: Any, ascii_only: bool, members: int, values: int, depth: int
-) -> None:
+def test_what_is_counted_is_what_stands_there(value, ascii_only, members, values, depth):
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     bounds = StructureBounds(members=members, values=values, depth=depth)
     has_members, has_commas, levels = counts(value)
@@ -129,7 +126,7 @@ def test_what_is_counted_is_what_stands_there(
         check_value(Raw(text), bounds, 0, "x")
 
 
-def test_strings_are_taken_out_across_slices() -> None:
+def test_strings_are_taken_out_across_slices():
     for size in range(MIB - 3, MIB + 4):
         body = b'["' + b"x" * (size - 6) + b'\\\\\\"[,]",{}]'
         assert outside_strings(body) == b"[,{}]"
@@ -141,12 +138,12 @@ def test_strings_are_taken_out_across_slices() -> None:
 @pytest.mark.parametrize(
     "place", ['"x":%s', '"tools":[{"x":%s}]', '"messages":[{"content":[%s]}]', '"messages":[{"tool_calls":%s}]']
 )
-def test_levels_are_bounded_wherever_they_are(place: str, levels: int) -> None:
+def test_levels_are_bounded_wherever_they_are(place, levels):
     body = '{"model":"m","messages":[],' + place % ("[" * levels + "]" * levels) + "}"
     assert "nested too deeply" in refused(body.replace('"messages":[],"messages"', '"messages"').encode()).message
 
 
-def test_as_many_levels_as_the_bound_allows_are_accepted() -> None:
+def test_as_many_levels_as_the_bound_allows_are_accepted():
     parse(CHAT, b'{"model":"m","messages":[],"x":' + b"[" * 255 + b"]" * 255 + b"}")
     assert "256 levels" in refused(b'{"model":"m","messages":[],"x":' + b"[" * 256 + b"]" * 256 + b"}").message
 
@@ -199,7 +196,7 @@ PLACES = [
 
 @pytest.mark.parametrize("number", OVERFLOWS, ids=lambda number: number[:20])
 @pytest.mark.parametrize(("place", "param"), PLACES)
-def test_a_number_that_no_double_holds_is_refused_wherever_it_is(place: str, param: str, number: str) -> None:
+def test_a_number_that_no_double_holds_is_refused_wherever_it_is(place, param, number):
     error = refused((place % number).encode())
     assert error.param == param
     assert "number" in error.message
@@ -207,14 +204,14 @@ def test_a_number_that_no_double_holds_is_refused_wherever_it_is(place: str, par
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:20])
 @pytest.mark.parametrize(("place", "param"), PLACES)
-def test_a_number_that_a_double_holds_is_not(place: str, param: str, number: str) -> None:
+def test_a_number_that_a_double_holds_is_not(place, param, number):
     body = (place % number).encode()
     parse(CHAT, body)
     msgspec.json.decode(body)
 
 
 @pytest.mark.parametrize("text", ["1e999", ":1e999,", "[1e999]", '\\",:1e999,\\"', "1" * 400, "e000" * 5000, "a:1e999"])
-def test_what_looks_like_a_large_number_in_a_text_is_text(text: str) -> None:
+def test_what_looks_like_a_large_number_in_a_text_is_text(text):
     for place, _ in PLACES:
         parse(CHAT, (place % f'"{text}"').encode())
     for endpoint, field in ((COMPLETIONS, "prompt"), (EMBEDDINGS, "input")):
@@ -226,7 +223,7 @@ def test_what_looks_like_a_large_number_in_a_text_is_text(text: str) -> None:
 
 @given(st.lists(st.sampled_from([*OVERFLOWS[:10], *NUMBERS, '"1e999"', '"\\"1e999"', "[]", "null"]), max_size=5))
 @example(['"' + "e000" * 3000 + '"', "1e999"])
-def test_overflow_is_seen_exactly(values: list[str]) -> None:
+def test_overflow_is_seen_exactly(values):
     text = f"[{','.join(values)}]"
     overflows = any(math.isinf(float(value)) for value in values if value[0] in "-0123456789")
     assert has_overflow(text.encode()) == overflows
@@ -306,7 +303,7 @@ TEMPLATES = st.sampled_from(
 @given(
     st.sampled_from([CHAT, COMPLETIONS, EMBEDDINGS]), st.dictionaries(FIELDS, st.tuples(TEMPLATES, WRITTEN), max_size=3)
 )
-def test_a_body_that_is_accepted_can_be_decoded(endpoint: str, fields: dict[str, tuple[str, str]]) -> None:
+def test_a_body_that_is_accepted_can_be_decoded(endpoint, fields):
     written = {"messages": "[]", "prompt": '"p"', "input": '"i"', **{k: t % w for k, (t, w) in fields.items()}}
     body = ('{"model":"m",' + ",".join(f'"{name}":{text}' for name, text in written.items()) + "}").encode()
     try:

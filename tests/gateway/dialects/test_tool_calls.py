@@ -50,7 +50,7 @@ MESSAGES = [
     ("reader", "events", "calls"), [(ResponseEvents, RESPONSES, 4), (AnthropicEvents, MESSAGES, 3)]
 )
 @pytest.mark.parametrize("size", [1, 7, 1000, 10**6])
-def test_each_call_counts_once(reader: Any, events: list[bytes], calls: int, size: int) -> None:
+def test_each_call_counts_once(reader, events, calls, size):
     tap, stream = SseTap(reader()), b"".join(events)
     for start in range(0, len(stream), size):
         tap.feed(stream[start : start + size])
@@ -58,7 +58,7 @@ def test_each_call_counts_once(reader: Any, events: list[bytes], calls: int, siz
     assert tap.tool_calls == tap.tool_calls == calls
 
 
-def test_chats_tell_of_none() -> None:
+def test_chats_tell_of_none():
     tap = SseTap(OpenAIEvents())
     tap.feed(b'data: {"choices":[{"delta":{"tool_calls":[{"type":"web_search_call"}]}}]}\n\n')
     assert tap.tool_calls == 0

@@ -36,7 +36,7 @@ OUTPUTS = st.fixed_dictionaries({}, optional=dict.fromkeys(("reasoning_tokens", 
 
 @settings(max_examples=60)
 @given(COUNT, st.integers(1, 5_000), INPUTS, OUTPUTS)
-def test_of_a_chat(prompt: int, completion: int, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+def test_of_a_chat(prompt, completion, inputs, outputs):
     usage = chat(prompt, completion, inputs, outputs)
     assert tokens("chat", usage) == (prompt, completion)
     beside = {**usage, "total_tokens": prompt + completion + 17}
@@ -50,7 +50,7 @@ def test_of_a_chat(prompt: int, completion: int, inputs: dict[str, Any], outputs
 
 @settings(max_examples=40)
 @given(COUNT, st.integers(1, 5_000), COUNT, COUNT, COUNT, ODD)
-def test_of_a_message(prompt: int, output: int, read: int, minutes: int, hour: int, thought: int | None) -> None:
+def test_of_a_message(prompt, output, read, minutes, hour, thought):
     usage = message(prompt, output, read, minutes, hour, output_tokens_details={"thinking_tokens": thought})
     assert tokens("messages", usage) == (prompt + read + minutes + hour, output)
     assert tokens("messages", {**usage, "cache_creation": None}) == (prompt + read + minutes + hour, output)
@@ -68,7 +68,7 @@ MODALITIES = st.lists(
 
 @settings(max_examples=60)
 @given(st.tuples(COUNT, st.integers(1, 5_000), st.integers(0, 9_000), COUNT), ODD, st.tuples(*[MODALITIES] * 3))
-def test_of_gemini(totals: tuple[int, ...], cached: int | None, details: tuple[Any, ...]) -> None:
+def test_of_gemini(totals, cached, details):
     prompt, written, thoughts, tools = totals[0] or 1, *totals[1:]
     usage = gemini(prompt, written, thoughts, tools, cachedContentTokenCount=cached)
     usage |= dict(zip(("promptTokensDetails", "cacheTokensDetails", "candidatesTokensDetails"), details, strict=True))
@@ -77,6 +77,6 @@ def test_of_gemini(totals: tuple[int, ...], cached: int | None, details: tuple[A
     assert tokens("gemini", usage) == (prompt + tools, written + thoughts)
 
 
-def test_of_a_plain_answer_without_any_details() -> None:
+def test_of_a_plain_answer_without_any_details():
     assert tokens("responses", response(3, 4)) == (3, 4)
     assert tokens("messages", json.loads('{"input_tokens": 3, "output_tokens": 4}')) == (3, 4)

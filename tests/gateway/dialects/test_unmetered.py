@@ -4,7 +4,6 @@ import pytest
 
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects, why_unmetered
-from tests.gateway.conftest import Gateway
 from tests.support.gateways import assert_free, fetch
 from tests.support.tables import Tables
 
@@ -12,18 +11,18 @@ TABLES = Tables(__file__)
 
 
 @TABLES.each("a_request_that_is_known_has_a_reason")
-def test_a_request_that_is_known_has_a_reason(request_line: str, reason: str) -> None:
+def test_a_request_that_is_known_has_a_reason(request_line, reason):
     assert reason in (why_unmetered(*request_line.split()) or "")
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/nothing", "/", "", "/realtime/client_secrets", "/v1/realtimes", "/v1x/é", "/api/v1", "/v1/imagesque"]
 )
-def test_any_other_has_none(path: str) -> None:
+def test_any_other_has_none(path):
     assert why_unmetered("GET", path) is None
 
 
-def test_no_endpoint_is_among_them() -> None:
+def test_no_endpoint_is_among_them():
     endpoints = [endpoint for dialect in make_dialects(StructureBounds()).all for endpoint in dialect.endpoints]
     assert len(endpoints) > 20
     assert [each.path for each in endpoints if why_unmetered(each.method, each.path)] == []
@@ -41,8 +40,7 @@ def test_no_endpoint_is_among_them() -> None:
         ("POST", "/v1alpha/auth_tokens"),
     ],
 )
-async def test_it_is_refused_with_its_reason(gateway: Gateway, method: str, path: str) -> None:
-    customer = await gateway.customer("5.00")
+async def test_it_is_refused_with_its_reason(gateway, customer, method, path):
     headers = {"Authorization": f"Bearer {customer.key}"}
     refused = await fetch(gateway.session.request(method, gateway.url + path, headers=headers))
     assert refused.status == 404
@@ -50,7 +48,7 @@ async def test_it_is_refused_with_its_reason(gateway: Gateway, method: str, path
     await assert_free(customer)
 
 
-async def test_another_method_of_an_endpoint_is_405_with_those_that_it_has(gateway: Gateway) -> None:
+async def test_another_method_of_an_endpoint_is_405_with_those_that_it_has(gateway):
     for method, path, allowed in (
         ("PUT", "/v1/chat/completions", "POST"),
         ("PATCH", "/v1/responses", "GET, POST"),

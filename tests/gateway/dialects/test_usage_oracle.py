@@ -1,7 +1,5 @@
 """What is read of an answer is what the package genai-prices reads of it, class by class."""
 
-from typing import Final
-
 import pytest
 from genai_prices.data import providers
 
@@ -9,7 +7,7 @@ from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer
 from tests.gateway.dialects.readers import READERS
 from tests.support.oracle import counted_alike, overlapping
 
-THEIRS: Final = {provider.id: provider for provider in providers}
+THEIRS = {provider.id: provider for provider in providers}
 
 
 def both(answer: Answer) -> tuple[dict[str, int], dict[str, int]]:
@@ -20,7 +18,7 @@ def both(answer: Answer) -> tuple[dict[str, int], dict[str, int]]:
     return counted_alike(THEIRS[answer.provider].extract_usage(answer.body, api_flavor=answer.flavor)[1]), ours
 
 
-def test_usage_is_what_they_say() -> None:
+def test_usage_is_what_they_say():
     assert len(ANSWERS) >= 60
     for answer in ANSWERS:
         theirs, ours = both(answer)
@@ -28,7 +26,7 @@ def test_usage_is_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(("answer", "theirs", "ours"), DIFFERENT, ids=lambda each: getattr(each, "name", ""))
-def test_where_it_differs_a_page_decides(answer: Answer, theirs: dict[str, int], ours: dict[str, int]) -> None:
+def test_where_it_differs_a_page_decides(answer, theirs, ours):
     oracle, read = both(answer)
     names = theirs.keys() | ours.keys()
     assert {name: count for name, count in oracle.items() if name in names} == theirs

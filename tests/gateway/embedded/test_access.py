@@ -44,7 +44,7 @@ def rules_of(data_dir: Path) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("#"))
 
 
-async def test_postgres_trusts_nobody_without_knowing_who_it_is(data_dir: Path) -> None:
+async def test_postgres_trusts_nobody_without_knowing_who_it_is(data_dir):
     async with EmbeddedServers(data_dir) as servers:
         assert rules_of(data_dir) == "local all metergate peer map=metergate"
         connection = await asyncpg.connect(servers.endpoints.database_url)
@@ -58,7 +58,7 @@ async def test_postgres_trusts_nobody_without_knowing_who_it_is(data_dir: Path) 
             assert (data_dir / "postgres" / name).stat().st_mode & 0o777 == 0o600
 
 
-async def test_data_made_with_trust_goes_on_and_is_tightened(data_dir: Path) -> None:
+async def test_data_made_with_trust_goes_on_and_is_tightened(data_dir):
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
     (data_dir / "postgres" / "pg_hba.conf").write_text(TRUST)
@@ -69,7 +69,7 @@ async def test_data_made_with_trust_goes_on_and_is_tightened(data_dir: Path) -> 
 
 
 @as_root
-async def test_nothing_else_runs_as_its_user_and_another_is_refused_even_at_the_socket(data_dir: Path) -> None:
+async def test_nothing_else_runs_as_its_user_and_another_is_refused_even_at_the_socket(data_dir):
     async with EmbeddedServers(data_dir):
         uids = {server.uids().real for server in servers_of(data_dir) if server.name() == "postgres"}
         assert uids == {pwd.getpwnam(SERVER_USER).pw_uid}
@@ -82,7 +82,7 @@ async def test_nothing_else_runs_as_its_user_and_another_is_refused_even_at_the_
 
 
 @as_root
-async def test_data_of_an_earlier_version_gets_its_new_user(data_dir: Path, tmp_path: Path) -> None:
+async def test_data_of_an_earlier_version_gets_its_new_user(data_dir, tmp_path):
     shared = pwd.getpwnam(SHARED_USER)
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
@@ -103,7 +103,7 @@ async def test_data_of_an_earlier_version_gets_its_new_user(data_dir: Path, tmp_
 
 
 @as_root
-def test_only_what_was_the_former_user_s_is_given(tmp_path: Path) -> None:
+def test_only_what_was_the_former_user_s_is_given(tmp_path):
     (tmp_path / "data" / "base").mkdir(parents=True)
     for name, uid in (("data/base/own", 1), ("data/base/other", 2), ("data/base", 1), ("data", 1)):
         (tmp_path / name).touch() if "own" in name or "other" in name else None
@@ -125,7 +125,7 @@ def new_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @as_root
-def test_the_user_is_made_as_a_package_would(new_name: str) -> None:
+def test_the_user_is_made_as_a_package_would(new_name):
     if shutil.which("userdel") is None:
         pytest.skip("this machine can't remove users again")
     lines: list[str] = []
@@ -142,9 +142,7 @@ def test_the_user_is_made_as_a_package_would(new_name: str) -> None:
 
 
 @as_root
-async def test_where_no_user_can_be_made_it_says_that_it_runs_as_a_shared_one(
-    data_dir: Path, new_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_no_user_can_be_made_it_says_that_it_runs_as_a_shared_one(data_dir, new_name, monkeypatch):
     monkeypatch.setattr(folders, "MAKERS", ())
     lines: list[str] = []
     async with EmbeddedServers(data_dir, report=lines.append) as servers:

@@ -29,7 +29,7 @@ def small_disk() -> Iterator[Path]:
         folder.rmdir()
 
 
-async def test_a_first_start_without_room(small_disk: Path) -> None:
+async def test_a_first_start_without_room(small_disk):
     with pytest.raises(EmbeddedServersError) as failed:
         async with EmbeddedServers(small_disk / "data"):
             pass

@@ -38,7 +38,7 @@ def home(request: pytest.FixtureRequest, private: bool) -> Iterator[Home]:
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["open", "private"])
-async def test_what_was_written_is_there_after_each_end_and_nothing_hinders_the_next_start(home: Home) -> None:
+async def test_what_was_written_is_there_after_each_end_and_nothing_hinders_the_next_start(home):
     """Killed first: nothing of what the first start made has been written in order then."""
     written: list[str] = []
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):

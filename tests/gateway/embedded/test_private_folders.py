@@ -24,7 +24,7 @@ def private(place: Path) -> Path:
     return folder
 
 
-async def test_data_and_programs_lie_elsewhere(place: Path) -> None:
+async def test_data_and_programs_lie_elsewhere(place):
     home = make_home(place, ourselves(), private=True)
     with holder(home) as process:
         await store(process.endpoints())
@@ -38,7 +38,7 @@ async def test_data_and_programs_lie_elsewhere(place: Path) -> None:
     assert sorted(path.name.rpartition("-")[0] for path in home.shared.iterdir()) == ["postgres", "root"]
 
 
-async def test_a_copied_data_folder_does_not_share_a_running_database(private: Path) -> None:
+async def test_a_copied_data_folder_does_not_share_a_running_database(private):
     async with EmbeddedServers(private / "data") as servers:
         shutil.copytree(private / "data", private / "copy", ignore=shutil.ignore_patterns("*.sock"))
         with pytest.raises(AlreadyRunning):
@@ -46,7 +46,7 @@ async def test_a_copied_data_folder_does_not_share_a_running_database(private: P
         await store(servers.endpoints)
 
 
-async def test_a_deleted_data_folder_begins_anew(private: Path) -> None:
+async def test_a_deleted_data_folder_begins_anew(private):
     lines: list[str] = []
     async with EmbeddedServers(private / "data", report=lines.append) as servers:
         await store(servers.endpoints)
@@ -61,7 +61,7 @@ async def test_a_deleted_data_folder_begins_anew(private: Path) -> None:
     assert (first / "postgres" / "PG_VERSION").exists()
 
 
-async def test_data_that_is_not_where_it_should_be(place: Path, private: Path) -> None:
+async def test_data_that_is_not_where_it_should_be(place, private):
     async with EmbeddedServers(private / "data"):
         elsewhere = Path((private / "data" / POINTER_NAME).read_text().strip())
     elsewhere.parent.rename(place / "moved")
@@ -72,7 +72,7 @@ async def test_data_that_is_not_where_it_should_be(place: Path, private: Path) -
         pass
 
 
-async def test_a_data_folder_that_became_private(place: Path) -> None:
+async def test_a_data_folder_that_became_private(place):
     data_dir = place / "data"
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
@@ -84,7 +84,7 @@ async def test_a_data_folder_that_became_private(place: Path) -> None:
         assert await stored(servers.endpoints)
 
 
-async def test_data_of_another_user_is_left_alone(place: Path) -> None:
+async def test_data_of_another_user_is_left_alone(place):
     data_dir = place / "data"
     (data_dir / "postgres").mkdir(parents=True)
     os.chown(data_dir / "postgres", 1, 1)
@@ -92,7 +92,7 @@ async def test_data_of_another_user_is_left_alone(place: Path) -> None:
         await EmbeddedServers(data_dir).__aenter__()
 
 
-def test_a_folder_in_a_public_place_is_used_only_if_it_is_ours_alone(place: Path) -> None:
+def test_a_folder_in_a_public_place_is_used_only_if_it_is_ours_alone(place):
     assert own_folder(place / "new", 0o700).stat().st_mode & 0o777 == 0o700
     os.chown(own_folder(place / "foreign", 0o700), 1, 1)
     own_folder(place / "writable", 0o700).chmod(0o770)

@@ -19,12 +19,12 @@ import uvloop
 from gateway.embedded.folders import AlreadyRunning, EmbeddedServersError, ServerFailed
 from gateway.embedded.process import LOG_LIMIT_BYTES
 from gateway.embedded.servers import EmbeddedServers, running
-from tests.gateway.embedded.support import Home, holder, servers_of, store, stored, until
+from tests.gateway.embedded.support import holder, servers_of, store, stored, until
 
 pytestmark = pytest.mark.slow
 
 
-async def test_what_the_servers_promise(data_dir: Path) -> None:
+async def test_what_the_servers_promise(data_dir):
     lines: list[str] = []
     async with EmbeddedServers(data_dir, report=lines.append, postgres_options={"work_mem": "8MB"}) as servers:
         connection = await asyncpg.connect(servers.endpoints.database_url)
@@ -56,7 +56,7 @@ async def test_what_the_servers_promise(data_dir: Path) -> None:
     assert lines[-3:] == ["Making the Postgres database ...", "Starting Postgres ...", "Starting Redis ..."]
 
 
-async def test_only_their_user_reaches_the_servers_and_a_second_start_says_who_runs(data_dir: Path) -> None:
+async def test_only_their_user_reaches_the_servers_and_a_second_start_says_who_runs(data_dir):
     assert running(data_dir) is None
     async with EmbeddedServers(data_dir) as servers:
         for process in servers_of(data_dir):
@@ -82,9 +82,7 @@ async def test_only_their_user_reaches_the_servers_and_a_second_start_says_who_r
         _ = servers.endpoints
 
 
-async def test_a_server_that_dies_is_started_again_with_its_data(
-    data_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_server_that_dies_is_started_again_with_its_data(data_dir, caplog):
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
         for name in ("postgres", "valkey-server") * 2:
@@ -105,8 +103,8 @@ async def test_a_server_that_dies_is_started_again_with_its_data(
         assert running(data_dir) == servers.endpoints
 
 
-async def test_servers_run_on_uvloop(data_dir: Path) -> None:
-    async def main() -> bool:
+async def test_servers_run_on_uvloop(data_dir):
+    async def main():
         async with EmbeddedServers(data_dir) as servers:
             await store(servers.endpoints)
             return await stored(servers.endpoints)
@@ -114,7 +112,7 @@ async def test_servers_run_on_uvloop(data_dir: Path) -> None:
     assert await asyncio.to_thread(lambda: uvloop.run(main()))
 
 
-async def test_orphans_are_stopped_where_the_kernel_does_not(home: Home) -> None:
+async def test_orphans_are_stopped_where_the_kernel_does_not(home):
     with holder(home, "--deaf-kernel") as first:
         await store(first.endpoints())
         assert first.end(signal.SIGKILL) == -signal.SIGKILL
@@ -133,7 +131,7 @@ async def test_orphans_are_stopped_where_the_kernel_does_not(home: Home) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process works")
 @pytest.mark.parametrize("stuck", ["children", "postmaster", "Redis without a pid file"])
-async def test_what_a_killed_run_has_left_stuck_is_ended_by_the_next_start(home: Home, stuck: str) -> None:
+async def test_what_a_killed_run_has_left_stuck_is_ended_by_the_next_start(home, stuck):
     """Stopped, they notice nothing: neither that their parent has ended, nor a signal to end."""
     with holder(home, "--deaf-kernel") as first:
         await store(first.endpoints())
@@ -163,7 +161,7 @@ async def test_what_a_killed_run_has_left_stuck_is_ended_by_the_next_start(home:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process works")
-async def test_a_postgres_that_somebody_else_runs_on_the_data_is_named_and_left_alone(data_dir: Path) -> None:
+async def test_a_postgres_that_somebody_else_runs_on_the_data_is_named_and_left_alone(data_dir):
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
         [own] = named("postgres", data_dir)
@@ -198,7 +196,7 @@ async def test_a_postgres_that_somebody_else_runs_on_the_data_is_named_and_left_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
-async def test_servers_end_with_a_killed_parent(home: Home) -> None:
+async def test_servers_end_with_a_killed_parent(home):
     with holder(home) as first:
         first.endpoints()
         assert len(servers_of(home.folder)) == 2
@@ -206,7 +204,7 @@ async def test_servers_end_with_a_killed_parent(home: Home) -> None:
         await until(lambda: servers_of(home.folder) == [], "the servers have ended")
 
 
-async def test_a_pid_file_that_names_another_program_hinders_nothing(data_dir: Path) -> None:
+async def test_a_pid_file_that_names_another_program_hinders_nothing(data_dir):
     async with EmbeddedServers(data_dir) as servers:
         postgres_run = Path(parse_qs(urlsplit(servers.endpoints.database_url).query)["host"][0])
     postgres_uid = (data_dir / "postgres").stat().st_uid
@@ -225,7 +223,7 @@ async def test_a_pid_file_that_names_another_program_hinders_nothing(data_dir: P
         assert await bystander.wait() == -signal.SIGKILL
 
 
-async def test_a_path_too_long_for_sockets(place: Path) -> None:
+async def test_a_path_too_long_for_sockets(place):
     data_dir = place / ("long " * 20) / ("longer, " * 12) / "data"
     for folder in (data_dir.parent.parent, data_dir.parent):
         folder.mkdir()
@@ -240,7 +238,7 @@ async def test_a_path_too_long_for_sockets(place: Path) -> None:
     shutil.rmtree(run)
 
 
-async def test_logs_do_not_grow_for_ever_and_a_first_start_may_have_been_cut_short(data_dir: Path) -> None:
+async def test_logs_do_not_grow_for_ever_and_a_first_start_may_have_been_cut_short(data_dir):
     async with EmbeddedServers(data_dir):
         pass
     log = data_dir / "log" / "postgres.log"
@@ -256,7 +254,7 @@ async def test_logs_do_not_grow_for_ever_and_a_first_start_may_have_been_cut_sho
     assert not (data_dir / "postgres.new").exists()
 
 
-async def test_a_server_that_does_not_start_is_quoted_and_leaves_nothing(data_dir: Path) -> None:
+async def test_a_server_that_does_not_start_is_quoted_and_leaves_nothing(data_dir):
     with pytest.raises(ServerFailed, match=r'Postgres did not start: it ended with code 1(.|\n)*"max_connections"'):
         await EmbeddedServers(data_dir, postgres_options={"max_connections": "many"}).__aenter__()
     assert servers_of(data_dir) == []
@@ -265,8 +263,8 @@ async def test_a_server_that_does_not_start_is_quoted_and_leaves_nothing(data_di
 
 
 @pytest.mark.parametrize("line", ["Making the Postgres database ...", "Starting Postgres ...", "Starting Redis ..."])
-async def test_a_start_that_is_interrupted_leaves_nothing(data_dir: Path, line: str) -> None:
-    def interrupt(printed: str) -> None:
+async def test_a_start_that_is_interrupted_leaves_nothing(data_dir, line):
+    def interrupt(printed):
         if printed == line:
             asyncio.get_running_loop().call_later(0.01, start.cancel)
 
@@ -278,7 +276,7 @@ async def test_a_start_that_is_interrupted_leaves_nothing(data_dir: Path, line: 
         assert up(data_dir)
 
 
-async def test_a_data_folder_that_cannot_be(place: Path) -> None:
+async def test_a_data_folder_that_cannot_be(place):
     (place / "file").touch()
     for path in (place / "file", place / "file" / "below"):
         with pytest.raises(EmbeddedServersError, match=r"Cannot use .* as the data folder"):

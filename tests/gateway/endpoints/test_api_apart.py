@@ -3,16 +3,14 @@
 import asyncio
 
 from billing.database.connection import Database
-from tests.gateway.conftest import MakeGateway, chat
+from tests.gateway.conftest import chat
 
 # More than a gateway has connections.
 CALLS = 12
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
-async def test_calls_that_wait_for_a_locked_row_stall_no_admission_and_no_debit(
-    make_gateway: MakeGateway, database_url: str
-) -> None:
+async def test_calls_that_wait_for_a_locked_row_stall_no_admission_and_no_debit(make_gateway, database_url):
     gateway = await make_gateway(postgres_timeout_s=60)
     customer = await gateway.customer()
     headers = {"Authorization": f"Bearer {await gateway.person(customer.account_id)}"}
@@ -20,7 +18,7 @@ async def test_calls_that_wait_for_a_locked_row_stall_no_admission_and_no_debit(
     row = await other.row("SELECT id FROM organizations WHERE account_id = $1", customer.account_id)
     assert row is not None
 
-    async def rename(number: int) -> int:
+    async def rename(number):
         url = f"{gateway.url}/api/orgs/{row['id']}"
         async with gateway.session.patch(url, json={"name": f"Acme {number}"}, headers=headers) as answer:
             return answer.status

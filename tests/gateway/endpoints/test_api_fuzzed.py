@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -24,22 +24,22 @@ from tests.support.metering_service import SERVICE_KEY, with_meters
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES: Final = int(os.environ.get("METERGATE_TEST_FUZZ_EXAMPLES", "1"))
+EXAMPLES = int(os.environ.get("METERGATE_TEST_FUZZ_EXAMPLES", "1"))
 # What the gateway answers by itself; bodies of providers' APIs are not described.
-OUR_OWN: Final = (
+OUR_OWN = (
     "--include-path-regex",
     "^/(api|healthz|health|readyz|docs|.well-known|v1/(key|status|jobs|generations))",
 )
 # By which of the document's schemes each caller shows who it is; nobody shows nothing.
-SCHEMES: Final = {"key": "bearer", "person": "person", "service": "serviceKey", "admin": "adminKey"}
-CALLERS: Final = ("nobody", *SCHEMES)
+SCHEMES = {"key": "bearer", "person": "person", "service": "serviceKey", "admin": "adminKey"}
+CALLERS = ("nobody", *SCHEMES)
 # Kinds of callers that may call one operation, at most.
-MOST_CALLERS: Final = 2
+MOST_CALLERS = 2
 # Operations by which a person can end what they are signed in by: another person, `leaver`, tries them.
-ENDS_SESSIONS: Final = re.compile(r"/api/(auth|orgs)\b")
+ENDS_SESSIONS = re.compile(r"/api/(auth|orgs)\b")
 # Keys that are none are not made up: who has no valid one is refused before anything else is looked at, which each
 # operation's check of its security sees. The router refuses all methods that a path does not have alike.
-LESS: Final = (
+LESS = (
     "[auth]",
     "auto-signup = false",
     "[generation]",
@@ -48,7 +48,7 @@ LESS: Final = (
     'unexpected-methods = ["trace"]',
 )
 # Where Hypothesis keeps tables of characters, which take it seconds to make: one place for all runs.
-STORAGE: Final = Path.cwd() / ".hypothesis"
+STORAGE = Path.cwd() / ".hypothesis"
 
 
 def may_call(who: str, operation: dict[str, Any]) -> bool:
@@ -143,7 +143,7 @@ async def world(make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 @pytest.mark.parametrize("place", range(MOST_CALLERS))
-async def test_no_answer_is_undocumented(world: World, tmp_path: Path, place: int) -> None:
+async def test_no_answer_is_undocumented(world, tmp_path, place):
     of_each = callers_of(world.operations, place)
     assert of_each
     assert not callers_of(world.operations, MOST_CALLERS)
@@ -153,7 +153,7 @@ async def test_no_answer_is_undocumented(world: World, tmp_path: Path, place: in
     assert code == 0, output
 
 
-async def test_no_refusal_is_undocumented(world: World) -> None:
+async def test_no_refusal_is_undocumented(world):
     """What each caller may not call, and what is not there."""
     for name, operation in world.operations.items():
         method, path = name.split(" ")

@@ -8,8 +8,7 @@ from msgspec import structs
 
 from gateway.config.environment import ExporterSource
 from gateway.config.secret import Secret
-from gateway.config.settings import Settings
-from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway
+from tests.gateway.conftest import ADMIN_KEY, Gateway
 from tests.support.answering import until
 from tests.support.exporter import TOKEN, Exporter, exporting
 
@@ -41,11 +40,11 @@ async def get(gateway: Gateway, path: str) -> dict[str, Any]:
         return dict(await answer.json())
 
 
-async def test_traffic_is_collected_charged_and_told(make_gateway: MakeGateway) -> None:
+async def test_traffic_is_collected_charged_and_told(make_gateway):
     good, bad, now = Exporter("n1"), Exporter("n2"), datetime.now(UTC)
     async with exporting(good, bad):
 
-        def change(settings: Settings) -> Settings:
+        def change(settings):
             return replace(
                 settings,
                 exporter_sources=(source_of("good", good), source_of("bad", bad)),

@@ -10,36 +10,35 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from msgspec import structs
 
-from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.explanations import explain
 from billing.money import format_usd, parse_usd
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.permissions import SCOPES
+from billing.pricing import FACTOR_SCALE, PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
 from tests.support.gateways import Fetched, ask, fetch
 from tests.support.metering_service import SERVICE_KEY, Service, with_meters
 
 Json = dict[str, Any]
-MARKUP: Final = 25
-CALLERS: Final = ("key", "person", "service", "admin")
-CUSTOMERS: Final = ("key", "person")
+MARKUP = 25
+CALLERS = ("key", "person", "service", "admin")
+CUSTOMERS = ("key", "person")
 # Fields and columns that tell of the provider's cost.
-FORBIDDEN: Final = frozenset({"cost_usd", "markup_percent", "price_id", "price_ids", "estimated_cost_usd"})
+FORBIDDEN = frozenset({"cost_usd", "markup_percent", "price_id", "price_ids", "estimated_cost_usd"})
 # Answers whose `cost_usd` is the charge, whoever asks: the name is that of another product.
-NAMED_COST: Final = re.compile(r"/api/billing/(usage|keys/\{key_id\}/usage)")
+NAMED_COST = re.compile(r"/api/billing/(usage|keys/\{key_id\}/usage)")
 # Operations by which a caller could end what the others are.
-ENDS_CALLERS: Final = re.compile(r"/auth/|/orgs/\{org_id\}$")
-DESCRIPTIONS: Final = ("/api/openapi.json", "/api/docs", "/docs")
-IN_PATH: Final = re.compile(r"\{(\w+)[^}]*\}")
+ENDS_CALLERS = re.compile(r"/auth/|/orgs/\{org_id\}$")
+DESCRIPTIONS = ("/api/openapi.json", "/api/docs", "/docs")
+IN_PATH = re.compile(r"\{(\w+)[^}]*\}")
 # What is sent to operations that change something and are not refused; others are sent an empty object.
-BODIES: Final[dict[str, Json]] = {
+BODIES = {
     "POST /api/billing/keys": {"name": "another"},
     "PATCH /api/billing/keys/{key_id}": {"name": "changed"},
     "POST /api/billing/budgets": {"amount_usd": "7", "subject": "account"},
@@ -206,11 +205,11 @@ async def asked(world: World, who: str, method: str, path: str) -> AsyncIterator
             yield await fetch(session.get(url, params=query, headers={**headers, "Accept": accept}))
 
 
-READ_FIRST: Final = {"GET": 0, "POST": 1, "PUT": 2, "PATCH": 3, "DELETE": 4}
+READ_FIRST = {"GET": 0, "POST": 1, "PUT": 2, "PATCH": 3, "DELETE": 4}
 
 
 @pytest.mark.parametrize("sees", ["charge", "cost"])
-async def test_nobody_but_who_may_is_told_the_providers_cost(make_gateway: MakeGateway, sees: str) -> None:
+async def test_nobody_but_who_may_is_told_the_providers_cost(make_gateway, sees):
     async with world_of(make_gateway, sees) as world:
         seen: dict[str, dict[str, set[str]]] = {who: {} for who in CALLERS}
         answered: dict[str, int] = dict.fromkeys(CALLERS, 0)
@@ -241,7 +240,7 @@ async def test_nobody_but_who_may_is_told_the_providers_cost(make_gateway: MakeG
         assert {name.partition(" ")[::2] for name in BODIES} <= {(method, path) for method, path in world.operations}
 
 
-async def test_no_answer_for_customers_must_have_a_cost(make_gateway: MakeGateway) -> None:
+async def test_no_answer_for_customers_must_have_a_cost(make_gateway):
     """Also of operations that the walk above can't have answered: what tells of the cost may be left out of all."""
     gateway = await make_gateway(change=with_meters)
     api = (await fetch(gateway.session.get(f"{gateway.url}/api/openapi.json"))).json
@@ -268,7 +267,7 @@ def required_fields(api: Json, schema: Any, seen: set[str]) -> Iterator[str]:
             yield from required_fields(api, each, seen)
 
 
-async def test_the_lines_of_a_customer_come_to_the_charge(make_gateway: MakeGateway) -> None:
+async def test_the_lines_of_a_customer_come_to_the_charge(make_gateway):
     async with world_of(make_gateway, "charge") as world:
         for event in world.events:
             for path in ("/v1/generations", "/api/account/usage/events"):
@@ -287,10 +286,10 @@ async def test_the_lines_of_a_customer_come_to_the_charge(make_gateway: MakeGate
         assert explain(*found).adds_up
 
 
-async def test_models_quote_what_this_key_pays(make_gateway: MakeGateway) -> None:
+async def test_models_quote_what_this_key_pays(make_gateway):
     """With the markup of its plan, or of the model where it has one of its own."""
 
-    def change(settings: Settings) -> Settings:
+    def change(settings):
         changed = with_markup(settings)
         own = structs.replace(settings.models["demo"], name="dear", model="demo", markup_scaled=50 * FACTOR_SCALE)
         return replace(changed, models={**changed.models, "dear": own})
@@ -314,7 +313,7 @@ async def test_models_quote_what_this_key_pays(make_gateway: MakeGateway) -> Non
     }
 
 
-async def test_answers_tell_the_charge_under_both_names(make_gateway: MakeGateway) -> None:
+async def test_answers_tell_the_charge_under_both_names(make_gateway):
     gateway = await make_gateway(change=with_markup)
     customer = await gateway.customer()
     fetched = await ask(customer, chat("a b c d e f g h"))

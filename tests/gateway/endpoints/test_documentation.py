@@ -9,7 +9,6 @@ from gateway.endpoints import routes
 from gateway.server import refusals
 from gateway.server.cors import EXPOSED
 from gateway.server.ids import BALANCE, COST, REQUEST_ID, UPSTREAM_REQUEST_ID
-from tests.gateway.conftest import Gateway
 from tests.support.gateways import fetch
 
 ROOT = Path(refusals.__file__).parents[2]
@@ -35,7 +34,7 @@ def raised_codes() -> set[tuple[int, str]]:
     return found
 
 
-def test_every_error_is_told_with_what_to_do() -> None:
+def test_every_error_is_told_with_what_to_do():
     codes = raised_codes()
     assert {(401, "invalid_api_key"), (502, "upstream_error"), (409, "idempotency_conflict")} <= codes
     assert len(codes) > 15
@@ -44,7 +43,7 @@ def test_every_error_is_told_with_what_to_do() -> None:
     assert codes <= told
 
 
-async def test_every_route_is_listed(gateway: Gateway) -> None:
+async def test_every_route_is_listed(gateway):
     routes = {
         (route.method, route.resource.canonical.replace("/api/v1/billing/", "/api/billing/"))
         for route in gateway.app.router.routes()
@@ -60,22 +59,22 @@ async def test_every_route_is_listed(gateway: Gateway) -> None:
     assert listed <= routes
 
 
-def test_every_header_of_ours_is_told() -> None:
+def test_every_header_of_ours_is_told():
     names = {REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, *EXPOSED.split(", ")}
     assert [name for name in names if f"`{name}" not in PAGE.replace("Retry-After", "retry-after")] == []
 
 
-def test_its_links_lead_somewhere() -> None:
+def test_its_links_lead_somewhere():
     anchors = {routes.anchor(heading) for heading in re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)}
     for link in re.findall(r"\]\(([^)]+)\)", PAGE):
         assert link.startswith("https://") or link.removeprefix("#") in anchors or f"`GET {link}`" in PAGE, link
 
 
-def test_the_repository_s_page_is_the_one_that_is_served() -> None:
+def test_the_repository_s_page_is_the_one_that_is_served():
     assert (ROOT / "docs" / "api.md").resolve() == routes.PAGE.resolve()
 
 
-async def test_the_page_is_served_to_anyone(gateway: Gateway) -> None:
+async def test_the_page_is_served_to_anyone(gateway):
     fetched = await fetch(gateway.session.get(gateway.url + "/docs"))
     assert (fetched.status, fetched.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in fetched.headers["Content-Security-Policy"]

@@ -2,16 +2,14 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import asyncpg
 
 from billing.holds.redis.layout import AccountState
 from gateway.metrics.registry import Metrics
-from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Gateway, chat
 from tests.support.answering import until
 
 # Loops of a process that does nothing for others.
@@ -34,8 +32,7 @@ ITS_OWN = {
 SHARED = {"reconcile", "retention", "mail", "notices", "credit_expiry", "balance_alerts", "budgets", "background"}
 
 
-async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_reconcile_reports_and_mends(gateway, customer):
     async with customer.post(body=chat()) as answer:
         assert answer.status == 200
     engine, link = gateway.runtime.engine, gateway.runtime.redis_client
@@ -65,9 +62,8 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
         assert (await answer.json())["status"] == "ok"
 
 
-async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gateway) -> None:
+async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway, customer):
     """What is wrong may be what reconciling compares with."""
-    customer = await gateway.customer("5.00")
     (partition,) = gateway.runtime.engine.partitions.all
     epoch = partition.epoch
     headers, url = {"X-Admin-Key": ADMIN_KEY}, f"{gateway.url}/v1/jobs/reconcile"
@@ -79,20 +75,20 @@ async def test_a_new_epoch_can_be_asked_for_without_a_difference(gateway: Gatewa
     assert partition.epoch == epoch + 1
 
 
-async def test_jobs_need_the_admin_key(gateway: Gateway) -> None:
+async def test_jobs_need_the_admin_key(gateway):
     for headers in ({}, {"X-Admin-Key": "wrong"}):
         async with gateway.session.post(f"{gateway.url}/v1/jobs/reconcile", headers=headers) as answer:
             assert answer.status == 401
             assert (await answer.json())["error"]["code"] == "invalid_api_key"
 
 
-async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGateway) -> None:
+async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway):
     """Its size, plain or decoded; the time to send it; its coding. Nothing of it is decoded without the admin key."""
     gateway = await make_gateway(
         change=lambda settings: replace(settings, max_body_bytes=10_000, request_timeout_s=2)  # type: ignore[arg-type]
     )
 
-    async def post(data: Any, *, key: str = ADMIN_KEY, **headers: str) -> tuple[int, str]:
+    async def post(data, *, key=ADMIN_KEY, **headers):
         url, sent = f"{gateway.url}/v1/jobs/reconcile", {"X-Admin-Key": key, **headers}
         async with gateway.session.post(url, headers=sent, data=data) as answer:
             error = (await answer.json())["error"]
@@ -100,11 +96,11 @@ async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGate
             assert "Server" not in answer.headers
             return answer.status, error["code"] if error else ""
 
-    async def trickle() -> AsyncIterator[bytes]:
+    async def trickle():
         yield b"{"
         await asyncio.Event().wait()
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks():
         for _ in range(11):
             yield b" " * 1_000
 
@@ -121,9 +117,7 @@ async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGate
     assert await post(bomb, key="wrong", **packed) == (401, "invalid_api_key")
 
 
-async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_changes(
-    make_gateway: MakeGateway, tmp_path: Path
-) -> None:
+async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_changes(make_gateway, tmp_path):
     worker = await make_gateway(metrics=Metrics(tmp_path))
     subscribed = await subscriptions(worker)
     newer = {"change": lambda settings: replace(settings, plans_version=settings.plans_version + 1)}
@@ -141,7 +135,7 @@ async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_chang
     async with pages.session.get(f"{pages.url}/v1/status", headers=headers) as answer:
         assert await answer.json() == report
 
-    async def status(at: Gateway, key: str, path: str) -> int:
+    async def status(at, key, path):
         async with at.session.get(at.url + path, headers={"Authorization": f"Bearer {key}"}) as read:
             return read.status
 
@@ -164,13 +158,13 @@ async def subscriptions(gateway: Gateway) -> set[bytes]:
     return {line.split()[0].removeprefix(b"id=") for line in bytes(listed).splitlines()}
 
 
-async def test_debits_that_were_set_aside_are_shown(database_url: str, make_gateway: MakeGateway) -> None:
+async def test_debits_that_were_set_aside_are_shown(database_url, make_gateway):
     connection = await asyncpg.connect(database_url)
     await connection.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('r1', '', 'a test')")
     await connection.close()
     gateway = await make_gateway()
 
-    async def shown() -> bool:
+    async def shown():
         return b"metergate_debits_set_aside 1" in await gateway.metrics()
 
     await until(shown)

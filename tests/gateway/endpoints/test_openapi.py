@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from billing.identity.permissions import SCOPES
+from billing.permissions import SCOPES
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.gateways import ask, fetch
 
@@ -43,7 +43,7 @@ OF_OTHERS = (
 ALIAS = "/api/v1"
 
 
-async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
+async def test_it_is_the_routes_that_are_served(gateway):
     served = {
         (route.method, route.resource.canonical)
         for route in gateway.app.router.routes()
@@ -60,11 +60,11 @@ async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
 
 
 @pytest.mark.slow
-async def test_it_is_valid(gateway: Gateway) -> None:
+async def test_it_is_valid(gateway):
     OpenAPIV31SpecValidator(await described(gateway)).validate()
 
 
-async def test_every_name_and_reference_leads_somewhere(gateway: Gateway) -> None:
+async def test_every_name_and_reference_leads_somewhere(gateway):
     api = await described(gateway)
     assert api["openapi"].startswith("3.1.")
     schemas, schemes = api["components"]["schemas"], api["components"]["securitySchemes"]
@@ -81,7 +81,7 @@ async def test_every_name_and_reference_leads_somewhere(gateway: Gateway) -> Non
         assert any(status.startswith(("2", "3")) for status in operation["responses"])
 
 
-async def test_who_may_call_is_said_as_it_is(gateway: Gateway) -> None:
+async def test_who_may_call_is_said_as_it_is(gateway):
     """Without a key, exactly the endpoints that are declared to need one refuse."""
     for (method, path), operation in operations(await described(gateway)).items():
         url = gateway.url + IN_PATH.sub("x", path)
@@ -91,7 +91,7 @@ async def test_who_may_call_is_said_as_it_is(gateway: Gateway) -> None:
             assert "401" in operation["responses"]
 
 
-async def test_a_scope_is_needed_where_it_is_said(gateway: Gateway) -> None:
+async def test_a_scope_is_needed_where_it_is_said(gateway):
     customer = await gateway.customer(scopes=["other:thing"])
     for (method, path), operation in operations(await described(gateway)).items():
         scope = operation.get("x-required-scope")
@@ -125,7 +125,7 @@ def _fits(schema: Json, value: Any) -> bool:
     return "type" not in schema or isinstance(value, kinds[schema["type"]])
 
 
-async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
+async def test_answers_are_as_they_are_described(gateway):
     api = await described(gateway)
     customer: Customer = await gateway.customer(
         quotas=[{"window": "day", "metric": "tokens", "limit": 9000}], scopes=sorted(SCOPES)

@@ -52,7 +52,7 @@ async def mailed(mailbox: Mailbox) -> str:
     return re.findall(r"\b[0-9]{6}\b", text)[0]
 
 
-async def test_from_registering_to_being_refused(make_gateway: MakeGateway) -> None:
+async def test_from_registering_to_being_refused(make_gateway):
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
         here, there = await made(make_gateway, mailing(port)), await made(make_gateway, mailing(port))
@@ -82,7 +82,7 @@ async def test_from_registering_to_being_refused(make_gateway: MakeGateway) -> N
         assert (await call(there, "POST", "/api/auth/login", {"email": ADA, "password": GOOD}))[0] == 401
 
 
-async def test_who_waits_for_an_operator(make_gateway: MakeGateway) -> None:
+async def test_who_waits_for_an_operator(make_gateway):
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
         gateway = await made(make_gateway, mailing(port, approval="approved"))

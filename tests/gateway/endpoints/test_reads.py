@@ -5,21 +5,19 @@ import time
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from fractions import Fraction
-from typing import Any
 
 import pytest
 
 from billing.ledger.debits import Debit
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.work import WELL_AFTER_S
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
 from gateway.server.listening import address_of, bind
-from tests.gateway.conftest import ADMIN_KEY, CustomerOf, Gateway, GatewayOf, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, chat
 from tests.support.answering import Gate, answer, saying
 from tests.support.gateways import MOMENT, OUTPUT, ask, asking, assert_plain, fetch, refusal, spent_nano
 
@@ -80,12 +78,10 @@ LISTED = {
         ({"x-goog-api-key": ""}, {"models/demo", "models/demo-embedding"}),
     ],
 )
-async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
-    customer_of: CustomerOf, headers: dict[str, str], listed: set[str]
-) -> None:
+async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(customer_of, headers, listed):
     """No sessions, pictures or sounds, which have no endpoint here; but what an operator has named is listed."""
 
-    def small(settings: Settings) -> Settings:
+    def small(settings):
         named = {"my-tts": ModelConfig("my-tts", "openai", "gpt-4o"), "hourly": ModelConfig("hourly", "openai", "h")}
         patterns = {
             name: model for name, model in settings.models.items() if name.endswith("*") or model.provider == "local"
@@ -103,10 +99,10 @@ async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
         assert status == (200 if {name, f"models/{name}"} & listed else 404)
 
 
-async def test_models_are_those_that_the_key_may_use(gateway_of: GatewayOf) -> None:
+async def test_models_are_those_that_the_key_may_use(gateway_of):
     few = ("gpt-4o", "gpt-4o-mini", "gpt-4o-mini-realtime-preview", "gpt-5")
 
-    def with_few(settings: Settings) -> Settings:
+    def with_few(settings):
         prices = PriceTable([row for row in settings.prices.rows if row.provider != "openai" or row.model in few])
         return replace(unpriced(settings), prices=prices)
 
@@ -139,9 +135,8 @@ async def test_models_are_those_that_the_key_may_use(gateway_of: GatewayOf) -> N
         refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
 
 
-async def test_codex_gets_descriptions_of_models_that_it_does_not_know(gateway: Gateway) -> None:
+async def test_codex_gets_descriptions_of_models_that_it_does_not_know(customer):
     """Those that it has descriptions of would lose the instructions that it was made for."""
-    customer = await gateway.customer()
     for path in ("/v1/models", "/openai/v1/models"):
         listed = (await fetch(customer.get(f"{path}?client_version=0.169.0"))).json
         by_slug = {model["slug"]: model for model in listed["models"]}
@@ -150,8 +145,7 @@ async def test_codex_gets_descriptions_of_models_that_it_does_not_know(gateway: 
         assert {"display_name", "shell_type", "base_instructions", "truncation_policy"} <= by_slug["demo"].keys()
 
 
-async def test_claude_code_finds_names_to_show(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_claude_code_finds_names_to_show(gateway, customer):
     for headers in ({}, {"anthropic-version": "2023-06-01"}):
         listed = (await fetch(customer.get("/v1/models?limit=1000", headers=headers))).json
         assert listed["data"]
@@ -161,8 +155,7 @@ async def test_claude_code_finds_names_to_show(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/openai/models", "/openai/v1/models"])
-async def test_azures_client_finds_the_same_models(gateway: Gateway, path: str) -> None:
-    customer = await gateway.customer()
+async def test_azures_client_finds_the_same_models(gateway, customer, path):
     headers = {"api-key": customer.key}
     listed = await fetch(gateway.session.get(f"{gateway.url}{path}?api-version=2026-01-01", headers=headers))
     assert listed.json == (await fetch(customer.get("/v1/models"))).json
@@ -170,21 +163,19 @@ async def test_azures_client_finds_the_same_models(gateway: Gateway, path: str) 
     assert one.json["id"] == "demo"
 
 
-async def test_gemini_lists_how_many_tokens_a_model_takes(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_gemini_lists_how_many_tokens_a_model_takes(customer):
     listed = (await fetch(customer.get("/v1beta/models"))).json
     limited = [model for model in listed["models"] if {"inputTokenLimit", "outputTokenLimit"} <= model.keys()]
     assert limited
 
 
-async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_no_answer_tells_what_software_serves_it(customer):
     for path in ("/healthz", "/v1/models", "/api/account/balance", "/api/nothing", "/nothing"):
         assert "Server" not in (await fetch(customer.get(path))).headers
     assert "Server" not in (await ask(customer, chat())).headers
 
 
-async def test_a_key_sees_its_limits_and_what_is_left(gateway_of: GatewayOf) -> None:
+async def test_a_key_sees_its_limits_and_what_is_left(gateway_of):
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve)
     quotas = [
@@ -229,7 +220,7 @@ async def test_a_key_sees_its_limits_and_what_is_left(gateway_of: GatewayOf) -> 
     assert parse_usd(after[1]["remaining"]) == parse_usd("0.50") - spent
 
 
-async def test_keys_of_a_user_show_what_is_left_of_the_user_s_windows(gateway: Gateway) -> None:
+async def test_keys_of_a_user_show_what_is_left_of_the_user_s_windows(gateway):
     """The windows were used by another key of the user; the refusal names the user's quota."""
     customer = await gateway.customer(user_id="ana", account={"plan": "enterprise"})
     asked = {"account_id": customer.account_id, "name": "b", "user_id": "ana"}
@@ -254,7 +245,7 @@ async def test_keys_of_a_user_show_what_is_left_of_the_user_s_windows(gateway: G
     assert "all of the user's keys" in error["message"]
 
 
-async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
+async def test_a_generation_is_the_usage_event(gateway):
     customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
     fetched = await ask(customer, chat(user="end-user-1"))
     await gateway.flush()
@@ -279,7 +270,7 @@ async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, stream: bool) -> None:
+async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway, stream):
     """While its debit is still on the way to Postgres, as it is once it has come there."""
     customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
     count = "SELECT count(*) FROM usage_events WHERE account_id = $1"
@@ -298,14 +289,13 @@ async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, 
     assert at_once.json["tags"] == {"team": "a"}
 
 
-async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_a_key_reads_what_its_account_may_not_spend(gateway, customer):
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
     for path in ("/v1/models", "/v1/key", "/api/account/balance"):
         assert (await fetch(customer.get(path))).status == 200
 
 
-async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(make_gateway: MakeGateway) -> None:
+async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(make_gateway):
     gateway = await make_gateway()
     customer, loops = await gateway.customer(), gateway.runtime.engine.loops
     series = 'metergate_loop_failures_total{loop="sweep"}'
@@ -323,7 +313,7 @@ async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(make_gate
     assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
 
 
-async def test_health_readiness_and_metrics(make_gateway: MakeGateway) -> None:
+async def test_health_readiness_and_metrics(make_gateway):
     gateway = await make_gateway()
     customer = await gateway.customer()
     await ask(customer, chat())
@@ -341,8 +331,7 @@ async def test_health_readiness_and_metrics(make_gateway: MakeGateway) -> None:
     assert float(apart) < 3600
 
 
-async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway, customer):
     await ask(customer, chat())
     strangers: tuple[dict[str, str], ...] = (
         {},
@@ -359,7 +348,7 @@ async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway: Gateway
         assert b"metergate_cost_nano_usd_total" in fetched.body
 
 
-async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
+async def test_metrics_have_a_door_of_their_own(gateway):
     metrics = Metrics()
     debit = Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="a", provider="openai", cost_nano=7)
     metrics.charged(debit, "settled", 0.001)
@@ -373,7 +362,7 @@ async def test_metrics_have_a_door_of_their_own(gateway: Gateway) -> None:
                 assert (await fetch(gateway.session.get(url + path))).status == 404
 
 
-def test_an_address_for_metrics_that_is_in_use() -> None:
+def test_an_address_for_metrics_that_is_in_use():
     notes: list[str] = []
     with bind("127.0.0.1:0") as taken:
         address = address_of(taken)
@@ -393,10 +382,9 @@ def test_an_address_for_metrics_that_is_in_use() -> None:
     assert len(notes) == 1
 
 
-async def test_a_failure_of_ours_is_a_refusal(gateway: Gateway, monkeypatch: Any) -> None:
-    customer = await gateway.customer()
+async def test_a_failure_of_ours_is_a_refusal(customer, monkeypatch):
 
-    async def broken(*_: Any) -> None:
+    async def broken(*_):
         raise RuntimeError("a secret of Postgres")
 
     monkeypatch.setattr(Reports, "priced_event", broken)

@@ -8,7 +8,7 @@ from tests.support.commands import CHECKOUT
 GAUGE = re.compile(r'\.gauge\(\s*(f?)"([a-z_]+)(\{?)')
 
 
-def test_every_metric_has_its_place_and_the_page_names_no_other() -> None:
+def test_every_metric_has_its_place_and_the_page_names_no_other():
     page = (CHECKOUT / "docs" / "metrics.md").read_text()
     headings = re.findall(r"^### (.+)$", page, re.MULTILINE)
     listed = [name for heading in headings for name in re.findall(r"`metergate_(\w+)`", heading)]

@@ -83,7 +83,6 @@ class Worker:
         self.process = process
 
     def ask(self, command: str) -> str:
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
@@ -123,7 +122,7 @@ def charged(**fields: Any) -> Debit:
     return Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="acct_1", **fields)
 
 
-def test_every_metric_shows_what_was_counted() -> None:
+def test_every_metric_shows_what_was_counted():
     metrics = Metrics()
     metrics.request("/v1/chat/completions", "openai", 200, True)
     metrics.request("/v1/chat/completions", "openai", 200, True)
@@ -168,7 +167,7 @@ def test_every_metric_shows_what_was_counted() -> None:
     assert all(key.startswith("metergate_") for key in shown)
 
 
-def test_what_an_alert_waits_for_is_there_before_it_happens() -> None:
+def test_what_an_alert_waits_for_is_there_before_it_happens():
     shown = scrape(Metrics())
     assert shown["metergate_hold_exceeded_total"] == 0
     assert shown["metergate_hold_latency_seconds_count"] == 0
@@ -178,7 +177,7 @@ def test_what_an_alert_waits_for_is_there_before_it_happens() -> None:
 
 
 @given(st.lists(st.one_of(st.floats(0, 5), st.sampled_from(STEP_BOUNDS))))
-def test_a_bucket_holds_what_is_at_most_its_bound(seconds: list[float]) -> None:
+def test_a_bucket_holds_what_is_at_most_its_bound(seconds):
     metrics = Metrics()
     for value in seconds:
         metrics.hold_latency(value)
@@ -190,7 +189,7 @@ def test_a_bucket_holds_what_is_at_most_its_bound(seconds: list[float]) -> None:
     assert shown["metergate_hold_latency_seconds_sum"] == pytest.approx(sum(seconds))
 
 
-def test_money_is_added_up_exactly(tmp_path: Path) -> None:
+def test_money_is_added_up_exactly(tmp_path):
     odd = 2**53 + 1  # no float has it
     one, two = Metrics(tmp_path), Metrics(tmp_path)
     one.charged(charged(cost_nano=odd, charged_nano=odd + 2), "settled", 0.0)
@@ -202,7 +201,7 @@ def test_money_is_added_up_exactly(tmp_path: Path) -> None:
     two.close()
 
 
-def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path: Path) -> None:
+def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path):
     one, two = Metrics(tmp_path), Metrics(tmp_path)
     for number in range(LABEL_SETS_LIMIT + 500):
         one.refusal(f"one-{number}")
@@ -225,7 +224,7 @@ def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path: Path) -> No
     two.close()
 
 
-def test_gauges_of_providers_are_one_family() -> None:
+def test_gauges_of_providers_are_one_family():
     metrics = Metrics()
     for number, name in enumerate(("a", "b")):
         metrics.gauge("open", "Open.", lambda number=number: number, "max", provider=name)
@@ -236,7 +235,7 @@ def test_gauges_of_providers_are_one_family() -> None:
         metrics.gauge("open", "", lambda: 1, provider="a")
 
 
-def test_gauges_are_read_at_each_scrape() -> None:
+def test_gauges_are_read_at_each_scrape():
     metrics = Metrics()
     waiting = [5.0]
     metrics.gauge("debits_waiting", "Debits that wait.", lambda: waiting[0])
@@ -245,7 +244,7 @@ def test_gauges_are_read_at_each_scrape() -> None:
     assert "metergate_debits_waiting" not in scrape(metrics)
 
 
-def test_a_process_that_only_serves_pages_is_no_worker(tmp_path: Path) -> None:
+def test_a_process_that_only_serves_pages_is_no_worker(tmp_path):
     worker, pages = Metrics(tmp_path), Metrics(tmp_path, is_worker=False)
     pages.flush()
     assert scrape(worker)["metergate_workers"] == 1
@@ -262,7 +261,7 @@ def test_a_process_that_only_serves_pages_is_no_worker(tmp_path: Path) -> None:
     pages.close()
 
 
-def test_a_full_disk_keeps_no_worker_from_starting(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_no_worker_from_starting(tmp_path):
     ended = Metrics(tmp_path)
     ended.refusal("x")
     ended.close()
@@ -279,12 +278,12 @@ def test_a_full_disk_keeps_no_worker_from_starting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Holds", "holds-live", "workers", "requests", "hold_latency_seconds"])
-def test_a_gauge_needs_a_free_and_proper_name(name: str) -> None:
+def test_a_gauge_needs_a_free_and_proper_name(name):
     with pytest.raises(ValueError, match="no name for a metric"):
         Metrics().gauge(name, "", lambda: 1)
 
 
-def test_two_processes_show_their_sum_and_a_killed_ones_counts_stay(tmp_path: Path) -> None:
+def test_two_processes_show_their_sum_and_a_killed_ones_counts_stay(tmp_path):
     folder = tmp_path / "data" / "metrics"
     with worker(folder) as one, worker(folder) as two:
         one.ask("count 5")
@@ -310,7 +309,7 @@ def test_two_processes_show_their_sum_and_a_killed_ones_counts_stay(tmp_path: Pa
             assert three.scrape()["metergate_workers"] == 2
 
 
-def test_a_new_worker_folds_those_that_died_before_it(tmp_path: Path) -> None:
+def test_a_new_worker_folds_those_that_died_before_it(tmp_path):
     for _ in range(3):
         with worker(tmp_path) as one:
             one.ask("count 2")
@@ -320,7 +319,7 @@ def test_a_new_worker_folds_those_that_died_before_it(tmp_path: Path) -> None:
     metrics.close()
 
 
-def test_a_fold_that_was_cut_short_counts_nothing_twice(tmp_path: Path) -> None:
+def test_a_fold_that_was_cut_short_counts_nothing_twice(tmp_path):
     one, two = Metrics(tmp_path), Metrics(tmp_path)
     one.refusal("quota_exceeded")
     one.close()
@@ -337,7 +336,7 @@ def test_a_fold_that_was_cut_short_counts_nothing_twice(tmp_path: Path) -> None:
     two.close()
 
 
-def test_a_dead_worker_that_is_not_folded_yet_has_counts_and_no_gauges(tmp_path: Path) -> None:
+def test_a_dead_worker_that_is_not_folded_yet_has_counts_and_no_gauges(tmp_path):
     one, two = Metrics(tmp_path), Metrics(tmp_path)
     one.refusal("quota_exceeded")
     with (tmp_path / "folding").open("rb") as held:
@@ -355,11 +354,11 @@ def fold_elsewhere(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def test_counters_never_fall_while_workers_come_and_go(tmp_path: Path) -> None:
+def test_counters_never_fall_while_workers_come_and_go(tmp_path):
     key = 'metergate_refusals_total{code="billing_required"}'
     stop = threading.Event()
 
-    def watch() -> list[float]:
+    def watch():
         metrics, seen = Metrics(tmp_path), []
         while not stop.is_set():
             seen.append(scrape(metrics).get(key, 0))
@@ -384,12 +383,11 @@ def test_counters_never_fall_while_workers_come_and_go(tmp_path: Path) -> None:
     last.close()
 
 
-def test_a_kill_at_any_moment_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_loses_at_most_what_was_not_flushed(tmp_path):
     metrics = Metrics(tmp_path)
     flushed = 0
     for rounds in (1, 30, 300):
         with worker(tmp_path) as one:
-            assert one.process.stdin is not None
             assert one.process.stdout is not None
             one.process.stdin.write("count 1\n" * 4_000)
             one.process.stdin.flush()
@@ -403,7 +401,7 @@ def test_a_kill_at_any_moment_loses_at_most_what_was_not_flushed(tmp_path: Path)
     metrics.close()
 
 
-def test_a_closed_one_counts_on_for_itself(tmp_path: Path) -> None:
+def test_a_closed_one_counts_on_for_itself(tmp_path):
     metrics = Metrics(tmp_path)
     metrics.refusal("quota_exceeded")
     metrics.close()
@@ -413,7 +411,7 @@ def test_a_closed_one_counts_on_for_itself(tmp_path: Path) -> None:
     assert scrape(metrics)['metergate_refusals_total{code="quota_exceeded"}'] == 2
 
 
-def test_a_folder_that_is_gone_stops_nothing_but_the_scrape(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_is_gone_stops_nothing_but_the_scrape(tmp_path, caplog):
     metrics = Metrics(tmp_path / "metrics")
     shutil.rmtree(tmp_path / "metrics")
     with caplog.at_level(logging.WARNING):
@@ -435,9 +433,7 @@ def test_a_folder_that_is_gone_stops_nothing_but_the_scrape(tmp_path: Path, capl
         msgspec.msgpack.encode({"histograms": {"hold_latency_seconds": {(): [1, 2, 3]}}}),
     ],
 )
-def test_a_snapshot_of_another_version_is_left_out(
-    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_snapshot_of_another_version_is_left_out(content, tmp_path, caplog):
     metrics = Metrics(tmp_path)
     metrics.refusal("quota_exceeded")
     (tmp_path / "1-stranger.snapshot").write_bytes(content)

@@ -9,7 +9,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -21,14 +21,14 @@ from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from tests.gateway.conftest import ADMIN_KEY, chat
 
-PROCESSES: Final = 3
+PROCESSES = 3
 # SPEC's own bound.
-BOUND_S: Final = 1.0
-PAUSE_S: Final = 0.02
-BOUND_OF_START_S: Final = 120.0
-REQUESTS: Final = [{"window": "day", "metric": "requests", "limit": 1}]
+BOUND_S = 1.0
+PAUSE_S = 0.02
+BOUND_OF_START_S = 120.0
+REQUESTS = [{"window": "day", "metric": "requests", "limit": 1}]
 # More tokens than the shipped plan `free` has for a day, and fewer than `starter` has for a minute.
-BEYOND_FREE: Final = {"n": 16, "max_tokens": 16_384}
+BEYOND_FREE = {"n": 16, "max_tokens": 16_384}
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIter
 
 
 @pytest.mark.slow
-async def test_every_change_is_in_force_on_every_process(world: World) -> None:
+async def test_every_change_is_in_force_on_every_process(world):
     owner_id, member_id = await world.person(), await world.person()
     owner, member = await world.sign_in(owner_id), await world.sign_in(member_id)
     org = await world.call("POST", "/api/orgs", owner, {"name": "Acme"})
@@ -115,12 +115,12 @@ async def test_every_change_is_in_force_on_every_process(world: World) -> None:
     await world.call("POST", f"/api/admin/accounts/{org['account_id']}/grants", ADMIN_KEY, grant)
     path = f"/api/orgs/{org['id']}/members/{member_id}"
 
-    async def joined() -> None:
+    async def joined():
         await world.database.execute(
             "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'member')", org["id"], member_id
         )
 
-    async def made(token: str) -> tuple[str, str]:
+    async def made(token):
         """A key that every process knows."""
         key = await world.call("POST", "/api/billing/keys", token, {"name": "laptop"})
         await world.everywhere(200, lambda url: world.chat(url, key["key"]))
@@ -144,7 +144,7 @@ async def test_every_change_is_in_force_on_every_process(world: World) -> None:
     await world.call("PATCH", path, owner, {"role": "viewer"})
     await world.everywhere(401, lambda url: world.chat(url, key))
 
-    async def makes_a_key(url: str) -> int:
+    async def makes_a_key(url):
         return (await world.at(url, "POST", "/api/billing/keys", member, {"name": "more"}))[0]
 
     await world.everywhere(403, makes_a_key)
@@ -153,7 +153,7 @@ async def test_every_change_is_in_force_on_every_process(world: World) -> None:
     await world.call("DELETE", path, owner)
     await world.everywhere(401, lambda url: world.chat(url, key))
 
-    async def status(url: str, token: str, path: str = "/api/auth/me") -> int:
+    async def status(url, token, path="/api/auth/me"):
         return (await world.at(url, "GET", path, token))[0]
 
     await world.everywhere(404, lambda url: status(url, member, f"/api/orgs/{org['id']}"))

@@ -111,7 +111,7 @@ async def pair() -> AsyncIterator[Pair]:
         channel.close()
 
 
-def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch):
     """To touch a page that the disk has no room for ends a process, by SIGBUS."""
     monkeypatch.setattr("tempfile.tempdir", "/nowhere" if hasattr(os, "memfd_create") else None)
     channel = Channel()
@@ -119,10 +119,8 @@ def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch: pytest.Mo
     channel.close()
 
 
-def test_a_system_that_has_nothing_to_share_leaves_pages_to_workers(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(name: str) -> int:
+def test_a_system_that_has_nothing_to_share_leaves_pages_to_workers(monkeypatch, caplog):
+    def refuse(name):
         raise PermissionError(f"no {name}")
 
     monkeypatch.setattr("os.memfd_create", refuse, raising=False)
@@ -135,10 +133,8 @@ def test_a_system_that_has_nothing_to_share_leaves_pages_to_workers(
 
 
 @on_both_loops
-async def test_where_connections_can_not_be_given_away_it_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> int:
+async def test_where_connections_can_not_be_given_away_it_is_said_once(monkeypatch, caplog):
+    def refuse(*_):
         raise PermissionError("no sendmsg")
 
     async with pair() as both, both.runs():
@@ -149,7 +145,7 @@ async def test_where_connections_can_not_be_given_away_it_is_said_once(
 
 
 @on_both_loops
-async def test_a_page_is_made_in_the_other_process_and_ends_its_connection() -> None:
+async def test_a_page_is_made_in_the_other_process_and_ends_its_connection():
     """A reverse proxy would keep it, and send all its requests there."""
     async with pair() as both, both.runs():
         kept = await both.worker.connect()
@@ -180,7 +176,7 @@ async def test_a_page_is_made_in_the_other_process_and_ends_its_connection() -> 
 
 
 @on_both_loops
-async def test_what_is_no_page_or_not_alone_stays() -> None:
+async def test_what_is_no_page_or_not_alone_stays():
     async with pair() as both, both.runs():
         page = get("/console/page")
         for sent in (
@@ -213,7 +209,7 @@ async def test_what_is_no_page_or_not_alone_stays() -> None:
 
 
 @on_both_loops
-async def test_a_look_starts_the_process_and_waits_for_nothing() -> None:
+async def test_a_look_starts_the_process_and_waits_for_nothing():
     async with pair() as both:
         stopping = asyncio.Event()
         started = asyncio.ensure_future(both.channel.looked_at(stopping))
@@ -241,7 +237,7 @@ async def test_a_look_starts_the_process_and_waits_for_nothing() -> None:
 
 
 @on_both_loops
-async def test_what_a_killed_process_has_not_taken_its_successor_serves() -> None:
+async def test_what_a_killed_process_has_not_taken_its_successor_serves():
     async with pair() as both:
         both.seem_to_serve()  # and nobody reads
         waiting = []
@@ -261,7 +257,7 @@ async def test_what_a_killed_process_has_not_taken_its_successor_serves() -> Non
 
 
 @on_both_loops
-async def test_who_waits_for_a_process_that_does_not_come_is_told() -> None:
+async def test_who_waits_for_a_process_that_does_not_come_is_told():
     async with pair() as both:
         both.seem_to_serve()
         client = await both.worker.connect()
@@ -276,7 +272,7 @@ async def test_who_waits_for_a_process_that_does_not_come_is_told() -> None:
 
 
 @on_both_loops
-async def test_a_process_that_hangs_is_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_hangs_is_given_nothing(monkeypatch):
     async with pair() as both:
         both.seem_to_serve(ago_s=61.0)
         assert await both.ask(get("/console/page")) == (WORKER, False)

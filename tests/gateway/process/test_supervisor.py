@@ -92,13 +92,12 @@ def supervising(
     finally:
         process.kill()
         process.wait()
-        assert process.stdout is not None
         process.stdout.close()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_workers_serve_until_a_signal(loop: str, number: signal.Signals) -> None:
+def test_workers_serve_until_a_signal(loop, number):
     with supervising(loop=loop) as supervised:
         supervised.wait_ready()
         workers = supervised.workers()
@@ -111,7 +110,7 @@ def test_workers_serve_until_a_signal(loop: str, number: signal.Signals) -> None
         assert not any(is_alive(worker) for worker in workers)
 
 
-def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+def test_under_nohup_a_closed_terminal_stops_nothing():
     with supervising(under=("nohup",)) as supervised:
         supervised.wait_ready()
         for pid in (supervised.process.pid, *supervised.workers()):
@@ -121,7 +120,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
     assert not any("SIGHUP" in line for line in supervised.lines)
 
 
-def test_a_worker_that_dies_is_replaced() -> None:
+def test_a_worker_that_dies_is_replaced():
     with supervising() as supervised:
         supervised.wait_ready()
         for _ in range(3):  # at once, then with delays
@@ -133,7 +132,7 @@ def test_a_worker_that_dies_is_replaced() -> None:
         assert supervised.end(signal.SIGTERM) == 0
 
 
-def test_whoever_asked_is_told_which_gateway_has_ended() -> None:
+def test_whoever_asked_is_told_which_gateway_has_ended():
     """At once, so that others need not wait for its lease."""
     with supervising() as supervised:
         supervised.wait_ready()
@@ -155,7 +154,7 @@ def test_whoever_asked_is_told_which_gateway_has_ended() -> None:
         }
 
 
-def test_workers_are_given_time_to_end() -> None:
+def test_workers_are_given_time_to_end():
     with supervising("slow") as supervised:
         supervised.wait_ready()
         supervised.ask()
@@ -163,7 +162,7 @@ def test_workers_are_given_time_to_end() -> None:
         supervised.read_until("ended in its own time")
 
 
-def test_the_process_of_pages_is_told_last_and_not_waited_for_long() -> None:
+def test_the_process_of_pages_is_told_last_and_not_waited_for_long():
     """Workers may give it something until they have ended."""
     with supervising("slow", workers=1, grace_s=3600, more=("pages",)) as supervised:
         supervised.wait_ready()
@@ -173,7 +172,7 @@ def test_the_process_of_pages_is_told_last_and_not_waited_for_long() -> None:
         supervised.read_until("pages are to end")
 
 
-def test_a_worker_that_does_not_end_is_killed() -> None:
+def test_a_worker_that_does_not_end_is_killed():
     with supervising("stubborn", workers=1, grace_s=0.1) as supervised:
         supervised.wait_ready()
         [worker] = supervised.workers()
@@ -181,13 +180,13 @@ def test_a_worker_that_does_not_end_is_killed() -> None:
         assert not is_alive(worker)
 
 
-def test_a_second_signal_hurries() -> None:
+def test_a_second_signal_hurries():
     with supervising("stubborn", grace_s=3600) as supervised:
         supervised.wait_ready()
         supervised.process.send_signal(signal.SIGINT)
         supervised.read_until("SIGINT: stopping")
 
-        def hurry() -> bool:  # asked for a moment later
+        def hurry():  # asked for a moment later
             supervised.process.send_signal(signal.SIGINT)
             return supervised.process.poll() is not None
 
@@ -195,7 +194,7 @@ def test_a_second_signal_hurries() -> None:
         supervised.read_until("SIGINT: stopping at once")
 
 
-def test_a_stop_that_is_asked_for_twice_at_the_same_time_hurries_nobody() -> None:
+def test_a_stop_that_is_asked_for_twice_at_the_same_time_hurries_nobody():
     """`timeout` and make signal the process, and then its whole group."""
     with supervising("slow", workers=1) as supervised:
         supervised.wait_ready()
@@ -207,7 +206,7 @@ def test_a_stop_that_is_asked_for_twice_at_the_same_time_hurries_nobody() -> Non
 
 
 @pytest.mark.parametrize(("how", "loop"), [("stubborn", "asyncio"), ("stubborn", "uvloop"), ("deaf", "asyncio")])
-def test_workers_end_with_a_killed_supervisor_and_the_port_is_free(how: str, loop: str) -> None:
+def test_workers_end_with_a_killed_supervisor_and_the_port_is_free(how, loop):
     with supervising(how, loop=loop) as supervised:
         supervised.wait_ready()
         workers = supervised.workers()
@@ -216,14 +215,14 @@ def test_workers_end_with_a_killed_supervisor_and_the_port_is_free(how: str, loo
         until(lambda: is_free(f"127.0.0.1:{supervised.address[1]}"), "the port is free")
 
 
-def test_workers_that_never_get_ready_are_given_up() -> None:
+def test_workers_that_never_get_ready_are_given_up():
     with supervising("fail", workers=1) as supervised:
         assert supervised.process.wait(WAIT_S) == 1
         supervised.read_until("worker 1 ended with code 3 before it was ready; giving up")
         assert len([line for line in supervised.lines if "starting it again" in line]) == FAILED_STARTS_LIMIT - 1
 
 
-def test_an_address_that_is_taken_says_what_to_set() -> None:
+def test_an_address_that_is_taken_says_what_to_set():
     with bind("127.0.0.1:0") as taken:
         address = address_of(taken)
         with pytest.raises(AddressInUse) as caught:
@@ -232,7 +231,7 @@ def test_an_address_that_is_taken_says_what_to_set() -> None:
     assert isinstance(caught.value, OSError)
 
 
-def test_addresses() -> None:
+def test_addresses():
     for listen, begins in ((":0", "0.0.0.0:"), ("127.0.0.1:0", "127.0.0.1:"), ("localhost:0", "")):
         with bind(listen) as listener:
             assert address_of(listener).startswith(begins)
@@ -244,7 +243,7 @@ def test_addresses() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
-def test_ipv6_addresses() -> None:
+def test_ipv6_addresses():
     with bind("[::1]:0") as listener:
         assert address_of(listener).startswith("[::1]:")
     with bind("[::]:0") as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), WAIT_S):

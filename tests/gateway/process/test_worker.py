@@ -4,16 +4,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
-from gateway.process import worker
+from gateway import app
 
 SHIPPED = Path(__file__).parents[3] / "config"
 
 
-def test_a_worker_does_not_start_on_prices_that_can_not_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_does_not_start_on_prices_that_can_not_be_read(tmp_path, monkeypatch, capsys):
     for name in ("metergate.yaml", "plans.yaml"):
         shutil.copy(SHIPPED / name, tmp_path)
     row = "- {provider: openai, model: m, effective_from: 2024-01-01, per_million: {input: 1}}\n"
@@ -21,7 +17,7 @@ def test_a_worker_does_not_start_on_prices_that_can_not_be_read(
     monkeypatch.setenv("METERGATE_CONFIG", str(tmp_path))
     monkeypatch.delenv("METERGATE_SUPERVISOR_PID", raising=False)
     monkeypatch.setattr(sys, "argv", ["worker", "--fd", "0"])
-    assert worker.main() == 1
+    assert app.main() == 1
     message = capsys.readouterr().err
     assert "prices.yaml:1: " in message
     assert "per_million.input" in message

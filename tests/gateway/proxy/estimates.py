@@ -6,8 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from billing.holds.model import Need
-from billing.pricing.rows import TOKEN_CLASSES, PriceRow, Tier
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE, TOKEN_CLASSES, PriceRow, Tier
 from billing.usage import Usage
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig

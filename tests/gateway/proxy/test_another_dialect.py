@@ -3,13 +3,11 @@
 import json
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 
 from billing.quotas import Metric, Quota, Window
-from gateway.config.settings import Settings
-from tests.gateway.conftest import CustomerOf, GatewayOf, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import PROVIDER_KEY, SSE, Provider, answer, saying, streaming
 from tests.support.echo_dialect.served import HEARD, SAID, fault, say, speaking_echo
 from tests.support.echo_dialect.served import echo_served as echo_served
@@ -37,7 +35,7 @@ ARRAY = (b'[{"spent":{"read":10}}\n,{"word":"Good"}\n,{"wo', b'rd":" day."}\n,{"
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4o-mini", "openai%2Fgpt-4o-mini"])
-async def test_a_request_is_served_and_metered(customer_of: CustomerOf, model: str) -> None:
+async def test_a_request_is_served_and_metered(customer_of, model):
     provider = Provider(saying(HEARD))
     customer = await customer_of(provider.serve)
     fetched = await say(customer, model=model)
@@ -52,7 +50,7 @@ async def test_a_request_is_served_and_metered(customer_of: CustomerOf, model: s
     assert (event["provider"], event["model"], event["estimated"]) == ("openai", "gpt-4o-mini", False)
 
 
-async def test_a_key_may_stand_in_the_query(customer_of: CustomerOf) -> None:
+async def test_a_key_may_stand_in_the_query(customer_of):
     provider = Provider(saying(HEARD))
     customer = await customer_of(provider.serve)
     query = f"?secret={customer.key}&alt=sse&limit=9&tone=kind"
@@ -63,7 +61,7 @@ async def test_a_key_may_stand_in_the_query(customer_of: CustomerOf) -> None:
     fault(await say(other, query=query), 401, "invalid_api_key")
 
 
-async def test_refusals_are_in_the_api_s_own_envelope(gateway_of: GatewayOf) -> None:
+async def test_refusals_are_in_the_api_s_own_envelope(gateway_of):
     provider = Provider(saying(HEARD))
     gateway = await gateway_of(provider.serve)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
@@ -78,8 +76,8 @@ async def test_refusals_are_in_the_api_s_own_envelope(gateway_of: GatewayOf) -> 
     await assert_free(customer)
 
 
-async def test_a_window_that_is_exhausted_is_refused(customer_of: CustomerOf) -> None:
-    def once(settings: Settings) -> Settings:
+async def test_a_window_that_is_exhausted_is_refused(customer_of):
+    def once(settings):
         quota = Quota(Window.day, Metric.requests, 1)
         plans = {name: replace(plan, quotas=(quota,)) for name, plan in settings.plans.items()}
         return replace(settings, plans=plans)
@@ -90,7 +88,7 @@ async def test_a_window_that_is_exhausted_is_refused(customer_of: CustomerOf) ->
 
 
 @pytest.mark.parametrize("pieces", [STREAM, (b"".join(STREAM),), tuple(bytes([byte]) for byte in b"".join(STREAM))])
-async def test_a_stream_passes_byte_for_byte(customer_of: CustomerOf, pieces: tuple[bytes, ...]) -> None:
+async def test_a_stream_passes_byte_for_byte(customer_of, pieces):
     """Each count of its usage is the last one that was said."""
     customer = await customer_of(streaming(*pieces))
     fetched = await say(customer, "stream")
@@ -98,14 +96,12 @@ async def test_a_stream_passes_byte_for_byte(customer_of: CustomerOf, pieces: tu
     assert not (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"]
 
 
-async def test_the_end_of_a_stream_waits_for_its_debit(
-    customer_of: CustomerOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_end_of_a_stream_waits_for_its_debit(customer_of, monkeypatch):
     customer = await customer_of(streaming(*STREAM))
     holds = customer.gateway.runtime.engine.holds
     settle, ended = holds.settle, []
 
-    def settling(*args: Any) -> Any:
+    def settling(*args):
         ended.append(True)
         return settle(*args)
 
@@ -121,7 +117,7 @@ async def test_the_end_of_a_stream_waits_for_its_debit(
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_json_array_is_streamed(customer_of: CustomerOf) -> None:
+async def test_a_json_array_is_streamed(customer_of):
     reply = streaming(*ARRAY, headers={"Content-Type": "application/json"})
     customer = await customer_of(reply)
     fetched = await say(customer, "list")
@@ -130,7 +126,7 @@ async def test_a_json_array_is_streamed(customer_of: CustomerOf) -> None:
 
 
 @pytest.mark.parametrize(("how", "pieces"), [("stream", STREAM[:-2]), ("list", ARRAY[:-1])])
-async def test_a_stream_without_its_end_is_cut(customer_of: CustomerOf, how: str, pieces: tuple[bytes, ...]) -> None:
+async def test_a_stream_without_its_end_is_cut(customer_of, how, pieces):
     headers = SSE if how == "stream" else {"Content-Type": "application/json"}
     customer = await customer_of(streaming(*pieces, headers=headers))
     assert (await say(customer, how)).cut
@@ -139,7 +135,7 @@ async def test_a_stream_without_its_end_is_cut(customer_of: CustomerOf, how: str
     assert event["output_tokens"] >= 2
 
 
-async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(customer_of: CustomerOf) -> None:
+async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(customer_of):
     customer = await customer_of(streaming(*STREAM))
     fetched = await say(customer, "stream", headers={"x-metergate-include-cost": "true"})
     count = next(line for line in fetched.body.split(b"\n\n") if line.startswith(b"event: count"))
@@ -147,7 +143,7 @@ async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(custo
     assert fetched.body.endswith(STREAM[-1])
 
 
-async def test_a_free_endpoint_is_forwarded_and_costs_nothing(customer_of: CustomerOf) -> None:
+async def test_a_free_endpoint_is_forwarded_and_costs_nothing(customer_of):
     provider = Provider(saying({"read": 10}))
     customer = await customer_of(provider.serve)
     fetched = await say(customer, "measure", b'{"text": "Say something."}')
@@ -158,7 +154,7 @@ async def test_a_free_endpoint_is_forwarded_and_costs_nothing(customer_of: Custo
     fault(await say(customer, "measure", headers={"x-echo-key": ""}), 401, "invalid_api_key")
 
 
-async def test_a_maximum_that_is_granted_stands_where_the_api_takes_it(customer_of: CustomerOf) -> None:
+async def test_a_maximum_that_is_granted_stands_where_the_api_takes_it(customer_of):
     provider = Provider(saying(HEARD))
     customer = await customer_of(provider.serve, "0.01")
     fetched = await say(customer, body=b'{"text": "Say something."}')
@@ -166,7 +162,7 @@ async def test_a_maximum_that_is_granted_stands_where_the_api_takes_it(customer_
     assert provider.sent[0].json == {"text": "Say something.", "limit": granted}
 
 
-async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> None:
+async def test_an_answer_without_usage_is_estimated(customer_of):
     customer = await customer_of(saying({"words": "Good day."}))
     assert (await say(customer)).status == 200
     event = await the_event(customer)
@@ -175,7 +171,7 @@ async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> 
     assert await spent_nano(customer) > 0
 
 
-async def test_a_request_reaches_no_provider_that_does_not_serve_its_api(customer_of: CustomerOf) -> None:
+async def test_a_request_reaches_no_provider_that_does_not_serve_its_api(customer_of):
     """The gateway's own provider speaks OpenAI's; this one, here, speaks the other alone."""
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
@@ -186,7 +182,7 @@ async def test_a_request_reaches_no_provider_that_does_not_serve_its_api(custome
     assert provider.sent == []
 
 
-async def test_the_other_api_is_served_beside_it(customer_of: CustomerOf) -> None:
+async def test_the_other_api_is_served_beside_it(customer_of):
     customer = await customer_of(saying(HEARD))
     assert (await ask(customer, chat())).status == 200
     assert (await say(customer)).status == 200

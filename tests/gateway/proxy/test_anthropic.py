@@ -13,7 +13,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Change, Customer, CustomerOf, Gateway, GatewayOf, chat
+from tests.gateway.conftest import Change, Customer, GatewayOf, chat
 from tests.gateway.dialects.agents.recorded import recorded
 from tests.gateway.dialects.anthropic.bodies import answer, event, message, stream
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
@@ -70,7 +70,7 @@ def fault(fetched: Fetched, status: int, type_: str, code: str) -> dict[str, Any
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "Authorization"])
-async def test_a_message_is_served_and_metered(customer_of: CustomerOf, header: str) -> None:
+async def test_a_message_is_served_and_metered(customer_of, header):
     provider = Provider(saying(answer(), request_id="req_upstream"))
     customer = await customer_of(provider.serve)
     key = customer.key if header == "x-api-key" else f"Bearer {customer.key}"
@@ -92,7 +92,7 @@ async def test_a_message_is_served_and_metered(customer_of: CustomerOf, header: 
 
 
 @pytest.mark.parametrize("cut", ["events", "whole", "bytes"])
-async def test_a_stream_passes_byte_for_byte(customer_of: CustomerOf, cut: str) -> None:
+async def test_a_stream_passes_byte_for_byte(customer_of, cut):
     events = stream("Hello", " there!")
     text = b"".join(events)
     pieces = {"events": events, "whole": (text,), "bytes": tuple(bytes([byte]) for byte in text)}[cut]
@@ -103,7 +103,7 @@ async def test_a_stream_passes_byte_for_byte(customer_of: CustomerOf, cut: str) 
     assert not (await the_event(customer, COST))["estimated"]
 
 
-async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(customer_of):
     customer = await customer_of(streaming(*stream("Hello", " there!")[:-2], cut=True))
     assert (await send(customer, message(stream=True))).cut
     found = await the_event(customer)
@@ -111,7 +111,7 @@ async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(custome
     assert 2 <= found["output_tokens"] <= 15
 
 
-async def test_an_error_after_output_is_charged_and_before_it_is_free(customer_of: CustomerOf) -> None:
+async def test_an_error_after_output_is_charged_and_before_it_is_free(customer_of):
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
     customer = await customer_of(streaming(*stream("Hello")[:4], broken))
     fetched = await send(customer, message(stream=True))
@@ -122,7 +122,7 @@ async def test_an_error_after_output_is_charged_and_before_it_is_free(customer_o
     assert await spent_nano(customer) == 0
 
 
-async def test_counting_is_free_and_counts_as_a_request(customer_of: CustomerOf) -> None:
+async def test_counting_is_free_and_counts_as_a_request(customer_of):
     provider = Provider(saying({"input_tokens": 2_095}))
     customer = await customer_of(provider.serve)
     fetched = await send(customer, path="/v1/messages/count_tokens")
@@ -138,7 +138,7 @@ async def test_counting_is_free_and_counts_as_a_request(customer_of: CustomerOf)
     )
 
 
-async def test_refusals_are_in_anthropic_s_envelope(gateway_of: GatewayOf) -> None:
+async def test_refusals_are_in_anthropic_s_envelope(gateway_of):
     provider = Provider(saying(answer()))
     gateway = await gateway_of(provider.serve)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
@@ -158,7 +158,7 @@ async def test_refusals_are_in_anthropic_s_envelope(gateway_of: GatewayOf) -> No
     await assert_free(customer)
 
 
-async def test_a_second_header_of_betas_is_read(customer_of: CustomerOf) -> None:
+async def test_a_second_header_of_betas_is_read(customer_of):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
     headers = [
@@ -173,8 +173,8 @@ async def test_a_second_header_of_betas_is_read(customer_of: CustomerOf) -> None
     assert provider.sent == []
 
 
-async def test_a_window_that_is_exhausted(customer_of: CustomerOf) -> None:
-    def once(settings: Settings) -> Settings:
+async def test_a_window_that_is_exhausted(customer_of):
+    def once(settings):
         quota = Quota(Window.day, Metric.requests, 1)
         return replace(settings, plans={name: replace(plan, quotas=(quota,)) for name, plan in settings.plans.items()})
 
@@ -186,7 +186,7 @@ async def test_a_window_that_is_exhausted(customer_of: CustomerOf) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 429, 500, 529])
-async def test_a_provider_s_own_error_passes_and_is_free(customer_of: CustomerOf, status: int) -> None:
+async def test_a_provider_s_own_error_passes_and_is_free(customer_of, status):
     body = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
     customer = await customer_of(saying(body, status))
     fetched = await send(customer)
@@ -195,7 +195,7 @@ async def test_a_provider_s_own_error_passes_and_is_free(customer_of: CustomerOf
     await assert_free(customer)
 
 
-async def test_other_models_of_an_answer_have_their_own_price(customer_of: CustomerOf) -> None:
+async def test_other_models_of_an_answer_have_their_own_price(customer_of):
     advisor = {
         "type": "advisor_20260301",
         "name": "advisor",
@@ -216,7 +216,7 @@ async def test_other_models_of_an_answer_have_their_own_price(customer_of: Custo
     assert (found["input_tokens"], found["output_tokens"]) == (1_100, 110)
 
 
-async def test_searches_are_charged_and_held(gateway_of: GatewayOf) -> None:
+async def test_searches_are_charged_and_held(gateway_of):
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
     gateway = await gateway_of(saying(answer(usage=used)))
@@ -226,7 +226,7 @@ async def test_searches_are_charged_and_held(gateway_of: GatewayOf) -> None:
     fault(await send(poor, message(tools=[search])), 402, "billing_error", "billing_required")
 
 
-async def test_searches_that_say_no_bound_get_one_and_the_client_is_told(customer_of: CustomerOf) -> None:
+async def test_searches_that_say_no_bound_get_one_and_the_client_is_told(customer_of):
     search = {"type": "web_search_20250305", "name": "web_search"}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
     provider = Provider(saying(answer(usage=used)))
@@ -241,9 +241,7 @@ async def test_searches_that_say_no_bound_get_one_and_the_client_is_told(custome
 
 
 @pytest.mark.parametrize("max_uses", [{"max_uses": 1}, {}])
-async def test_what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
-    gateway_of: GatewayOf, max_uses: dict[str, int]
-) -> None:
+async def test_what_a_page_brought_is_charged_however_far_it_is_above_the_hold(gateway_of, max_uses):
     """A page that fills the window is more than `max_usage_factor` times what one call is held for, and true."""
     used = {"input_tokens": 950_000, "output_tokens": 10}
     gateway = await gateway_of(saying(answer(model="claude-opus-5", usage=used)))
@@ -254,7 +252,7 @@ async def test_what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
     assert (found["input_tokens"], found["note"]) == (950_000, None)
 
 
-async def test_more_than_all_rounds_could_read_is_not_believed(customer_of: CustomerOf) -> None:
+async def test_more_than_all_rounds_could_read_is_not_believed(customer_of):
     used = {"input_tokens": 1_500_000_000, "output_tokens": 10}
     customer = await customer_of(saying(answer(usage=used)))
     fetching = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 1}
@@ -262,7 +260,7 @@ async def test_more_than_all_rounds_could_read_is_not_believed(customer_of: Cust
     assert (await the_event(customer))["note"] == "implausible_usage"
 
 
-async def test_a_larger_window_is_held_whole(gateway_of: GatewayOf) -> None:
+async def test_a_larger_window_is_held_whole(gateway_of):
     provider = Provider(saying(answer()))
     gateway = await gateway_of(provider.serve)
     customer, poor = await gateway.customer("20.00"), await gateway.customer("4.00")
@@ -273,7 +271,7 @@ async def test_a_larger_window_is_held_whole(gateway_of: GatewayOf) -> None:
     assert [sent.headers.get("anthropic-beta") for sent in provider.sent] == [None, "context-1m-2025-08-07"]
 
 
-async def test_a_session_of_claude_code_is_served(customer_of: CustomerOf) -> None:
+async def test_a_session_of_claude_code_is_served(customer_of):
     customer = await customer_of(streaming(*stream("Hello")))
     for asked in recorded("claude-code")[:4]:
         headers = {name: value for name, value in asked.headers.items() if name not in ("authorization", "x-api-key")}
@@ -282,7 +280,7 @@ async def test_a_session_of_claude_code_is_served(customer_of: CustomerOf) -> No
         assert (await fetch(posted)).status == 200
 
 
-async def test_a_faster_speed_needs_a_price_and_has_it(gateway_of: GatewayOf) -> None:
+async def test_a_faster_speed_needs_a_price_and_has_it(gateway_of):
     used = {"input_tokens": 100, "output_tokens": 10}
     gateway = await gateway_of(saying(answer(usage=used)))
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.005")
@@ -295,14 +293,14 @@ async def test_a_faster_speed_needs_a_price_and_has_it(gateway_of: GatewayOf) ->
     assert (await send(poor, message(model="claude-opus-5"))).status == 200
 
 
-async def test_the_region_that_an_answer_names_is_priced(customer_of: CustomerOf) -> None:
+async def test_the_region_that_an_answer_names_is_priced(customer_of):
     used = {"input_tokens": 100, "output_tokens": 10, "inference_geo": "us"}
     customer = await customer_of(saying(answer(usage=used)))
     assert (await send(customer, message(model="claude-opus-5"))).status == 200
     await the_event(customer, 110 * 5_000 + 11 * 25_000)
 
 
-async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(customer_of: CustomerOf) -> None:
+async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(customer_of):
     customer = await customer_of(streaming(*stream("Hello")))
     fetched = await send(customer, message(stream=True), headers={"x-metergate-include-cost": "true"})
     delta = next(each for each in fetched.body.split(b"\n\n") if each.startswith(b"event: message_delta"))
@@ -310,7 +308,7 @@ async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(custo
     assert parse_usd(cost) == COST
 
 
-async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> None:
+async def test_an_answer_without_usage_is_estimated(customer_of):
     customer = await customer_of(saying(answer(usage=None)))
     assert (await send(customer)).status == 200
     found = await the_event(customer)
@@ -318,7 +316,7 @@ async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> 
     assert 2 <= found["output_tokens"] <= 10
 
 
-async def test_the_local_provider_speaks_it(gateway: Gateway) -> None:
+async def test_the_local_provider_speaks_it(gateway):
     customer = await gateway.customer("5.00")
     whole = await send(customer, message(model="demo"))
     streamed = await send(customer, message(model="demo", stream=True))
@@ -329,10 +327,10 @@ async def test_the_local_provider_speaks_it(gateway: Gateway) -> None:
     assert await spent_nano(customer) > 0
 
 
-async def test_models_are_listed_in_anthropic_s_shape(gateway_of: GatewayOf) -> None:
+async def test_models_are_listed_in_anthropic_s_shape(gateway_of):
     customer = await (await gateway_of(saying(answer()))).customer("5.00", models=["claude-*", "gpt-*"])
 
-    async def get(path: str, **options: Any) -> Fetched:
+    async def get(path, **options):
         headers = {"x-api-key": customer.key, **VERSION}
         return await fetch(customer.gateway.session.get(customer.gateway.url + path, headers=headers, **options))
 
@@ -354,7 +352,7 @@ async def test_models_are_listed_in_anthropic_s_shape(gateway_of: GatewayOf) -> 
     assert (await fetch(customer.get("/v1/models"))).json["object"] == "list"
 
 
-async def test_openai_s_api_is_asked_for_at_the_same_provider(customer_of: CustomerOf) -> None:
+async def test_openai_s_api_is_asked_for_at_the_same_provider(customer_of):
     provider = Provider(saying(chat_answer()))
     customer = await customer_of(provider.serve)
     fetched = await ask(customer, chat(model="claude-haiku", max_tokens=50))
@@ -365,7 +363,7 @@ async def test_openai_s_api_is_asked_for_at_the_same_provider(customer_of: Custo
     await the_event(customer, 10 * 1_000 + 5 * 5_000)
 
 
-async def test_the_operator_s_key_is_not_the_client_s_fault(customer_of: CustomerOf) -> None:
+async def test_the_operator_s_key_is_not_the_client_s_fault(customer_of):
     body = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
     customer = await customer_of(saying(body, 401))
     fault(await send(customer), 502, "api_error", "upstream_error")
@@ -375,7 +373,7 @@ async def test_the_operator_s_key_is_not_the_client_s_fault(customer_of: Custome
     fault(fetched, 405, "invalid_request_error", "method_not_allowed")
 
 
-async def test_a_name_of_the_gateway_s_own_is_the_provider_s_there(customer_of: CustomerOf) -> None:
+async def test_a_name_of_the_gateway_s_own_is_the_provider_s_there(customer_of):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
     body = message(model="claude-haiku", metadata={"user_id": "user-7"})

@@ -95,7 +95,7 @@ def two_providers(clock: Clock, failures: int = 1) -> list[Destination]:
     ]
 
 
-def test_targets_come_before_retries_and_retries_before_fallbacks() -> None:
+def test_targets_come_before_retries_and_retries_before_fallbacks():
     clock = Clock()
     rules = AttemptSettings(max_attempts=9, retries=2, retry_backoff_ms=1000)
     assert tried(two_providers(clock, failures=9), rules, clock) == (
@@ -104,14 +104,14 @@ def test_targets_come_before_retries_and_retries_before_fallbacks() -> None:
     )
 
 
-def test_nobody_waits_for_a_provider_that_is_left_alone_while_another_is_not() -> None:
+def test_nobody_waits_for_a_provider_that_is_left_alone_while_another_is_not():
     clock = Clock()
     rules = AttemptSettings(max_attempts=9, retries=1, retry_backoff_ms=1000)
     names, _ = tried(two_providers(clock), rules, clock)
     assert names == ["one/0", "one/1", "two/0", "two/0"]  # the last one has nobody behind it
 
 
-def test_a_fallback_that_is_left_alone_is_passed_over() -> None:
+def test_a_fallback_that_is_left_alone_is_passed_over():
     clock = Clock()
     one, two = two_providers(clock)
     health = two.targets[0].health
@@ -127,20 +127,20 @@ def test_a_fallback_that_is_left_alone_is_passed_over() -> None:
         (Failure("busy", again=False, counts=False), ["one/0", "one/1", "two/0"]),
     ],
 )
-def test_what_a_failure_allows(failure: Failure, names: list[str]) -> None:
+def test_what_a_failure_allows(failure, names):
     clock = Clock()
     assert tried(two_providers(clock, 9), AttemptSettings(retries=3, max_attempts=9), clock, failure)[0] == names
 
 
 @pytest.mark.parametrize(("asked_s", "waits"), [(None, [0.125]), (0.0, [0.125]), (3.0, [3.0]), (4.5, [])])
-def test_a_wait_is_as_long_as_retry_after_asks_or_there_is_no_retry(asked_s: float | None, waits: list[float]) -> None:
+def test_a_wait_is_as_long_as_retry_after_asks_or_there_is_no_retry(asked_s, waits):
     clock = Clock()
     only = [destination("one", [target("one/0", clock, 9)])]
     failure = Failure("429", retry_after_s=asked_s)
     assert tried(only, AttemptSettings(retries=1, retry_wait_s=4.0), clock, failure)[1] == waits
 
 
-def test_no_attempt_begins_beyond_the_deadline() -> None:
+def test_no_attempt_begins_beyond_the_deadline():
     clock = Clock()
     only = [destination("one", [target("one/0", clock, 99)])]
     rules = AttemptSettings(
@@ -166,9 +166,7 @@ def test_no_attempt_begins_beyond_the_deadline() -> None:
         st.none() | st.floats(0, 100),
     ),
 )
-def test_attempts_end_in_order_and_within_their_bounds(
-    shape: list[int], failures: int, most: int, retries: int, failure: Failure
-) -> None:
+def test_attempts_end_in_order_and_within_their_bounds(shape, failures, most, retries, failure):
     clock = Clock()
     made = [
         destination(str(place), [target(f"{place}/{each}", clock, failures) for each in range(count)])
@@ -186,7 +184,7 @@ def test_attempts_end_in_order_and_within_their_bounds(
         assert len(set(names)) == len(names)
 
 
-def test_the_first_choice_is_the_first_candidate_that_is_well() -> None:
+def test_the_first_choice_is_the_first_candidate_that_is_well():
     clock = Clock()
     one, two = two_providers(clock)
     assert first_choice([one, two], 0.99) == (one, one.targets[1], (two,))
@@ -215,7 +213,7 @@ def test_the_first_choice_is_the_first_candidate_that_is_well() -> None:
         (403, {}, Failure("403", again=False, counts=False)),
     ],
 )
-def test_how_a_status_failed(status: int, headers: dict[str, str], failure: Failure | None) -> None:
+def test_how_a_status_failed(status, headers, failure):
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert failure_of_status(status, raw) == failure
 
@@ -230,5 +228,5 @@ def test_how_a_status_failed(status: int, headers: dict[str, str], failure: Fail
         (AccountBusy("x"), Failure("busy", again=False, elsewhere=False, counts=False)),
     ],
 )
-def test_how_an_error_failed(error: UpstreamError, failure: Failure) -> None:
+def test_how_an_error_failed(error, failure):
     assert failure_of_error(error) == failure

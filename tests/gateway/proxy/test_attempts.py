@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
-from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig, TargetConfig
+from billing.pricing import PriceRow, PriceTable
+from gateway.config.providers import ModelConfig, ProviderConfig, TargetConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.upstream.health import Cooldown
-from tests.gateway.conftest import Customer, Handler, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, until, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, Fetched, ask, asking, assert_free, refusal, the_event
 from tests.support.ports import free_port
@@ -69,9 +67,7 @@ async def assert_served_by_second(customer: Customer, fetched: Fetched) -> None:
 
 
 @pytest.mark.parametrize("status", [None, 503])
-async def test_without_fallbacks_a_failure_is_the_answer(
-    make_gateway: MakeGateway, upstream: Upstream, status: int | None
-) -> None:
+async def test_without_fallbacks_a_failure_is_the_answer(make_gateway, upstream, status):
     first = Provider(saying({}, status or 200))
     url = f"http://127.0.0.1:{free_port()}/v1" if status is None else await upstream(first.serve)
     customer = await (await make_gateway(url)).customer("5.00")
@@ -85,9 +81,7 @@ async def test_without_fallbacks_a_failure_is_the_answer(
 
 
 @pytest.mark.parametrize("status", [None, 401, 403, 408, 429, 500, 503, 529])
-async def test_a_fallback_serves_what_its_entry_could_not(
-    make_gateway: MakeGateway, upstream: Upstream, status: int | None
-) -> None:
+async def test_a_fallback_serves_what_its_entry_could_not(make_gateway, upstream, status):
     second = Provider(saying(answer(model="other-model")))
     first = f"http://127.0.0.1:{free_port()}/v1" if status is None else await upstream(saying({}, status))
     gateway = await make_gateway(first, change=with_second(await upstream(second.serve)))
@@ -101,9 +95,7 @@ async def test_a_fallback_serves_what_its_entry_could_not(
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
-async def test_what_the_client_did_wrong_is_not_asked_elsewhere(
-    make_gateway: MakeGateway, upstream: Upstream, status: int
-) -> None:
+async def test_what_the_client_did_wrong_is_not_asked_elsewhere(make_gateway, upstream, status):
     second = Provider(saying(answer()))
     first = await upstream(saying({"error": {"message": "no"}}, status))
     customer = await (await make_gateway(first, change=with_second(await upstream(second.serve)))).customer("5.00")
@@ -112,13 +104,13 @@ async def test_what_the_client_did_wrong_is_not_asked_elsewhere(
     await assert_free(customer)
 
 
-async def test_a_stream_falls_back_before_its_first_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_falls_back_before_its_first_byte(make_gateway, upstream):
     second = await upstream(streaming(*WORDS, usage_chunk(), DONE))
     customer = await (await make_gateway(await upstream(saying({}, 500)), change=with_second(second))).customer("5.00")
     await assert_served_by_second(customer, await ask(customer, chat(model="gpt-4o-mini", stream=True)))
 
 
-async def test_what_has_begun_is_not_asked_again(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_what_has_begun_is_not_asked_again(make_gateway, upstream):
     second = Provider(saying(answer()))
     first = await upstream(streaming(*WORDS, cut=True))
     customer = await (await make_gateway(first, change=with_second(await upstream(second.serve)))).customer("5.00")
@@ -129,9 +121,7 @@ async def test_what_has_begun_is_not_asked_again(make_gateway: MakeGateway, upst
     assert (event["provider"], event["estimated"]) == ("openai", True)
 
 
-async def test_an_attempt_that_takes_too_long_is_ended_and_the_next_one_asked(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_an_attempt_that_takes_too_long_is_ended_and_the_next_one_asked(make_gateway, upstream):
     gate = Gate(saying(answer()))
     second = await upstream(saying(answer(model="other-model")))
     first = await upstream(gate.serve)
@@ -141,7 +131,7 @@ async def test_an_attempt_that_takes_too_long_is_ended_and_the_next_one_asked(
     gate.opened.set()
 
 
-async def test_a_single_attempt_that_takes_too_long_is_a_timeout(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_single_attempt_that_takes_too_long_is_a_timeout(make_gateway, upstream):
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve), attempts_deadline_s=0.3)
     customer = await gateway.customer("5.00")
@@ -161,7 +151,7 @@ def failing(times: int, status: int = 503, **headers: str) -> Handler:
     return reply
 
 
-async def test_a_provider_is_asked_again_after_a_wait(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_provider_is_asked_again_after_a_wait(make_gateway, upstream):
     provider = Provider(failing(2))
     gateway = await make_gateway(await upstream(provider.serve), retries=2, retry_backoff_ms=100)
     customer = await gateway.customer("5.00")
@@ -173,9 +163,7 @@ async def test_a_provider_is_asked_again_after_a_wait(make_gateway: MakeGateway,
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_retries_are_bounded_and_the_last_failure_is_the_answer(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_retries_are_bounded_and_the_last_failure_is_the_answer(make_gateway, upstream):
     provider = Provider(failing(9))
     gateway = await make_gateway(await upstream(provider.serve), retries=9, max_attempts=3, retry_backoff_ms=1)
     customer = await gateway.customer("5.00")
@@ -185,9 +173,7 @@ async def test_retries_are_bounded_and_the_last_failure_is_the_answer(
 
 
 @pytest.mark.parametrize(("asked", "attempts"), [("1", 2), ("3600", 1)])
-async def test_retry_after_is_honoured_up_to_a_bound(
-    make_gateway: MakeGateway, upstream: Upstream, asked: str, attempts: int
-) -> None:
+async def test_retry_after_is_honoured_up_to_a_bound(make_gateway, upstream, asked, attempts):
     provider = Provider(failing(1, 429, Retry_After=asked))
     gateway = await make_gateway(await upstream(provider.serve), retries=2, retry_wait_s=5, retry_backoff_ms=1)
     customer = await gateway.customer("5.00")
@@ -198,9 +184,7 @@ async def test_retry_after_is_honoured_up_to_a_bound(
         assert time.monotonic() - began_s >= 1
 
 
-async def test_a_client_that_leaves_between_attempts_pays_nothing(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_client_that_leaves_between_attempts_pays_nothing(make_gateway, upstream):
     provider = Provider(failing(9))
     gateway = await make_gateway(await upstream(provider.serve), retries=1, retry_backoff_ms=60_000, retry_wait_s=600)
     customer = await gateway.customer("5.00")
@@ -213,10 +197,10 @@ async def test_a_client_that_leaves_between_attempts_pays_nothing(
     assert len(provider.sent) == 1
 
 
-async def test_a_hold_covers_the_dearest_candidate(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_hold_covers_the_dearest_candidate(make_gateway, upstream):
     """What affords the entry alone is refused, so that the fallback can't overspend."""
 
-    def change(settings: Settings) -> Settings:
+    def change(settings):
         return with_second("http://127.0.0.1:9/v1")(settings)
 
     first = Provider(saying(answer()))
@@ -229,7 +213,7 @@ async def test_a_hold_covers_the_dearest_candidate(make_gateway: MakeGateway, up
     assert len(first.sent) == 1
 
 
-async def test_a_fallback_that_the_key_may_not_use_is_not_asked(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_fallback_that_the_key_may_not_use_is_not_asked(make_gateway, upstream):
     second = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(saying({}, 503)), change=with_second(await upstream(second.serve)))
     customer = await gateway.customer("5.00", models=["gpt-4o-mini"])
@@ -237,7 +221,7 @@ async def test_a_fallback_that_the_key_may_not_use_is_not_asked(make_gateway: Ma
     assert (fetched.status, second.sent) == (503, [])
 
 
-async def test_a_fallback_with_a_quota_of_its_own_is_not_asked(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_fallback_with_a_quota_of_its_own_is_not_asked(make_gateway, upstream):
     second = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(saying({}, 503)), change=with_second(await upstream(second.serve)))
     quota = {"window": "day", "metric": "tokens", "limit": 1_000_000, "model": "other"}
@@ -255,9 +239,7 @@ def of_targets(*urls: str, seconds: float = 30.0, failures: int = 1) -> Change:
     return routes({}, provider)
 
 
-async def test_another_target_is_asked_with_its_own_key_and_one_that_fails_is_left_alone(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_another_target_is_asked_with_its_own_key_and_one_that_fails_is_left_alone(make_gateway, upstream):
     broken, whole = Provider(failing(999)), Provider(saying(answer()))
     urls = [await upstream(broken.serve), await upstream(whole.serve)]
     gateway = await make_gateway(change=of_targets(*urls))
@@ -270,20 +252,20 @@ async def test_another_target_is_asked_with_its_own_key_and_one_that_fails_is_le
     assert {each.headers["Authorization"] for each in broken.sent} <= {"Bearer sk-0"}
 
 
-async def test_a_target_that_recovers_is_asked_again(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_target_that_recovers_is_asked_again(make_gateway, upstream):
     first, second = Provider(failing(1)), Provider(saying(answer()))
     urls = [await upstream(first.serve), await upstream(second.serve)]
     gateway = await make_gateway(change=of_targets(*urls, seconds=0.1))
     customer = await gateway.customer("5.00")
 
-    async def both_serve() -> bool:
+    async def both_serve():
         assert (await ask(customer)).status == 200
         return len(first.sent) > 2 and len(second.sent) > 2
 
     await until(both_serve)
 
 
-async def test_a_single_target_is_asked_whatever_its_health(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_single_target_is_asked_whatever_its_health(make_gateway, upstream):
     provider = Provider(failing(5))
     gateway = await make_gateway(change=of_targets(await upstream(provider.serve)))
     customer = await gateway.customer("5.00")
@@ -291,9 +273,7 @@ async def test_a_single_target_is_asked_whatever_its_health(make_gateway: MakeGa
     assert statuses == [503] * 5 + [200]
 
 
-async def test_a_fallback_is_the_first_choice_while_its_entry_cools_down(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_fallback_is_the_first_choice_while_its_entry_cools_down(make_gateway, upstream):
     first, second = Provider(failing(999)), Provider(saying(answer(model="other-model")))
     change = with_second(await upstream(second.serve))
     gateway = await make_gateway(await upstream(first.serve), change=change)

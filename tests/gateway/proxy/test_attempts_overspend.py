@@ -9,14 +9,12 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
-from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig, TargetConfig
+from billing.pricing import PriceRow, PriceTable
+from gateway.config.providers import ModelConfig, ProviderConfig, TargetConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.upstream.health import Cooldown
-from tests.gateway.conftest import MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import DONE, SSE, answer, delta, until, usage, usage_chunk
 from tests.support.gateways import ask
 
@@ -92,9 +90,7 @@ def change(first: str, second: str) -> Callable[[Settings], Settings]:
     ("seed", "maximum"),
     [(1, MOST_OUTPUT), (2, None), pytest.param(3, MOST_OUTPUT, marks=pytest.mark.slow)],
 )
-async def test_a_balance_is_never_overspent_and_each_answer_is_charged_once(
-    make_gateway: MakeGateway, upstream: Upstream, seed: int, maximum: int | None
-) -> None:
+async def test_a_balance_is_never_overspent_and_each_answer_is_charged_once(make_gateway, upstream, seed, maximum):
     first, second = Flaky(seed, 0.75), Flaky(-seed, 0.2)
     gateway = await make_gateway(
         change=change(await upstream(first.serve), await upstream(second.serve)),

@@ -6,7 +6,7 @@ import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, NotFoundError, RateLimitError
 from openai.types.create_embedding_response import CreateEmbeddingResponse
 
-from tests.gateway.conftest import CustomerOf, Gateway, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, fetch, the_event
 
@@ -22,7 +22,7 @@ def azure(gateway: Gateway, key: str, **options: Any) -> AsyncAzureOpenAI:
 
 @pytest.mark.parametrize("base", ["", "/azure"])
 @pytest.mark.parametrize("options", [{}, {"azure_deployment": "demo"}])
-async def test_azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str, options: dict[str, Any]) -> None:
+async def test_azure_s_client_by_its_endpoint_alone(gateway, base, options):
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key, base=base, **options) as client:
         messages = [{"role": "user", "content": "Say something."}]
@@ -38,7 +38,7 @@ async def test_azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str,
     )
 
 
-async def test_its_embeddings_and_the_path_without_a_deployment(gateway: Gateway) -> None:
+async def test_its_embeddings_and_the_path_without_a_deployment(gateway):
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key) as client:
         found: CreateEmbeddingResponse = await client.embeddings.create(model="demo-embedding", input="One.")
@@ -48,7 +48,7 @@ async def test_its_embeddings_and_the_path_without_a_deployment(gateway: Gateway
         assert (await plain.chat.completions.create(model="demo", messages=messages, max_tokens=5)).choices
 
 
-async def test_its_responses_name_the_model_in_the_body(gateway: Gateway) -> None:
+async def test_its_responses_name_the_model_in_the_body(gateway):
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key) as client:
         made = await client.responses.create(model="demo", input="Say something.", max_output_tokens=20)
@@ -56,7 +56,7 @@ async def test_its_responses_name_the_model_in_the_body(gateway: Gateway) -> Non
     assert (await the_event(customer))["endpoint"] == "/azure/openai/responses"
 
 
-async def test_its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
+async def test_its_refusals_are_its_own_exceptions(gateway):
     quota = {"window": "day", "metric": "requests", "limit": 1}
     customer = await gateway.customer("5.00", quotas=[quota])
     messages: Any = [{"role": "user", "content": "Say something."}]
@@ -71,7 +71,7 @@ async def test_its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "gpt-4o"}, {"model": "gpt-4o-mini"}])
-async def test_the_path_s_name_alone_reaches_the_provider(customer_of: CustomerOf, body: dict[str, Any]) -> None:
+async def test_the_path_s_name_alone_reaches_the_provider(customer_of, body):
     """Whatever a client writes into the body: a provider would believe it."""
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
@@ -85,7 +85,7 @@ async def test_the_path_s_name_alone_reaches_the_provider(customer_of: CustomerO
     assert (await the_event(customer))["model"] == "gpt-4o-mini"
 
 
-async def test_a_model_of_the_wrong_type_is_refused_there_too(gateway: Gateway) -> None:
+async def test_a_model_of_the_wrong_type_is_refused_there_too(gateway):
     customer = await gateway.customer("5.00")
     for body in (b'{"model": 3, "messages": []}', b'{"model": "a", "model": "b", "messages": []}', b'{"Model": "a"}'):
         path = "/openai/deployments/demo/chat/completions"

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from ulid import ULID
 
-from billing.owned.jobs import Job
+from billing.owned import Job
 from billing.usage import Usage
 from gateway.config.settings import load_settings
 from gateway.dialects.facts import Reported
@@ -17,7 +17,7 @@ HELD_NANO = 20_000_000
 
 
 @pytest.mark.parametrize(("input_tokens", "believed"), [(540_000, True), (FACTOR * 272_000 + 1_000, False)])
-def test_what_tools_brought_is_charged_up_to_what_windows_take(input_tokens: int, believed: bool) -> None:
+def test_what_tools_brought_is_charged_up_to_what_windows_take(input_tokens, believed):
     """A report far above the hold is true where tools at the provider brought a window of input."""
     settings = load_settings({}, mode="command")
     row = settings.prices.find("openai", "gpt-5.1-codex", 1_795_000_000)

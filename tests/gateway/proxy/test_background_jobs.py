@@ -90,9 +90,7 @@ async def all_done(gateway: Gateway) -> None:
     await until(done)
 
 
-async def test_it_is_held_until_it_is_done_though_nobody_asks(
-    gateway: Gateway, customer: Customer, worker: Worker
-) -> None:
+async def test_it_is_held_until_it_is_done_though_nobody_asks(gateway, customer, worker):
     fetched = await respond(customer)
     assert (fetched.status, fetched.json["status"]) == (200, "queued")
     await until(lambda: worker.polled() >= 2)
@@ -107,7 +105,7 @@ async def test_it_is_held_until_it_is_done_though_nobody_asks(
     assert worker.polled() == polls
 
 
-async def test_what_the_client_reads_is_not_billed_again(gateway: Gateway, customer: Customer, worker: Worker) -> None:
+async def test_what_the_client_reads_is_not_billed_again(gateway, customer, worker):
     await respond(customer)
     async with customer.get(f"{PATH}/{worker.name}") as answer:
         assert (await answer.json())["status"] == "queued"
@@ -127,9 +125,7 @@ async def test_what_the_client_reads_is_not_billed_again(gateway: Gateway, custo
         (response(), 404, False),
     ],
 )
-async def test_without_usage_what_was_written_costs_the_hold(
-    gateway: Gateway, customer: Customer, worker: Worker, ended: dict[str, Any], status: int, free: bool
-) -> None:
+async def test_without_usage_what_was_written_costs_the_hold(gateway, customer, worker, ended, status, free):
     await respond(customer)
     worker.answer, worker.status = ended, status
     await all_done(gateway)
@@ -138,7 +134,7 @@ async def test_without_usage_what_was_written_costs_the_hold(
     assert free or (await the_event(customer))["estimated"]
 
 
-async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, worker: Worker) -> None:
+async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make, worker):
     gateway = await make(background_expiry_s=1)
     customer = await gateway.customer()
     await respond(customer)
@@ -147,39 +143,39 @@ async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, work
     assert (await the_event(customer))["estimated"]
 
 
-async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make: Any, worker: Worker) -> None:
+async def test_one_whose_provider_is_gone_costs_its_hold_when_it_expires(make, worker):
     gateway = await make(background_expiry_s=1)
     customer = await gateway.customer()
     await respond(customer)
     worker.gone = True
     await all_done(gateway)
     assert (await the_event(customer))["estimated"]
-    await until(lambda: not gateway.proxy._poller._following)
+    await until(lambda: not gateway.proxy.poller._following)
 
 
-async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: Any, worker: Worker) -> None:
+async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make, worker):
     gateway = await make()
     customer = await gateway.customer()
     worker.hangs = asyncio.Event()
     await respond(customer)
     await until(lambda: worker.polled() == 1)
     async with asyncio.timeout(BOUND_S):
-        await gateway.proxy._poller.stop()
+        await gateway.proxy.poller.stop()
         await until(lambda: not gateway.runtime.engine.holds.live)
     assert await customer.events() == []
     assert not await held(customer)
     worker.hangs.set()
 
 
-@pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
+@pytest.mark.parametrize("place", ["stored.record", "poller.begin"])
 async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
-    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+    gateway, customer, worker, monkeypatch, place
+):
     owner, name = place.split(".")
-    part = getattr(gateway.proxy._forwarder, owner)
+    part = getattr(gateway.proxy, owner)
     real, reached, calls = getattr(part, name), asyncio.Event(), []
 
-    async def slow(*args: Any) -> Any:
+    async def slow(*args):
         calls.append(args)
         if len(calls) == 1:
             reached.set()
@@ -196,15 +192,13 @@ async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
     assert not (await the_event(customer, COST))["estimated"]
 
 
-async def test_a_gateway_that_stops_leaves_it_to_another(
-    make_gateway: MakeGateway, upstream: Any, worker: Worker
-) -> None:
+async def test_a_gateway_that_stops_leaves_it_to_another(make_gateway, upstream, worker):
     url = await upstream(worker.serve)
     first, second = await make_gateway(url, **QUICK), await make_gateway(url, **QUICK)
     customer = await first.customer()
     there = Customer(second, customer.account_id, customer.key_id, customer.key)
     request_id = (await respond(customer)).headers["x-request-id"]
-    await first.proxy._poller.stop()
+    await first.proxy.poller.stop()
     await until(lambda: not first.runtime.engine.holds.live)
     worker.answer = response(service_tier="default")
     await all_done(second)
@@ -212,15 +206,13 @@ async def test_a_gateway_that_stops_leaves_it_to_another(
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-async def test_another_gateway_pays_it_once_where_its_own_is_lost(
-    make_gateway: MakeGateway, upstream: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_gateway_pays_it_once_where_its_own_is_lost(make_gateway, upstream, worker, monkeypatch):
     url = await upstream(worker.serve)
     first, second = await make_gateway(url, **QUICK), await make_gateway(url, **QUICK)
     lost = asyncio.Event()
-    poller = first.proxy._poller
+    poller = first.proxy.poller
 
-    async def dead(*_: Any) -> None:
+    async def dead(*_):
         await lost.wait()
 
     monkeypatch.setattr(poller, "_follow", dead)
@@ -236,7 +228,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     async with asyncio.timeout(BOUND_S):
         await all_done(second)
 
-    async def paid() -> bool:
+    async def paid():
         return parse_usd("5.00") - parse_usd((await there.balance())["balance_usd"]) == COST
 
     await until(paid)
@@ -252,7 +244,7 @@ async def _nothing() -> list[Any]:
     return []
 
 
-async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) -> None:
+async def test_what_could_not_be_followed_is_refused(make, worker):
     gateway = await make(background_jobs=1)
     customer = await gateway.customer()
     refusal(await respond(customer, store=False), 400, "invalid_request_error")
@@ -263,7 +255,7 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     await all_done(gateway)
 
 
-async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -> None:
+async def test_one_account_does_not_take_all_places(make, worker):
     gateway = await make(background_jobs=4)
     one, other = await gateway.customer(), await gateway.customer()
     for name in ("resp_1", "resp_2"):
@@ -301,7 +293,7 @@ class Streaming(Worker):
         return answer
 
 
-async def test_a_streamed_one_is_paid_by_its_stream(make_gateway: MakeGateway, upstream: Any) -> None:
+async def test_a_streamed_one_is_paid_by_its_stream(make_gateway, upstream):
     worker = Streaming()
     gateway = await make_gateway(await upstream(worker.serve), **QUICK)
     customer = await gateway.customer()
@@ -314,13 +306,11 @@ async def test_a_streamed_one_is_paid_by_its_stream(make_gateway: MakeGateway, u
     assert (found["id"], found["estimated"]) == (answer.headers["x-request-id"], False)
     await all_done(gateway)
     assert worker.polled() == 0
-    await until(lambda: not gateway.proxy._poller._following)
+    await until(lambda: not gateway.proxy.poller._following)
 
 
 @pytest.mark.parametrize("broken", ["client", "provider"])
-async def test_a_streamed_one_goes_on_where_its_stream_breaks(
-    make_gateway: MakeGateway, upstream: Any, broken: str
-) -> None:
+async def test_a_streamed_one_goes_on_where_its_stream_breaks(make_gateway, upstream, broken):
     worker = Streaming()
     worker.cut = broken == "provider"
     gateway = await make_gateway(await upstream(worker.serve), **QUICK)
@@ -339,7 +329,7 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
     worker.go_on.set()
-    await until(lambda: not gateway.proxy._poller._following and not gateway.proxy._poller._passing)
+    await until(lambda: not gateway.proxy.poller._following and not gateway.proxy.poller._passing)
 
 
 def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> Any:
@@ -355,10 +345,8 @@ def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> A
     return called
 
 
-async def test_postgres_away_while_it_runs_loses_nothing(
-    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = gateway.proxy._poller._jobs
+async def test_postgres_away_while_it_runs_loses_nothing(gateway, customer, worker, monkeypatch):
+    jobs = gateway.proxy.poller._jobs
     for name in ("renew", "done"):
         monkeypatch.setattr(jobs, name, away(3, getattr(jobs, name)))
     request_id = (await respond(customer)).headers["x-request-id"]
@@ -368,10 +356,8 @@ async def test_postgres_away_while_it_runs_loses_nothing(
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-async def test_one_that_postgres_takes_late_is_kept(
-    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = gateway.proxy._poller._jobs
+async def test_one_that_postgres_takes_late_is_kept(gateway, customer, worker, monkeypatch):
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
     assert (await respond(customer)).status == 200
     worker.answer = response(service_tier="default")
@@ -379,20 +365,16 @@ async def test_one_that_postgres_takes_late_is_kept(
     assert not (await the_event(customer, COST))["estimated"]
 
 
-async def test_none_is_begun_while_postgres_is_away(
-    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = gateway.proxy._poller._jobs
+async def test_none_is_begun_while_postgres_is_away(gateway, customer, worker, monkeypatch):
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "ping", away(1, jobs.ping, DatabaseUnavailable))
     refusal(await respond(customer), 503, "temporarily_unavailable")
     assert worker.asked == []
     assert not await held(customer)
 
 
-async def test_one_that_can_not_be_kept_costs_its_hold(
-    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = gateway.proxy._poller._jobs
+async def test_one_that_can_not_be_kept_costs_its_hold(gateway, customer, worker, monkeypatch):
+    jobs = gateway.proxy.poller._jobs
     monkeypatch.setattr(jobs, "begin", away(1, jobs.begin))
     answered = await respond(customer)
     await until(lambda: not gateway.runtime.engine.holds.live)
@@ -403,24 +385,23 @@ async def test_one_that_can_not_be_kept_costs_its_hold(
 
 
 @pytest.mark.parametrize("told", [False, True])
-async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(
-    make_gateway: MakeGateway, upstream: Any, monkeypatch: pytest.MonkeyPatch, told: bool
-) -> None:
+async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(make_gateway, upstream, monkeypatch, told):
     """Its answer breaks off; it is charged once all the same: what it came to where that was `told`, else the hold."""
     worker = Streaming()
     gateway = await make_gateway(await upstream(worker.serve), **QUICK)
-    settlements = gateway.proxy._poller._settlements
+    settlements = gateway.proxy.settlements
+    settle = settlements.ended
 
-    name = "complete" if told else "stream"
-    settle = getattr(settlements, name)
-
-    async def lost(*given: Any, **more: Any) -> None:
-        monkeypatch.setattr(settlements, name, settle)
+    async def lost(settling):
         if told:
-            await settle(*given)
+            await settling
         raise SettlementLost("neither has answered")
 
-    monkeypatch.setattr(settlements, name, lost)
+    def ended(context, hold, tap, reason, *_, **more):
+        monkeypatch.setattr(settlements, "ended", settle)
+        return lost(settle(context, hold, tap, reason, **more) if told else None)
+
+    monkeypatch.setattr(settlements, "ended", ended)
     customer = await gateway.customer()
     worker.answer = response(service_tier="default")
     async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
@@ -440,8 +421,8 @@ CANCELLED = response(status="cancelled", usage=None, output=[])
 
 @pytest.mark.parametrize("read", ["", "?stream=true", "?%20stream[]=true", "shown"])
 async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
-    gateway: Gateway, customer: Customer, worker: Worker, read: str
-) -> None:
+    gateway, customer, worker, read
+):
     await respond(customer, input="Hello " * 50)
     if read == "shown":
         worker.answer = response(status="in_progress", usage=None)
@@ -459,7 +440,7 @@ async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could
     assert found["output_tokens"] == (ASKED["max_output_tokens"] if read else 0)
 
 
-async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway: MakeGateway, upstream: Any) -> None:
+async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway, upstream):
     worker = Streaming()
     worker.begun += event("response.output_text.delta", item_id="msg_1", delta="one two three four")
     worker.cut = True

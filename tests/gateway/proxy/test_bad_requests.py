@@ -5,13 +5,12 @@ import gzip
 import json
 import zlib
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from billing.holds.api import Admissions
 from gateway.proxy.settlement.missing_usage import MissingUsage
-from tests.gateway.conftest import Gateway, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming
 from tests.support.gateways import ask, assert_free, fetch, head, raw, refusal, spent_nano, the_event
 
@@ -49,7 +48,7 @@ BAD_BODIES: dict[str, tuple[bytes, str | None]] = {
 }
 
 
-async def test_bad_bodies_are_refused_and_name_their_fault(gateway: Gateway) -> None:
+async def test_bad_bodies_are_refused_and_name_their_fault(gateway):
     customer = await gateway.customer()
     for what, (body, param) in BAD_BODIES.items():
         fetched = await fetch(customer.post(data=body))
@@ -59,7 +58,7 @@ async def test_bad_bodies_are_refused_and_name_their_fault(gateway: Gateway) -> 
     await assert_free(customer)
 
 
-async def test_odd_but_lawful_bodies_harm_nothing(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_odd_but_lawful_bodies_harm_nothing(gateway, caplog):
     customer = await gateway.customer()
     for body in (
         b'{"model":"local/a\\u0000b","messages":[]}',
@@ -80,9 +79,7 @@ async def test_odd_but_lawful_bodies_harm_nothing(gateway: Gateway, caplog: pyte
     assert "set aside" not in caplog.text
 
 
-async def test_counts_beyond_all_bounds_are_the_client_s_fault(
-    gateway: Gateway, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_counts_beyond_all_bounds_are_the_client_s_fault(gateway, caplog):
     customer = await gateway.customer()
     prompts = {"model": "demo", "prompt": ["a"] * 100_000, "n": 100}
     refusal(await ask(customer, prompts, path="/v1/completions"), 400, "invalid_request_error")
@@ -91,7 +88,7 @@ async def test_counts_beyond_all_bounds_are_the_client_s_fault(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_body_above_the_bound_is_refused_before_it_is_read(gateway: Gateway) -> None:
+async def test_a_body_above_the_bound_is_refused_before_it_is_read(gateway):
     customer = await gateway.customer()
     announced = head(customer, f"Content-Length: {40 * MIB}", "Connection: close")
     response = await raw(gateway, announced, b"x" * KIB)  # the rest never comes
@@ -99,11 +96,11 @@ async def test_a_body_above_the_bound_is_refused_before_it_is_read(gateway: Gate
     assert json.loads(response.body)["error"]["code"] == "request_too_large"
 
 
-async def test_a_chunked_body_above_the_bound_is_refused(make_gateway: MakeGateway) -> None:
+async def test_a_chunked_body_above_the_bound_is_refused(make_gateway):
     gateway = await make_gateway(change=lambda settings: replace(settings, proxy_max_body_bytes=256 * KIB))
     customer = await gateway.customer()
 
-    async def pieces(length: int) -> Any:
+    async def pieces(length):
         for _ in range(length // (64 * KIB)):
             yield b" " * 64 * KIB
 
@@ -113,7 +110,7 @@ async def test_a_chunked_body_above_the_bound_is_refused(make_gateway: MakeGatew
     refusal(await fetch(customer.post(data=b" " * 256 * KIB)), 400, "invalid_request_error")
 
 
-async def test_compressed_bodies_are_bounded_after_decoding(make_gateway: MakeGateway) -> None:
+async def test_compressed_bodies_are_bounded_after_decoding(make_gateway):
     gateway = await make_gateway(change=lambda settings: replace(settings, proxy_max_body_bytes=MIB))
     customer = await gateway.customer()
     body = json.dumps(chat("word " * 1000)).encode()
@@ -128,7 +125,7 @@ async def test_compressed_bodies_are_bounded_after_decoding(make_gateway: MakeGa
         refusal(fetched, 400, "invalid_request_error")
 
 
-async def test_header_injection_gets_nowhere(gateway_of: GatewayOf) -> None:
+async def test_header_injection_gets_nowhere(gateway_of):
     provider = Provider(saying(answer()))
     gateway = await gateway_of(provider.serve)
     customer = await gateway.customer()
@@ -152,9 +149,7 @@ async def test_header_injection_gets_nowhere(gateway_of: GatewayOf) -> None:
     assert (await raw(gateway, smuggled)).status == 200
 
 
-async def test_header_bytes_that_are_not_text_are_survived(
-    gateway_of: GatewayOf, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_header_bytes_that_are_not_text_are_survived(gateway_of, caplog):
     gateway = await gateway_of(saying(answer()))
     customer = await gateway.customer()
     body = json.dumps(chat(model="gpt-4o-mini")).encode()
@@ -166,7 +161,7 @@ async def test_header_bytes_that_are_not_text_are_survived(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_leaves_while_it_uploads(gateway, caplog):
     customer = await gateway.customer()
     where = gateway.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(where[0], int(where[1]))
@@ -178,7 +173,7 @@ async def test_a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: p
     assert "Traceback" not in caplog.text
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(gateway_of: GatewayOf) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(gateway_of):
     gateway = await gateway_of(upload_timeout_s=0.05)
     customer = await gateway.customer()
     where = gateway.url.removeprefix("http://").split(":")
@@ -192,19 +187,22 @@ async def test_a_body_that_does_not_come_is_not_waited_for(gateway_of: GatewayOf
     assert b'"code":"invalid_request_error"' in response
 
 
-async def test_a_failure_of_ours_says_nothing_of_itself(
-    make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failure_of_ours_says_nothing_of_itself(make_gateway, upstream, monkeypatch):
     gateway = await make_gateway(await upstream(streaming(*WORDS, DONE)))
     customer = await gateway.customer()
 
-    async def broken(*_: Any) -> None:
+    async def broken(*_):
         raise RuntimeError("a secret of Redis")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Admissions, "admit", broken)
-        fetched = await ask(customer)
-        refusal(fetched, 503, "temporarily_unavailable")
+    def broken_at_once(*_):
+        raise RuntimeError("a secret of Redis")
+
+    for name, asked in (("admit", broken), ("ask", broken_at_once)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Admissions, "must_wait", lambda *_, waits=name == "admit": waits)
+            patched.setattr(Admissions, name, asked)
+            fetched = await ask(customer)
+            refusal(fetched, 503, "temporarily_unavailable")
     await assert_free(customer)
     with monkeypatch.context() as patched:
         patched.setattr(MissingUsage, "guess", broken)

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.messages import CONTENT
-from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import DONE, SSE, Provider, answer, delta, event, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 
@@ -49,7 +48,7 @@ HIDDEN = (
 )
 
 
-async def test_a_provider_is_told_that_the_body_is_what_was_read_here(customer_of: CustomerOf) -> None:
+async def test_a_provider_is_told_that_the_body_is_what_was_read_here(customer_of):
     """`HIDDEN` has an `n` of 128 to whoever takes it for UTF-7, and servers that obey a charset do."""
     assert json.loads(HIDDEN)["max_tokens"] == 1
     assert json.loads(HIDDEN.decode("utf-7"))["n"] == 128
@@ -67,9 +66,7 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(customer_o
     assert not provider.sent
 
 
-async def test_a_name_as_protobuf_spells_it_is_no_other_name(
-    customer_of: CustomerOf, subtests: pytest.Subtests
-) -> None:
+async def test_a_name_as_protobuf_spells_it_is_no_other_name(customer_of, subtests):
     """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
@@ -92,9 +89,7 @@ async def test_a_name_as_protobuf_spells_it_is_no_other_name(
 # Work that a model does by its name alone
 
 
-async def test_a_model_that_always_searches_is_held_and_charged_a_search(
-    gateway_of: GatewayOf, subtests: pytest.Subtests
-) -> None:
+async def test_a_model_that_always_searches_is_held_and_charged_a_search(gateway_of, subtests):
     name = "gpt-4o-mini-search-preview"
     gateway = await gateway_of(Provider(saying(answer())).serve, change=priced(name, per_unit={"search": SEARCH_NANO}))
     beside_nano = WINDOW * INPUT + SEARCH_NANO + OUTPUT  # the first round is what the body may be at most
@@ -110,9 +105,7 @@ async def test_a_model_that_always_searches_is_held_and_charged_a_search(
             assert (found["units"], found["estimated"]) == ({"searches": 1}, False)
 
 
-async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(
-    customer_of: CustomerOf, subtests: pytest.Subtests
-) -> None:
+async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(customer_of, subtests):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve, change=priced("gpt-4o-mini", "*"))
     for field in ("models", "fallbacks"):
@@ -125,7 +118,7 @@ async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(
     assert not provider.sent
 
 
-async def test_another_model_that_searches_and_has_a_price(gateway_of: GatewayOf) -> None:
+async def test_another_model_that_searches_and_has_a_price(gateway_of):
     provider = Provider(saying(answer()))
     body = chat(model="gpt-4o-mini", max_tokens=1, models=["gpt-4o:online"])
     change = priced("gpt-4o-mini", "*", per_unit={"search": SEARCH_NANO})
@@ -135,7 +128,7 @@ async def test_another_model_that_searches_and_has_a_price(gateway_of: GatewayOf
     assert 0 < parse_usd(billing["required_usd"]) - beside_nano < 200 * INPUT
 
 
-async def test_what_is_not_in_the_body_is_held_as_the_window(gateway_of: GatewayOf) -> None:
+async def test_what_is_not_in_the_body_is_held_as_the_window(gateway_of):
     """A provider that does not know the client's bound runs the tool all the same; and a few words of a template of the
     client's own make a prompt of any length (vLLM)."""
     provider = Provider(saying(answer(reported=usage(9_000, 5))))
@@ -152,10 +145,8 @@ async def test_what_is_not_in_the_body_is_held_as_the_window(gateway_of: Gateway
         assert not (await the_event(customer, 9_000 * INPUT + 5 * OUTPUT))["estimated"], fields
 
 
-async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
-    gateway_of: GatewayOf, subtests: pytest.Subtests
-) -> None:
-    def tiers(settings: Settings) -> Settings:
+async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(gateway_of, subtests):
+    def tiers(settings):
         rates, factors = {"input": INPUT * 10**6, "output": OUTPUT * 10**6}, {"priority": 2 * 10**9, "flex": 10**9 // 2}
         row = PriceRow("openai", "gpt-4o-mini", date(2025, 1, 1), rates, {}, (), factors, None, 1000, WINDOW)
         return replace(settings, prices=PriceTable([row]))
@@ -183,7 +174,7 @@ async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
 # Input that is not in the body
 
 
-async def test_an_input_is_text_or_token_ids(customer_of: CustomerOf, subtests: pytest.Subtests) -> None:
+async def test_an_input_is_text_or_token_ids(customer_of, subtests):
     """A picture's address is short, and its tokens are many: nothing here could bound them."""
     provider = Provider(saying({"data": [], "usage": {"prompt_tokens": 8_000, "total_tokens": 8_000}}))
     customer = await customer_of(provider.serve, change=priced("gpt-4o-mini"))
@@ -210,7 +201,7 @@ async def charged_output(gateway: Gateway, provider: Provider, *pieces: bytes) -
     return int(found["output_tokens"])
 
 
-async def test_what_is_no_proper_event_is_output(gateway_of: GatewayOf, subtests: pytest.Subtests) -> None:
+async def test_what_is_no_proper_event_is_output(gateway_of, subtests):
     """Nor one above its bound: two megabytes in one event, as pictures come, cut by the wire and after an event that
     says nothing. Nor one with numbers that Python's encoder writes, which a client can bring about by asking for
     `logprobs`."""
@@ -235,7 +226,7 @@ async def test_what_is_no_proper_event_is_output(gateway_of: GatewayOf, subtests
             assert await charged_output(gateway, provider, ROLE, *[words] * 20) >= 100
 
 
-async def test_every_member_of_a_compressed_stream_is_read(gateway_of: GatewayOf) -> None:
+async def test_every_member_of_a_compressed_stream_is_read(gateway_of):
     """Servers that compress piece by piece, though nobody asked for it."""
     pieces = [
         gzip.compress(each) for each in (ROLE, delta("word " * 300), delta(finish="stop"), usage_chunk(10, 7), DONE)
@@ -250,7 +241,7 @@ async def test_every_member_of_a_compressed_stream_is_read(gateway_of: GatewayOf
         await the_event(customer, 10 * INPUT + 7 * OUTPUT)
 
 
-async def test_text_that_no_report_covers_is_paid_for(gateway_of: GatewayOf) -> None:
+async def test_text_that_no_report_covers_is_paid_for(gateway_of):
     """Beside an empty list of choices, and where a provider does not obey its maximum: its report is far above what can
     be believed of one token, but its text is here for everybody to see."""
     beside = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}

@@ -7,7 +7,7 @@ import pytest
 
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, chat
+from tests.gateway.conftest import Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
@@ -31,7 +31,7 @@ ENDS: dict[str, tuple[Handler, tuple[int, str | None, bool]]] = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_how_a_stream_ended(customer_of: CustomerOf, how: str) -> None:
+async def test_how_a_stream_ended(customer_of, how):
     reply, reason = ENDS[how]
     customer = await customer_of(reply)
     fetched = await ask(customer, STREAM)
@@ -39,7 +39,7 @@ async def test_how_a_stream_ended(customer_of: CustomerOf, how: str) -> None:
     assert shown(await the_event(customer)) == reason
 
 
-async def test_a_client_that_left_is_seen_though_the_provider_told_its_usage(gateway_of: GatewayOf) -> None:
+async def test_a_client_that_left_is_seen_though_the_provider_told_its_usage(gateway_of):
     provider = Slow(WORDS[0], *WORDS[1:], usage_chunk(), DONE)
     gateway = await gateway_of(provider.serve, disconnect_drain_s=60)
     customer = await gateway.customer()
@@ -49,7 +49,7 @@ async def test_a_client_that_left_is_seen_though_the_provider_told_its_usage(gat
     assert shown(await the_event_in_the_end(customer, COUNTED_NANO)) == (499, "client_gone", False)
 
 
-async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of: GatewayOf) -> None:
+async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of):
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve, disconnect_drain_s=60)
     customer = await gateway.customer()
@@ -59,14 +59,14 @@ async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of: Gatewa
     assert shown(await the_event_in_the_end(customer, COUNTED_NANO)) == (499, "client_gone", False)
 
 
-async def test_one_that_took_too_long(customer_of: CustomerOf) -> None:
+async def test_one_that_took_too_long(customer_of):
     provider = Slow(WORDS[0], DONE)
     customer = await customer_of(provider.serve, max_request_s=1.5)
     assert (await ask(customer, STREAM)).cut
     assert shown(await the_event_in_the_end(customer)) == (504, "max_request_s", True)
 
 
-async def test_a_stream_is_cut_as_soon_as_its_hold_is_found_closed(gateway_of: GatewayOf) -> None:
+async def test_a_stream_is_cut_as_soon_as_its_hold_is_found_closed(gateway_of):
     """Others had taken this gateway for dead; it finds out while the provider is still at it."""
     provider = Slow(WORDS[0], DONE)
     gateway = await gateway_of(provider.serve)

@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from billing.holds.api import Admissions
-from billing.holds.model import Decision, Reload
-from tests.gateway.conftest import Customer, Gateway, MakeGateway, MakeStores, chat
+from billing.holds.model import Reload
+from tests.gateway.conftest import Customer, Gateway, MakeStores, chat
 from tests.support.answering import until
 from tests.support.gateways import ask, fetch, refusal, spent_nano
 
@@ -23,7 +22,7 @@ async def pair(on_stores: MakeStores) -> AsyncIterator[tuple[Gateway, Gateway]]:
         yield await make(), await make()
 
 
-async def test_a_revoked_key_is_dead_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+async def test_a_revoked_key_is_dead_on_every_gateway(pair):
     first, second = pair
     for change in ("DELETE", "PATCH"):
         customer = await first.customer()
@@ -36,13 +35,13 @@ async def test_a_revoked_key_is_dead_on_every_gateway(pair: tuple[Gateway, Gatew
         status = 401 if change == "DELETE" else 403
         assert (await ask(customer, chat())).status == status
 
-        async def refused(at: Customer = elsewhere, status: int = status) -> bool:
+        async def refused(at=elsewhere, status=status):
             return (await ask(at, chat())).status == status
 
         await until(refused)  # told: by itself the other one would believe its memory for principal_cache_s
 
 
-async def test_a_suspended_account_is_refused_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+async def test_a_suspended_account_is_refused_on_every_gateway(pair):
     first, second = pair
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
@@ -50,19 +49,19 @@ async def test_a_suspended_account_is_refused_on_every_gateway(pair: tuple[Gatew
     await first.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
     refusal(await ask(customer, chat()), 402, "billing_required")
 
-    async def refused() -> bool:
+    async def refused():
         return (await ask(elsewhere, chat())).status == 402
 
     await until(refused)
 
 
-async def test_changes_in_the_midst_of_traffic_refuse_nobody(pair: tuple[Gateway, Gateway]) -> None:
+async def test_changes_in_the_midst_of_traffic_refuse_nobody(pair):
     first, second = pair
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
     changed = asyncio.Event()
 
-    async def traffic(at: Customer) -> list[int]:
+    async def traffic(at):
         statuses = []
         while not changed.is_set():
             statuses.append((await ask(at, chat(max_tokens=1))).status)
@@ -81,35 +80,33 @@ async def test_changes_in_the_midst_of_traffic_refuse_nobody(pair: tuple[Gateway
     assert (await fetch(customer.get("/v1/key"))).json["windows"][0]["used"] == len(statuses)
 
 
-async def test_a_principal_that_changes_again_and_again_is_read_until_it_rests(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_principal_that_changes_again_and_again_is_read_until_it_rests(gateway, monkeypatch):
     customer = await gateway.customer()
     admit, asked = Admissions.admit, 0
 
-    async def changed_meanwhile(*arguments: Any) -> Decision:
+    async def changed_meanwhile(*arguments):
         nonlocal asked
         asked += 1
         return Reload() if asked < 12 else await admit(*arguments)
 
+    monkeypatch.setattr(Admissions, "must_wait", lambda *_: True)
     monkeypatch.setattr(Admissions, "admit", changed_meanwhile)
     assert (await ask(customer, chat())).status == 200
     assert asked == 12
 
 
 @pytest.mark.parametrize("wait_ms", [0, 100])
-async def test_a_principal_that_never_rests_is_given_up(
-    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, wait_ms: int
-) -> None:
+async def test_a_principal_that_never_rests_is_given_up(make_gateway, monkeypatch, wait_ms):
     gateway = await make_gateway(admission_wait_ms=wait_ms)
     customer = await gateway.customer()
     asked = 0
 
-    async def always_changed(*_: Any) -> Reload:
+    async def always_changed(*_):
         nonlocal asked
         asked += 1
         return Reload()
 
+    monkeypatch.setattr(Admissions, "must_wait", lambda *_: True)
     monkeypatch.setattr(Admissions, "admit", always_changed)
     refusal(await ask(customer, chat()), 503, "temporarily_unavailable")
     assert (0 if wait_ms else 3) <= asked < 12  # on a busy machine the time is up before anybody has asked
@@ -124,14 +121,14 @@ async def _dead(*customers: Customer) -> None:
     await until(refused)
 
 
-async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(pair: tuple[Gateway, Gateway]) -> None:
+async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(pair):
     first, second = pair
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
     assert [(await ask(at, chat(max_tokens=1))).status for at in old] == [200, 200]
     rotated = asyncio.Event()
 
-    async def traffic(at: Customer) -> list[int]:
+    async def traffic(at):
         statuses = []
         while not rotated.is_set():
             statuses.append((await ask(at, chat(max_tokens=1))).status)
@@ -149,7 +146,7 @@ async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(pair: tuple[Gat
     await _dead(*old, *new)
 
 
-async def test_the_secret_before_a_rotation_ends_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+async def test_the_secret_before_a_rotation_ends_on_every_gateway(pair):
     first, second = pair
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
@@ -162,7 +159,7 @@ async def test_the_secret_before_a_rotation_ends_on_every_gateway(pair: tuple[Ga
     assert [(await ask(at, chat())).status for at in old] == [200, 200]
 
 
-async def test_who_is_removed_or_demoted_spends_on_no_gateway(pair: tuple[Gateway, Gateway]) -> None:
+async def test_who_is_removed_or_demoted_spends_on_no_gateway(pair):
     first, second = pair
     customer = await first.customer()
     owner_token = await first.person(customer.account_id)

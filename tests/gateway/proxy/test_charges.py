@@ -11,11 +11,9 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.pricing.rows import PriceRow, Tier
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable, Tier
 from gateway.config.settings import ModelConfig, Settings
-from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import CACHED, INPUT, OUTPUT, ask, fetch, refusal, spent_nano, the_event
 
@@ -53,9 +51,7 @@ ODD = PriceRow(
 
 
 @pytest.mark.parametrize(("markup", "plan_markup"), [(0, 0), (0, 12_345_678_901), (33_333_333_333, 5)])
-async def test_a_charge_is_exact_and_rounded_up_once(
-    make_gateway: MakeGateway, upstream: Upstream, markup: int, plan_markup: int
-) -> None:
+async def test_a_charge_is_exact_and_rounded_up_once(make_gateway, upstream, markup, plan_markup):
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD, markup, plan_markup))
     customer = await gateway.customer("5.00", account={"plan": "marked"})
@@ -88,14 +84,14 @@ async def test_a_charge_is_exact_and_rounded_up_once(
             assert {line["class"]: line["quantity"] for line in lines} == {**counts, "request": 1}
 
 
-async def test_cached_tokens_have_their_own_price(customer_of: CustomerOf) -> None:
+async def test_cached_tokens_have_their_own_price(customer_of):
     counts = usage(100, 10, prompt_tokens_details={"cached_tokens": 60})
     customer = await customer_of(saying(answer(reported=counts)))
     await ask(customer)
     await the_event(customer, 40 * INPUT + 60 * CACHED + 10 * OUTPUT)
 
 
-async def test_a_tier_without_a_price_is_refused(customer_of: CustomerOf) -> None:
+async def test_a_tier_without_a_price_is_refused(customer_of):
     provider = Provider(saying(answer(service_tier="default")))
     customer = await customer_of(provider.serve, change=priced(ODD))
     refusal(await ask(customer, chat(model="gpt-3.5-turbo", service_tier="priority")), 400, "model_not_priced")
@@ -103,7 +99,7 @@ async def test_a_tier_without_a_price_is_refused(customer_of: CustomerOf) -> Non
     assert len(provider.sent) == 1
 
 
-async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_usage_above_the_hold_is_charged_as_reported(make_gateway, upstream):
     gateway = await make_gateway(await upstream(saying(answer(reported=usage(200, 300)))))
     customer = await gateway.customer("0.001")
     assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=20))).status == 200
@@ -112,7 +108,7 @@ async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGat
     assert b"metergate_hold_exceeded_total 1.0" in shown
 
 
-async def test_a_credit_limit_lets_the_balance_go_below_zero(gateway_of: GatewayOf) -> None:
+async def test_a_credit_limit_lets_the_balance_go_below_zero(gateway_of):
     gateway = await gateway_of(saying(answer(reported=usage(10, 1000))))
     customer = await gateway.customer("0", account={"credit_limit_usd": "0.001"})
     body = chat(model="gpt-4o-mini", max_tokens=1000)
@@ -132,7 +128,7 @@ def by_prefix(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable([*settings.prices.rows, *rows]))
 
 
-async def test_the_longest_prefix_of_a_model_prices_it(gateway_of: GatewayOf) -> None:
+async def test_the_longest_prefix_of_a_model_prices_it(gateway_of):
     provider = Provider(saying(answer(reported=usage(10, 5))))
     gateway = await gateway_of(provider.serve, change=by_prefix)
     customer, spent = await gateway.customer("5.00"), 0

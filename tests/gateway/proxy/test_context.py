@@ -16,7 +16,7 @@ from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import priced
 
 
-def test_every_value_of_a_debit_stands_at_its_name() -> None:
+def test_every_value_of_a_debit_stands_at_its_name():
     candidate = priced(model="its name there")
     body = b'{"model":"m","messages":[],"user":"end user","stream":true}'
     given: dict[str, Any] = {
@@ -34,7 +34,7 @@ def test_every_value_of_a_debit_stands_at_its_name() -> None:
         "first_byte_s": 1.25,
         "sender": Sender("session", "agent", "parent", "codex", "0.169.0"),
     }
-    unused = dict.fromkeys(RequestContext.__struct_fields__[:16])
+    unused = dict.fromkeys(RequestContext.__struct_fields__[:17])
     context = RequestContext(**{**unused, **given})
     usage = Usage(
         input_tokens=100, cached_input_tokens=11, cache_write_tokens=12, output_tokens=50, reasoning_tokens=13, images=2

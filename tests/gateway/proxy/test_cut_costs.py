@@ -3,18 +3,17 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, Handler, chat
+from gateway.tokens import O200K
+from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -67,7 +66,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_input_costs_the_same_wherever_it_stands(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_input_costs_the_same_wherever_it_stands(gateway_of, tokenizer):
     provider = Provider(streaming(WORDS[0], cut=True))
     gateway = await gateway_of(provider.serve)
     alone = tokenizer.count(PROMPT, O200K)
@@ -78,7 +77,7 @@ async def test_input_costs_the_same_wherever_it_stands(gateway_of: GatewayOf, to
         assert alone <= found["input_tokens"] <= alone + 100, what
 
 
-async def test_pictures_cost_their_bound_each(customer_of: CustomerOf) -> None:
+async def test_pictures_cost_their_bound_each(customer_of):
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + DATA}}
     content: Any = [{"type": "text", "text": "What is this?"}, *[picture] * 20]
     customer = await customer_of(streaming(WORDS[0], cut=True), change=pictures)
@@ -86,7 +85,7 @@ async def test_pictures_cost_their_bound_each(customer_of: CustomerOf) -> None:
     assert 20 * IMAGE_TOKENS <= (await the_event(customer))["input_tokens"] <= 20 * IMAGE_TOKENS + 50
 
 
-async def test_what_is_no_number_is_counted_as_it_stands() -> None:
+async def test_what_is_no_number_is_counted_as_it_stands():
     body = b'{"messages": [], "tools": [{"function": {"parameters": {"maximum": 1e999}}}]}'
     dialect = OpenAIDialect()
     assert dialect.input_tokens(body, len) == (len(body), [])
@@ -94,12 +93,10 @@ async def test_what_is_no_number_is_counted_as_it_stands() -> None:
     assert dialect.input_tokens(deep, len) == (len(deep), [])
 
 
-async def test_a_client_that_leaves_before_the_answer_pays_its_input(
-    gateway_of: GatewayOf, tokenizer: Tokenizer
-) -> None:
+async def test_a_client_that_leaves_before_the_answer_pays_its_input(gateway_of, tokenizer):
     gone = asyncio.Event()
 
-    async def silent(request: web.Request) -> web.StreamResponse:
+    async def silent(request):
         reached.set()
         await until(lambda: request.transport is None)
         gone.set()
@@ -118,9 +115,7 @@ async def test_a_client_that_leaves_before_the_answer_pays_its_input(
 
 
 @pytest.mark.parametrize("body", [PLAIN, STREAM], ids=["JSON", "a stream"])
-async def test_an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage(
-    gateway_of: GatewayOf, body: dict[str, Any]
-) -> None:
+async def test_an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage(gateway_of, body):
     gate = Gate(saying(answer()) if body is PLAIN else streaming(*WORDS, usage_chunk(), DONE))
     gateway = await gateway_of(gate.serve, disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
@@ -140,9 +135,7 @@ async def test_an_answer_that_comes_after_its_client_has_left_is_charged_by_its_
     ],
     ids=["refused", "failed", "garbage", "an empty stream"],
 )
-async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(
-    gateway_of: GatewayOf, then: Handler, refused: bool
-) -> None:
+async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(gateway_of, then, refused):
     gate = Gate(then)
     gateway = await gateway_of(gate.serve, disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
@@ -161,10 +154,10 @@ async def refusals(gateway: Gateway) -> list[bytes]:
     return [line for line in (await gateway.metrics()).splitlines() if line.startswith(counter)]
 
 
-async def test_a_part_of_a_json_answer_is_counted(customer_of: CustomerOf) -> None:
+async def test_a_part_of_a_json_answer_is_counted(customer_of):
     part = json.dumps(answer(PROMPT, usage())).encode()[:-200]
 
-    async def reply(request: web.Request) -> web.StreamResponse:
+    async def reply(request):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         await response.write(part)
@@ -193,9 +186,7 @@ def patient(settings: Settings) -> Settings:
 
 
 @pytest.mark.parametrize(("change", "drain_s"), [(hiding, BOUND_S), (patient, 0)], ids=["hidden reasoning", "its own"])
-async def test_how_long_an_upstream_is_read_on_is_the_model_s_own(
-    gateway_of: GatewayOf, change: Callable[[Settings], Settings], drain_s: float
-) -> None:
+async def test_how_long_an_upstream_is_read_on_is_the_model_s_own(gateway_of, change, drain_s):
     reasoned = usage(10, 5_000, completion_tokens_details={"reasoning_tokens": 4_995})
     provider = Slow(ROLE, delta("Yes."), delta(finish="stop"), event({"choices": [], "usage": reasoned}), DONE)
     gateway = await gateway_of(provider.serve, change=change, disconnect_drain_s=0, reasoning_drain_s=drain_s)
@@ -206,7 +197,7 @@ async def test_how_long_an_upstream_is_read_on_is_the_model_s_own(
     assert (await the_event_in_the_end(customer, 10 * INPUT + 5_000 * OUTPUT))["estimated"] is False
 
 
-async def test_an_early_usage_is_not_the_last_word(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_an_early_usage_is_not_the_last_word(gateway_of, tokenizer):
     """Neither where the answer was cut, nor where it ended without another one."""
     text = "word " * 2_000
     stale = usage_chunk(10, 1)
@@ -226,9 +217,7 @@ async def test_an_early_usage_is_not_the_last_word(gateway_of: GatewayOf, tokeni
         assert found["input_tokens"] >= 10
 
 
-async def test_a_cut_never_costs_less_than_its_input_nor_more_than_its_hold(
-    gateway_of: GatewayOf, tokenizer: Tokenizer
-) -> None:
+async def test_a_cut_never_costs_less_than_its_input_nor_more_than_its_hold(gateway_of, tokenizer):
     """At any place, with an early usage that says little; the answer is longer than what the client asked for."""
     picked = random.Random(7)  # noqa: S311
     provider = Provider(saying(b""))

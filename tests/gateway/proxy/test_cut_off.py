@@ -14,7 +14,7 @@ from gateway.proxy.detached_answer import Running
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.stalls import LOOKS
-from tests.gateway.conftest import Handler, MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import SSE, answer, delta, saying, until
 from tests.support.clients import asking_by_hand, the_event_in_the_end
 from tests.support.edge_clients import post
@@ -48,9 +48,7 @@ class Endless:
         return response
 
 
-async def test_a_client_that_takes_nothing_is_cut_off_and_charged(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make_gateway, upstream):
     """While it pauses, nobody can see that its provider is silent: only this ends it, and frees the connection."""
     provider = Endless()
     gateway = await make_gateway(
@@ -65,9 +63,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_charged(
     assert found["output_tokens"] > WORDS_OF_A_CHUNK
 
 
-async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not_take_it(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not_take_it(make_gateway, upstream):
     """Its last bytes wait: the connection ends, and nothing more is charged."""
     size = 20_000_000
     gateway = await make_gateway(await upstream(saying(answer("x" * size))), client_write_timeout_s=0.2)
@@ -87,10 +83,10 @@ async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not
 
 
 @on_both_loops
-async def test_a_stream_s_end_that_is_not_taken_is_not_kept() -> None:
-    async def ends(exchange: Exchange) -> None:
+async def test_a_stream_s_end_that_is_not_taken_is_not_kept():
+    async def ends(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"x" * 20_000_000)
+        exchange.finish(b"x" * 20_000_000)
 
     async with edge(ends, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
@@ -126,7 +122,7 @@ class Clock:
         self.now_s = until_s
 
 
-async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up() -> None:
+async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up():
     """However slowly it reads, and however far it stays behind; a byte a minute is enough, none is not."""
     clock, waiting = Clock(), asyncio.get_running_loop().create_future()
     transport = SimpleNamespace(left=1_000_000, aborted=False)
@@ -134,7 +130,7 @@ async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up() -> None
     transport.get_extra_info = lambda _: None
     transport.abort = lambda: setattr(transport, "aborted", True)
 
-    async def drained() -> None:
+    async def drained():
         await waiting
 
     protocol: Any = SimpleNamespace(_loop=clock, transport=transport, _paused=True, _drain_helper=drained)
@@ -162,13 +158,13 @@ async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up() -> None
 
 
 @on_both_loops
-async def test_a_pause_that_ends_in_time_costs_nothing() -> None:
-    async def large(exchange: Exchange) -> None:
+async def test_a_pause_that_ends_in_time_costs_nothing():
+    async def large(exchange):
         exchange.begin(200, b"")
         for _ in range(100):
             if not exchange.put(b"x" * 100_000):
                 await exchange.flushed()
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(large) as served:
         client = await served.connect()
@@ -226,16 +222,16 @@ def expire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     ids=["a stream", "a fast stream", "a JSON body", "a JSON answer's head", "a stream's head"],
 )
 async def test_a_request_ends_at_max_request_s_and_is_charged(
-    make_gateway: MakeGateway,
-    upstream: Upstream,
-    expire: Callable[[], None],
-    reply: Handler,
-    fields: dict[str, Any],
-) -> None:
+    make_gateway,
+    upstream,
+    expire,
+    reply,
+    fields,
+):
     """Whatever it waits for; it is not read on then."""
     arrived = asyncio.Event()
 
-    async def serve(request: web.Request) -> web.StreamResponse:
+    async def serve(request):
         arrived.set()
         return await reply(request)
 
@@ -257,9 +253,7 @@ async def test_a_request_ends_at_max_request_s_and_is_charged(
     assert bool(found["output_tokens"]) == writes
 
 
-async def test_a_slow_reader_of_a_settled_answer_ends_at_max_request_s(
-    make_gateway: MakeGateway, upstream: Upstream, expire: Callable[[], None]
-) -> None:
+async def test_a_slow_reader_of_a_settled_answer_ends_at_max_request_s(make_gateway, upstream, expire):
     """It takes a little all the time, so that only this ends it."""
     gateway = await make_gateway(await upstream(saying(answer("x" * 30_000_000))))
     customer = await gateway.customer()
@@ -275,11 +269,11 @@ async def test_a_slow_reader_of_a_settled_answer_ends_at_max_request_s(
     assert await spent_nano(customer) == 10 * INPUT + 5 * OUTPUT
 
 
-async def test_the_oldest_request_is_looked_at_first_and_one_timer_is_enough() -> None:
+async def test_the_oldest_request_is_looked_at_first_and_one_timer_is_enough():
     running = Running(0.05)
     cut: list[tuple[str, str]] = []
 
-    def exchange(name: str) -> Any:
+    def exchange(name):
         return _Cuttable(name, cut)
 
     first, second, third = map(exchange, ("first", "second", "third"))
@@ -305,7 +299,7 @@ class _Cuttable:
         self._cut.append((self.name, reason))
 
 
-async def test_a_request_within_its_time_is_not_touched(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_request_within_its_time_is_not_touched(make_gateway, upstream):
     gateway = await make_gateway(await upstream(saying(answer())), max_request_s=600)
     customer = await gateway.customer()
     for _ in range(3):

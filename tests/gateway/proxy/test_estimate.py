@@ -1,7 +1,6 @@
 """The hold is a true upper bound: whatever a request can come to within its bounds costs no more."""
 
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 
 from billing.holds.model import NeedTooLarge
 from billing.ledger.debits import decode_shares
-from billing.pricing.rows import Tier, Variant
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE, Tier, Variant
 from billing.usage import MAX_COUNT, Usage, text_usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates
@@ -21,7 +19,7 @@ from tests.gateway.proxy.estimates import LOOSE, STRICT, request, route, row
 pytestmark = pytest.mark.slow
 
 
-def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
+def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own():
     need = worst_case(request(choices=3), route(row()), 0, STRICT)
     assert (need.least_output, need.most_output, need.choices) == (16, 1000, 3)
     assert (need.input_tokens, need.input_cost_nano, need.unit_nano) == (300, 300 * 150, 3 * 600)
@@ -29,7 +27,7 @@ def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
     assert (small.least_output, small.most_output) == (7, 7)
 
 
-def test_the_client_s_own_maximum_is_taken_whole_up_to_the_window() -> None:
+def test_the_client_s_own_maximum_is_taken_whole_up_to_the_window():
     need = worst_case(request(max_output_tokens=2000), route(row()), 0, STRICT)
     assert (need.least_output, need.most_output) == (2000, 2000)
     need = worst_case(request(max_output_tokens=2000), route(row(context_window=1500)), 0, STRICT)
@@ -37,14 +35,14 @@ def test_the_client_s_own_maximum_is_taken_whole_up_to_the_window() -> None:
     assert worst_case(request(max_output_tokens=0), route(row()), 0, STRICT).most_output == 0
 
 
-def test_the_route_s_maximum_goes_before_the_row_s_and_the_window_comes_last() -> None:
+def test_the_route_s_maximum_goes_before_the_row_s_and_the_window_comes_last():
     assert worst_case(request(), route(row(), own_max_output=50), 0, STRICT).most_output == 50
     assert worst_case(request(), route(row(context_window=70)), 0, STRICT).most_output == 1000
     windowed = row(max_output_tokens=None, context_window=70)
     assert worst_case(request(), route(windowed), 0, STRICT).most_output == 70
 
 
-def test_input_counts_at_the_dearest_class_tier_and_multiplier() -> None:
+def test_input_counts_at_the_dearest_class_tier_and_multiplier():
     price = row(
         {"input": 10**6, "cache_write": 3 * 10**6, "output": 10**6, "audio_output": 5 * 10**6},
         tiers=(Tier(10, {"cache_write": 4 * 10**6, "output": 2 * 10**6}),),
@@ -55,7 +53,7 @@ def test_input_counts_at_the_dearest_class_tier_and_multiplier() -> None:
     assert need.unit_nano == 5 * 2 * 2
 
 
-def test_a_tier_counts_where_the_input_may_reach_it() -> None:
+def test_a_tier_counts_where_the_input_may_reach_it():
     halved = {"input": 500_000, "output": 10**6}
     price = row(
         {"input": 10**6, "output": 2 * 10**6},
@@ -73,14 +71,14 @@ def test_a_tier_counts_where_the_input_may_reach_it() -> None:
     assert predicted.unit_nano == 7
 
 
-def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:
+def test_the_price_of_a_request_counts_at_its_dearest_too():
     price = row({"input": 0, "output": 0}, per_unit={"request": 1000}, multipliers={"priority": 2 * FACTOR_SCALE})
     need = worst_case(request(), route(price), 0, STRICT)
     assert need.input_cost_nano == charge(Usage(), route(price), 0, "priority").charged_nano == 2000
 
 
 @pytest.mark.parametrize("units", [{"hour": 10**9}, {"second": 10**6}, {"page": 10**6}, {"character": 0}])
-def test_a_row_that_says_nothing_of_tokens_makes_none_free(units: dict[str, int]) -> None:
+def test_a_row_that_says_nothing_of_tokens_makes_none_free(units):
     """Such as a model that is priced by the hour of sound, and asked for a chat."""
     price = route(row({}, per_unit=units))
     for has_output in (True, False):
@@ -92,7 +90,7 @@ def test_a_row_that_says_nothing_of_tokens_makes_none_free(units: dict[str, int]
     assert worst_case(request(), route(by_request), 0, STRICT).input_cost_nano == 7
 
 
-def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
+def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one():
     price = row({"input": 10**6}, max_output_tokens=None, context_window=50)
     batch = request(operation="/v1/embeddings", has_output=False, input_bound_tokens=4000)
     for unbounded in (False, True):
@@ -101,14 +99,14 @@ def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
         assert (need.input_tokens, need.unit_nano, need.most_output) == (4000, 0, 0)
 
 
-def test_input_outside_the_body_is_bounded_by_the_window_alone() -> None:
+def test_input_outside_the_body_is_bounded_by_the_window_alone():
     windowed = row(context_window=5000)
     assert worst_case(request(unbounded_input=True), route(windowed), 0, STRICT).input_tokens == 5000
     with pytest.raises(NotPriced, match="context window"):
         worst_case(request(unbounded_input=True), route(row()), 0, STRICT)
 
 
-def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> None:
+def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again():
     price = row(context_window=5000, per_unit={"search": 10**7, "request": 10**6})
     parsed = request(unbounded_input=True, choices=2, work=Work(True, uses=3, searches=2))
     need = worst_case(parsed, route(price), 0, STRICT, 10)  # what was counted in the body bounds nothing here
@@ -118,7 +116,7 @@ def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> 
         worst_case(parsed, route(row(per_unit={"search": 1})), 0, STRICT)
 
 
-def test_a_further_call_needs_bounds_and_a_faster_speed_its_price() -> None:
+def test_a_further_call_needs_bounds_and_a_faster_speed_its_price():
     with pytest.raises(NotPriced, match="context window"):
         worst_case(request(max_output_tokens=5, work=Work(calls=1)), route(row()), 0, STRICT)
     asking = request(max_output_tokens=5, work=Work(fast=True))
@@ -129,7 +127,7 @@ def test_a_further_call_needs_bounds_and_a_faster_speed_its_price() -> None:
     assert worst_case(asking, route(fast), 0, STRICT).unit_nano == 10 * plain.unit_nano
 
 
-def test_searches_and_sound_need_a_price() -> None:
+def test_searches_and_sound_need_a_price():
     windowed = row(context_window=5000)
     for asked, what in ((Work(True, 1, 1), "searches"), (Work(audio=True), "audio output")):
         with pytest.raises(NotPriced, match=f"no price for {what}"):
@@ -139,7 +137,7 @@ def test_searches_and_sound_need_a_price() -> None:
     assert worst_case(request(work=Work(audio=True)), route(spoken), 0, STRICT).unit_nano == 7
 
 
-def test_what_is_predicted_is_held_as_output_beside_the_answer() -> None:
+def test_what_is_predicted_is_held_as_output_beside_the_answer():
     plain = worst_case(request(choices=2, max_output_tokens=10), route(row()), 0, STRICT)
     need = worst_case(request(choices=2, max_output_tokens=10, work=Work(predicted=30)), route(row()), 0, STRICT)
     assert need.input_tokens == plain.input_tokens + 60
@@ -147,7 +145,7 @@ def test_what_is_predicted_is_held_as_output_beside_the_answer() -> None:
     assert (need.unit_nano, need.most_output) == (plain.unit_nano, plain.most_output)
 
 
-def test_a_rerank_is_held_in_the_unit_of_its_price() -> None:
+def test_a_rerank_is_held_in_the_unit_of_its_price():
     asked = request(has_output=False, work=Work(search_units=3))
     by_search = row({}, per_unit={"search": 2_000_000})
     assert worst_case(asked, route(by_search), 0, STRICT).input_cost_nano == 6_000_000
@@ -159,7 +157,7 @@ def test_a_rerank_is_held_in_the_unit_of_its_price() -> None:
     assert billed_usage(Usage(input_tokens=9), asked, route(row())).searches == 0
 
 
-def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
+def test_a_search_that_is_billed_and_not_reported_is_counted_once():
     asked, way = request(work=Work(True, 1, 1, one_search=True)), route(row())
     assert billed_usage(Usage(input_tokens=1), asked, way).searches == 1
     assert billed_usage(Usage(input_tokens=1, searches=2), asked, way).searches == 2
@@ -167,7 +165,7 @@ def test_a_search_that_is_billed_and_not_reported_is_counted_once() -> None:
     assert billed_usage(Usage(input_tokens=1), request(), replace(way, searches_itself=True)).searches == 1
 
 
-def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_served_is_charged() -> None:
+def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_served_is_charged():
     cheap = row({"input": 10**6, "output": 5 * 10**6}, max_output_tokens=100, context_window=900)
     dear = row({"input": 3 * 10**6, "output": 4 * 10**6}, max_output_tokens=500, context_window=2000)
     way = replace(
@@ -185,7 +183,7 @@ def test_the_dearest_of_the_models_that_may_answer_is_held_and_the_one_that_serv
         worst_case(request(), forgetful, 0, STRICT)
 
 
-def test_a_name_that_asks_for_search_results_is_held_for_them() -> None:
+def test_a_name_that_asks_for_search_results_is_held_for_them():
     price = row(context_window=5000, per_unit={"search": 10**6})
     way = replace(route(price), online_searches=5)
     need = worst_case(request(), way, 0, STRICT, 10)
@@ -194,20 +192,20 @@ def test_a_name_that_asks_for_search_results_is_held_for_them() -> None:
         worst_case(request(), replace(route(row(context_window=5000)), online_searches=5), 0, STRICT)
 
 
-def test_tokens_that_were_counted_take_the_place_of_bytes() -> None:
+def test_tokens_that_were_counted_take_the_place_of_bytes():
     need = worst_case(request(choices=2), route(row()), 0, STRICT, 40)
     assert (need.input_tokens, need.input_cost_nano) == (80, 80 * 150)
     assert worst_case(request(), route(row()), 0, STRICT, 400).input_tokens == 100
 
 
-def test_images_count_by_the_row_s_bound() -> None:
+def test_images_count_by_the_row_s_bound():
     parts = Parts(images=2, inline_bytes=80)
     with_bound = row(part_tokens={"image": 1000})
     assert worst_case(request(parts=parts), route(with_bound), 0, STRICT).input_tokens == 20 + 2000
     assert worst_case(request(parts=parts), route(row(context_window=9000)), 0, STRICT).input_tokens == 9000
 
 
-def test_what_has_no_price_is_refused() -> None:
+def test_what_has_no_price_is_refused():
     for price, parsed in (
         (None, request()),
         (row({"input": 1}), request()),
@@ -222,7 +220,7 @@ def test_what_has_no_price_is_refused() -> None:
     assert worst_case(request(max_output_tokens=9), route(row(max_output_tokens=None)), 0, STRICT).most_output == 9
 
 
-def test_counts_that_no_usage_can_have_are_too_large() -> None:
+def test_counts_that_no_usage_can_have_are_too_large():
     for parsed in (
         request(choices=2, max_output_tokens=MAX_COUNT),
         request(choices=MAX_COUNT // 50),
@@ -235,7 +233,7 @@ def test_counts_that_no_usage_can_have_are_too_large() -> None:
         worst_case(request(input_bound_tokens=10**7), route(dear), 0, STRICT)
 
 
-def test_without_strict_the_hold_is_an_estimate() -> None:
+def test_without_strict_the_hold_is_an_estimate():
     need = worst_case(request(input_bound_tokens=101), route(row()), 0, LOOSE)
     assert (need.input_tokens, need.least_output, need.most_output) == (26, 512, 512)
     assert worst_case(request(max_output_tokens=20), route(row()), 0, LOOSE).most_output == 20
@@ -243,12 +241,12 @@ def test_without_strict_the_hold_is_an_estimate() -> None:
     assert worst_case(request(unbounded_input=True), route(row(context_window=9000)), 0, LOOSE).input_tokens == 25
 
 
-def test_a_model_s_markup_goes_before_its_plan_s() -> None:
+def test_a_model_s_markup_goes_before_its_plan_s():
     assert markup_of(route(row(), markup_scaled=7), 9) == 7
     assert markup_of(route(row()), 9) == 9
 
 
-def test_a_tier_that_the_row_does_not_price_is_charged_plainly() -> None:
+def test_a_tier_that_the_row_does_not_price_is_charged_plainly():
     usage, way = Usage(input_tokens=10), route(row(multipliers={"flex": FACTOR_SCALE // 2}))
     assert charge(usage, way, 0, "flex").cost_nano == 750
     assert charge(usage, way, 0, "flex").multiplier == "flex"
@@ -257,7 +255,7 @@ def test_a_tier_that_the_row_does_not_price_is_charged_plainly() -> None:
         assert (plain.cost_nano, plain.multiplier) == (1500, None)
 
 
-def test_a_router_holds_the_dearest_model_and_its_fee_and_is_charged_the_one_that_answered() -> None:
+def test_a_router_holds_the_dearest_model_and_its_fee_and_is_charged_the_one_that_answered():
     fee, cheap = row({"input": 10**6}, max_output_tokens=None), row({"input": 10**6, "output": 10**6})
     dear = row({"input": 3 * 10**6, "output": 4 * 10**6}, max_output_tokens=500, context_window=2000)
     way = replace(route(fee), answered_by=("a", "b"), others={"a": Rates.of(cheap), "b": Rates.of(dear)})
@@ -293,13 +291,13 @@ RATES = st.integers(0, 10**9)
     ),
 )
 def test_text_costs_by_its_price_what_it_costs_by_its_row(
-    per_million: dict[str, int],
-    per_unit: dict[str, int],
-    counts: list[int],
-    markup_scaled: int,
-    tier: str | None,
-    beside: dict[str, Any],
-) -> None:
+    per_million,
+    per_unit,
+    counts,
+    markup_scaled,
+    tier,
+    beside,
+):
     found = text_usage(*counts)
     assume(found is not None)
     assert found is not None

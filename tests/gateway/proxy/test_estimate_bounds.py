@@ -2,14 +2,12 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow
 from billing.usage import Usage
 from gateway.dialects.facts import Work
 from gateway.dialects.openai.dialect import CHAT, parse
@@ -28,8 +26,8 @@ def tokenizer() -> Tokenizer:
 @settings(max_examples=400, deadline=None)
 @given(st.data(), price_rows(), markups, markups, st.integers(1, 9), st.integers(1, 4000))
 def test_no_usage_within_a_request_s_bounds_costs_more_than_its_hold(
-    data: st.DataObject, price: PriceRow, own_markup: int, plan_markup: int, choices: int, body_bytes: int
-) -> None:
+    data, price, own_markup, plan_markup, choices, body_bytes
+):
     has_output = data.draw(st.booleans())
     asked = data.draw(st.one_of(st.none(), st.integers(0, 6000))) if has_output else None
     tier = data.draw(st.sampled_from([None, "default", "auto", "flex", "batch", "priority"]))
@@ -79,7 +77,7 @@ BODIES = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), BODIES)
-def test_the_bound_holds_from_the_body_on(data: st.DataObject, body: dict[str, Any]) -> None:
+def test_the_bound_holds_from_the_body_on(data, body):
     encoded = json.dumps({"model": "m", **body}, ensure_ascii=data.draw(st.booleans())).encode()
     parsed = parse(CHAT, encoded)
     need = worst_case(parsed, route(row()), 0, STRICT)
@@ -110,7 +108,7 @@ texts = st.builds(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts, max_size=3), st.booleans())
-async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, contents: list[str], in_ascii: bool) -> None:
+async def test_counted_tokens_are_an_upper_bound_too(tokenizer, contents, in_ascii):
     """A JSON has fewer tokens than its texts where an escape cuts a word in a luckier place."""
     messages = [{"role": "user", "content": content} for content in contents]
     compact = {"ensure_ascii": in_ascii, "separators": (",", ":")}
@@ -127,9 +125,7 @@ async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, conte
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), price_rows(), markups, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3), st.integers(0, 10**9))
-def test_no_work_within_its_uses_costs_more_than_its_hold(
-    data: st.DataObject, price: PriceRow, markup: int, uses: int, searches: int, choices: int, search_nano: int
-) -> None:
+def test_no_work_within_its_uses_costs_more_than_its_hold(data, price, markup, uses, searches, choices, search_nano):
     price = replace(price, per_unit={**price.per_unit, "search": search_nano}, context_window=3000)
     work = Work(True, uses=max(uses, searches), searches=searches)
     need = worst_case(request(unbounded_input=True, choices=choices, work=work), route(price), markup, STRICT)
@@ -141,9 +137,7 @@ def test_no_work_within_its_uses_costs_more_than_its_hold(
 
 
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(1, 50), st.integers(0, 50), st.integers(1, 3), st.data())
-def test_no_further_call_of_a_model_costs_more_than_the_hold(
-    calls: int, uses: int, body_bytes: int, asked: int, choices: int, data: st.DataObject
-) -> None:
+def test_no_further_call_of_a_model_costs_more_than_the_hold(calls, uses, body_bytes, asked, choices, data):
     """Each may read a whole window and write as much as the model can, whatever the client's own maximum is."""
     window, own = 200, data.draw(st.integers(1, 100))
     price = row(context_window=window, max_output_tokens=own)
@@ -168,7 +162,7 @@ PRICES = st.builds(
 
 
 @given(st.lists(PRICES, min_size=1, max_size=4), st.none() | st.integers(1, 10**4), st.integers(0, 10**6))
-def test_a_hold_covers_whichever_candidate_serves(prices: list[PriceRow], asked: int | None, markup: int) -> None:
+def test_a_hold_covers_whichever_candidate_serves(prices, asked, markup):
     parsed, candidates = request(max_output_tokens=asked), [route(each) for each in prices]
     need = dearest(parsed, candidates, markup, STRICT)
     for each in candidates:

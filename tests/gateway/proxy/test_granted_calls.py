@@ -10,9 +10,8 @@ import pytest
 from aiohttp import web
 
 from billing.money import format_usd, parse_usd
-from gateway.config.models import ModelConfig
-from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler
+from gateway.config.providers import ModelConfig
+from tests.gateway.conftest import Customer, Handler
 from tests.support.answering import SSE, Gate, Provider, saying, streaming, until
 from tests.support.echo_dialect.served import HEARD, fault, say, speaking_echo
 from tests.support.echo_dialect.served import echo_served as echo_served
@@ -65,7 +64,7 @@ def granting(first: int, least: int, uses: int) -> int:
 
 
 @pytest.mark.parametrize("how", ["say", "stream"])
-async def test_the_granted_number_goes_upstream_and_to_the_client(customer_of: CustomerOf, how: str) -> None:
+async def test_the_granted_number_goes_upstream_and_to_the_client(customer_of, how):
     provider = Provider(saying(HEARD) if how == "say" else streaming(BEGIN, *called("fetch"), WORD, COUNT, END))
     customer = await customer_of(provider.serve)
     fetched = await say(customer, how, body("fetch"))
@@ -75,7 +74,7 @@ async def test_the_granted_number_goes_upstream_and_to_the_client(customer_of: C
     assert not event["estimated"]
 
 
-async def test_what_is_granted_is_held_while_it_runs(gateway_of: GatewayOf) -> None:
+async def test_what_is_granted_is_held_while_it_runs(gateway_of):
     gate = Gate(saying(HEARD))
     gateway = await gateway_of(gate.serve)
     customer = await gateway.customer("5.00")
@@ -92,7 +91,7 @@ async def test_what_is_granted_is_held_while_it_runs(gateway_of: GatewayOf) -> N
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_small_balance_is_granted_fewer_calls_and_one_at_least(gateway_of: GatewayOf) -> None:
+async def test_a_small_balance_is_granted_fewer_calls_and_one_at_least(gateway_of):
     provider = Provider(saying(HEARD))
     gateway = await gateway_of(provider.serve)
     asked = body("fetch")
@@ -108,7 +107,7 @@ async def test_a_small_balance_is_granted_fewer_calls_and_one_at_least(gateway_o
     assert (await say(windowed, body=asked)).headers[HEADER] == "2"
 
 
-async def test_what_the_request_bounds_itself_is_no_grant(gateway_of: GatewayOf) -> None:
+async def test_what_the_request_bounds_itself_is_no_grant(gateway_of):
     provider = Provider(saying(HEARD))
     gateway = await gateway_of(provider.serve)
     asked = body("fetch", calls=2)
@@ -117,14 +116,14 @@ async def test_what_the_request_bounds_itself_is_no_grant(gateway_of: GatewayOf)
     assert (fetched.status, HEADER in fetched.headers, provider.sent[0].body) == (200, False, asked)
 
 
-async def test_a_number_for_each_tool_is_held_for_all_of_them(gateway_of: GatewayOf) -> None:
+async def test_a_number_for_each_tool_is_held_for_all_of_them(gateway_of):
     gateway = await gateway_of(saying(HEARD))
     asked = body("fetch", "other", each=True)
     customer = await gateway.customer(format_usd(granting(len(asked), 2, 4) * INPUT + 9 * OUTPUT))
     assert (await say(customer, body=asked)).headers[HEADER] == "2"
 
 
-async def test_a_key_has_its_own_number_which_can_be_changed(gateway_of: GatewayOf) -> None:
+async def test_a_key_has_its_own_number_which_can_be_changed(gateway_of):
     gateway = await gateway_of(saying(HEARD))
     customer = await gateway.customer(default_tool_calls=3)
     assert (await say(customer, body=body("fetch"))).headers[HEADER] == "3"
@@ -135,7 +134,7 @@ async def test_a_key_has_its_own_number_which_can_be_changed(gateway_of: Gateway
     await gateway.admin("PATCH", f"/keys/{customer.key_id}", {"default_tool_calls": 65}, 400)
 
 
-async def test_a_free_request_is_sent_as_it_is(customer_of: CustomerOf) -> None:
+async def test_a_free_request_is_sent_as_it_is(customer_of):
     provider = Provider(saying(HEARD))
     customer = await customer_of(provider.serve)
     fetched = await say(customer, "measure", body("fetch"))
@@ -143,9 +142,7 @@ async def test_a_free_request_is_sent_as_it_is(customer_of: CustomerOf) -> None:
     assert provider.sent[0].body == body("fetch")
 
 
-async def test_a_tool_of_an_unknown_type_passes_and_is_counted(
-    gateway_of: GatewayOf, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_tool_of_an_unknown_type_passes_and_is_counted(gateway_of, caplog):
     gateway = await gateway_of(saying(HEARD))
     customer = await gateway.customer("5.00")
     for _ in range(2):
@@ -159,7 +156,7 @@ async def test_a_tool_of_an_unknown_type_passes_and_is_counted(
     assert b'metergate_unknown_tools_total{type="other"} 2.0' in shown
 
 
-async def test_a_stream_with_too_many_calls_is_cut_and_costs_its_hold(gateway_of: GatewayOf) -> None:
+async def test_a_stream_with_too_many_calls_is_cut_and_costs_its_hold(gateway_of):
     """Twice the calls that were granted are let pass, and not one more."""
     gateway = await gateway_of(streaming(BEGIN, *called(*["fetch"] * 4), WORD, COUNT, END))
     customer = await gateway.customer(default_tool_calls=2)
@@ -176,7 +173,7 @@ async def test_a_stream_with_too_many_calls_is_cut_and_costs_its_hold(gateway_of
     assert await metric(gateway, "metergate_tool_overruns_total") == overruns + 1
 
 
-async def test_a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(gateway_of: GatewayOf) -> None:
+async def test_a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(gateway_of):
     asked = body("fetch")
     held_nano = rounds(len(asked), 1) * INPUT + 9 * OUTPUT
     read = 2 * held_nano // INPUT + 100
@@ -190,7 +187,7 @@ async def test_a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(gat
     assert await metric(gateway, "metergate_hold_exceeded_total") == exceeded + 1
 
 
-async def test_a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(gateway_of: GatewayOf) -> None:
+async def test_a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(gateway_of):
     """Windows count tokens, whatever these cost."""
     asked = body("fetch", limit=5_000)
     held_tokens = rounds(len(asked), 1) + 5_000
@@ -202,7 +199,7 @@ async def test_a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(ga
     assert (fetched.cut, END in fetched.body) == (True, False)
 
 
-async def test_one_that_is_at_its_end_is_charged_as_it_is(gateway_of: GatewayOf) -> None:
+async def test_one_that_is_at_its_end_is_charged_as_it_is(gateway_of):
     """Nothing is saved by cutting it."""
     asked = body("fetch")
     read = 3 * rounds(len(asked), 1)
@@ -214,7 +211,7 @@ async def test_one_that_is_at_its_end_is_charged_as_it_is(gateway_of: GatewayOf)
     await the_event(customer, read * INPUT + 5 * OUTPUT)
 
 
-async def test_unknown_tools_are_refused_where_the_operator_wants_it(gateway_of: GatewayOf) -> None:
+async def test_unknown_tools_are_refused_where_the_operator_wants_it(gateway_of):
     provider = Provider(saying(HEARD))
     gateway = await gateway_of(provider.serve, unknown_tools="refuse")
     customer = await gateway.customer("5.00")
@@ -226,21 +223,21 @@ async def test_unknown_tools_are_refused_where_the_operator_wants_it(gateway_of:
     assert (await say(customer, body=body("fetch"))).status == 200
 
 
-async def test_an_estimate_grants_what_is_by_default(customer_of: CustomerOf) -> None:
+async def test_an_estimate_grants_what_is_by_default(customer_of):
     provider = Provider(saying(HEARD))
     customer = await customer_of(provider.serve, "0.01", strict=False, default_tool_calls=5)
     fetched = await say(customer, body=body("fetch"))
     assert (fetched.status, fetched.headers[HEADER], provider.sent[0].json["calls"]) == (200, "5", 5)
 
 
-async def test_windows_are_held_with_strict_tools(customer_of: CustomerOf) -> None:
+async def test_windows_are_held_with_strict_tools(customer_of):
     poor = await customer_of(saying(HEARD), "0.01", strict_tools=True)
     told = fault(await say(poor, body=body("fetch")), 402, "billing_required")
     assert parse_usd(told["billing"]["required_usd"]) == 2 * 128_000 * INPUT + 9 * OUTPUT
 
 
-async def test_a_model_and_a_plan_have_numbers_of_their_own(gateway_of: GatewayOf) -> None:
-    def change(settings: Settings) -> Settings:
+async def test_a_model_and_a_plan_have_numbers_of_their_own(gateway_of):
+    def change(settings):
         entry = ModelConfig("gpt-4o-mini", "openai", "gpt-4o-mini", default_tool_calls=4)
         plans = {**settings.plans, "few": replace(settings.plans["enterprise"], id="few", default_tool_calls=6)}
         return replace(settings, models={**settings.models, "gpt-4o-mini": entry}, plans=plans)
@@ -261,11 +258,11 @@ async def test_a_model_and_a_plan_have_numbers_of_their_own(gateway_of: GatewayO
 CODEX = {"input": 1_250_000_000, "output": 10_000_000_000}
 
 
-async def test_the_free_plan_admits_a_coding_tool_with_a_search(gateway_of: GatewayOf) -> None:
+async def test_the_free_plan_admits_a_coding_tool_with_a_search(gateway_of):
     """45 kB of JSON, as Codex sends it with a search that it can't bound, on 5 USD: a call at least, and a hold within
     twenty times of what such a turn costs. Its second turn, too."""
 
-    def change(settings: Settings) -> Settings:
+    def change(settings):
         row = settings.prices.find("openai", "gpt-5.1-codex", 2e9)
         assert row is not None
         assert row.per_million.items() >= CODEX.items()
@@ -291,7 +288,7 @@ async def test_the_free_plan_admits_a_coding_tool_with_a_search(gateway_of: Gate
         gate.came = 0
 
 
-async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(gateway_of: GatewayOf) -> None:
+async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(gateway_of):
     """And the calls are granted by what was counted: as many as add a quarter of what is free beside the first."""
     gateway = await gateway_of(saying(HEARD))
     asked = json.dumps({"text": "understanding " * 8500, "limit": 9, "tools": ["fetch"]}).encode()
@@ -303,11 +300,11 @@ async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(gateway
         assert (await say(customer, body=asked)).headers[HEADER] == str(calls)
 
 
-async def test_no_provider_that_uses_everything_takes_an_account_below_zero(gateway_of: GatewayOf) -> None:
+async def test_no_provider_that_uses_everything_takes_an_account_below_zero(gateway_of):
     """Strict accounts, many requests at once: each provider makes all granted calls, each of which brings all that it
     may, and writes as much as it may."""
 
-    async def use_everything(request: Any) -> Any:
+    async def use_everything(request):
         sent = await request.json()
         read = rounds(len(body("fetch")), sent["calls"])
         spent = {"read": read, "written": sent["limit"]}

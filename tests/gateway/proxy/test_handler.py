@@ -8,7 +8,7 @@ from math import ceil
 
 from billing.money import parse_usd
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -24,7 +24,7 @@ from tests.support.answering import (
 from tests.support.gateways import INPUT, OUTPUT, ask, counted, fetch, refusal, spent_nano, the_event
 
 
-async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
+async def test_a_chat_request_is_answered_and_debited_exactly(gateway):
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat())
     assert fetched.status == 200
@@ -37,7 +37,7 @@ async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) 
     assert fetched.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]
 
 
-async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
+async def test_a_stream_is_passed_and_debited(gateway):
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat(stream=True))
     assert fetched.body.endswith(DONE)
@@ -48,7 +48,7 @@ async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     assert event["estimated"] is False
 
 
-async def test_every_endpoint_meters(customer_of: CustomerOf) -> None:
+async def test_every_endpoint_meters(customer_of):
     provider = Provider(saying({"object": "list", "data": [], "usage": {"prompt_tokens": 7, "total_tokens": 7}}))
     customer = await customer_of(provider.serve)
     body = {"model": "text-embedding-3-small", "input": ["One.", "Two."]}
@@ -63,7 +63,7 @@ async def test_every_endpoint_meters(customer_of: CustomerOf) -> None:
     assert parse_usd(completion["charged_usd"]) == 4 * INPUT + 2 * OUTPUT
 
 
-async def test_a_body_that_needs_no_change_passes_byte_for_byte(customer_of: CustomerOf) -> None:
+async def test_a_body_that_needs_no_change_passes_byte_for_byte(customer_of):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
     body = (
@@ -76,7 +76,7 @@ async def test_a_body_that_needs_no_change_passes_byte_for_byte(customer_of: Cus
     assert "Content-Encoding" not in provider.sent[1].headers
 
 
-async def test_only_what_metering_needs_is_changed(customer_of: CustomerOf) -> None:
+async def test_only_what_metering_needs_is_changed(customer_of):
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
     customer = await customer_of(provider.serve)
     options = {"include_obfuscation": False}
@@ -86,7 +86,7 @@ async def test_only_what_metering_needs_is_changed(customer_of: CustomerOf) -> N
     assert provider.sent[0].json == expected
 
 
-async def test_no_credential_or_trace_of_the_client_goes_upstream(customer_of: CustomerOf) -> None:
+async def test_no_credential_or_trace_of_the_client_goes_upstream(customer_of):
     provider = Provider(saying(answer(), x_request_id="req_theirs", set_cookie="a=b", openai_organization="org-ours"))
     customer = await customer_of(provider.serve)
     given = {
@@ -131,7 +131,7 @@ async def test_no_credential_or_trace_of_the_client_goes_upstream(customer_of: C
     assert fetched.headers["x-request-id"] == event["id"]
 
 
-async def test_an_elastic_hold_tells_the_provider_its_maximum(gateway_of: GatewayOf) -> None:
+async def test_an_elastic_hold_tells_the_provider_its_maximum(gateway_of):
     provider = Provider(saying(answer(reported=usage(10, 100))))
     gateway = await gateway_of(provider.serve)
     for path, field, own in (
@@ -162,7 +162,7 @@ async def test_an_elastic_hold_tells_the_provider_its_maximum(gateway_of: Gatewa
         assert provider.sent[-1].json[field] == 40
 
 
-async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(gateway_of: GatewayOf) -> None:
+async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(gateway_of):
     content = '" +#+#+#+#+#+' * 1000
     provider = Provider(saying(answer(reported=usage(5000, 16))))
     gateway = await gateway_of(provider.serve)
@@ -175,7 +175,7 @@ async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(gateway_
     assert parse_usd((await enough.balance())["balance_usd"]) >= 0
 
 
-async def test_choices_count_in_the_hold_and_its_grant(gateway_of: GatewayOf) -> None:
+async def test_choices_count_in_the_hold_and_its_grant(gateway_of):
     provider = Provider(saying(answer()))
     gateway = await gateway_of(provider.serve)
     for path, fields, choices in (
@@ -190,7 +190,7 @@ async def test_choices_count_in_the_hold_and_its_grant(gateway_of: GatewayOf) ->
         assert provider.sent[-1].json["max_tokens"] == granted
 
 
-async def test_a_client_s_own_maximum_is_the_hold(customer_of: CustomerOf) -> None:
+async def test_a_client_s_own_maximum_is_the_hold(customer_of):
     gate = Gate(saying(answer()))
     provider = Provider(gate.serve)
     customer = await customer_of(provider.serve, "0.01")
@@ -207,7 +207,7 @@ async def test_a_client_s_own_maximum_is_the_hold(customer_of: CustomerOf) -> No
     assert provider.sent[-1].body == body
 
 
-async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(customer_of: CustomerOf) -> None:
+async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(customer_of):
     gate = Gate(saying(answer(reported=usage(100, 2000))))
     provider = Provider(gate.serve)
     customer = await customer_of(provider.serve, "0.001", strict=False)
@@ -222,7 +222,7 @@ async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(custom
     refusal(await ask(customer), 402, "billing_required")
 
 
-async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(gateway_of: GatewayOf) -> None:
+async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(gateway_of):
     provider = Provider(saying(answer()))
     gateway = await gateway_of(provider.serve)
     customer = await gateway.customer(models=["gpt-4o-mini", "demo*"])
@@ -257,7 +257,7 @@ async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(gateway
             assert named["model"] == ("gpt-4o*" if model == "gpt-4o" else named["model"])
 
 
-async def test_an_alias_is_sent_under_the_provider_s_name(customer_of: CustomerOf) -> None:
+async def test_an_alias_is_sent_under_the_provider_s_name(customer_of):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve)
     assert (await ask(customer, chat(model="fast"))).status == 200

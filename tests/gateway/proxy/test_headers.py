@@ -85,7 +85,7 @@ def incoming(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> CIMultiDict[s
     return parsed(incoming_lines(raw(headers)).lines)
 
 
-def test_of_a_client_s_headers_only_those_on_the_list_pass() -> None:
+def test_of_a_client_s_headers_only_those_on_the_list_pass():
     assert dict(outgoing(CIMultiDict(CLIENT), "sk-provider")) == {
         "Content-Type": "application/json",
         "Accept": "application/json",
@@ -98,11 +98,11 @@ def test_of_a_client_s_headers_only_those_on_the_list_pass() -> None:
     }
 
 
-def test_without_a_provider_key_no_authorization_is_sent() -> None:
+def test_without_a_provider_key_no_authorization_is_sent():
     assert "Authorization" not in outgoing(CIMultiDict(CLIENT), None)
 
 
-def test_extra_headers_replace_the_client_s() -> None:
+def test_extra_headers_replace_the_client_s():
     headers = CIMultiDict([("Anthropic-Version", "old"), ("anthropic-version", "older"), ("x-api-key", "mg_client")])
     sent = outgoing(headers, None, {"anthropic-version": "2023-06-01", "x-api-key": "sk-provider"})
     assert sent.getall("anthropic-version") == ["2023-06-01"]
@@ -110,38 +110,38 @@ def test_extra_headers_replace_the_client_s() -> None:
 
 
 @pytest.mark.parametrize("value", ["x-hop, close", "X-Hop", "close,  x-hop ,", "keep-alive, X-HOP"])
-def test_what_connection_names_is_for_one_hop(value: str) -> None:
+def test_what_connection_names_is_for_one_hop(value):
     headers = CIMultiDict({"Connection": value, "X-Hop": "1", "X-End": "2"})
     assert dict(outgoing(headers, None, {}, "x-hop", "x-end")) == {"X-End": "2", **OURS}
     answered = CIMultiDict({"Connection": value.lower().replace("x-hop", "cf-ray"), "CF-Ray": "1", "Retry-After": "2"})
     assert dict(incoming(answered)) == {"Retry-After": "2"}
 
 
-def test_several_connection_headers_are_one_list() -> None:
+def test_several_connection_headers_are_one_list():
     headers = CIMultiDict([("Connection", "close"), ("Connection", "x-hop"), ("x-hop", "1")])
     assert "x-hop" not in outgoing(headers, None, {}, "x-hop")
 
 
-def test_connection_can_t_remove_the_provider_s_key() -> None:
+def test_connection_can_t_remove_the_provider_s_key():
     headers = CIMultiDict({"Connection": "authorization, accept-encoding"})
     assert dict(outgoing(headers, "sk-provider")) == {**OURS, "Authorization": "Bearer sk-provider"}
 
 
-def test_a_client_does_not_say_what_a_body_is() -> None:
+def test_a_client_does_not_say_what_a_body_is():
     sent = CIMultiDict([("Content-Type", "application/json; charset=utf-7"), ("content-type", "text/plain")])
     assert outgoing(sent, None).getall("Content-Type") == ["application/json"]
     with pytest.raises(ValueError, match="never passes"):
         outgoing(sent, None, {}, "content-type")
 
 
-def test_repeated_headers_stay_repeated() -> None:
+def test_repeated_headers_stay_repeated():
     headers = CIMultiDictProxy(CIMultiDict([("Anthropic-Beta", "a"), ("anthropic-beta", "b")]))
     assert outgoing(headers, None).getall("anthropic-beta") == ["a", "b"]
     assert incoming(CIMultiDict([("CF-Ray", "a"), ("cf-ray", "b")])).getall("cf-ray") == ["a", "b"]
 
 
-def test_an_idempotency_key_is_replaced_by_one_of_the_account_and_the_key() -> None:
-    def sent(account_id: str, value: str, name: str = "Idempotency-Key") -> str:
+def test_an_idempotency_key_is_replaced_by_one_of_the_account_and_the_key():
+    def sent(account_id, value, name="Idempotency-Key"):
         return parsed(outgoing_lines([(name.encode(), value.encode())], FIXED, account_id))["Idempotency-Key"]
 
     one = sent("acc_1", "order-7")
@@ -151,7 +151,7 @@ def test_an_idempotency_key_is_replaced_by_one_of_the_account_and_the_key() -> N
     assert b"idempotency" not in outgoing_lines([(b"Idempotency-Key", b" ")], FIXED, "acc_1").lower()
 
 
-def test_a_provider_s_entry_adds_to_what_passes() -> None:
+def test_a_provider_s_entry_adds_to_what_passes():
     sent = outgoing(CIMultiDict(CLIENT), None, {"X-Title": "ours"}, "http-referer", "X-Title")
     assert (sent["HTTP-Referer"], sent["X-Title"]) == ("https://app.example", "ours")
     assert "HTTP-Referer" not in outgoing(CIMultiDict(CLIENT), None)
@@ -160,7 +160,7 @@ def test_a_provider_s_entry_adds_to_what_passes() -> None:
             Fixed.of(None, {}, [name])
 
 
-def test_of_a_provider_s_headers_only_those_on_the_list_pass() -> None:
+def test_of_a_provider_s_headers_only_those_on_the_list_pass():
     provider = CIMultiDict(
         {
             "Content-Type": "text/event-stream",
@@ -215,7 +215,7 @@ def test_of_a_provider_s_headers_only_those_on_the_list_pass() -> None:
     }
 
 
-def test_anthropic_s_request_id_is_the_upstream_s() -> None:
+def test_anthropic_s_request_id_is_the_upstream_s():
     assert dict(incoming(CIMultiDict({"request-id": "req_1"}))) == {"x-upstream-request-id": "req_1"}
 
 
@@ -229,7 +229,7 @@ def test_anthropic_s_request_id_is_the_upstream_s() -> None:
         )
     )
 )
-def test_no_client_s_credential_goes_upstream_however_it_is_written(pairs: list[tuple[str, str]]) -> None:
+def test_no_client_s_credential_goes_upstream_however_it_is_written(pairs):
     sent = outgoing(CIMultiDict(pairs), "sk-provider")
     assert sent.getall("authorization") == ["Bearer sk-provider"]
     for name in ("x-api-key", "x-goog-api-key", "cookie", "x-metergate-x", "openai-organization", "host"):
@@ -239,10 +239,10 @@ def test_no_client_s_credential_goes_upstream_however_it_is_written(pairs: list[
 
 
 @pytest.mark.parametrize("value", [b"a\rb", b"a\nb", b"a\x00b", b"a\r\nX-Injected: 1\x00"])
-async def test_the_server_refuses_control_characters_in_a_client_s_headers(value: bytes) -> None:
+async def test_the_server_refuses_control_characters_in_a_client_s_headers(value):
     seen: list[list[tuple[str, str]]] = []
 
-    async def handle(request: web.BaseRequest) -> web.Response:
+    async def handle(request):
         seen.append(list(request.headers.items()))
         return web.Response()
 
@@ -258,18 +258,18 @@ async def test_the_server_refuses_control_characters_in_a_client_s_headers(value
 
 
 @pytest.mark.parametrize("value", ["a\rb", "a\nb", "a\x00b"])
-def test_a_configured_header_that_would_end_its_line_is_refused(value: str) -> None:
+def test_a_configured_header_that_would_end_its_line_is_refused(value):
     with pytest.raises(ValueError, match="line break"):
         Fixed.of(("Authorization", f"Bearer sk-{value}"), {})
     with pytest.raises(ValueError, match="line break"):
         Fixed.of(None, {"x-extra": value})
 
 
-def test_a_provider_s_key_is_not_shown() -> None:
+def test_a_provider_s_key_is_not_shown():
     assert "sk-provider" not in repr(FIXED)
 
 
-def test_what_the_gateway_looks_at_in_an_answer() -> None:
+def test_what_the_gateway_looks_at_in_an_answer():
     answered = incoming_lines(
         [(b"Content-Type", b"Text/Event-Stream"), (b"CONTENT-ENCODING", b"GZip"), (b"X-Request-Id", b"req_\xff")]
     )

@@ -16,11 +16,7 @@ from gateway.server.ids import GRANTED
 from tests.gateway.conftest import (
     ADMIN_KEY,
     Customer,
-    CustomerOf,
     Gateway,
-    GatewayOf,
-    MakeGateway,
-    Upstream,
     chat,
 )
 from tests.support.answering import Gate, Provider, answer, saying, streaming, until, usage_chunk
@@ -46,9 +42,7 @@ async def windows(customer: Customer) -> dict[tuple[str, str], dict[str, Any]]:
     return {(each["window"], each["metric"]): each for each in shown}
 
 
-async def test_twenty_calls_at_once_on_the_shipped_free_plan_are_all_served(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_twenty_calls_at_once_on_the_shipped_free_plan_are_all_served(make_gateway, upstream):
     gate = Gate(saying(answer()))
     shipped = shipped_settings(ADMIN_KEY).plans  # which let them wait for each other
     gateway = await make_gateway(await upstream(gate.serve), change=lambda settings: replace(settings, plans=shipped))
@@ -67,7 +61,7 @@ async def test_twenty_calls_at_once_on_the_shipped_free_plan_are_all_served(
     assert (after["used"], after["held"], after["remaining"]) == (20 * 15, 0, 200_000 - 20 * 15)
 
 
-async def test_an_elastic_hold_leaves_room_and_says_what_it_got(gateway_of: GatewayOf) -> None:
+async def test_an_elastic_hold_leaves_room_and_says_what_it_got(gateway_of):
     gate = Gate(saying(answer()))
     provider = Provider(gate.serve)
     gateway = await gateway_of(provider.serve)
@@ -87,7 +81,7 @@ async def test_an_elastic_hold_leaves_room_and_says_what_it_got(gateway_of: Gate
     assert (await fetch(customer.post(data=CHAT))).headers[GRANTED] == str((30_000 - 5 * 15 - len(CHAT)) // 4)
 
 
-async def test_a_stream_says_what_it_got_before_it_begins(gateway_of: GatewayOf) -> None:
+async def test_a_stream_says_what_it_got_before_it_begins(gateway_of):
     gateway = await gateway_of(streaming(usage_chunk(), b"data: [DONE]\n\n"))
     customer = await gateway.customer(quotas=[{"window": "day", "metric": "output_tokens", "limit": 100}])
     fetched = await ask(customer, chat(model="gpt-4o-mini", stream=True))
@@ -96,15 +90,13 @@ async def test_a_stream_says_what_it_got_before_it_begins(gateway_of: GatewayOf)
 
 
 @pytest.mark.parametrize("share", ["0.5", "1"])
-async def test_how_much_an_elastic_hold_takes_is_configured(customer_of: CustomerOf, share: str) -> None:
+async def test_how_much_an_elastic_hold_takes_is_configured(customer_of, share):
     customer = await customer_of(saying(answer()), "0.001", elastic_share=share, elastic_output_tokens=10)
     free = (1_000_000 - len(CHAT) * INPUT) // OUTPUT
     assert (await fetch(customer.post(data=CHAT))).headers[GRANTED] == str(free // 2 if share == "0.5" else free)
 
 
-async def test_a_window_that_is_only_held_is_capacity_and_used_is_told_from_held(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_window_that_is_only_held_is_capacity_and_used_is_told_from_held(make_gateway, upstream):
     plan = Plan("plain", "Plain", 0, quotas=(Quota(Window.day, Metric.tokens, 1000),), upgrade_to="starter")
     gate = Gate(saying(answer()))
     gate.opened.set()
@@ -149,7 +141,7 @@ async def test_a_window_that_is_only_held_is_capacity_and_used_is_told_from_held
     assert (await running).status == 200
 
 
-async def test_a_balance_that_is_only_held_is_capacity_and_needs_no_credit(gateway_of: GatewayOf) -> None:
+async def test_a_balance_that_is_only_held_is_capacity_and_needs_no_credit(gateway_of):
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve, change=with_plans(plain=Plan("plain", "Plain", 0)))
     customer = await gateway.customer("0.01", account={"plan": "plain"})
@@ -172,9 +164,7 @@ async def test_a_balance_that_is_only_held_is_capacity_and_needs_no_credit(gatew
     assert (await running).status == 200
 
 
-async def test_requests_wait_for_running_ones_and_who_leaves_is_gone(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_requests_wait_for_running_ones_and_who_leaves_is_gone(make_gateway, upstream):
     gate = Gate(saying(answer()))
     plan = Plan("patient", "Patient", 0, admission_queue_s=60, max_parallel_requests=1)
     gateway = await make_gateway(await upstream(gate.serve), change=with_plans(patient=plan))
@@ -194,7 +184,7 @@ async def test_requests_wait_for_running_ones_and_who_leaves_is_gone(
     assert len(await customer.events()) == 2
 
 
-async def test_a_wait_ends_with_the_refusal_and_with_the_gateway(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_wait_ends_with_the_refusal_and_with_the_gateway(make_gateway, upstream):
     gate = Gate(saying(answer()))
     plans = {
         "brief": Plan("brief", "Brief", 0, admission_queue_s=1, max_parallel_requests=1),
@@ -213,7 +203,7 @@ async def test_a_wait_ends_with_the_refusal_and_with_the_gateway(make_gateway: M
     assert [(await call).status for call in running] == [200, 200]
 
 
-async def test_an_upgrade_is_offered_only_where_it_helps(gateway_of: GatewayOf) -> None:
+async def test_an_upgrade_is_offered_only_where_it_helps(gateway_of):
     day, minute = Quota(Window.day, Metric.tokens, 50), Quota(Window.hour, Metric.tokens, 60)
     better = Plan("better", "Better", 10**9, quotas=(replace(day, limit=5000), minute))
     plain = Plan("plain", "Plain", 0, quotas=(day, minute), upgrade_to="better")

@@ -10,11 +10,10 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
-from gateway.tokens import Tokenizer
-from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import BOUND_S, SSE, WORDS, delta, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT
@@ -77,9 +76,7 @@ async def given_up(gateway: Gateway, provider: Silent, body: dict[str, Any]) -> 
     [{"reasoning_drain_s": 0.1}, {"reasoning_drain_s": BOUND_S, "upstream_timeout_s": 1.0}],
     ids=["not read on", "silent"],
 )
-async def test_a_client_that_leaves_pays_the_hold(
-    gateway_of: GatewayOf, begins: bytes | None, body: dict[str, Any], limits: dict[str, float]
-) -> None:
+async def test_a_client_that_leaves_pays_the_hold(gateway_of, begins, body, limits):
     provider = Silent(begins, SSE["Content-Type"] if body is BODY else "application/json")
     gateway = await gateway_of(provider.serve, change=hiding, **limits)
     found = await given_up(gateway, provider, body)
@@ -88,14 +85,14 @@ async def test_a_client_that_leaves_pays_the_hold(
     assert (found["status"], found["note"]) == (499, "client_gone")
 
 
-async def test_a_model_that_shows_all_costs_what_passed(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_a_model_that_shows_all_costs_what_passed(gateway_of, tokenizer):
     provider = Silent(FINISHED)
     gateway = await gateway_of(provider.serve, disconnect_drain_s=0.1)
     found = await given_up(gateway, provider, BODY)
     assert parse_usd(found["charged_usd"]) == estimate_nano(tokenizer, "Good", BODY)
 
 
-async def test_usage_that_comes_in_time_is_what_it_costs(gateway_of: GatewayOf) -> None:
+async def test_usage_that_comes_in_time_is_what_it_costs(gateway_of):
     """Also where the provider says nothing more, and keeps its connection."""
     provider = Silent(FINISHED + usage_chunk(10, 5_000))
     gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=0.1)
@@ -104,7 +101,7 @@ async def test_usage_that_comes_in_time_is_what_it_costs(gateway_of: GatewayOf) 
     assert found["estimated"] is False
 
 
-async def test_a_request_that_takes_too_long_costs_the_hold(customer_of: CustomerOf) -> None:
+async def test_a_request_that_takes_too_long_costs_the_hold(customer_of):
     provider = Silent(FINISHED)
     customer = await customer_of(provider.serve, change=hiding, max_request_s=1)
     async with asking_by_hand(customer, BODY) as (reader, _):
@@ -124,9 +121,7 @@ async def breaks(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def test_a_provider_that_breaks_off_is_not_the_customer_s_fault(
-    customer_of: CustomerOf, tokenizer: Tokenizer
-) -> None:
+async def test_a_provider_that_breaks_off_is_not_the_customer_s_fault(customer_of, tokenizer):
     customer = await customer_of(breaks, change=hiding, reasoning_drain_s=BOUND_S)
     async with asking_by_hand(customer, BODY) as (reader, _):
         await reader.read()
@@ -134,9 +129,7 @@ async def test_a_provider_that_breaks_off_is_not_the_customer_s_fault(
     assert found["note"] == "upstream_cut"
 
 
-async def test_neither_is_one_that_breaks_off_after_the_client_has_left(
-    gateway_of: GatewayOf, tokenizer: Tokenizer
-) -> None:
+async def test_neither_is_one_that_breaks_off_after_the_client_has_left(gateway_of, tokenizer):
     provider = Slow(WORDS[0])
     gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=BOUND_S)
     customer = await gateway.customer()
@@ -146,9 +139,7 @@ async def test_neither_is_one_that_breaks_off_after_the_client_has_left(
     await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good", BODY))
 
 
-async def test_neither_is_a_gateway_that_stops(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_neither_is_a_gateway_that_stops(make_gateway, upstream, tokenizer, monkeypatch):
     made: list[DetachedAnswer] = []
     begin = DetachedAnswer.__init__
     monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
@@ -162,7 +153,7 @@ async def test_neither_is_a_gateway_that_stops(
 
 
 @pytest.mark.parametrize(("policy", "charged_nano"), [("free", 0), ("hold", hold_nano())])
-async def test_an_operator_s_own_policy_goes_before(gateway_of: GatewayOf, policy: str, charged_nano: int) -> None:
+async def test_an_operator_s_own_policy_goes_before(gateway_of, policy, charged_nano):
     provider = Silent(FINISHED)
     gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=0.1, missing_usage=policy)
     found = await given_up(gateway, provider, BODY)
@@ -170,9 +161,7 @@ async def test_an_operator_s_own_policy_goes_before(gateway_of: GatewayOf, polic
 
 
 @pytest.mark.parametrize(("words", "dearer"), [(1, False), (3_000, True)], ids=["the hold", "what passed"])
-async def test_a_hold_that_is_no_bound_is_the_least(
-    customer_of: CustomerOf, tokenizer: Tokenizer, words: int, dearer: bool
-) -> None:
+async def test_a_hold_that_is_no_bound_is_the_least(customer_of, tokenizer, words, dearer):
     text, body = "Good" + " word" * words, chat(model="gpt-4o-mini", stream=True)
     provider = Silent(delta(text))
     customer = await customer_of(provider.serve, change=hiding, reasoning_drain_s=0.1, strict=False)

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.server.exchange import CONTINUE
-from tests.gateway.conftest import Customer, CustomerOf, Gateway, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, Handler, chat
 from tests.support.answering import answer, saying
 
 pytestmark = pytest.mark.slow
@@ -74,9 +74,7 @@ def _kept(gateway: Gateway) -> int:
 
 
 @pytest.mark.parametrize("framing", [f"Content-Length: {30 * MIB}", "Transfer-Encoding: chunked"])
-async def test_an_account_that_can_not_pay_is_refused_before_its_large_body_is_read(
-    gateway: Gateway, framing: str
-) -> None:
+async def test_an_account_that_can_not_pay_is_refused_before_its_large_body_is_read(gateway, framing):
     """Suspended, or with nothing left: at once where the head says how large it is, else when it has become large."""
     suspended, empty, rich = [await gateway.customer(balance) for balance in ("5.00", "0", "5.00")]
     await gateway.admin("PATCH", f"/accounts/{suspended.account_id}", {"status": "suspended"})
@@ -98,7 +96,7 @@ async def test_an_account_that_can_not_pay_is_refused_before_its_large_body_is_r
 
 
 @pytest.mark.parametrize("path", ["/v1/moderations", "/v1/messages/count_tokens"])
-async def test_who_has_nothing_left_is_served_where_nothing_is_charged(gateway: Gateway, path: str) -> None:
+async def test_who_has_nothing_left_is_served_where_nothing_is_charged(gateway, path):
     """A free model, and a free endpoint: a large body is read there, and refused where every model costs something."""
     empty = await gateway.customer("0")
     async with empty.post(body=chat()) as seen:  # its balance is in Redis from here on
@@ -111,7 +109,7 @@ async def test_who_has_nothing_left_is_served_where_nothing_is_charged(gateway: 
         assert seen.status == 402
 
 
-async def test_a_large_body_s_refusals_are_those_of_a_small_one(gateway: Gateway) -> None:
+async def test_a_large_body_s_refusals_are_those_of_a_small_one(gateway):
     """Where the account could pay, the checks come in their order."""
     customer = await gateway.customer("0.01")
     small, other = body_of(10), await gateway.customer("5.00", scopes=["billing:read"])
@@ -129,7 +127,7 @@ async def test_a_large_body_s_refusals_are_those_of_a_small_one(gateway: Gateway
     assert (await asked(customer, body_of(LARGE)))[1]["code"] == "invalid_api_key"
 
 
-async def test_bodies_in_flight_are_bounded_for_an_account_and_for_a_worker(make_gateway: MakeGateway) -> None:
+async def test_bodies_in_flight_are_bounded_for_an_account_and_for_a_worker(make_gateway):
     gateway = await make_gateway(
         change=lambda settings: replace(settings, proxy_max_body_bytes=2 * MIB),
         body_bytes_in_flight=3 * MIB,
@@ -169,16 +167,14 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + MIB // 4]
 
 
-async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(
-    customer_of: CustomerOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(customer_of, monkeypatch):
     """A small one is not: it would take longer."""
     threads: list[tuple[str, bool]] = []
 
-    def noted(name: str) -> Any:
+    def noted(name):
         work = vars(OpenAIDialect)[name]  # a function or a static method
 
-        def noting(self: OpenAIDialect, *args: Any, **kwargs: Any) -> Any:
+        def noting(self, *args, **kwargs):
             threads.append((name, threading.current_thread() is threading.main_thread()))
             return work.__get__(self, OpenAIDialect)(*args, **kwargs)
 
@@ -188,7 +184,7 @@ async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(
         monkeypatch.setattr(OpenAIDialect, name, noted(name))
     got: list[bytes] = []
 
-    async def reply(request: Any) -> Any:
+    async def reply(request):
         got.append(await request.read())
         return await _answer(request)
 
@@ -217,7 +213,7 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-async def test_a_large_body_goes_with_its_request(gateway_of: GatewayOf, outcome: str) -> None:
+async def test_a_large_body_goes_with_its_request(gateway_of, outcome):
     """Nothing keeps it until a collection of garbage, which a worker does seldom."""
     body, lines, expected = OUTCOMES[outcome]
     gateway = await gateway_of(saying(answer()))

@@ -1,13 +1,10 @@
 """Moderations: free by a price row of zero, a request all the same, and never free by accident."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 
-from gateway.config.settings import Settings
-from tests.gateway.conftest import CustomerOf, Gateway
 from tests.support.answering import Provider, saying
 from tests.support.gateways import ask, assert_free, the_event
 
@@ -20,7 +17,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize("given", ["Say something.", ["One.", "Two."], PARTS])
-async def test_a_moderation_counts_as_a_request_and_costs_nothing(customer_of: CustomerOf, given: Any) -> None:
+async def test_a_moderation_counts_as_a_request_and_costs_nothing(customer_of, given):
     provider = Provider(saying(VERDICT))
     customer = await customer_of(provider.serve)
     fetched = await ask(customer, {"model": "omni-moderation-latest", "input": given}, path=PATH)
@@ -30,7 +27,7 @@ async def test_a_moderation_counts_as_a_request_and_costs_nothing(customer_of: C
     assert (await customer.balance())["balance_usd"] == "5.00"
 
 
-async def test_requests_are_counted_in_their_windows(gateway: Gateway) -> None:
+async def test_requests_are_counted_in_their_windows(gateway):
     customer = await gateway.customer("5.00", quotas=[{"window": "day", "metric": "requests", "limit": 1}])
     body = {"model": "demo-moderation", "input": "Say something."}
     assert (await ask(customer, body, path=PATH)).status == 200
@@ -38,7 +35,7 @@ async def test_requests_are_counted_in_their_windows(gateway: Gateway) -> None:
     assert (refused.status, refused.json["error"]["code"]) == (429, "quota_exceeded")
 
 
-async def test_a_model_that_is_left_out_is_the_configured_one(customer_of: CustomerOf) -> None:
+async def test_a_model_that_is_left_out_is_the_configured_one(customer_of):
     provider = Provider(saying(VERDICT))
     customer = await customer_of(provider.serve)
     assert (await ask(customer, {"input": "Say something."}, path=PATH)).status == 200
@@ -46,7 +43,7 @@ async def test_a_model_that_is_left_out_is_the_configured_one(customer_of: Custo
     assert (await the_event(customer, 0))["model"] == "omni-moderation-latest"
 
 
-async def test_a_default_that_is_not_served_is_named(customer_of: CustomerOf) -> None:
+async def test_a_default_that_is_not_served_is_named(customer_of):
     customer = await customer_of(moderation_model="elsewhere")
     refused = await ask(customer, {"input": "Say something."}, path=PATH)
     assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
@@ -55,17 +52,17 @@ async def test_a_default_that_is_not_served_is_named(customer_of: CustomerOf) ->
     assert missing.json["error"]["message"] == "Missing required parameter: 'model'."
 
 
-async def test_a_model_with_a_price_is_charged_for_what_it_read(gateway: Gateway) -> None:
+async def test_a_model_with_a_price_is_charged_for_what_it_read(gateway):
     customer = await gateway.customer("5.00")
     assert (await ask(customer, {"model": "demo", "input": "Say something."}, path=PATH)).status == 200
     event = await the_event(customer)
     assert (event["input_tokens"], event["charged_usd"], event["estimated"]) == (3, "0.00000045", True)
 
 
-async def test_a_model_without_a_price_is_refused(customer_of: CustomerOf) -> None:
+async def test_a_model_without_a_price_is_refused(customer_of):
     provider = Provider(saying(VERDICT))
 
-    def unpriced(settings: Settings) -> Settings:
+    def unpriced(settings):
         rows = [row for row in settings.prices.rows if not row.model.startswith("omni")]
         return replace(settings, prices=type(settings.prices)(rows))
 
@@ -76,7 +73,7 @@ async def test_a_model_without_a_price_is_refused(customer_of: CustomerOf) -> No
     await assert_free(customer)
 
 
-async def test_openai_s_library(gateway: Gateway) -> None:
+async def test_openai_s_library(gateway):
     customer = await gateway.customer("5.00")
     async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=customer.key, max_retries=0) as client:
         found = await client.moderations.create(model="demo-moderation", input=["One.", "Two."])

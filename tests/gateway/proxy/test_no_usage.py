@@ -13,7 +13,7 @@ from billing.ledger.verify import verify
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement import settlements
-from tests.gateway.conftest import GatewayOf, Handler, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, refusal, spent_nano, the_event
@@ -23,7 +23,7 @@ from tests.support.unreported_costs import held_nano, repriced
 pytestmark = pytest.mark.slow
 
 
-async def test_an_answer_above_its_bound_is_refused_and_charged(gateway_of: GatewayOf) -> None:
+async def test_an_answer_above_its_bound_is_refused_and_charged(gateway_of):
     packed = gzip.compress(json.dumps(answer("x" * 100_000)).encode())
     assert len(packed) < 4096
     gate = Gate(saying(b""))
@@ -52,9 +52,7 @@ def _in_chunks(body: dict[str, Any]) -> Handler:
     return reply
 
 
-async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(make_gateway, upstream):
     gate = Gate(saying(b""))
     gateway = await make_gateway(await upstream(gate.serve))
     for body in ({}, {"object": "something", "result": "else"}, {"choices": "none"}):
@@ -70,7 +68,7 @@ async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
 
-async def test_where_missing_usage_is_free_so_are_these(gateway_of: GatewayOf) -> None:
+async def test_where_missing_usage_is_free_so_are_these(gateway_of):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve, missing_usage="free", upstream_answer_bytes=4096)
     for body in ({"object": "something"}, answer("x" * 5000)):
@@ -85,9 +83,7 @@ async def test_where_missing_usage_is_free_so_are_these(gateway_of: GatewayOf) -
     [saying(answer(reported=usage(2_000_000_000, 5))), streaming(*WORDS, usage_chunk(10, 2_000_000_000), DONE)],
     ids=["JSON", "a stream"],
 )
-async def test_a_report_far_above_the_hold_is_not_believed(
-    make_gateway: MakeGateway, upstream: Upstream, reply: Handler, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_report_far_above_the_hold_is_not_believed(make_gateway, upstream, reply, caplog):
     gate = Gate(reply)
     gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer()
@@ -104,7 +100,7 @@ async def test_a_report_far_above_the_hold_is_not_believed(
     assert b"metergate_implausible_usage_total 1.0" in await gateway.metrics()
 
 
-async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(gateway_of: GatewayOf) -> None:
+async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(gateway_of):
     body = chat(model="gpt-4o-mini", max_tokens=100)
     held = len(json.dumps(body)) + 100
     provider = Provider(saying(b""))
@@ -121,7 +117,7 @@ async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(gate
     assert (await the_event(customer))["note"] == "implausible_usage"
 
 
-async def test_without_a_bound_the_model_s_window_is_what_can_be(gateway_of: GatewayOf) -> None:
+async def test_without_a_bound_the_model_s_window_is_what_can_be(gateway_of):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve, strict=False)
     for tokens, believed in ((100_000, True), (20 * 128_000 + 1, False)):
@@ -131,7 +127,7 @@ async def test_without_a_bound_the_model_s_window_is_what_can_be(gateway_of: Gat
         assert ((await the_event(customer))["note"] is None) == believed
 
 
-async def test_every_charge_follows_from_what_is_kept_of_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_every_charge_follows_from_what_is_kept_of_it(make_gateway, upstream):
     """The ledger's own proof, after estimates and holds that were charged whole."""
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve), change=_dear_writes)
@@ -156,9 +152,7 @@ def _dear_writes(settings: Settings) -> Settings:
     return repriced(settings, rates, max_output_tokens=1000)
 
 
-async def test_a_gateway_that_stops_reads_nobody_on(
-    make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_gateway_that_stops_reads_nobody_on(make_gateway, upstream, monkeypatch):
     """What its clients have left behind is settled by what has come until then."""
     made: list[DetachedAnswer] = []
     begin = DetachedAnswer.__init__

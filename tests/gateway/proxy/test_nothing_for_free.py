@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, streaming, usage_chunk
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
@@ -21,9 +20,7 @@ pytestmark = pytest.mark.slow
 DATA = "A" * 100_000
 
 
-async def test_a_failure_while_estimating_charges_the_hold(
-    make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failure_while_estimating_charges_the_hold(make_gateway, upstream, monkeypatch):
     """The client hangs up before the usage comes, and what counts its tokens has no threads any more."""
     made: list[Tokenizer] = []
     verify = Tokenizer.verify
@@ -34,7 +31,7 @@ async def test_a_failure_while_estimating_charges_the_hold(
     made[-1].close()
     held: list[int] = []
 
-    async def note() -> None:
+    async def note():
         held.append(await held_nano(gateway))
 
     await leave(customer, chat("Hello. " * 2_000, model="gpt-4o-mini", stream=True), note, first=WORDS[0])
@@ -46,13 +43,11 @@ async def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
-async def test_a_fault_of_ours_within_an_answer_charges_the_hold(
-    gateway_of: GatewayOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fault_of_ours_within_an_answer_charges_the_hold(gateway_of, monkeypatch):
     gate = Gate(saying(b""))
     gateway = await gateway_of(gate.serve)
     for patched, then, body in (
-        ("stream", streaming(*WORDS, usage_chunk(), DONE), STREAM),
+        ("ended", streaming(*WORDS, usage_chunk(), DONE), STREAM),
         ("whole", saying(answer("Yes.", {})), PLAIN),
         ("reported", saying(answer()), PLAIN),
     ):
@@ -60,7 +55,7 @@ async def test_a_fault_of_ours_within_an_answer_charges_the_hold(
         gate._then = then
         customer = await gateway.customer()
         with monkeypatch.context() as patch:
-            patch.setattr(Settlements, patched, broken if patched != "reported" else broken_at_once)
+            patch.setattr(Settlements, patched, broken if patched == "whole" else broken_at_once)
             running = asking(customer, body)
             held = await held_nano(gateway)
             gate.opened.set()
@@ -81,11 +76,11 @@ def broken_at_once(*_: Any, **__: Any) -> None:
     ("patched", "body"), [("_stream", STREAM), ("_unanswered", PLAIN)], ids=["a stream", "before a head"]
 )
 async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
-    gateway_of: GatewayOf,
-    monkeypatch: pytest.MonkeyPatch,
-    patched: str,
-    body: dict[str, Any],
-) -> None:
+    gateway_of,
+    monkeypatch,
+    patched,
+    body,
+):
     """What goes on without the client ends its hold, too."""
     gate = Gate(saying(answer()))
     provider = Slow(WORDS[0], DONE)
@@ -94,7 +89,7 @@ async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     monkeypatch.setattr(DetachedAnswer, patched, broken)
     held: list[int] = []
 
-    async def note() -> None:
+    async def note():
         held.append(await held_nano(gateway))
         if body is PLAIN:
             await gate.reached()
@@ -127,7 +122,7 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
 
 
 @pytest.mark.parametrize("what", OUTPUTS)
-async def test_any_delta_is_output(customer_of: CustomerOf, what: str) -> None:
+async def test_any_delta_is_output(customer_of, what):
     delta, tokens = OUTPUTS[what]
     first = chunk(delta) if delta else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
     provider = Slow(first, DONE)
@@ -138,8 +133,8 @@ async def test_any_delta_is_output(customer_of: CustomerOf, what: str) -> None:
     assert (found["estimated"], found["note"]) == (True, "client_gone")
 
 
-async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(customer_of: CustomerOf) -> None:
-    def talking(settings: Settings) -> Settings:
+async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(customer_of):
+    def talking(settings):
         rates = {"input": INPUT, "output": OUTPUT, "audio_output": 10 * OUTPUT}
         return repriced(settings, rates, part_tokens={"audio_second": 20}, max_output_tokens=16_000)
 
@@ -152,7 +147,7 @@ async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(customer_of: 
     assert parse_usd(found["charged_usd"]) == found["input_tokens"] * INPUT + 240 * 10 * OUTPUT
 
 
-async def test_names_numbers_and_nothing_are_no_output(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
+async def test_names_numbers_and_nothing_are_no_output(customer_of, tokenizer):
     empty = {
         **{"role": "assistant", "content": None, "refusal": "", "tool_calls": [], "images": [], "audio": None},
         **{"id": "msg_1", "item_id": "item_1", "index": 3},
@@ -165,7 +160,7 @@ async def test_names_numbers_and_nothing_are_no_output(customer_of: CustomerOf, 
 
 
 @pytest.mark.parametrize("size", [500_000, 3_000_000])
-async def test_an_event_that_broke_off_is_counted(customer_of: CustomerOf, size: int) -> None:
+async def test_an_event_that_broke_off_is_counted(customer_of, size):
     """It has no end by which it could be read, but most of it has passed."""
     begun = chunk({"content": "word " * (size // 5) + "the-last-word" + " word" * 20})[:-60]
     provider = Slow(begun, DONE)
@@ -174,7 +169,7 @@ async def test_an_event_that_broke_off_is_counted(customer_of: CustomerOf, size:
     assert (await the_event_in_the_end(customer))["output_tokens"] == 16_384  # the model's own maximum
 
 
-async def test_a_stream_that_nobody_here_can_read_is_not_passed_on(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_nobody_here_can_read_is_not_passed_on(customer_of):
     """Brotli, although identity was asked for: its provider is stopped before anything of it has passed."""
     headers = {"Content-Type": "text/event-stream", "Content-Encoding": "br"}
     customer = await customer_of(streaming(*WORDS, DONE, headers=headers))

@@ -8,12 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from billing.principals import Principal
 from gateway.config.defaults import EstimateSettings
-from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig
+from gateway.config.providers import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect, parse
 from gateway.proxy.context import RequestContext
@@ -56,7 +54,7 @@ def prepared(made: Preparation, principal: Principal) -> RequestContext:
     return made.context(cast("Any", Asked()), "01", principal, parse(CHAT, BODY), BODY, 0.0)
 
 
-def test_terms_are_kept_for_one_route_of_one_principal() -> None:
+def test_terms_are_kept_for_one_route_of_one_principal():
     principal, one = anew(), preparation(1_000_000)
     context = prepared(one, principal)
     assert prepared(one, principal).terms is context.terms
@@ -68,7 +66,7 @@ def test_terms_are_kept_for_one_route_of_one_principal() -> None:
     assert prepared(one, principal).terms.route is context.terms.route
 
 
-def test_what_may_not_be_used_is_refused_in_order() -> None:
+def test_what_may_not_be_used_is_refused_in_order():
     principal = anew()
     with pytest.raises(Refuse) as refused:
         prepared(preparation(1, base_url="", dialects={"other": "http://p"}), replace(principal, models=("n",)))

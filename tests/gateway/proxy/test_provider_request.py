@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from aiohttp import web
@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing import PriceRow
 from gateway.config.defaults import EstimateSettings
-from gateway.config.settings import ProviderConfig, Secret, Settings
-from gateway.dialects.decoding import BadRequest
+from gateway.config.settings import ProviderConfig, Secret
+from gateway.dialects.body import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import NotPriced, worst_case
 from gateway.proxy.provider_request import provider_body
-from tests.gateway.conftest import MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import ask
 
@@ -46,9 +46,7 @@ MAXIMA = st.dictionaries(
 
 @settings(max_examples=500)
 @given(st.data(), MAXIMA, st.sampled_from(FIELDS), st.sampled_from([CHAT, COMPLETIONS]))
-def test_what_is_forwarded_never_asks_for_more_than_was_held(
-    data: st.DataObject, maxima: dict[str, Any], field: MaxOutputField, endpoint: str
-) -> None:
+def test_what_is_forwarded_never_asks_for_more_than_was_held(data, maxima, field, endpoint):
     fields = {"model": "m", "messages": [], "prompt": "p", "stream": data.draw(st.booleans()), **maxima}
     items = data.draw(st.permutations(list(fields.items())))
     body = json.dumps(dict(items)).encode()
@@ -74,8 +72,8 @@ def test_what_is_forwarded_never_asks_for_more_than_was_held(
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_body_passes_byte_for_byte_where_its_maximum_stands_where_the_provider_takes_it(
-    field: MaxOutputField,
-) -> None:
+    field,
+):
     for maxima in ({field: 5}, dict.fromkeys(FIELDS, 5), {}, {field: None}, {"max_tokens": 5, field: 3}):
         body = json.dumps({"messages": [], **maxima, "model": "m"}, indent=1).encode()
         parsed = parse(CHAT, body)
@@ -83,7 +81,7 @@ def test_a_body_passes_byte_for_byte_where_its_maximum_stands_where_the_provider
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_maximum_is_translated(field: MaxOutputField) -> None:
+def test_a_maximum_is_translated(field):
     for name in set(FIELDS) - {field}:
         body = json.dumps({"messages": [], name: 7, "model": "m"}).encode()
         parsed = parse(CHAT, body)
@@ -91,7 +89,7 @@ def test_a_maximum_is_translated(field: MaxOutputField) -> None:
         assert sent == {"messages": [], field: 7, "model": "m"}
 
 
-def test_completions_are_older_than_the_newer_field() -> None:
+def test_completions_are_older_than_the_newer_field():
     assert [max_field(field, COMPLETIONS) for field in FIELDS] == ["max_tokens", "max_tokens", "n_predict"]
     assert [max_field(field, CHAT) for field in FIELDS] == list(FIELDS)
 
@@ -109,13 +107,11 @@ def knowing_only(field: str) -> Provider:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-async def test_no_account_falls_below_zero_at_a_provider_that_knows_one_field(
-    make_gateway: MakeGateway, upstream: Upstream, field: MaxOutputField
-) -> None:
+async def test_no_account_falls_below_zero_at_a_provider_that_knows_one_field(make_gateway, upstream, field):
     provider = knowing_only(field)
     url = await upstream(provider.serve)
 
-    def change(found: Settings) -> Settings:
+    def change(found):
         own = ProviderConfig("openai", "openai", url, Secret("sk-upstream"), max_output_field=field)
         return replace(found, providers={**found.providers, "openai": own})
 

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.keys.secrets import new_secret
-from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy.provider_request import MAX_PARAMETERS, upstream_query
-from tests.gateway.conftest import MakeGateway, Upstream, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, head, raw
 
@@ -45,14 +44,14 @@ def test_what_passes_of_a_query(base: str, given_: str, sent: str) -> None:
     assert upstream_query(base, given_, DIALECT) == sent
 
 
-def test_no_query_has_parameters_without_number() -> None:
+def test_no_query_has_parameters_without_number():
     """Each of them is looked into, while nobody else is served."""
     sent = upstream_query("b=1", "&".join(["a=%2B"] * 2_000), DIALECT)
     assert sent == "&".join(["b=1"] + ["a=%2B"] * MAX_PARAMETERS)
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.integers(0, 2))
-def test_no_query_carries_a_key_of_ours(before: str, after: str, encodings: int) -> None:
+def test_no_query_carries_a_key_of_ours(before, after, encodings):
     shown = f"{before}{KEY}{after}"
     for _ in range(encodings):
         shown = quote(shown, safe="")
@@ -62,11 +61,11 @@ def test_no_query_carries_a_key_of_ours(before: str, after: str, encodings: int)
     assert not {" ", "\r", "\n", "\0"} & set(sent)
 
 
-async def test_a_query_goes_on_without_what_is_ours(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_query_goes_on_without_what_is_ours(make_gateway, upstream):
     provider = Provider(saying(answer()))
     base = await upstream(provider.serve)
 
-    def versioned(settings: Settings) -> Settings:
+    def versioned(settings):
         openai = replace(settings.providers["openai"], base_url=base, base_query="api-version=1")
         return replace(settings, providers={**settings.providers, "openai": openai})
 

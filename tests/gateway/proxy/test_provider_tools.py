@@ -25,16 +25,16 @@ SEARCHING = row(context_window=400_000, per_unit={"search": SEARCH_NANO})
 
 
 @given(st.integers(0, 300), st.integers(0, 60), st.integers(1, 20), st.none() | st.integers(1, 400))
-def test_the_input_of_rounds_is_their_sum(first: int, step: int, rounds: int, window: int | None) -> None:
+def test_the_input_of_rounds_is_their_sum(first, step, rounds, window):
     grown = [first + step * number for number in range(rounds)]
     assert grown_input(first, step, rounds, window) == sum(min(each, window or each) for each in grown)
 
 
-def test_rounds_without_number_take_no_time() -> None:
+def test_rounds_without_number_take_no_time():
     assert grown_input(100, 10, 2**31, 1000) == sum(range(100, 1000, 10)) + (2**31 - 90) * 1000
 
 
-def test_what_the_request_bounds_grows_in_the_same_way() -> None:
+def test_what_the_request_bounds_grows_in_the_same_way():
     need = worst_case(request(work=Work(uses=2, searches=2)), route(SEARCHING), 0, STRICT)
     tokens = 100 + (100 + STEP) + (100 + 2 * STEP)
     assert (need.input_tokens, need.input_cost_nano) == (tokens, tokens * 150 + 2 * SEARCH_NANO)
@@ -43,7 +43,7 @@ def test_what_the_request_bounds_grows_in_the_same_way() -> None:
     assert again.input_tokens == 2 * (tokens - 3 * 60), "what was counted takes the place of the first round's bytes"
 
 
-def test_an_open_tool_has_a_ladder_up_to_the_calls_of_by_default() -> None:
+def test_an_open_tool_has_a_ladder_up_to_the_calls_of_by_default():
     need = worst_case(request(work=OPEN), route(SEARCHING), 0, STRICT)
     assert (need.input_tokens, len(need.ladder)) == (200 + STEP, 7)
     for calls, (tokens, cost_nano) in enumerate(need.ladder, 2):
@@ -53,7 +53,7 @@ def test_an_open_tool_has_a_ladder_up_to_the_calls_of_by_default() -> None:
     assert (one.input_tokens, one.ladder) == (need.input_tokens, ())
 
 
-def test_no_round_is_above_the_window_and_a_window_is_not_needed() -> None:
+def test_no_round_is_above_the_window_and_a_window_is_not_needed():
     small = row(context_window=1000, per_unit={"search": 0})
     need = worst_case(request(work=OPEN), route(small), 0, STRICT)
     assert (need.input_tokens, need.ladder[-1][0]) == (1100, 8100)
@@ -61,12 +61,12 @@ def test_no_round_is_above_the_window_and_a_window_is_not_needed() -> None:
     assert worst_case(request(work=OPEN), route(unknown), 0, STRICT).input_tokens == 200 + STEP
 
 
-def test_input_outside_the_body_begins_with_the_window() -> None:
+def test_input_outside_the_body_begins_with_the_window():
     need = worst_case(request(unbounded_input=True, work=OPEN), route(SEARCHING), 0, STRICT)
     assert (need.input_tokens, need.ladder[0][0]) == (800_000, 1_200_000)
 
 
-def test_strict_tools_hold_a_window_for_each_round() -> None:
+def test_strict_tools_hold_a_window_for_each_round():
     rules = structs.replace(STRICT, strict_tools=True)
     need = worst_case(request(work=OPEN), route(SEARCHING), 0, rules, 10)
     assert (need.input_tokens, need.ladder[-1][0]) == (800_000, 9 * 400_000)
@@ -76,7 +76,7 @@ def test_strict_tools_hold_a_window_for_each_round() -> None:
         worst_case(request(work=OPEN), route(row(per_unit={"search": 0})), 0, rules)
 
 
-def test_calls_are_of_all_tools_or_of_each() -> None:
+def test_calls_are_of_all_tools_or_of_each():
     shared = Work(uses=1, open_tools=("web_search", "mcp"), open_searches=1)
     each = Work(uses=1, open_tools=("web_search", "web_search"), open_searches=2, calls_are_shared=False)
     assert [uses_with(shared, 3), uses_with(each, 3)] == [4, 7]
@@ -88,10 +88,10 @@ def test_calls_are_of_all_tools_or_of_each() -> None:
     assert (need.input_tokens, need.input_cost_nano) == (tokens, tokens * 150 + 2 * SEARCH_NANO)
 
 
-def test_a_row_says_what_a_call_of_each_type_adds() -> None:
+def test_a_row_says_what_a_call_of_each_type_adds():
     of_row = {"web_search": 8192, "web_search_preview": 4096, "web_fetch": 50_000}
 
-    def tokens(*kinds: str, own: int = 0, **more: int) -> int:
+    def tokens(*kinds, own=0, **more):
         return call_tokens(Work(open_tools=kinds), own, {**of_row, **more}, 16_384)
 
     assert tokens("web_search") == tokens("web_search_20250305") == tokens(own=1) == 8192
@@ -106,19 +106,19 @@ def test_a_row_says_what_a_call_of_each_type_adds() -> None:
     assert worst_case(request(work=OPEN), route(priced), 0, STRICT).input_tokens == 200 + 1000
 
 
-def test_estimates_have_no_ladder() -> None:
+def test_estimates_have_no_ladder():
     need = worst_case(request(work=OPEN), route(SEARCHING), 0, LOOSE)
     assert (need.input_tokens, need.ladder) == (25, ())
 
 
-def test_an_open_search_needs_a_price() -> None:
+def test_an_open_search_needs_a_price():
     with pytest.raises(NotPriced, match="no price for searches"):
         worst_case(request(work=OPEN), route(row(context_window=5000)), 0, STRICT)
     tool = Work(open_tools=("mcp",))
     assert worst_case(request(work=tool), route(row()), 0, STRICT).ladder
 
 
-def test_a_ladder_ends_where_its_rungs_can_not_be_held() -> None:
+def test_a_ladder_ends_where_its_rungs_can_not_be_held():
     most = structs.replace(STRICT, tool_call_tokens=10**9)
     need = worst_case(request(work=OPEN), route(row(per_unit={"search": 0})), 0, most)
     assert need.input_tokens == 10**9 + 200
@@ -130,7 +130,7 @@ def test_a_ladder_ends_where_its_rungs_can_not_be_held() -> None:
     ).ladder
 
 
-def test_the_dearest_of_several_covers_as_many_calls_as_all_have() -> None:
+def test_the_dearest_of_several_covers_as_many_calls_as_all_have():
     dear = row({"input": 10**9, "output": 10**9}, context_window=400_000, per_unit={"search": 1})
     need = dearest(request(work=OPEN), [route(SEARCHING), route(dear)], 0, STRICT)
     cheap, costly = (worst_case(request(work=OPEN), route(each), 0, STRICT) for each in (SEARCHING, dear))
@@ -154,9 +154,7 @@ works = st.builds(
 
 
 @given(price_rows(), works, st.integers(1, 3), st.integers(1, 300), st.integers(0, 300), st.data())
-def test_no_provider_that_uses_all_that_was_granted_costs_more_than_the_hold(
-    price: Any, work: Work, choices: int, body: int, step: int, data: st.DataObject
-) -> None:
+def test_no_provider_that_uses_all_that_was_granted_costs_more_than_the_hold(price, work, choices, body, step, data):
     """Whichever rung is granted: each round reads what all calls before it have brought, up to the window."""
     price = replace(price, per_unit={**price.per_unit, "search": 10**6})
     rules = EstimateSettings(default_tool_calls=4, tool_call_tokens=step)
@@ -178,8 +176,8 @@ def replace_usage(usage: Usage, searches: int) -> Usage:
     return Usage(**{**counts, "searches": searches})
 
 
-def test_the_most_specific_number_of_calls_wins() -> None:
-    def granted(key: int | None, plan: int | None, entry: int | None) -> int:
+def test_the_most_specific_number_of_calls_wins():
+    def granted(key, plan, entry):
         of_plan = SimpleNamespace(markup_scaled=0, default_tool_calls=plan)
         principal: Any = SimpleNamespace(tags={}, plan=of_plan, default_tool_calls=key)
         candidate = replace(route(SEARCHING), default_tool_calls=entry)

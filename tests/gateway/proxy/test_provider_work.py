@@ -3,16 +3,14 @@
 import json
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 import pytest
 
 from billing.ledger.explanations import explain, format_explanation
 from billing.money import format_usd, parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
-from tests.gateway.conftest import CustomerOf, GatewayOf, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
 
@@ -35,7 +33,7 @@ def with_searches(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable(rows))
 
 
-async def test_searches_are_held_and_charged_and_explained(gateway_of: GatewayOf) -> None:
+async def test_searches_are_held_and_charged_and_explained(gateway_of):
     counts = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
     provider = Provider(saying(answer(reported=counts)))
     gateway = await gateway_of(provider.serve, change=with_searches)
@@ -63,7 +61,7 @@ async def test_searches_are_held_and_charged_and_explained(gateway_of: GatewayOf
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_search_that_is_not_reported_is_charged_once(customer_of: CustomerOf, stream: bool) -> None:
+async def test_a_search_that_is_not_reported_is_charged_once(customer_of, stream):
     reply = streaming(*WORDS, usage_chunk(), DONE) if stream else saying(answer())
     customer = await customer_of(reply, change=with_searches)
     await ask(customer, chat(model="gpt-4o-mini", web_search_options={}, stream=stream))
@@ -81,9 +79,7 @@ async def test_a_search_that_is_not_reported_is_charged_once(customer_of: Custom
         ({"model": "openai/gpt-4o-mini:online"}, 400, "model_not_priced", "model"),
     ],
 )
-async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
-    customer_of: CustomerOf, fields: dict[str, Any], status: int, code: str, param: str
-) -> None:
+async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(customer_of, fields, status, code, param):
     provider = Provider(saying(answer()))
     customer = await customer_of(provider.serve, change=with_searches)
     error = refusal(await ask(customer, chat(**{"model": "gpt-4o-mini", **fields})), status, code)
@@ -92,7 +88,7 @@ async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
     assert await spent_nano(customer) == 0
 
 
-async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(gateway_of: GatewayOf) -> None:
+async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(gateway_of):
     provider = Provider(saying(answer(model="gpt-4o-2024-11-20")))
     gateway = await gateway_of(provider.serve, change=with_searches)
     body = chat(model="gpt-4o-mini", max_tokens=1000, models=["gpt-4o"])

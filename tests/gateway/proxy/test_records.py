@@ -3,14 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.clients import leave, noticed
 
 WAIT_S = 60.0
@@ -35,7 +34,7 @@ async def refusals(gateway: Gateway, query: str = "") -> list[dict[str, Any]]:
     return list(found["data"])
 
 
-async def test_a_refusal_can_be_looked_up(gateway: Gateway) -> None:
+async def test_a_refusal_can_be_looked_up(gateway):
     customer = await gateway.customer(quotas=[{"window": "total", "metric": "requests", "limit": 1}])
     poor = await gateway.customer("0")
     for each in (customer, customer, poor):
@@ -58,10 +57,8 @@ async def test_a_refusal_can_be_looked_up(gateway: Gateway) -> None:
     assert poor.key not in text
 
 
-async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(
-    make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]]
-) -> None:
-    async def serve(request: web.Request) -> web.Response:
+async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(make_gateway, upstream):
+    async def serve(request):
         body = await request.json()
         if body["messages"][0]["content"] == "no":
             return web.json_response({"error": {"message": "No."}}, status=400)
@@ -75,7 +72,7 @@ async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(
     assert [each["code"] for each in await refusals(gateway)] == ["upstream_error"]
 
 
-async def test_the_log_has_a_line_for_each_request(make_gateway: MakeGateway, tmp_path: Path) -> None:
+async def test_the_log_has_a_line_for_each_request(make_gateway, tmp_path):
     path = tmp_path / "requests.jsonl"
     gateway = await make_gateway(change=lambda settings: replace(settings, request_log=str(path)))
     customer = await gateway.customer()
@@ -110,12 +107,10 @@ async def test_the_log_has_a_line_for_each_request(make_gateway: MakeGateway, tm
     assert customer.key not in text
 
 
-async def test_a_request_whose_client_leaves_has_its_line_once_it_is_settled(
-    make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]], tmp_path: Path
-) -> None:
+async def test_a_request_whose_client_leaves_has_its_line_once_it_is_settled(make_gateway, upstream, tmp_path):
     reached, left = asyncio.Event(), asyncio.Event()
 
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request):
         reached.set()
         await left.wait()
         return web.json_response(

@@ -42,7 +42,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_every_line_is_written_in_order(tmp_path: Path) -> None:
+def test_every_line_is_written_in_order(tmp_path):
     path = tmp_path / "requests.jsonl"
     log = RequestLog(str(path), 10 * BATCH)
     for number in range(3 * BATCH):
@@ -56,7 +56,7 @@ def test_every_line_is_written_in_order(tmp_path: Path) -> None:
     assert log.dropped == 0
 
 
-def test_a_reader_that_stands_still_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_reader_that_stands_still_holds_nothing_up(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -68,14 +68,14 @@ def test_a_reader_that_stands_still_holds_nothing_up(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
     path, moved = tmp_path / "requests.jsonl", tmp_path / "requests.jsonl.1"
     log = RequestLog(str(path), 100)
     log.write(line(0))
     until(lambda: path.stat().st_size > 0)
     path.rename(moved)
 
-    def written() -> bool:
+    def written():
         log.write(line(1))
         time.sleep(0.05)
         return path.exists() and path.stat().st_size > 0
@@ -85,7 +85,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     assert json.loads(moved.read_text().splitlines()[0])["request_id"] == "r0"
 
 
-def test_a_full_disk_is_counted() -> None:
+def test_a_full_disk_is_counted():
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     log = RequestLog("/dev/full", 100)
@@ -95,6 +95,6 @@ def test_a_full_disk_is_counted() -> None:
     assert not any(thread.name == "request-log" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened(tmp_path):
     with pytest.raises(OSError, match="no"):
         RequestLog(str(tmp_path / "no" / "such"), 100)

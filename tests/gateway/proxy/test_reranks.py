@@ -9,7 +9,7 @@ import pytest
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Change, CustomerOf, Gateway, GatewayOf
+from tests.gateway.conftest import Change, GatewayOf
 from tests.support.answering import PROVIDER_KEY, Provider, saying
 from tests.support.gateways import ask, assert_free, the_event
 
@@ -48,7 +48,7 @@ def gateway_of(gateway_of: GatewayOf) -> GatewayOf:
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-async def test_the_local_provider_reranks(gateway: Gateway, path: str) -> None:
+async def test_the_local_provider_reranks(gateway, path):
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, rerank(top_n=1), path=path)
     assert fetched.status == 200, fetched.body
@@ -58,7 +58,7 @@ async def test_the_local_provider_reranks(gateway: Gateway, path: str) -> None:
     assert not event["estimated"]
 
 
-async def test_searches_are_charged_as_reported(customer_of: CustomerOf) -> None:
+async def test_searches_are_charged_as_reported(customer_of):
     provider = Provider(saying(COHERE))
     customer = await customer_of(provider.serve)
     assert (await ask(customer, rerank("rerank-v3.5"), path="/v2/rerank")).json == COHERE
@@ -68,21 +68,21 @@ async def test_searches_are_charged_as_reported(customer_of: CustomerOf) -> None
 
 
 @pytest.mark.parametrize("meta", [VOYAGE, JINA])
-async def test_tokens_are_charged_as_reported(customer_of: CustomerOf, meta: dict[str, Any]) -> None:
+async def test_tokens_are_charged_as_reported(customer_of, meta):
     customer = await customer_of(saying(meta))
     assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).json == meta
     event = await the_event(customer)
     assert (event["input_tokens"], event["charged_usd"], event["estimated"]) == (26, "0.0000013", False)
 
 
-async def test_an_answer_that_reports_nothing_is_one_search(customer_of: CustomerOf) -> None:
+async def test_an_answer_that_reports_nothing_is_one_search(customer_of):
     customer = await customer_of(saying({"results": []}))
     assert (await ask(customer, rerank("rerank-v3.5"), path="/v1/rerank")).status == 200
     event = await the_event(customer)
     assert (event["charged_usd"], event["units"], event["estimated"]) == ("0.002", {"searches": 1}, True)
 
 
-async def test_or_its_input_where_tokens_are_priced(customer_of: CustomerOf) -> None:
+async def test_or_its_input_where_tokens_are_priced(customer_of):
     customer = await customer_of(saying({"results": []}))
     assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).status == 200
     event = await the_event(customer)
@@ -90,7 +90,7 @@ async def test_or_its_input_where_tokens_are_priced(customer_of: CustomerOf) -> 
     assert 10 < event["input_tokens"] < 40
 
 
-async def test_what_has_no_price_is_refused(gateway: Gateway) -> None:
+async def test_what_has_no_price_is_refused(gateway):
     poor, customer = await gateway.customer("0.001"), await gateway.customer("5.00")
     refused = await ask(poor, rerank(), path="/v1/rerank")
     assert (refused.status, refused.json["error"]["billing"]["required_usd"]) == (402, "0.002")

@@ -113,7 +113,7 @@ async def failed_attempts(gateway: Gateway) -> list[bytes]:
     return [line for line in (await gateway.metrics()).splitlines() if b"failed_attempts_total{" in line]
 
 
-async def test_each_message_is_paid_by_itself_on_one_connection(gateway: Gateway, speaker: Speaker) -> None:
+async def test_each_message_is_paid_by_itself_on_one_connection(gateway, speaker):
     one, two = f"resp_{uuid4()}", f"resp_{uuid4()}"
     speaker.says = lambda create: events(one if len(speaker.got) == 1 else two)
     customer, other = await gateway.customer(), await gateway.customer()
@@ -145,9 +145,7 @@ def prepared(name: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("usage", [ZEROS, None])
-async def test_a_message_that_only_prepares_costs_what_is_reported(
-    gateway: Gateway, speaker: Speaker, usage: Any
-) -> None:
+async def test_a_message_that_only_prepares_costs_what_is_reported(gateway, speaker, usage):
     one, other = f"resp_{uuid4()}", f"resp_{uuid4()}"
     speaker.says = lambda create: prepared(one, usage=usage) if "generate" in create else events(other)
     customer = await gateway.customer("0.001")  # no context window of input, nor all output that a model may write
@@ -162,7 +160,7 @@ async def test_a_message_that_only_prepares_costs_what_is_reported(
     assert (parse_usd(last["charged_usd"]), last["estimated"]) == (COST, False)
 
 
-async def test_what_a_preparation_reports_is_charged(customer: Customer, speaker: Speaker) -> None:
+async def test_what_a_preparation_reports_is_charged(customer, speaker):
     usage = {"input_tokens": 30, "output_tokens": 0, "total_tokens": 30}
     speaker.says = lambda create: prepared(f"resp_{uuid4()}", usage=usage)
     async with connected(customer) as socket:
@@ -171,7 +169,7 @@ async def test_what_a_preparation_reports_is_charged(customer: Customer, speaker
     assert await spent_nano(customer) > 0
 
 
-async def test_what_was_only_prepared_is_input_of_what_goes_on_from_it(gateway: Gateway, speaker: Speaker) -> None:
+async def test_what_was_only_prepared_is_input_of_what_goes_on_from_it(gateway, speaker):
     large = f"resp_{uuid4()}"
     speaker.says = lambda create: prepared(large)
     customer = await gateway.customer("0.001")
@@ -182,9 +180,7 @@ async def test_what_was_only_prepared_is_input_of_what_goes_on_from_it(gateway: 
     assert refused["error"]["code"] == "billing_required"  # the two texts together
 
 
-async def test_tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from(
-    customer: Customer, speaker: Speaker
-) -> None:
+async def test_tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from(customer, speaker):
     made = f"resp_{uuid4()}_"
     speaker.says = lambda create: events(f"{made}{len(speaker.got)}")
     tools = [{"type": "additional_tools", "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://s"}]}]
@@ -196,7 +192,7 @@ async def test_tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on
     assert [each.get("max_tool_calls") for each in speaker.got] == [8, 8, 3, None]
 
 
-async def test_what_is_not_served_is_an_error_event(gateway: Gateway, speaker: Speaker) -> None:
+async def test_what_is_not_served_is_an_error_event(gateway, speaker):
     customer, poor = await gateway.customer(), await gateway.customer("0.000001")
     async with connected(customer) as socket:
         for wrong in (
@@ -237,9 +233,7 @@ async def test_what_is_not_served_is_an_error_event(gateway: Gateway, speaker: S
 
 
 @pytest.mark.parametrize("broken", ["client", "provider"])
-async def test_an_answer_that_breaks_is_charged(
-    gateway: Gateway, customer: Customer, speaker: Speaker, broken: str
-) -> None:
+async def test_an_answer_that_breaks_is_charged(gateway, customer, speaker, broken):
     speaker.go_on.clear()
     speaker.breaks = broken == "provider"
     async with connected(customer) as socket:
@@ -260,9 +254,7 @@ async def test_an_answer_that_breaks_is_charged(
     await until(lambda: speaker.ended == 1)
 
 
-async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(
-    customer: Customer, speaker: Speaker
-) -> None:
+async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(customer, speaker):
     speaker.closes = True
     async with connected(customer) as socket:
         assert await answer(socket) == events()
@@ -273,20 +265,16 @@ async def test_a_connection_that_its_provider_closed_between_two_answers_is_left
 
 
 @pytest.mark.parametrize(("given", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
-async def test_an_error_has_a_status_of_http(
-    customer: Customer, speaker: Speaker, given: int | None, shown: int
-) -> None:
+async def test_an_error_has_a_status_of_http(customer, speaker, given, shown):
     speaker.says = lambda _: [{"type": "error", "status": given, "error": {"code": "odd", "message": "No."}}]
     async with connected(customer) as socket:
         assert (await answer(socket))[0]["status"] == shown
 
 
-async def test_a_provider_that_sends_elsewhere_is_not_followed(
-    make_gateway: MakeGateway, upstream: Any, speaker: Speaker
-) -> None:
+async def test_a_provider_that_sends_elsewhere_is_not_followed(make_gateway, upstream, speaker):
     there = await upstream(speaker.serve)
 
-    async def elsewhere(request: web.Request) -> web.StreamResponse:
+    async def elsewhere(request):
         raise web.HTTPFound(there + PATH)
 
     url = await upstream(elsewhere)
@@ -296,14 +284,14 @@ async def test_a_provider_that_sends_elsewhere_is_not_followed(
     assert speaker.headers == []
 
 
-def test_a_message_of_many_lines_is_an_event_of_one() -> None:
+def test_a_message_of_many_lines_is_an_event_of_one():
     text = '{"type":\r\n"a",\n\r"b": 1}' + "\n" * 1_000
     line = _event(text, _Message("a"))
     assert line.count(b"\n") == 3
     assert json.loads(event_data(line)) == {"type": "a", "b": 1}
 
 
-async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
+async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make, speaker):
     begun, delta, done = events()
     speaker.says = lambda create: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
     gateway = await make(client_write_timeout_s=1, disconnect_drain_s=0)
@@ -317,7 +305,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, spe
     assert parse_usd(found["charged_usd"]) > 0
 
 
-async def test_an_answer_that_the_gateway_s_stop_cuts_is_no_client_s_leaving(make: Any, speaker: Speaker) -> None:
+async def test_an_answer_that_the_gateway_s_stop_cuts_is_no_client_s_leaving(make, speaker):
     speaker.go_on.clear()
     gateway = await make(disconnect_drain_s=0)
     customer = await gateway.customer()
@@ -332,7 +320,7 @@ async def test_an_answer_that_the_gateway_s_stop_cuts_is_no_client_s_leaving(mak
     assert (found["status"], found["note"]) == (503, "shutting_down")
 
 
-async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: Any, speaker: Speaker) -> None:
+async def test_a_gateway_that_stops_ends_connections_after_their_answer(make, speaker):
     speaker.go_on.clear()
     gateway = await make()
     customer = await gateway.customer()
@@ -347,7 +335,7 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
     assert await spent_nano(customer) == COST
 
 
-async def test_what_comes_between_answers_is_nobodys(gateway: Gateway, customer: Customer, speaker: Speaker) -> None:
+async def test_what_comes_between_answers_is_nobodys(gateway, customer, speaker):
     late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
     speaker.says = lambda create: [*events(), late]
     async with connected(customer) as socket:
@@ -358,9 +346,7 @@ async def test_what_comes_between_answers_is_nobodys(gateway: Gateway, customer:
     assert len(speaker.headers) == 1
 
 
-async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(
-    customer: Customer, speaker: Speaker
-) -> None:
+async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(customer, speaker):
     begun, delta, done = events()
     broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
     speaker.says = lambda create: [begun, delta, broken, delta, done]
@@ -371,9 +357,7 @@ async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(
     assert len(speaker.headers) == 2
 
 
-async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(
-    gateway: Gateway, customer: Customer, speaker: Speaker
-) -> None:
+async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(gateway, customer, speaker):
     failed = await failed_attempts(gateway)
     async with connected(customer) as socket:
         assert await answer(socket) == events()
@@ -383,9 +367,7 @@ async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(
     assert await failed_attempts(gateway) == failed
 
 
-async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
-    gateway: Gateway, customer: Customer, speaker: Speaker
-) -> None:
+async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(gateway, customer, speaker):
     speaker.most_bytes = 1_000
     failed = await failed_attempts(gateway)
     async with connected(customer) as socket:
@@ -395,7 +377,7 @@ async def test_a_message_that_is_too_large_for_the_provider_does_not_count_again
     assert await failed_attempts(gateway) == failed
 
 
-async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
+async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make, speaker):
     speaker.go_on.clear()
     gateway = await make(account_body_bytes_in_flight=1 << 20, body_bytes_in_flight=1 << 20)
     customer, other = await gateway.customer(), await gateway.customer()
@@ -416,7 +398,7 @@ async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(
         assert (await answer(socket))[-1]["type"] == "response.completed"
 
 
-async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
+async def test_connections_are_bounded(make, speaker):
     speaker.go_on.clear()
     gateway = await make(response_sockets_per_account=1, response_socket_s=1)
     customer = await gateway.customer()
@@ -438,7 +420,7 @@ async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
     assert await spent_nano(customer) == 5 * COST
 
 
-async def test_an_account_that_cannot_pay_opens_no_connection(make: Any, speaker: Speaker) -> None:
+async def test_an_account_that_cannot_pay_opens_no_connection(make, speaker):
     gateway = await make()
     customer = await gateway.customer("0")
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -447,7 +429,7 @@ async def test_an_account_that_cannot_pay_opens_no_connection(make: Any, speaker
     assert refused.value.status == 402
 
 
-async def test_an_account_does_not_end_the_idle_ones_of_those_with_fewer(make: Any, speaker: Speaker) -> None:
+async def test_an_account_does_not_end_the_idle_ones_of_those_with_fewer(make, speaker):
     gateway = await make(response_sockets=3)
     many, other = [await gateway.customer() for _ in range(2)]
     speaker.go_on.clear()
@@ -463,7 +445,7 @@ async def test_an_account_does_not_end_the_idle_ones_of_those_with_fewer(make: A
         assert (await answer(idle))[-1]["type"] == "response.completed"
 
 
-async def test_the_idle_one_of_the_account_with_most_ends_where_there_are_too_many(make: Any, speaker: Speaker) -> None:
+async def test_the_idle_one_of_the_account_with_most_ends_where_there_are_too_many(make, speaker):
     gateway = await make(response_sockets=3)
     many, other, third = [await gateway.customer() for _ in range(3)]
     async with connected(other) as first, connected(many) as busy, connected(many) as idle:

@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.gateway.conftest import Customer, CustomerOf, Gateway, MakeGateway
+from tests.gateway.conftest import Customer, Gateway
 from tests.gateway.dialects.openai_responses.bodies import COST, event, response, stream
 from tests.support.answering import BOUND_S, Provider, saying, streaming, until
 from tests.support.gateways import INPUT, Fetched, ask, assert_free, refusal, spent_nano, the_event
@@ -25,7 +25,7 @@ async def respond(customer: Customer, path: str = PATH, **fields: Any) -> Fetche
     return await ask(customer, {**ASKED, **fields}, path)
 
 
-async def test_a_whole_answer_is_metered(customer_of: CustomerOf) -> None:
+async def test_a_whole_answer_is_metered(customer_of):
     provider = Provider(saying(response(service_tier="default")))
     customer = await customer_of(provider.serve)
     fetched = await respond(customer)
@@ -36,7 +36,7 @@ async def test_a_whole_answer_is_metered(customer_of: CustomerOf) -> None:
 
 
 @pytest.mark.parametrize("last", ["response.completed", "response.incomplete", "response.failed"])
-async def test_a_stream_passes_byte_for_byte_and_is_metered(customer_of: CustomerOf, last: str) -> None:
+async def test_a_stream_passes_byte_for_byte_and_is_metered(customer_of, last):
     whole = stream(last, service_tier="default")
     provider = Provider(streaming(whole[:700], whole[700:]))
     customer = await customer_of(provider.serve)
@@ -46,7 +46,7 @@ async def test_a_stream_passes_byte_for_byte_and_is_metered(customer_of: Custome
     assert (await the_event(customer, COST))["stream"]
 
 
-async def test_without_a_maximum_the_granted_one_is_sent(customer_of: CustomerOf) -> None:
+async def test_without_a_maximum_the_granted_one_is_sent(customer_of):
     provider = Provider(saying(response()))
     customer = await customer_of(provider.serve, "0.01")
     fetched = await respond(customer, max_output_tokens=None)
@@ -55,7 +55,7 @@ async def test_without_a_maximum_the_granted_one_is_sent(customer_of: CustomerOf
     assert provider.sent[0].json["max_output_tokens"] == granted
 
 
-async def test_a_stream_that_breaks_off_costs_what_passed(customer_of: CustomerOf) -> None:
+async def test_a_stream_that_breaks_off_costs_what_passed(customer_of):
     delta = event("response.output_text.delta", delta="Good day to you", item_id="msg_1")
     customer = await customer_of(streaming(event("response.created", response=response(usage=None)), delta, cut=True))
     fetched = await respond(customer, stream=True)
@@ -65,7 +65,7 @@ async def test_a_stream_that_breaks_off_costs_what_passed(customer_of: CustomerO
 
 
 @pytest.mark.parametrize("calls", [0, 3, 20])
-async def test_calls_that_passed_of_a_stream_without_usage_are_charged(customer_of: CustomerOf, calls: int) -> None:
+async def test_calls_that_passed_of_a_stream_without_usage_are_charged(customer_of, calls):
     """Each search has its price, and each round has read the request again; no more than was held for."""
     done = event("response.output_item.done", item={"type": "web_search_call", "status": "completed", "id": "ws_1"})
     delta = event("response.output_text.delta", delta="Good day to you", item_id="msg_1")
@@ -82,7 +82,7 @@ async def test_calls_that_passed_of_a_stream_without_usage_are_charged(customer_
     assert nano - plain_nano == held * (plain * INPUT + SEARCH_NANO)
 
 
-async def test_an_error_before_any_output_is_free(customer_of: CustomerOf) -> None:
+async def test_an_error_before_any_output_is_free(customer_of):
     error = event("error", code="server_error", message="It failed.", param=None, sequence_number=0)
     customer = await customer_of(streaming(error))
     fetched = await respond(customer, stream=True)
@@ -93,14 +93,14 @@ async def test_an_error_before_any_output_is_free(customer_of: CustomerOf) -> No
     await assert_free(customer)
 
 
-async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> None:
+async def test_an_answer_without_usage_is_estimated(customer_of):
     customer = await customer_of(saying(response(usage=None)))
     assert (await respond(customer)).status == 200
     assert (await the_event(customer))["estimated"]
     assert await spent_nano(customer) > 0
 
 
-async def test_a_compaction_is_billed_and_a_count_is_free(customer_of: CustomerOf) -> None:
+async def test_a_compaction_is_billed_and_a_count_is_free(customer_of):
     provider = Provider(saying({"object": "response.compaction", "output": [], "usage": response()["usage"]}))
     customer = await customer_of(provider.serve)
     asked = {"model": "gpt-4o-mini", "input": "Hello"}
@@ -113,7 +113,7 @@ async def test_a_compaction_is_billed_and_a_count_is_free(customer_of: CustomerO
     await the_event(customer, 0)
 
 
-async def test_refusals_have_openai_s_envelope(customer_of: CustomerOf) -> None:
+async def test_refusals_have_openai_s_envelope(customer_of):
     provider = Provider(saying(response()))
     customer = await customer_of(provider.serve)
     error = refusal(await respond(customer, tools=[{"type": "image_generation"}]), 400, "invalid_request_error")
@@ -139,7 +139,7 @@ async def sdk(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def test_the_client_reads_a_response_whole_and_streamed(sdk: AsyncOpenAI) -> None:
+async def test_the_client_reads_a_response_whole_and_streamed(sdk):
     whole = await sdk.responses.create(model="demo", input="Count to 4")
     assert (whole.output_text, whole.status) == ("1, 2, 3, 4", "completed")
     assert whole.usage is not None
@@ -153,7 +153,7 @@ async def test_the_client_reads_a_response_whole_and_streamed(sdk: AsyncOpenAI) 
         assert (await streamed.get_final_response()).output_text == "1, 2, 3, 4"
 
 
-async def test_the_client_sends_tools_and_counts_tokens(sdk: AsyncOpenAI) -> None:
+async def test_the_client_sends_tools_and_counts_tokens(sdk):
     tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
     made = await sdk.responses.create(model="demo", input=[{"role": "user", "content": "Hi"}], tools=[tool])
     assert made.output_text
@@ -161,7 +161,7 @@ async def test_the_client_sends_tools_and_counts_tokens(sdk: AsyncOpenAI) -> Non
     assert counted.input_tokens > 0
 
 
-async def test_the_client_reads_structured_output(customer_of: CustomerOf) -> None:
+async def test_the_client_reads_structured_output(customer_of):
     text = {"type": "output_text", "text": json.dumps({"word": "good"}), "annotations": []}
     message = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
     customer = await customer_of(saying({**response(output=[message]), "created_at": 1, "tools": []}))
@@ -171,7 +171,7 @@ async def test_the_client_reads_structured_output(customer_of: CustomerOf) -> No
     assert parsed.output_parsed == Answer(word="good")
 
 
-async def test_the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpenAI) -> None:
+async def test_the_client_raises_its_own_errors(gateway, sdk):
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.responses.create(model="demo", input="x", tools=[{"type": "image_generation"}])
     assert "leave the tool out" in str(refused.value)
@@ -184,7 +184,7 @@ async def test_the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpen
     assert unpaid.value.status_code in (402, 404)
 
 
-async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
+async def test_the_client_polls_a_background_response(make_gateway):
     gateway = await make_gateway(background_poll_s=0.05, background_lease_s=1.0)
     customer = await gateway.customer()
     async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as client:
@@ -202,7 +202,7 @@ async def test_the_client_polls_a_background_response(make_gateway: MakeGateway)
         )
         assert (await client.responses.cancel(stopped.id)).status == "cancelled"
 
-    async def all_done() -> bool:
+    async def all_done():
         return not await gateway.runtime.database.value("SELECT count(*) FROM background_jobs WHERE done_at IS NULL")
 
     await until(all_done)

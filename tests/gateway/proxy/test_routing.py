@@ -5,9 +5,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from billing.pricing.rows import PriceRow
-from billing.pricing.scales import FACTOR_SCALE
-from billing.pricing.table import PriceTable
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match
@@ -70,7 +68,7 @@ def found(made: Router, name: str, now_s: float = NOW_S) -> Candidate:
         ("openai/a/b", "openai/a/b", "openai", "a/b"),
     ],
 )
-def test_a_name_resolves_to_one_entry(name: str, entry: str, provider: str, model: str) -> None:
+def test_a_name_resolves_to_one_entry(name, entry, provider, model):
     route = found(router(), name)
     assert (route.entry, route.provider.name, route.model) == (entry, provider, model)
 
@@ -78,16 +76,14 @@ def test_a_name_resolves_to_one_entry(name: str, entry: str, provider: str, mode
 @pytest.mark.parametrize(
     ("entry_s", "provider_s", "found_s"), [(None, None, None), (None, 9, 9), (0, 9, 0), (3, None, 3)]
 )
-def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(
-    entry_s: float | None, provider_s: float | None, found_s: float | None
-) -> None:
+def test_a_route_carries_the_drain_of_its_entry_else_of_its_provider(entry_s, provider_s, found_s):
     provider = ProviderConfig("p", "openai", "http://p/v1", disconnect_drain_s=provider_s)
     models = {"m": ModelConfig("m", "p", "m", disconnect_drain_s=entry_s)}
     made = Router({"p": provider}, models, PriceTable(()), HealthBoard([provider]))
     assert found(made, "m").disconnect_drain_s == found_s
 
 
-def test_a_route_takes_the_other_models_that_a_request_names() -> None:
+def test_a_route_takes_the_other_models_that_a_request_names():
     made = router(row("gpt"), row("dear", rate=9), row("vendor/old", provider="other"))
     route, entries, unpriced = made.with_others(found(made, "fast"), ("dear", "gpt", "none"), NOW_S)
     assert entries == ["openai/dear", "gpt", "openai/none"]
@@ -96,7 +92,7 @@ def test_a_route_takes_the_other_models_that_a_request_names() -> None:
     assert found(made, "fast").others == {}  # the route itself stays as it is
 
 
-def test_a_router_s_route_has_the_models_that_answer_and_no_price_without_theirs() -> None:
+def test_a_router_s_route_has_the_models_that_answer_and_no_price_without_theirs():
     models = {"auto": ModelConfig("auto", "openai", "router", answered_by=("gpt", "dear"))}
     route = found(router(row("router"), row("gpt"), row("dear", rate=9), models=models), "auto")
     assert {name: rates.input_rate for name, rates in route.answering.items()} == {"gpt": 1, "dear": 9}
@@ -105,7 +101,7 @@ def test_a_router_s_route_has_the_models_that_answer_and_no_price_without_theirs
     assert found(unpriced, "auto").rates is None
 
 
-def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:
+def test_a_name_that_asks_for_search_results_says_so_on_its_route():
     made = router(row("a:online"), row("gpt"))
     assert [found(made, name).online_searches for name in ("openai/a:online", "gpt", "openai/a")] == [5, 0, 0]
 
@@ -131,11 +127,11 @@ def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:
         "openai/\ud83d",
     ],
 )
-def test_a_name_that_leads_nowhere(name: str) -> None:
+def test_a_name_that_leads_nowhere(name):
     assert router(row("*")).find(name, NOW_S) is None
 
 
-def test_a_route_carries_what_its_entry_says() -> None:
+def test_a_route_carries_what_its_entry_says():
     route = found(router(), "old")
     assert (route.own_max_output, route.vocabulary, route.markup_scaled) == (9, "cl100k_base", 0)
     assert found(router(), "fast").markup_scaled == 7
@@ -143,7 +139,7 @@ def test_a_route_carries_what_its_entry_says() -> None:
     assert found(router(), "openai/gpt-5").vocabulary == "o200k_base"
 
 
-def test_a_route_without_a_price_is_found_all_the_same() -> None:
+def test_a_route_without_a_price_is_found_all_the_same():
     made = router(row("*", provider="other"))
     assert found(made, "gpt").rates is None
     rates = found(made, "old").rates
@@ -151,7 +147,7 @@ def test_a_route_without_a_price_is_found_all_the_same() -> None:
     assert rates.row.model == "*"
 
 
-def test_a_row_comes_into_force_at_midnight_and_no_request_changes_its_price() -> None:
+def test_a_row_comes_into_force_at_midnight_and_no_request_changes_its_price():
     made = router(row("gpt", 1), row("gpt", 2, date(2025, 6, 16)))
     before = found(made, "gpt", at("2025-06-15T23:59:59.9"))
     after = found(made, "gpt", at("2025-06-16T00:00:00"))
@@ -161,17 +157,17 @@ def test_a_row_comes_into_force_at_midnight_and_no_request_changes_its_price() -
     assert found(made, "gpt", at("2025-06-16T10:00:00")) is after
 
 
-def test_a_price_that_begins_later_is_none_yet() -> None:
+def test_a_price_that_begins_later_is_none_yet():
     made = router(row("gpt", since=date(2025, 6, 16)))
     assert found(made, "gpt", at("2025-06-15T23:59:59")).rates is None
     assert found(made, "gpt", at("2025-06-16T00:00:00")).rates is not None
 
 
-def test_entries_are_those_whose_provider_is_on() -> None:
+def test_entries_are_those_whose_provider_is_on():
     assert [route.entry for route in router().entries(NOW_S)] == ["gpt", "fast", "zippy", "old", "slashed/gpt"]
 
 
-def test_fallbacks_are_candidates_under_the_name_of_their_entry() -> None:
+def test_fallbacks_are_candidates_under_the_name_of_their_entry():
     """Those whose provider is on and that have a price, in their order; their own fallbacks are not followed."""
     models = {
         "first": ModelConfig("first", "openai", "gpt", ("gone", "old", "unpriced", "second")),
@@ -193,14 +189,14 @@ def test_fallbacks_are_candidates_under_the_name_of_their_entry() -> None:
     assert by_target.candidates == route.candidates
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_what_is_remembered_is_bounded():
     made = router(row("*"))
     for number in range(MAX_FOUND + 10):
         made.find(f"openai/{number}", NOW_S)
     assert len(made._found) <= MAX_FOUND
 
 
-def test_rates_are_upper_bounds() -> None:
+def test_rates_are_upper_bounds():
     rates = Rates.of(
         PriceRow(
             "p",
@@ -218,8 +214,8 @@ def test_rates_are_upper_bounds() -> None:
     assert Rates.of(row("m", 10**6)).unit_nano(50 * FACTOR_SCALE) == 2
 
 
-def test_a_request_goes_to_candidates_that_serve_its_api() -> None:
-    def candidate(name: str, **dialects: str) -> Candidate:
+def test_a_request_goes_to_candidates_that_serve_its_api():
+    def candidate(name, **dialects):
         provider = ProviderConfig(name, "openai", "", Secret("sk-1"), dialects=dialects)
         health = (TargetHealth(lambda: 0.0, Cooldown()),)
         return Candidate("m", provider, f"{name}-model", 0, "o200k_base", None, health=health)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +11,11 @@ from multidict import CIMultiDict
 
 from gateway.config.defaults import SESSION_HEADERS
 from gateway.proxy.senders import MOST_CHARACTERS, NOBODY, TOOLS, Sender, Senders, tool_of
-from tests.gateway.conftest import Customer, Gateway, chat
+from tests.gateway.conftest import Customer, chat
 from tests.support.gateways import ask, fetch, refusal
 
-SENDERS: Final = Senders(SESSION_HEADERS)
-CLAUDE: Final = {
+SENDERS = Senders(SESSION_HEADERS)
+CLAUDE = {
     "User-Agent": "claude-cli/2.1.328 (external, sdk-cli)",
     "x-claude-code-session-id": "ff37265b-fb4b-4c2f-b40f-964da5ca7bce",
     "x-claude-code-agent-id": "a7bce",
@@ -46,11 +46,11 @@ CLAUDE: Final = {
         ("", None, None),
     ],
 )
-def test_tools_are_known_by_what_they_call_themselves(user_agent: str, tool: str | None, version: str | None) -> None:
+def test_tools_are_known_by_what_they_call_themselves(user_agent, tool, version):
     assert tool_of(user_agent, "") == (tool, version)
 
 
-def test_codex_is_known_by_its_originator() -> None:
+def test_codex_is_known_by_its_originator():
     assert tool_of("reqwest/0.12", "codex_vscode") == ("codex", "0.12")
 
 
@@ -68,11 +68,11 @@ def test_codex_is_known_by_its_originator() -> None:
         ({"thread-id": "t" * 999}, None, "t" * MOST_CHARACTERS),
     ],
 )
-def test_the_first_name_of_a_session_counts(headers: dict[str, str], in_body: str | None, session: str | None) -> None:
+def test_the_first_name_of_a_session_counts(headers, in_body, session):
     assert SENDERS.of(CIMultiDict(headers), in_body).session == session
 
 
-def test_a_request_that_says_nothing_is_nobody_s() -> None:
+def test_a_request_that_says_nothing_is_nobody_s():
     assert SENDERS.of(CIMultiDict({"Authorization": "Bearer x"}), None) is NOBODY
 
 
@@ -80,14 +80,14 @@ NAMES = st.sampled_from([*CLAUDE, *SESSION_HEADERS, "X-Metergate-Session", "orig
 
 
 @given(st.dictionaries(NAMES, st.text(max_size=400)), st.none() | st.text(max_size=400))
-def test_whatever_clients_send_names_are_bounded(headers: dict[str, str], in_body: str | None) -> None:
+def test_whatever_clients_send_names_are_bounded(headers, in_body):
     sender = SENDERS.of(CIMultiDict(headers), in_body)
     assert sender.tool is None or sender.tool in TOOLS.values()
     for name in (sender.session, sender.agent, sender.parent_agent, sender.tool_version):
         assert name is None or (0 < len(name) <= MOST_CHARACTERS and name.isascii() and name.isprintable())
 
 
-async def test_the_event_says_what_sent_the_request(gateway: Gateway) -> None:
+async def test_the_event_says_what_sent_the_request(gateway):
     customer = await gateway.customer()
     assert (await ask(customer, chat(), headers={"User-Agent": "nothing known"})).status == 200
     sent = await ask(customer, chat(), headers=CLAUDE)
@@ -111,7 +111,7 @@ async def test_the_event_says_what_sent_the_request(gateway: Gateway) -> None:
     assert first[names.index("tool_version")] == "2.1.328"
 
 
-async def test_a_session_of_claude_code_s_body_is_recorded_as_one(gateway: Gateway) -> None:
+async def test_a_session_of_claude_code_s_body_is_recorded_as_one(gateway):
     customer = await gateway.customer()
     metadata = {"user_id": json.dumps({"device_id": "d", "account_uuid": "", "session_id": "of the body"})}
     body = {**chat(), "max_tokens": 16, "metadata": metadata}
@@ -126,7 +126,7 @@ async def events(customer: Customer, **query: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_who_uses_a_tool_is_told_the_setting_that_asks_for_less(gateway: Gateway) -> None:
+async def test_who_uses_a_tool_is_told_the_setting_that_asks_for_less(gateway):
     """Claude Code on the free plan: its user sees no `max_tokens`, and what is too much for the day is refused."""
     small = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 100_000}])
     refused = await ask(small, chat(max_completion_tokens=128_000), headers=CLAUDE)

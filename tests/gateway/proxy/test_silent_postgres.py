@@ -8,7 +8,7 @@ from signal import SIGCONT, SIGSTOP
 import psutil
 import pytest
 
-from tests.gateway.conftest import Gateway, MakeGateway, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.gateways import ask, fetch, refusal
 
 WAIT_S = 1.0
@@ -39,7 +39,7 @@ async def server_of(gateway: Gateway) -> psutil.Process:
 
 
 @pytest.mark.slow
-async def test_who_is_not_known_is_refused_in_time_and_who_is_known_is_served(make_gateway: MakeGateway) -> None:
+async def test_who_is_not_known_is_refused_in_time_and_who_is_known_is_served(make_gateway):
     gateway = await make_gateway(admission_wait_ms=int(WAIT_S * 1000))
     warm, cold_account, cold_key = [await gateway.customer() for _ in range(3)]
     assert (await ask(warm, chat())).status == 200

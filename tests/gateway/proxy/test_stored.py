@@ -50,7 +50,7 @@ async def owner(gateway: Gateway, name: str = "resp_1") -> tuple[Any, ...] | Non
 
 
 @pytest.mark.parametrize("base", [PATH, "/openai" + PATH, "/azure/openai/responses"])
-async def test_a_response_is_its_account_s_alone(serve: Any, base: str) -> None:
+async def test_a_response_is_its_account_s_alone(serve, base):
     """By the paths of Azure's client, too."""
     provider = Provider(saying(response()))
     gateway = await serve(provider)
@@ -71,7 +71,7 @@ async def test_a_response_is_its_account_s_alone(serve: Any, base: str) -> None:
     assert {each["charged_usd"] for each in (await one.events())[1:]} == {"0.00"}
 
 
-async def test_an_id_that_no_object_can_have_is_not_found(serve: Any) -> None:
+async def test_an_id_that_no_object_can_have_is_not_found(serve):
     """Postgres takes no NUL: that is nobody's fault but the client's."""
     provider = Provider(saying(response()))
     gateway = await serve(provider)
@@ -90,7 +90,7 @@ async def test_an_id_that_no_object_can_have_is_not_found(serve: Any) -> None:
     assert provider.sent == []
 
 
-async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
+async def test_an_earlier_response_bounds_what_it_brings(serve):
     provider = Provider(saying(response()))
     gateway = await serve(provider)
     one, other = await gateway.customer(), await gateway.customer()
@@ -111,7 +111,7 @@ async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_response_that_counts_nothing_brings_what_was_held_for_it(serve: Any, streamed: bool) -> None:
+async def test_a_response_that_counts_nothing_brings_what_was_held_for_it(serve, streamed):
     zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     provider = Provider(streaming(stream(usage=zeros)) if streamed else saying(response(usage=zeros)))
     gateway = await serve(provider)
@@ -121,7 +121,7 @@ async def test_a_response_that_counts_nothing_brings_what_was_held_for_it(serve:
     refusal(await respond(customer, input=long, previous_response_id="resp_1"), 402, "billing_required")
 
 
-async def test_tools_in_items_stay_with_what_goes_on_from_the_answer(serve: Any) -> None:
+async def test_tools_in_items_stay_with_what_goes_on_from_the_answer(serve):
     provider = Provider(saying(response()))
     gateway = await serve(provider)
     customer = await gateway.customer()
@@ -141,7 +141,7 @@ MCP = {"type": "mcp", "server_label": "s", "server_url": "https://s"}
 BRINGS_TOOLS = [{"type": "additional_tools", "tools": [MCP]}, {"role": "user", "content": "Hi"}]
 
 
-async def test_calls_that_the_request_bounds_itself_are_held_for_earlier_tools(serve: Any) -> None:
+async def test_calls_that_the_request_bounds_itself_are_held_for_earlier_tools(serve):
     """The client's own number goes to the provider, so that it is the number that is held, not the granted one."""
     provider = Provider(saying(response()))
     gateway = await serve(provider)
@@ -152,7 +152,7 @@ async def test_calls_that_the_request_bounds_itself_are_held_for_earlier_tools(s
 
 
 @pytest.mark.parametrize("how", ["created with", "added", "a response"])
-async def test_tools_in_items_stay_in_a_conversation(serve: Any, how: str) -> None:
+async def test_tools_in_items_stay_in_a_conversation(serve, how):
     provider = Provider(saying({"id": "conv_1", "object": "conversation"}))
     gateway = await serve(provider)
     customer = await gateway.customer()
@@ -167,6 +167,19 @@ async def test_tools_in_items_stay_in_a_conversation(serve: Any, how: str) -> No
     assert json.loads(provider.sent[-1].body)["max_tool_calls"] >= 1
 
 
+@pytest.mark.parametrize("path", ["/v1/conversations", "/v1/conversations/conv_1/items"])
+async def test_no_unknown_tool_comes_by_a_conversation_where_none_passes(make_gateway, upstream, path):
+    provider = Provider(saying({"id": "conv_1", "object": "conversation"}))
+    gateway = await make_gateway(await upstream(provider.serve), unknown_tools="refuse")
+    customer = await gateway.customer()
+    assert (await call(customer, "POST", "/v1/conversations", {"items": BRINGS_TOOLS})).status == 200
+    unknown = {"type": "additional_tools", "tools": [{"type": "telepathy"}]}
+    error = refusal(await call(customer, "POST", path, {"items": [unknown]}), 400, "invalid_request_error")
+    assert "'telepathy'" in error["message"]
+    assert len(provider.sent) == 1
+    assert b'metergate_unknown_tools_total{type="telepathy"} 1.0' in await gateway.metrics()
+
+
 @pytest.mark.parametrize(
     ("fields", "known"),
     [
@@ -175,21 +188,19 @@ async def test_tools_in_items_stay_in_a_conversation(serve: Any, how: str) -> No
         ({"context_management": [{"type": "compaction", "compact_threshold": 1000}]}, False),
     ],
 )
-async def test_one_that_may_have_left_out_what_came_before_bounds_nothing(
-    serve: Any, fields: dict[str, Any], known: bool
-) -> None:
+async def test_one_that_may_have_left_out_what_came_before_bounds_nothing(serve, fields, known):
     gateway = await serve(Provider(saying(response())))
     assert (await respond(await gateway.customer(), **fields)).status == 200
     assert ((await owner(gateway) or ())[3] is not None) is known
 
 
-async def test_what_is_not_stored_is_not_recorded(serve: Any) -> None:
+async def test_what_is_not_stored_is_not_recorded(serve):
     gateway = await serve(Provider(saying(response())))
     assert (await respond(await gateway.customer(), store=False)).status == 200
     assert await owner(gateway) is None
 
 
-async def test_an_id_that_comes_again_stays_its_first_owner_s(serve: Any) -> None:
+async def test_an_id_that_comes_again_stays_its_first_owner_s(serve):
     gateway = await serve(Provider(saying(response())))
     one, other = await gateway.customer(), await gateway.customer()
     await respond(one)
@@ -198,11 +209,11 @@ async def test_an_id_that_comes_again_stays_its_first_owner_s(serve: Any) -> Non
     refusal(await call(other, "GET", f"{PATH}/resp_1"), 404, "not_found")
 
 
-async def test_a_stream_shows_no_id_before_it_is_recorded(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_shows_no_id_before_it_is_recorded(serve, monkeypatch):
     whole = stream()
     recorded, go_on = asyncio.Event(), asyncio.Event()
 
-    async def reply(request: web.Request) -> web.StreamResponse:
+    async def reply(request):
         made = web.StreamResponse(headers=SSE)
         await made.prepare(request)
         await made.write(whole[:60])
@@ -213,10 +224,10 @@ async def test_a_stream_shows_no_id_before_it_is_recorded(serve: Any, monkeypatc
 
     gateway = await serve(Provider(reply))
     customer = await gateway.customer()
-    owned = gateway.proxy._stored._owned
+    owned = gateway.proxy.stored._owned
     record = owned.record
 
-    async def slowly(each: Any) -> bool:
+    async def slowly(each):
         recorded.set()
         await go_on.wait()
         return await record(each)
@@ -231,14 +242,14 @@ async def test_a_stream_shows_no_id_before_it_is_recorded(serve: Any, monkeypatc
     assert await owner(gateway) == (customer.account_id, "response", "gpt-4o-mini", 123)
 
 
-async def test_a_stream_that_creates_nothing_passes(serve: Any) -> None:
+async def test_a_stream_that_creates_nothing_passes(serve):
     error = event("error", code="server_error", message="It failed.", param=None)
     gateway = await serve(Provider(streaming(b": wait\n\n", error)))
     fetched = await respond(await gateway.customer(), stream=True)
     assert (fetched.status, fetched.body) == (200, b": wait\n\n" + error)
 
 
-async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upstream: Any) -> None:
+async def test_another_gateway_knows_whose_it_is(make_gateway, upstream):
     url = await upstream(Provider(saying(response())).serve)
     first, second = await make_gateway(url), await make_gateway(url)
     customer = await first.customer()
@@ -247,7 +258,7 @@ async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upst
     assert (await call(there, "GET", f"{PATH}/resp_1")).status == 200
 
 
-async def test_what_the_local_provider_stores_is_read_in_every_process(make_gateway: MakeGateway) -> None:
+async def test_what_the_local_provider_stores_is_read_in_every_process(make_gateway):
     first, second = await make_gateway(), await make_gateway()
     customer = await first.customer()
     there = Customer(second, customer.account_id, customer.key_id, customer.key)
@@ -260,7 +271,7 @@ async def test_what_the_local_provider_stores_is_read_in_every_process(make_gate
     assert (refusal_of_provider.status, "not found" in refusal_of_provider.json["error"]["message"]) == (404, True)
 
 
-async def test_conversations_are_owned_and_free(serve: Any) -> None:
+async def test_conversations_are_owned_and_free(serve):
     made = {"id": "conv_1", "object": "conversation", "created_at": 1, "metadata": {}}
     provider = Provider(saying(made))
     gateway = await serve(provider)
@@ -287,7 +298,7 @@ async def test_conversations_are_owned_and_free(serve: Any) -> None:
     refusal(await call(one, "POST", "/v1/conversations/conv_1/items", {"items": file}), 404, "not_found")
 
 
-async def test_a_stored_response_is_streamed_again_for_nothing(serve: Any) -> None:
+async def test_a_stored_response_is_streamed_again_for_nothing(serve):
     provider = Provider(saying(response()))
     gateway = await serve(provider)
     customer, other = await gateway.customer(), await gateway.customer()
@@ -302,7 +313,7 @@ async def test_a_stored_response_is_streamed_again_for_nothing(serve: Any) -> No
     assert not any(event["estimated"] for event in await customer.events())
 
 
-async def test_the_client_reads_what_is_stored(make_gateway: MakeGateway) -> None:
+async def test_the_client_reads_what_is_stored(make_gateway):
     gateway = await make_gateway()
     customer, other = await gateway.customer(), await gateway.customer()
     url = gateway.url + "/v1"
@@ -322,17 +333,15 @@ async def test_the_client_reads_what_is_stored(make_gateway: MakeGateway) -> Non
             await client.responses.retrieve(made.id)
 
 
-async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(
-    serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(serve, monkeypatch):
     gateway = await serve(Provider(saying(response())))
     customer = await gateway.customer()
 
-    async def away(*_: object) -> Any:
+    async def away(*_):
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as broken:
-        broken.setattr(gateway.proxy._stored._owned, "_database", type("Away", (), {"rows": staticmethod(away)}))
+        broken.setattr(gateway.proxy.stored._owned, "_database", type("Away", (), {"rows": staticmethod(away)}))
         fetched = await respond(customer)
         assert (fetched.status, json.loads(fetched.body)["id"]) == (200, "resp_1")
         refusal(await call(customer, "GET", f"{PATH}/resp_1"), 503, "temporarily_unavailable")
@@ -340,7 +349,7 @@ async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(
     await until(lambda: not gateway.runtime.engine.holds.live)
 
 
-def test_what_comes_before_the_event_of_an_object_is_looked_at_once() -> None:
+def test_what_comes_before_the_event_of_an_object_is_looked_at_once():
     first = FirstEvent(RESPONSES_CREATION, only=False)
     for piece in (b":\n\n" * 20_000, b'data: {"type": "other"}\n', b"\n"):
         assert not first.feed(piece)

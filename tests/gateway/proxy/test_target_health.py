@@ -9,7 +9,7 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import HealthBoard, Told, open_until
 from gateway.upstream.health import MAX_COOLDOWN_S, Cooldown, TargetHealth
-from tests.gateway.conftest import Gateway, MakeGateway, Upstream
+from tests.gateway.conftest import Gateway
 from tests.support.answering import Provider, answer, saying, until
 from tests.support.gateways import ask
 
@@ -27,7 +27,7 @@ def board(clock: Callable[[], float] = lambda: 0.0) -> tuple[HealthBoard, Target
     return made, made.of("openai")[1]
 
 
-def test_a_board_notes_what_attempts_here_have_changed_and_nothing_else() -> None:
+def test_a_board_notes_what_attempts_here_have_changed_and_nothing_else():
     made, target = board()
     target.succeeded(target.begin())
     made.apply(Told("openai/1", "other", NOW_S + 5), NOW_S)
@@ -41,7 +41,7 @@ def test_a_board_notes_what_attempts_here_have_changed_and_nothing_else() -> Non
     assert (made.woken.is_set(), made.open_of("openai")) == (True, 1)
 
 
-def test_what_others_tell_is_bounded_and_shortens_nothing() -> None:
+def test_what_others_tell_is_bounded_and_shortens_nothing():
     made, target = board()
     made.apply(Told("openai/1", "other", NOW_S + 10 * MAX_COOLDOWN_S), NOW_S)
     assert target.wait_s == MAX_COOLDOWN_S
@@ -52,7 +52,7 @@ def test_what_others_tell_is_bounded_and_shortens_nothing() -> None:
     assert made.open_of("openai") == 1
 
 
-def test_a_cool_down_that_is_over_leaves_one_probe() -> None:
+def test_a_cool_down_that_is_over_leaves_one_probe():
     made, target = board()
     made.apply(Told("openai/1", "other", NOW_S - 5), NOW_S)
     assert target.state == "half_open"
@@ -60,7 +60,7 @@ def test_a_cool_down_that_is_over_leaves_one_probe() -> None:
     assert not target.is_free
 
 
-def test_an_attempt_from_before_what_others_tell_changes_nothing() -> None:
+def test_an_attempt_from_before_what_others_tell_changes_nothing():
     made, target = board()
     before = target.begin()
     made.apply(Told("openai/1", "other", NOW_S + 5), NOW_S)
@@ -68,7 +68,7 @@ def test_an_attempt_from_before_what_others_tell_changes_nothing() -> None:
     assert target.state == "open"
 
 
-def test_what_redis_keeps_and_nobody_can_read_is_left_out() -> None:
+def test_what_redis_keeps_and_nobody_can_read_is_left_out():
     assert open_until({b"openai/0": b"12.5", b"openai/1": b"soon", b"\xff": b"1"}) == {"openai/0": 12.5}
 
 
@@ -86,22 +86,20 @@ async def states(gateway: Gateway) -> list[tuple[str, str | None]]:
     return [(each["state"], each["open_until"]) for each in found["targets"]]
 
 
-async def test_what_one_gateway_finds_others_know_and_the_operator_sees(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_what_one_gateway_finds_others_know_and_the_operator_sees(make_gateway, upstream):
     broken, whole = Provider(saying({}, 503)), Provider(saying(answer()))
     change = using(provider(await upstream(broken.serve), await upstream(whole.serve)))
     one, other = await make_gateway(change=change), await make_gateway(change=change)
     assert await states(one) == [("closed", None)] * 2
     customer = await one.customer("5.00")
 
-    async def found() -> bool:
+    async def found():
         assert (await ask(customer)).status == 200
         return bool(broken.sent)
 
     await until(found)
 
-    async def told() -> bool:
+    async def told():
         return OPEN in await other.metrics()
 
     await until(told)
@@ -114,33 +112,33 @@ async def test_what_one_gateway_finds_others_know_and_the_operator_sees(
 
     late = await make_gateway(change=change)  # one that has begun since
 
-    async def learned() -> bool:
+    async def learned():
         return OPEN in await late.metrics()
 
     await until(learned)
 
 
-async def test_a_target_that_is_well_again_is_told(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_target_that_is_well_again_is_told(make_gateway, upstream):
     flaky, whole = Provider(saying({}, 503)), Provider(saying(answer()))
     change = using(provider(await upstream(flaky.serve), await upstream(whole.serve), seconds=0.2))
     one, other = await make_gateway(change=change), await make_gateway(change=change)
     customer = await one.customer("5.00")
 
-    async def opened() -> bool:
+    async def opened():
         assert (await ask(customer)).status == 200
         return (await states(other))[0][0] in ("open", "half_open")
 
     await until(opened)
     flaky.reply = saying(answer())
 
-    async def closed() -> bool:
+    async def closed():
         assert (await ask(customer)).status == 200
         return await states(other) == [("closed", None)] * 2
 
     await until(closed)
 
 
-def test_the_clock_of_messages_is_that_of_the_day() -> None:
+def test_the_clock_of_messages_is_that_of_the_day():
     made, target = board(time.monotonic)
     made.apply(Told("openai/1", "other", time.time() + 100), time.time())
     assert 90 < target.wait_s <= 100

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from billing.holds.model import Need, NeedTooLarge
 from billing.money import MAX_NANO, format_usd
 from billing.plans import Plan
-from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.defaults import EstimateSettings
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Route
-from gateway.proxy.context import Terms, keep_terms
+from gateway.proxy.context import Facts, Terms, keep_facts
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.provider_request import provider_body
 from gateway.server.ids import MINUTE_MS, duration, paid_lines, usd
@@ -52,18 +52,18 @@ def need_of(
     ),
 )
 def test_a_plain_need_is_the_worst_case(
-    size: int,
-    most: int | None,
-    choices: int,
-    counted: int | None,
-    window: int | None,
-    markup: int,
-    rules: EstimateSettings,
-    tier: str | None,
-    beside: dict[str, Any],
-    per_million: dict[str, int],
-    way: dict[str, Any],
-) -> None:
+    size,
+    most,
+    choices,
+    counted,
+    window,
+    markup,
+    rules,
+    tier,
+    beside,
+    per_million,
+    way,
+):
     route = replace(priced(per_million=per_million, context_window=window), **way)
     parsed = request(input_bound_tokens=size, max_output_tokens=most, choices=choices, service_tier=tier, **beside)
     plain = Plain.of(route, markup_of(route, markup), rules)
@@ -76,7 +76,7 @@ def test_a_plain_need_is_the_worst_case(
         assert found == need_of(parsed, route, markup, rules, counted)
 
 
-def test_most_requests_are_plain() -> None:
+def test_most_requests_are_plain():
     plain = Plain.of(priced(), 0, RULES[0])
     assert plain is not None
     assert plain.need(request(max_output_tokens=10)) is not None
@@ -95,9 +95,7 @@ def test_most_requests_are_plain() -> None:
     st.booleans(),
     st.sampled_from(["m", "another"]),
 )
-def test_what_passes_as_it_is_is_not_changed(
-    maxima: dict[str, int], field: MaxOutputField, window: int | None, stream: bool, model: str
-) -> None:
+def test_what_passes_as_it_is_is_not_changed(maxima, field, window, stream, model):
     fields = "".join(f',"{name}":{most}' for name, most in maxima.items())
     body = f'{{"model":"m","messages":[],"stream":{str(stream).lower()}{fields}}}'.encode()
     dialect, route = OpenAIDialect(), priced(field, context_window=window, model=model)
@@ -112,10 +110,10 @@ def terms_of(principal: Principal, candidate: Candidate) -> tuple[Route, Terms]:
     return route, Terms(principal, route, candidate, RULES[0])
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_what_is_kept_is_bounded():
     principal = anew()
     for number in range(3 * MAX_KEPT):
-        keep_terms(principal, f"m{number}", "llm", "terms 0", terms_of(principal, priced())[1])
+        keep_facts(principal, ("openai", "chat", f"m{number}"), Facts(terms_of(principal, priced())[0], ()))
         assert len(principal.kept) <= MAX_KEPT
 
 
@@ -153,12 +151,12 @@ WINDOWS = st.lists(
     st.sampled_from([None, "request-id"]),
 )
 def test_own_lines_say_which_request_it_was_its_charge_and_its_tightest_windows(
-    windows: list[tuple[str, int, int]],
-    at_ms: int,
-    granted: int | None,
-    charged_nano: int | None,
-    id_header: str | None,
-) -> None:
+    windows,
+    at_ms,
+    granted,
+    charged_nano,
+    id_header,
+):
     minute, used = [(name, limit) for name, limit, _ in windows], [used for _, _, used in windows]
     held: Any = Held(minute, used, at_ms, granted)
     lines = ["x-request-id: 01J"]
@@ -177,7 +175,7 @@ def test_own_lines_say_which_request_it_was_its_charge_and_its_tightest_windows(
 
 
 @given(st.integers(-MAX_NANO, MAX_NANO) | st.integers(-(10**6), 10**6).map(lambda cents: cents * 10**7))
-def test_an_amount_in_a_line_is_shown_as_amounts_are(nano: int) -> None:
+def test_an_amount_in_a_line_is_shown_as_amounts_are(nano):
     assert usd(nano).decode() == format_usd(nano)
 
 
@@ -187,7 +185,7 @@ def first(pair: tuple[int, int]) -> int:
 
 
 @pytest.mark.parametrize("milliseconds", [1000, 1001, 1010, 1100, 12_345, 59_000, 59_999, 60_000, 60_001, 119_999])
-def test_durations_show_every_digit(milliseconds: int) -> None:
+def test_durations_show_every_digit(milliseconds):
     minutes, _, rest = duration(milliseconds).decode().rpartition("m")
     seconds, _, fraction = rest.removesuffix("s").partition(".")
     assert int(minutes or 0) * 60_000 + int(seconds) * 1000 + int(fraction.ljust(3, "0")) == milliseconds

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.settings import Settings
 from gateway.dialects.openai.answer import OpenAIEvents
 from gateway.dialects.streaming import SseTap
-from tests.gateway.conftest import CustomerOf, chat
+from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 
@@ -37,9 +36,7 @@ CASES: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
 
 
 @pytest.mark.parametrize("vendor", CASES)
-async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
-    customer_of: CustomerOf, vendor: str
-) -> None:
+async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(customer_of, vendor):
     sent, passed = CASES[vendor]
     provider = Provider(streaming(*sent))
     customer = await customer_of(provider.serve)
@@ -49,11 +46,11 @@ async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
     assert not (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"]
 
 
-async def test_one_that_does_not_know_stream_options_gets_none(customer_of: CustomerOf) -> None:
+async def test_one_that_does_not_know_stream_options_gets_none(customer_of):
     """And the usage that it reports unasked is the client's, too."""
     sent, provider = (*WORDS, usage_chunk(), DONE), Provider(streaming(*WORDS, usage_chunk(), DONE))
 
-    def unasked(settings: Settings) -> Settings:
+    def unasked(settings):
         own = replace(settings.providers["openai"], stream_usage=False)
         return replace(settings, providers={**settings.providers, "openai": own})
 
@@ -68,7 +65,7 @@ async def test_one_that_does_not_know_stream_options_gets_none(customer_of: Cust
 
 
 @given(st.sampled_from(sorted(CASES)), st.lists(st.integers(0, 2_000), max_size=30), st.booleans())
-def test_any_cutting_gives_the_same_bytes_and_usage(vendor: str, cuts: list[int], crlf: bool) -> None:
+def test_any_cutting_gives_the_same_bytes_and_usage(vendor, cuts, crlf):
     sent, passed = (b"".join(events).replace(b"\n", b"\r\n" if crlf else b"\n") for events in CASES[vendor])
     tap = SseTap(OpenAIEvents(), strip_usage=True, hold_usage=False)
     bounds = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]

@@ -13,7 +13,7 @@ def of(worker_bytes: int = 100, account_bytes: int = 60) -> Bodies:
     return Bodies(BodySettings(10, worker_bytes, account_bytes))
 
 
-async def test_bytes_are_bounded_for_an_account_and_for_the_worker() -> None:
+async def test_bytes_are_bounded_for_an_account_and_for_the_worker():
     bodies = of()
     first, second, other = bodies.of("a"), bodies.of("a"), bodies.of("b")
     for size in (10, 40):
@@ -35,11 +35,11 @@ async def test_bytes_are_bounded_for_an_account_and_for_the_worker() -> None:
     assert (bodies.size_bytes, bodies._by_account) == (0, {})
 
 
-async def test_work_is_done_by_one_thread_and_what_it_raises_is_raised() -> None:
+async def test_work_is_done_by_one_thread_and_what_it_raises_is_raised():
     bodies = of()
     running, most, threads = 0, 0, set()
 
-    def work(number: int) -> int:
+    def work(number):
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -56,13 +56,13 @@ async def test_work_is_done_by_one_thread_and_what_it_raises_is_raised() -> None
     bodies.close()
 
 
-async def test_who_leaves_takes_nobody_s_turn_and_nothing_piles_up() -> None:
+async def test_who_leaves_takes_nobody_s_turn_and_nothing_piles_up():
     """One is cancelled while its work runs, one while it waits: the next begins when the thread is free, not before."""
     bodies = of()
     begun, go_on = threading.Event(), threading.Event()
     ran = []
 
-    def long() -> None:
+    def long():
         begun.set()
         go_on.wait()
         ran.append("long")

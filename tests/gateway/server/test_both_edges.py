@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import Gateway, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Gateway, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, answer, saying, until
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, spent_nano
@@ -25,7 +24,7 @@ async def gateway(make_gateway: MakeGateway, edge: str) -> Gateway:
     return await make_gateway(edge=edge)
 
 
-async def test_json_is_answered_and_debited(make_gateway: MakeGateway, upstream: Upstream, edge: str) -> None:
+async def test_json_is_answered_and_debited(make_gateway, upstream, edge):
     gateway = await make_gateway(await upstream(saying(answer("text"))), edge=edge)
     customer = await gateway.customer()
     for _ in range(3):
@@ -36,7 +35,7 @@ async def test_json_is_answered_and_debited(make_gateway: MakeGateway, upstream:
     assert await spent_nano(customer) == 3 * (10 * INPUT + 5 * OUTPUT)
 
 
-async def test_requests_are_refused_in_the_envelope(gateway: Gateway) -> None:
+async def test_requests_are_refused_in_the_envelope(gateway):
     url = f"{gateway.url}/v1/chat/completions"
     for headers in ({}, {"Authorization": "Bearer sk-mg-wrong"}):
         async with gateway.session.post(url, json=chat(), headers=headers) as refused:
@@ -57,7 +56,7 @@ async def test_requests_are_refused_in_the_envelope(gateway: Gateway) -> None:
     assert await rich.events() == []
 
 
-async def test_a_stream_is_passed_and_debited_and_a_body_in_chunks_metered(gateway: Gateway) -> None:
+async def test_a_stream_is_passed_and_debited_and_a_body_in_chunks_metered(gateway):
     customer = await gateway.customer()
     async with customer.post(body=chat(stream=True, stream_options={"include_usage": True})) as answered:
         assert (answered.status, answered.content_type) == (200, "text/event-stream")
@@ -67,7 +66,7 @@ async def test_a_stream_is_passed_and_debited_and_a_body_in_chunks_metered(gatew
     (event,) = await customer.events()
     assert (event["output_tokens"], event["estimated"]) == (usage["completion_tokens"], False)
 
-    async def body() -> Any:
+    async def body():
         yield json.dumps(chat()).encode()
 
     async with customer.post(data=body(), headers={"Content-Type": "application/json"}) as answered:
@@ -75,7 +74,7 @@ async def test_a_stream_is_passed_and_debited_and_a_body_in_chunks_metered(gatew
     assert len(await customer.events()) == 2
 
 
-async def test_a_client_that_leaves_within_a_stream_is_charged(make_gateway: MakeGateway, edge: str) -> None:
+async def test_a_client_that_leaves_within_a_stream_is_charged(make_gateway, edge):
     gateway = await make_gateway(edge=edge, disconnect_drain_s=0)
     customer = await gateway.customer()
     words = " ".join(["word"] * 2_000)
@@ -84,9 +83,7 @@ async def test_a_client_that_leaves_within_a_stream_is_charged(make_gateway: Mak
     assert found["output_tokens"] > 0
 
 
-async def test_a_stream_that_the_gateway_s_own_stop_cuts_is_no_client_s_leaving(
-    make_gateway: MakeGateway, upstream: Upstream, edge: str
-) -> None:
+async def test_a_stream_that_the_gateway_s_own_stop_cuts_is_no_client_s_leaving(make_gateway, upstream, edge):
     provider = Slow(WORDS[0], DONE)
     gateway = await make_gateway(await upstream(provider.serve), edge=edge, disconnect_drain_s=0)
     customer = await gateway.customer()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.gateway.conftest import GatewayOf, MakeGateway, Upstream
+from tests.gateway.conftest import MakeGateway, Upstream
 from tests.gateway.dialects.openai_responses.bodies import response
 from tests.support.answering import Provider, saying
 from tests.support.gateways import Fetched, ask, fetch
@@ -43,7 +43,7 @@ async def test_answers_of_one_key_are_private(
     assert "anthropic-version" in listed.headers["Vary"].lower()
 
 
-async def test_refusals_are_not_stored(gateway_of: GatewayOf) -> None:
+async def test_refusals_are_not_stored(gateway_of):
     """A 404 may be kept by a cache that is told nothing (RFC 9110, 15.5.5)."""
     gateway = await gateway_of()
     customer = await gateway.customer()
@@ -55,7 +55,7 @@ async def test_refusals_are_not_stored(gateway_of: GatewayOf) -> None:
     assert (anybody.status, anybody.headers["Cache-Control"]) == (401, "private, no-store")
 
 
-async def test_what_is_everybody_s_is_kept_as_before(gateway_of: GatewayOf) -> None:
+async def test_what_is_everybody_s_is_kept_as_before(gateway_of):
     gateway = await gateway_of()
     keys = await fetch(gateway.session.get(gateway.url + "/.well-known/jwks.json"))
     assert keys.headers["Cache-Control"].startswith("public")

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 
 from billing.keys.secrets import new_secret
-from tests.gateway.conftest import CustomerOf, Gateway, chat
+from tests.gateway.conftest import Gateway, chat
 from tests.support.edge_clients import until
 
 DOORS = [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/key"), ("GET", "/api/account/balance")]
@@ -24,9 +24,7 @@ async def asked(gateway: Gateway, method: str, path: str, headers: dict[str, str
 
 
 @pytest.mark.parametrize(("method", "path"), DOORS)
-async def test_a_key_is_taken_in_every_vendor_s_header_and_two_that_differ_are_refused(
-    gateway: Gateway, method: str, path: str
-) -> None:
+async def test_a_key_is_taken_in_every_vendor_s_header_and_two_that_differ_are_refused(gateway, method, path):
     customer = await gateway.customer()
     right, wrong = ways(customer.key), ways(OTHER)
     # Only the list of models is Google's as well as OpenAI's, whose code is the status there.
@@ -46,10 +44,10 @@ async def test_a_key_is_taken_in_every_vendor_s_header_and_two_that_differ_are_r
     assert (await asked(gateway, method, f"{path}?key={customer.key}", {}))[0] == expected
 
 
-async def test_no_provider_sees_a_client_s_key(customer_of: CustomerOf) -> None:
+async def test_no_provider_sees_a_client_s_key(customer_of):
     seen: list[web.BaseRequest] = []
 
-    async def provider(request: web.Request) -> web.Response:
+    async def provider(request):
         seen.append(request)
         return web.json_response({"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
 

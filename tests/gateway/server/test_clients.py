@@ -59,7 +59,7 @@ def clients(most: int, of_address: int = 1_000, of_account: int = 1_000) -> Clie
     return Clients(rules, Clock())  # type: ignore[arg-type]
 
 
-def test_those_of_the_address_and_of_the_account_with_most_end_first() -> None:
+def test_those_of_the_address_and_of_the_account_with_most_end_first():
     """Also where an account comes from many addresses; of each it is the one that waits longest."""
     crowd = clients(9)
     one = Held("one", "", 1.0)
@@ -84,7 +84,7 @@ def test_those_of_the_address_and_of_the_account_with_most_end_first() -> None:
     assert crowd.refused == Counter({"process": 1})
 
 
-def test_addresses_of_one_site_count_together() -> None:
+def test_addresses_of_one_site_count_together():
     """Somebody with a connection from each of thousands of addresses does not end others' second ones."""
     crowd = clients(8)
     office = [Held("198.51.100.7", "", 1.0) for _ in range(2)]
@@ -97,7 +97,21 @@ def test_addresses_of_one_site_count_together() -> None:
     assert [each.ended for each in (*office, *spread)] == [False, False, True, True, True, False, False, False]
 
 
-def test_one_ends_for_each_that_comes_and_few_looks_find_them() -> None:
+def test_connections_that_a_proxy_keeps_for_later_go_before_a_client_s_that_came_after_them():
+    """They count as one another's strangers: who waits beside a proxy that keeps thousands does not end for these."""
+    crowd = clients(6)
+    idle = [Held("", "", 1.0 + number) for number in range(3)]
+    uploads = [Held(f"198.51.100.{number}", "", 10.0 + number) for number in range(3)]
+    for each in (*idle, *uploads):
+        crowd.enter(each)
+    for ends in idle:
+        assert crowd.admits("newcomer")
+        assert ends.ended
+        crowd.enter(Held("newcomer"))
+    assert not any(each.ended for each in uploads)
+
+
+def test_one_ends_for_each_that_comes_and_few_looks_find_them():
     """One that was found, and has moved on since, does not end."""
     looks = 0
 
@@ -128,7 +142,7 @@ def test_one_ends_for_each_that_comes_and_few_looks_find_them() -> None:
     assert looks < 2_000
 
 
-def test_an_address_has_a_share_and_a_proxy_none() -> None:
+def test_an_address_has_a_share_and_a_proxy_none():
     crowd = clients(100, of_address=2)
     proxy, trusted = crowd.place("10.1.2.3")
     assert (proxy, trusted) == ("", True)
@@ -148,7 +162,7 @@ def test_an_address_has_a_share_and_a_proxy_none() -> None:
     assert crowd.refused == Counter({"address": 3})
 
 
-def test_an_account_has_a_share() -> None:
+def test_an_account_has_a_share():
     crowd = clients(100, of_account=2)
     held = [Held(f"{number}") for number in range(3)]
     for each in held:
@@ -192,7 +206,7 @@ BEGUN = {
 
 @pytest.mark.parametrize("sent", BEGUN.values(), ids=BEGUN)
 @on_both_loops
-async def test_what_waits_for_its_client_ends_for_others_and_is_told(sent: bytes) -> None:
+async def test_what_waits_for_its_client_ends_for_others_and_is_told(sent):
     async with edge(echo, rules=EdgeRules(max_connections=4)) as served:
         waiting = []
         for _ in range(12):
@@ -214,7 +228,7 @@ async def test_what_waits_for_its_client_ends_for_others_and_is_told(sent: bytes
 
 
 @on_both_loops
-async def test_a_good_client_is_served_beside_many_of_its_own_address() -> None:
+async def test_a_good_client_is_served_beside_many_of_its_own_address():
     """Where the share of its address is full of bodies that do not end. In between it is idle: it keeps its connection
     for as long as fewer than a share of others have come."""
     rules = EdgeRules(max_connections=100, connections_per_address=20, body_min_bytes_per_s=1_000_000)
@@ -234,7 +248,7 @@ async def test_a_good_client_is_served_beside_many_of_its_own_address() -> None:
 
 
 @on_both_loops
-async def test_others_keep_their_idle_connections_while_an_address_sends_bodies_without_an_end() -> None:
+async def test_others_keep_their_idle_connections_while_an_address_sends_bodies_without_an_end():
     async with edge(echo, rules=EdgeRules(max_connections=30)) as served:
         others = [await connect_from(served, f"127.0.0.{number}") for number in range(2, 7)]
         for client in others:
@@ -251,7 +265,7 @@ async def test_others_keep_their_idle_connections_while_an_address_sends_bodies_
 
 @pytest.mark.parametrize("path", [METERED, "/echo"])
 @on_both_loops
-async def test_clients_that_take_no_answer_end_for_others(path: str) -> None:
+async def test_clients_that_take_no_answer_end_for_others(path):
     """Those too that have left less than makes the server wait for them, and whose connection is over."""
     async with edge(_large, rules=EdgeRules(max_connections=4)) as served:
         for number in range(12):
@@ -283,7 +297,7 @@ async def _huge(call: Exchange) -> None:
 
 
 @on_both_loops
-async def test_a_client_that_takes_its_answer_does_not_end_before_an_idle_one() -> None:
+async def test_a_client_that_takes_its_answer_does_not_end_before_an_idle_one():
     """What it takes counts, as the bytes of a body do."""
     loop = asyncio.get_running_loop()
     async with edge(_huge, rules=EdgeRules(max_connections=2)) as served, asyncio.timeout(60.0):
@@ -307,7 +321,7 @@ async def test_a_client_that_takes_its_answer_does_not_end_before_an_idle_one() 
 
 @pytest.mark.parametrize("sent", [UNFINISHED, BEGUN["no body yet"], b"", get()], ids=["body", "Expect", "none", "idle"])
 @on_both_loops
-async def test_a_connection_that_ended_is_freed_at_once(sent: bytes) -> None:
+async def test_a_connection_that_ended_is_freed_at_once(sent):
     """The garbage collector would stop the loop for as long as it takes to find thousands of them."""
     async with edge(echo) as served:
         gc.collect()
@@ -333,7 +347,7 @@ def _has_begun(connection: Any) -> bool:
 
 
 @on_both_loops
-async def test_a_trusted_proxy_is_seen_through() -> None:
+async def test_a_trusted_proxy_is_seen_through():
     """Its own connections have no share; requests that it forwards for one client do."""
     proxies = Addresses(parse_networks("127.0.0.0/8") or ())
     gate = Gate(_stop_then_echo)
@@ -360,7 +374,7 @@ async def _stop_then_echo(call: Exchange, gate: Gate) -> None:
 
 
 @on_both_loops
-async def test_connections_are_counted_where_metrics_read_them() -> None:
+async def test_connections_are_counted_where_metrics_read_them():
     """Also where none is open when the server is made."""
     counted = Clients(ConnectionRules(), asyncio.get_running_loop())
     async with edge(echo, clients=counted) as served:
@@ -371,7 +385,7 @@ async def test_connections_are_counted_where_metrics_read_them() -> None:
 
 
 @on_both_loops
-async def test_an_account_has_a_share_of_connections() -> None:
+async def test_an_account_has_a_share_of_connections():
     gate = Gate(_claim)
     async with edge(gate, rules=EdgeRules(connections_per_account=2)) as served:
         three = [await served.connect() for _ in range(3)]
@@ -394,7 +408,7 @@ async def _claim(call: Exchange, gate: Gate) -> None:
 
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/echo"])
 @on_both_loops
-async def test_a_body_that_comes_too_slowly_ends(path: str) -> None:
+async def test_a_body_that_comes_too_slowly_ends(path):
     """One that is large and comes fast enough does not, however long it takes."""
     async with edge(echo, rules=EdgeRules(body_min_bytes_per_s=1_000, body_slow_s=0.2)) as served:
         slow, steady = await served.connect(), await served.connect()
@@ -417,7 +431,7 @@ async def test_a_body_that_comes_too_slowly_ends(path: str) -> None:
 @pytest.mark.parametrize("together", [True, False], ids=["with its request", "behind it"])
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/echo"])
 @on_both_loops
-async def test_a_head_behind_a_request_has_no_more_time_than_another(path: str, together: bool) -> None:
+async def test_a_head_behind_a_request_has_no_more_time_than_another(path, together):
     """It came while the request before it was served, or in one piece with it."""
     async with edge(echo, rules=EdgeRules(head_timeout_s=0.2), keepalive_timeout=3_600.0) as served:
         idle, client = await served.connect(), await served.connect()
@@ -446,7 +460,7 @@ FRAMING = {
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/echo"])
 @pytest.mark.parametrize("piece", FRAMING.values(), ids=FRAMING)
 @on_both_loops
-async def test_framing_that_no_chunk_needs_counts_as_body(piece: bytes, path: str) -> None:
+async def test_framing_that_no_chunk_needs_counts_as_body(piece, path):
     rules = EdgeRules(
         max_body_bytes=LIMIT_BYTES, max_api_body_bytes=LIMIT_BYTES, linger_s=0.1, linger_bytes=LIMIT_BYTES
     )
@@ -468,7 +482,7 @@ async def test_framing_that_no_chunk_needs_counts_as_body(piece: bytes, path: st
 
 
 @on_both_loops
-async def test_a_body_in_small_chunks_is_as_large_as_its_bytes() -> None:
+async def test_a_body_in_small_chunks_is_as_large_as_its_bytes():
     rules = EdgeRules(max_body_bytes=100_000)
     async with edge(echo, rules=rules) as served:
         client = await served.connect()
@@ -477,7 +491,7 @@ async def test_a_body_in_small_chunks_is_as_large_as_its_bytes() -> None:
 
 
 @on_both_loops
-async def test_a_client_with_a_key_sees_why_its_body_is_refused_once_it_has_sent_all_of_it() -> None:
+async def test_a_client_with_a_key_sees_why_its_body_is_refused_once_it_has_sent_all_of_it():
     """However large it said that it was; many clients read nothing before."""
     size = 3 << 20
     rules = EdgeRules(linger_bytes=1 << 20, linger_s=30.0, body_bytes_per_s=1 << 30)
@@ -494,7 +508,7 @@ async def test_a_client_with_a_key_sees_why_its_body_is_refused_once_it_has_sent
 
 
 @on_both_loops
-async def test_a_client_sees_why_a_body_in_chunks_is_refused_once_it_has_sent_all_of_it() -> None:
+async def test_a_client_sees_why_a_body_in_chunks_is_refused_once_it_has_sent_all_of_it():
     """It has not said how large that would be: some of it is read beyond the bound."""
     rules = EdgeRules(max_body_bytes=1 << 20, linger_bytes=2 << 20, linger_s=30.0, body_bytes_per_s=1 << 30)
     async with edge(_bounded, rules=rules) as served:

@@ -9,7 +9,7 @@ from gateway.config.settings import Settings
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
 from gateway.server.cors import PATHS, Cors
-from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, Upstream, chat
+from tests.gateway.conftest import ADMIN_KEY, Gateway, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import Fetched, ask, fetch
 
@@ -17,7 +17,7 @@ APP, OTHER = "https://app.example.com", "https://else.example.com"
 THEIRS = {"Access_Control_Allow_Origin": "https://theirs", "Access_Control_Allow_Credentials": "true", "Vary": "Cookie"}
 
 
-def test_every_dialects_paths_are_asked_for() -> None:
+def test_every_dialects_paths_are_asked_for():
     served = {path for _, path in make_dialects(StructureBounds()).routes()}
     assert not [path for path in served if not path.startswith(PATHS)]
 
@@ -36,9 +36,7 @@ async def preflight(gateway: Gateway, path: str, origin: str = APP, asked: str =
 
 
 @pytest.mark.parametrize(("origins", "told"), [((APP, "https://x.example.com"), APP), (("*",), "*")])
-async def test_a_preflight_is_answered_without_a_key(
-    make_gateway: MakeGateway, origins: tuple[str, ...], told: str
-) -> None:
+async def test_a_preflight_is_answered_without_a_key(make_gateway, origins, told):
     gateway = await make_gateway(change=allowing(*origins))
     asked = "authorization,content-type,x-api-key,x-stainless-arch,x-stainless-runtime-version,cookie"
     paths = ["/v1/chat/completions", "/v1/models", "/v1/models/a/b", "/api/account/balance", "/api/admin/keys"]
@@ -62,7 +60,7 @@ def varies(fetched: Fetched) -> list[str]:
     return told.split(", ")
 
 
-async def test_only_the_named_origins_are_told_that_they_may(make_gateway: MakeGateway) -> None:
+async def test_only_the_named_origins_are_told_that_they_may(make_gateway):
     gateway = await make_gateway(change=allowing(APP))
     refused = await preflight(gateway, "/v1/chat/completions", OTHER)
     assert "Access-Control-Allow-Origin" not in refused.headers
@@ -71,7 +69,7 @@ async def test_only_the_named_origins_are_told_that_they_may(make_gateway: MakeG
         assert (await fetch(gateway.session.options(gateway.url + path, headers={"Origin": APP}))).status == 405
 
 
-async def test_every_answer_says_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_every_answer_says_it(make_gateway, upstream):
     provider = Provider(saying(answer(), **THEIRS))
     gateway = await make_gateway(await upstream(provider.serve), change=allowing(APP))
     customer = await gateway.customer()
@@ -103,7 +101,7 @@ async def test_every_answer_says_it(make_gateway: MakeGateway, upstream: Upstrea
             assert varies(fetched)[-1] == "Origin"
 
 
-async def test_without_the_variable_nothing_is_said(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_without_the_variable_nothing_is_said(make_gateway, upstream):
     gateway = await make_gateway(await upstream(saying(answer(), **THEIRS)))
     customer = await gateway.customer()
     fetched = [
@@ -119,7 +117,7 @@ async def test_without_the_variable_nothing_is_said(make_gateway: MakeGateway, u
         assert "Cookie" not in varies(each)
 
 
-async def test_every_answer_has_an_id_and_is_not_sniffed(gateway: Gateway) -> None:
+async def test_every_answer_has_an_id_and_is_not_sniffed(gateway):
     customer = await gateway.customer()
     admin = {"X-Admin-Key": ADMIN_KEY}
     for path in ("/api/account/balance", "/api/nothing", "/api/admin/accounts", "/api/ping", "/healthz", "/metrics"):
@@ -132,7 +130,7 @@ async def test_every_answer_has_an_id_and_is_not_sniffed(gateway: Gateway) -> No
         assert answered.headers.getall("X-Content-Type-Options") == ["nosniff"], path
 
 
-def test_an_origin_is_known_in_any_case() -> None:
+def test_an_origin_is_known_in_any_case():
     cors = Cors(("https://APP.example.com",))
     assert cors.headers(APP)["Access-Control-Allow-Origin"] == APP
     assert cors.lines(None) == b"Vary: Origin\r\n"

@@ -93,7 +93,7 @@ async def port(request: pytest.FixtureRequest, database_url: str, redis_url: str
                 f'ulimit -n {FILES} && exec "$0" "$@"',
                 sys.executable,
                 "-m",
-                "gateway.process.worker",
+                "gateway.app",
                 *more,
                 pass_fds=(listener.fileno(), write_end),
                 env={"PATH": os.defpath, "DATABASE_URL": database_url, "REDIS_URL": own_redis},
@@ -111,7 +111,7 @@ async def port(request: pytest.FixtureRequest, database_url: str, redis_url: str
             assert [await worker.wait() for worker, _ in workers] == [0] * len(workers)
 
 
-async def test_nobody_else_is_refused_while_a_crowd_comes_and_goes(port: int) -> None:
+async def test_nobody_else_is_refused_while_a_crowd_comes_and_goes(port):
     room = AT_ONCE + 400
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < room:
@@ -119,7 +119,7 @@ async def test_nobody_else_is_refused_while_a_crowd_comes_and_goes(port: int) ->
     crowd, served = Crowd(port), Counter[str]()
     running = asyncio.create_task(crowd.run())
 
-    async def other(address: str) -> None:
+    async def other(address):
         """One request for each connection, and some over one that stays open."""
         while not running.done():
             reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
@@ -150,12 +150,12 @@ def sign_in(number: int) -> bytes:
     return post(body, "Content-Type: application/json", path="/api/auth/login")
 
 
-async def test_newcomers_are_served_beside_a_flood_of_whole_sign_ins(port: int) -> None:
+async def test_newcomers_are_served_beside_a_flood_of_whole_sign_ins(port):
     """Passwords take a processor for as long as they come: they keep few connections, and others come first."""
     loop = asyncio.get_running_loop()
     told, flood, served = Counter[bytes](), set[asyncio.Task[None]](), 0
 
-    async def come(number: int) -> None:
+    async def come(number):
         address = f"127.0.1.{1 + number % SIGN_IN_ADDRESSES}"
         with suppress(OSError, EOFError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
@@ -163,14 +163,14 @@ async def test_newcomers_are_served_beside_a_flood_of_whole_sign_ins(port: int) 
             told[(await reader.readuntil(b"\r\n"))[9:12]] += 1
             writer.close()
 
-    async def ask() -> bytes:
+    async def ask():
         reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(NEWCOMER, 0))
         writer.write(ASKED)
         answer = await reader.readuntil(b"\r\n")
         writer.close()
         return answer
 
-    async def newcomers() -> None:
+    async def newcomers():
         nonlocal served
         while loop.time() < began_s + SIGN_INS_S:
             assert (await ask())[9:12] == b"200", (served, told)

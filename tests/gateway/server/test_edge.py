@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from gateway.server import edge as edge_module
 from gateway.server.exchange import Exchange
 from tests.support.edge_clients import ENCODED, METERED, Cut, chunked, get, post, until
 from tests.support.edge_servers import LIMIT_BYTES, Gate, behind_the_front, echo, edge, on_both_loops, paced, streamed
 
 
 @on_both_loops
-async def test_one_connection_serves_many_requests() -> None:
+async def test_one_connection_serves_many_requests():
     async with edge(echo) as served:
         client = await served.connect()
         for number in range(5):
@@ -35,10 +34,10 @@ KINDS = {
 
 @pytest.mark.parametrize("size", [1 << 20, 61, 7])
 @on_both_loops
-async def test_pipelined_requests_are_answered_in_order(size: int) -> None:
+async def test_pipelined_requests_are_answered_in_order(size):
     """Every mix of ways, in one segment or in many that cut heads and bodies anywhere."""
 
-    async def slow(exchange: Exchange) -> None:
+    async def slow(exchange):
         await asyncio.sleep(0)
         await echo(exchange)
 
@@ -55,7 +54,7 @@ async def test_pipelined_requests_are_answered_in_order(size: int) -> None:
 
 
 @behind_the_front
-async def test_more_requests_than_the_queue_holds() -> None:
+async def test_more_requests_than_the_queue_holds():
     """Reading pauses meanwhile, and goes on."""
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))
     async with edge(gate) as served:
@@ -81,7 +80,7 @@ async def _stop_once_then_echo(exchange: Exchange, gate: Gate) -> None:
 
 
 @behind_the_front
-async def test_a_large_pipelined_body_pauses_reading() -> None:
+async def test_a_large_pipelined_body_pauses_reading():
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))
     async with edge(gate) as served:
         client = await served.connect()
@@ -101,7 +100,7 @@ async def test_a_large_pipelined_body_pauses_reading() -> None:
 
 @pytest.mark.parametrize("request_", [post(b"some body"), chunked(b"some", b" ", b"body")], ids=["length", "chunks"])
 @on_both_loops
-async def test_a_request_in_pieces(request_: bytes) -> None:
+async def test_a_request_in_pieces(request_):
     async with edge(echo) as served:
         client = await served.connect()
         await client.send_slowly(request_, 1)
@@ -115,7 +114,7 @@ async def test_a_request_in_pieces(request_: bytes) -> None:
 
 
 @on_both_loops
-async def test_chunks_with_extensions() -> None:
+async def test_chunks_with_extensions():
     async with edge(echo) as served:
         client = await served.connect()
         body = b"4;name=value\r\nsome\r\n5\r\n body\r\n0\r\n\r\n"
@@ -125,7 +124,7 @@ async def test_chunks_with_extensions() -> None:
 
 
 @on_both_loops
-async def test_a_request_without_a_body() -> None:
+async def test_a_request_without_a_body():
     async with edge(echo) as served:
         client = await served.connect()
         head = f"POST {METERED} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
@@ -137,7 +136,7 @@ async def test_a_request_without_a_body() -> None:
 
 
 @on_both_loops
-async def test_a_request_that_awaits_what_is_not_known_is_refused() -> None:
+async def test_a_request_that_awaits_what_is_not_known_is_refused():
     async with edge(echo) as served:
         client = await served.connect()
         client.send(get("/plain", "Expect: miracles"))
@@ -146,7 +145,7 @@ async def test_a_request_that_awaits_what_is_not_known_is_refused() -> None:
 
 
 @on_both_loops
-async def test_queries_and_spellings_of_the_path() -> None:
+async def test_queries_and_spellings_of_the_path():
     """All are served; those that are spelt otherwise take the application's way."""
     async with edge(echo) as served:
         client = await served.connect()
@@ -166,7 +165,7 @@ async def test_queries_and_spellings_of_the_path() -> None:
     ("path", "expected"), [(METERED, b"metered"), (ENCODED, b"metered"), ("/echo", b"application")]
 )
 @on_both_loops
-async def test_the_client_is_told_to_go_on(path: str, expected: bytes) -> None:
+async def test_the_client_is_told_to_go_on(path, expected):
     """Once, by whichever way the request comes, also as a connection's first."""
     async with edge(echo) as served:
         client = await served.connect()
@@ -183,7 +182,7 @@ async def test_the_client_is_told_to_go_on(path: str, expected: bytes) -> None:
 
 
 @on_both_loops
-async def test_http_1_0() -> None:
+async def test_http_1_0():
     """No chunks, no interim answers; the connection is kept where the client asks for it and the body has a length."""
     keep = "Connection: keep-alive"
     async with edge(echo) as served:
@@ -209,7 +208,7 @@ async def test_http_1_0() -> None:
 @pytest.mark.parametrize("serve", [echo, streamed])
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_the_client_asks_for_the_connection_s_end(serve: edge_module.Serve, path: str) -> None:
+async def test_the_client_asks_for_the_connection_s_end(serve, path):
     async with edge(serve) as served:
         client = await served.connect()
         client.send(post(b"body", "Connection: close", path=path))
@@ -222,7 +221,7 @@ async def test_the_client_asks_for_the_connection_s_end(serve: edge_module.Serve
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
 @on_both_loops
-async def test_a_request_for_an_upgrade_is_served_as_it_is(protocol: str, path: str) -> None:
+async def test_a_request_for_an_upgrade_is_served_as_it_is(protocol, path):
     async with edge(echo) as served:
         client = await served.connect()
         asked = post(b"body", "Connection: Upgrade", f"Upgrade: {protocol}", path=path)
@@ -234,7 +233,7 @@ async def test_a_request_for_an_upgrade_is_served_as_it_is(protocol: str, path: 
 
 
 @on_both_loops
-async def test_nothing_behind_a_request_for_an_upgrade_is_lost() -> None:
+async def test_nothing_behind_a_request_for_an_upgrade_is_lost():
     async with edge(echo) as served:
         client = await served.connect()
         client.send(post(b"0", "Connection: Upgrade", "Upgrade: websocket"), post(b"1"), get("/plain?2"), post(b"3"))
@@ -243,7 +242,7 @@ async def test_nothing_behind_a_request_for_an_upgrade_is_lost() -> None:
 
 
 @on_both_loops
-async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+async def test_an_idle_connection_is_closed_and_a_busy_one_is_not():
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))
     async with edge(gate, keepalive_timeout=0.6) as served:
         busy = await served.connect()
@@ -276,8 +275,8 @@ async def _raise_within(exchange: Exchange) -> None:
 @pytest.mark.parametrize("serve", [_raise_before, _raise_within])
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_a_call_that_raises_ends_its_connection_alone(serve: edge_module.Serve, path: str) -> None:
-    async def either(exchange: Exchange) -> None:
+async def test_a_call_that_raises_ends_its_connection_alone(serve, path):
+    async def either(exchange):
         await (serve if "X-Raise" in exchange.headers else echo)(exchange)
 
     async with edge(either) as served:

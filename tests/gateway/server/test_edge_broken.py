@@ -12,7 +12,7 @@ from tests.support.edge_servers import LIMIT_BYTES, Gate, behind_the_front, echo
 
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_compressed_bodies(path: str) -> None:
+async def test_compressed_bodies(path):
     plain = b"some text " * 100_000
     async with edge(echo) as served:
         client = await served.connect()
@@ -27,7 +27,7 @@ async def test_compressed_bodies(path: str) -> None:
 
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_a_body_that_cannot_be_decoded_is_refused(path: str) -> None:
+async def test_a_body_that_cannot_be_decoded_is_refused(path):
     """Its framing is whole: the next request is served."""
     cut = zlib.compress(b"some body" * 1_000)[:-6]
     async with edge(echo) as served:
@@ -47,7 +47,7 @@ SPOILT = {
 @pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_a_body_whose_framing_breaks_is_refused(spoilt: bytes, path: str) -> None:
+async def test_a_body_whose_framing_breaks_is_refused(spoilt, path):
     """In one segment with its head, and when it is being read already."""
     spoilt = spoilt.replace(METERED.encode(), path.encode())
     async with edge(echo) as served:
@@ -66,7 +66,7 @@ async def test_a_body_whose_framing_breaks_is_refused(spoilt: bytes, path: str) 
 @pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @behind_the_front
-async def test_a_body_that_breaks_before_its_turn_is_refused(spoilt: bytes, path: str) -> None:
+async def test_a_body_that_breaks_before_its_turn_is_refused(spoilt, path):
     """Its request waits behind another, and part of its body is here when the rest turns out to be broken."""
     gate = Gate(_stop_once_then_echo)
     async with edge(gate) as served:
@@ -104,7 +104,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 @on_both_loops
-async def test_what_is_no_http_gets_400(garbage: bytes) -> None:
+async def test_what_is_no_http_gets_400(garbage):
     """As the first bytes, after an answer, and behind a request that is being served. Good requests that come in one
     segment with garbage are lost to it: that is aiohttp's parser."""
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))

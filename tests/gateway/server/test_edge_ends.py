@@ -33,7 +33,7 @@ async def _stop_in_the_answer(exchange: Exchange, gate: Gate) -> None:
     exchange.begin(200, b"")
     await paced(exchange, b"begun")
     await gate.wait()
-    await exchange.end(b"")
+    exchange.finish(b"")
 
 
 async def _write_without_end(exchange: Exchange, gate: Gate) -> None:
@@ -65,7 +65,7 @@ STAGES: dict[str, tuple[Work, bytes, set[str]]] = {
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("stage", STAGES)
 @on_both_loops
-async def test_a_client_that_leaves_ends_its_call(stage: str, reset: bool) -> None:
+async def test_a_client_that_leaves_ends_its_call(stage, reset):
     work, sent, ends = STAGES[stage]
     gate = Gate(work)
     async with edge(gate) as served:
@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_ends_its_call(stage: str, reset: bool) -> No
 @pytest.mark.parametrize("sent", [b"", b"POST /v1", post(b"body")[:-20], get()[:-2], b"\r\n"])
 @pytest.mark.parametrize("before", [b"", post(), get()])
 @on_both_loops
-async def test_a_client_that_leaves_an_idle_connection(before: bytes, sent: bytes) -> None:
+async def test_a_client_that_leaves_an_idle_connection(before, sent):
     async with edge(echo) as served:
         client = await served.connect()
         client.send(before)
@@ -96,11 +96,11 @@ async def test_a_client_that_leaves_an_idle_connection(before: bytes, sent: byte
 
 
 @on_both_loops
-async def test_a_client_that_leaves_ends_its_call_on_the_application_s_way_too() -> None:
+async def test_a_client_that_leaves_ends_its_call_on_the_application_s_way_too():
     """A request that stood behind another when its turn came."""
     gate = Gate(_stop_in_the_answer)
 
-    async def first_then_gate(exchange: Exchange) -> None:
+    async def first_then_gate(exchange):
         await (echo if "X-First" in exchange.headers else gate)(exchange)
 
     async with edge(first_then_gate) as served:
@@ -125,7 +125,7 @@ async def _refuse(exchange: Exchange) -> None:
 @PATHS
 @pytest.mark.parametrize("size", [10, 100_000, HUGE])
 @on_both_loops
-async def test_a_refused_body_is_read_all_the_same(size: int, path: str) -> None:
+async def test_a_refused_body_is_read_all_the_same(size, path):
     """So that the client, which may send it whole before it reads, sees the answer; the connection goes on."""
     async with edge(_refuse) as served:
         client = await served.connect()
@@ -149,7 +149,7 @@ async def test_a_refused_body_is_read_all_the_same(size: int, path: str) -> None
 @PATHS
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @on_both_loops
-async def test_a_refusal_is_seen_where_the_connection_ends_with_it(version: str, path: str) -> None:
+async def test_a_refusal_is_seen_where_the_connection_ends_with_it(version, path):
     """A close with bytes unread would be a reset, which can take the answer away from the client."""
     async with edge(_refuse) as served:
         for _ in range(3):
@@ -177,7 +177,7 @@ async def _send_whole(client: Client, request: bytes) -> bool:
 
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/nothing"])
 @on_both_loops
-async def test_a_refused_body_above_a_limit_of_bytes_ends_its_connection(path: str) -> None:
+async def test_a_refused_body_above_a_limit_of_bytes_ends_its_connection(path):
     async with edge(_refuse, rules=EdgeRules(linger_bytes=1 << 20)) as served:
         client = await served.connect()
         client.send(post(b"x" * HUGE, "X-Refuse: y", path=path))
@@ -189,7 +189,7 @@ async def test_a_refused_body_above_a_limit_of_bytes_ends_its_connection(path: s
 @pytest.mark.parametrize("lines", [(), ("Expect: 100-continue",)], ids=["plain", "expects"])
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/nothing"])
 @on_both_loops
-async def test_a_refused_body_that_does_not_come_ends_its_connection(path: str, lines: tuple[str, ...]) -> None:
+async def test_a_refused_body_that_does_not_come_ends_its_connection(path, lines):
     async with edge(_refuse, rules=EdgeRules(linger_s=0.05)) as served:
         client = await served.connect()
         client.send(post(b"body", "X-Refuse: y", *lines, path=path)[:-4])
@@ -201,7 +201,7 @@ async def test_a_refused_body_that_does_not_come_ends_its_connection(path: str, 
 
 
 @on_both_loops
-async def test_a_client_that_leaves_while_its_refused_body_is_read() -> None:
+async def test_a_client_that_leaves_while_its_refused_body_is_read():
     async with edge(_refuse) as served:
         client = await served.connect()
         client.send(post(b"body", "X-Refuse: y")[:-2])
@@ -220,7 +220,7 @@ async def _stopping(served: Edge) -> asyncio.Task[None]:
 
 @PATHS
 @on_both_loops
-async def test_shutdown_lets_a_call_end(path: str) -> None:
+async def test_shutdown_lets_a_call_end(path):
     gate = Gate(_stop_then_echo)
     async with edge(gate, shutdown_timeout=10.0) as served:
         idle, fresh, half, client = [await served.connect() for _ in range(4)]
@@ -244,7 +244,7 @@ async def test_shutdown_lets_a_call_end(path: str) -> None:
 
 
 @on_both_loops
-async def test_shutdown_closes_idle_connections_at_once() -> None:
+async def test_shutdown_closes_idle_connections_at_once():
     """Before the calls of others have ended."""
     gate = Gate(_stop_then_echo)
     async with edge(gate, shutdown_timeout=10.0) as served:
@@ -264,7 +264,7 @@ async def test_shutdown_closes_idle_connections_at_once() -> None:
 
 
 @on_both_loops
-async def test_shutdown_lets_a_body_arrive() -> None:
+async def test_shutdown_lets_a_body_arrive():
     """A call whose body was on its way when the shutdown began."""
     gate = Gate(_read_slowly)
     async with edge(gate, shutdown_timeout=5.0) as served:
@@ -279,7 +279,7 @@ async def test_shutdown_lets_a_body_arrive() -> None:
 
 
 @on_both_loops
-async def test_shutdown_lets_a_stream_end() -> None:
+async def test_shutdown_lets_a_stream_end():
     gate = Gate(_stop_in_the_answer)
     async with edge(gate, shutdown_timeout=10.0) as served:
         client = await served.connect()
@@ -296,7 +296,7 @@ async def test_shutdown_lets_a_stream_end() -> None:
 @PATHS
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @on_both_loops
-async def test_shutdown_cancels_what_takes_longer(version: str, path: str) -> None:
+async def test_shutdown_cancels_what_takes_longer(version, path):
     """What the client has got of a stream can't pass for a whole answer."""
     gate = Gate(_stop_in_the_answer)
     async with edge(gate, shutdown_timeout=0.05) as served:
@@ -314,7 +314,7 @@ async def test_shutdown_cancels_what_takes_longer(version: str, path: str) -> No
 
 
 @on_both_loops
-async def test_shutdown_while_nothing_is_read() -> None:
+async def test_shutdown_while_nothing_is_read():
     """Neither a client that takes no answer nor a body that does not come holds the server up."""
     gate = Gate(_write_without_end)
     async with edge(gate, shutdown_timeout=0.05) as served:
@@ -343,7 +343,7 @@ async def waiting(served: Edge, before: int) -> tuple[Client, EdgeProtocol | Fro
 
 @on_both_loops
 @pytest.mark.parametrize("before", [0, 1])
-async def test_a_request_that_came_as_the_server_stops_is_served(before: int) -> None:
+async def test_a_request_that_came_as_the_server_stops_is_served(before):
     """The first of a connection, and a later one: taken, but not begun when the server begins to stop."""
     async with edge(echo) as served:
         client, connection = await waiting(served, before)
@@ -354,7 +354,7 @@ async def test_a_request_that_came_as_the_server_stops_is_served(before: int) ->
 
 @behind_the_front
 @pytest.mark.parametrize("before", [0, 1])
-async def test_a_client_that_leaves_as_its_request_comes_leaves_no_task(before: int) -> None:
+async def test_a_client_that_leaves_as_its_request_comes_leaves_no_task(before):
     async with edge(echo) as served:
         client, connection = await waiting(served, before)
         loops = {task for task in asyncio.all_tasks() if "RequestHandler.start" in repr(task)}
@@ -380,14 +380,14 @@ async def _unread(served: Edge) -> Client:
 
 
 @on_both_loops
-async def test_a_client_that_does_not_take_the_application_s_answers_is_cut_off() -> None:
+async def test_a_client_that_does_not_take_the_application_s_answers_is_cut_off():
     async with edge(_refuse, rules=EdgeRules(client_write_timeout_s=0.2)) as served:
         await _unread(served)
         await served.empty()
 
 
 @on_both_loops
-async def test_clients_that_take_no_answer_keep_nobody_out() -> None:
+async def test_clients_that_take_no_answer_keep_nobody_out():
     """Where there are too many connections, theirs end as those do that wait for a request."""
     async with edge(_refuse, rules=EdgeRules(max_connections=3)) as served:
         unread = [await _unread(served) for _ in range(3)]

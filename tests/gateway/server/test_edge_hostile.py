@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -79,9 +79,7 @@ def _assert_quiet(logged: pytest.LogCaptureFixture, refused: int) -> None:
 
 @pytest.mark.parametrize("sent", NO_REQUEST.values(), ids=NO_REQUEST)
 @on_both_loops
-async def test_what_is_no_request_is_refused_in_the_envelope_and_leaves_one_line_without_its_bytes(
-    sent: bytes, logged: pytest.LogCaptureFixture
-) -> None:
+async def test_what_is_no_request_is_refused_in_the_envelope_and_leaves_one_line_without_its_bytes(sent, logged):
     """As the first bytes, after an answer, and while a request is served on either way."""
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
@@ -123,9 +121,7 @@ SPOILT = {
 @pytest.mark.parametrize("sent", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_a_body_that_breaks_while_it_is_read_leaves_no_bytes_in_the_log(
-    path: str, sent: bytes, logged: pytest.LogCaptureFixture
-) -> None:
+async def test_a_body_that_breaks_while_it_is_read_leaves_no_bytes_in_the_log(path, sent, logged):
     async with edge(echo) as served:
         client = await served.connect()
         head, body = sent.replace(METERED.encode(), path.encode()).split(b"\r\n\r\n", 1)
@@ -141,12 +137,12 @@ async def test_a_body_that_breaks_while_it_is_read_leaves_no_bytes_in_the_log(
 
 @pytest.mark.parametrize("path", ["/plain", "/nothing", METERED, ENCODED])
 @on_both_loops
-async def test_nothing_is_decompressed_for_a_client_without_a_key(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_decompressed_for_a_client_without_a_key(path, monkeypatch):
     """Bombs to paths that read no body, and to those that refuse before they read it."""
     fed: list[int] = []
     decompress = ZLibDecompressor.decompress_sync
 
-    def counted(self: ZLibDecompressor, data: bytes, max_length: int = 0) -> bytes:
+    def counted(self, data, max_length=0):
         fed.append(len(data))
         return decompress(self, data, max_length)
 
@@ -167,17 +163,17 @@ async def _refuse(exchange: Exchange) -> None:
 
 
 @on_both_loops
-async def test_a_bomb_with_a_key_is_decoded_in_slices_up_to_its_bound() -> None:
+async def test_a_bomb_with_a_key_is_decoded_in_slices_up_to_its_bound():
     """Others are served in between; no more is made of it than the bound and one slice."""
     turns, made = 0, []
     feed = Decoder.feed
 
-    def counted(self: Decoder, data: bytes) -> Iterator[bytes]:
+    def counted(self, data):
         for piece in feed(self, data):
             made.append((turns, len(piece)))
             yield piece
 
-    async def count() -> None:
+    async def count():
         nonlocal turns
         while True:
             turns += 1
@@ -196,7 +192,7 @@ async def test_a_bomb_with_a_key_is_decoded_in_slices_up_to_its_bound() -> None:
 
 
 @on_both_loops
-async def test_a_head_that_trickles_ends_its_connection() -> None:
+async def test_a_head_that_trickles_ends_its_connection():
     """A new connection and one that has served; an idle one lives on, as does one whose body trickles."""
     async with edge(echo, rules=EdgeRules(head_timeout_s=0.2)) as served:
         idle, body = await served.connect(), await served.connect()
@@ -221,7 +217,7 @@ async def test_a_head_that_trickles_ends_its_connection() -> None:
 
 
 @behind_the_front
-async def test_a_head_without_end_is_refused(logged: pytest.LogCaptureFixture) -> None:
+async def test_a_head_without_end_is_refused(logged):
     """Each of its lines is short enough, and there are fewer than aiohttp allows."""
     lines = [f"X-{number}: {SECRET}{'y' * 8_000}\r\n".encode() for number in range(100)]
     async with edge(echo) as served:
@@ -248,7 +244,7 @@ async def _connected(served: Edge) -> EdgeProtocol:
 
 
 @on_both_loops
-async def test_connections_above_the_bound_end_those_that_wait_longest() -> None:
+async def test_connections_above_the_bound_end_those_that_wait_longest():
     gate = Gate(_stop_then_echo)
     async with edge(gate, rules=EdgeRules(max_connections=3)) as served:
         busy = await served.connect()
@@ -277,7 +273,7 @@ def _waiting(connections: Iterable[Any]) -> int:
 
 
 @on_both_loops
-async def test_a_connection_above_the_bound_is_told_so_where_all_others_are_busy() -> None:
+async def test_a_connection_above_the_bound_is_told_so_where_all_others_are_busy():
     gate = Gate(_stop_then_echo)
     async with edge(gate, rules=EdgeRules(max_connections=2)) as served:
         busy = [await served.connect() for _ in range(2)]
@@ -294,7 +290,7 @@ async def test_a_connection_above_the_bound_is_told_so_where_all_others_are_busy
 
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/plain"])
 @on_both_loops
-async def test_a_body_in_chunks_of_one_byte_lets_others_in(path: str) -> None:
+async def test_a_body_in_chunks_of_one_byte_lets_others_in(path):
     """Whether it is read or refused: between two looks at the connection only so many chunks are parsed."""
     gate = Gate(_stop_then_echo)
     gate.opened.set()

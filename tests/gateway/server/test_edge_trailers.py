@@ -45,7 +45,7 @@ async def _headers_seen(client: Client, count: int) -> list[str]:
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("path", PLACES.values(), ids=PLACES)
 @on_both_loops
-async def test_a_trailer_is_no_header_of_the_next_request(path: str, end: str) -> None:
+async def test_a_trailer_is_no_header_of_the_next_request(path, end):
     """However the bytes arrive: the chunked request alone, with the next one in its segment, and byte by byte."""
     request = chunked(b"some", path=path, end=end.encode())
     async with edge(show) as served:
@@ -65,7 +65,7 @@ async def test_a_trailer_is_no_header_of_the_next_request(path: str, end: str) -
 
 
 @on_both_loops
-async def test_a_chunked_request_without_trailers_keeps_its_connection() -> None:
+async def test_a_chunked_request_without_trailers_keeps_its_connection():
     async with edge(show) as served:
         client = await served.connect()
         for chunks in ((b"some", b"body"), (b"x" * 70_000,), ()):
@@ -78,7 +78,7 @@ async def test_a_chunked_request_without_trailers_keeps_its_connection() -> None
 
 
 @behind_the_front
-async def test_nothing_behind_a_chunked_request_is_believed_where_its_end_can_not_be_told() -> None:
+async def test_nothing_behind_a_chunked_request_is_believed_where_its_end_can_not_be_told():
     """What comes in one segment with the end of a chunked request, or waits beside it, is not read as a request."""
     gate = Gate(_stop_then_show)
     async with edge(gate) as served:
@@ -104,7 +104,7 @@ async def _stop_then_show(exchange: Exchange, gate: Gate) -> None:
 
 
 @on_both_loops
-async def test_a_trailer_behind_a_request_for_an_upgrade_stays_there() -> None:
+async def test_a_trailer_behind_a_request_for_an_upgrade_stays_there():
     """aiohttp keeps what comes behind such a request, and parses it when it is answered."""
     async with edge(show) as served:
         client = await served.connect()
@@ -128,7 +128,7 @@ async def _connection(served: Edge) -> EdgeProtocol:
 
 
 @behind_the_front
-async def test_a_trailer_behind_a_full_queue_is_no_header() -> None:
+async def test_a_trailer_behind_a_full_queue_is_no_header():
     """The parser stops while many requests wait: the bytes that it has not read yet may hold trailers."""
     gate = Gate(_stop_then_show)
     async with edge(gate) as served:

@@ -25,7 +25,7 @@ async def bounded(exchange: Exchange) -> None:
 
 @PATHS
 @on_both_loops
-async def test_a_body_is_bounded_however_it_comes(path: str) -> None:
+async def test_a_body_is_bounded_however_it_comes(path):
     exact, above = b"x" * LIMIT_BYTES, b"x" * (LIMIT_BYTES + 1)
     packed = "Content-Encoding: gzip"
     cases = [
@@ -48,8 +48,8 @@ async def test_a_body_is_bounded_however_it_comes(path: str) -> None:
 
 
 @on_both_loops
-async def test_headers_and_endpoint_are_the_client_s() -> None:
-    async def describe(exchange: Exchange) -> None:
+async def test_headers_and_endpoint_are_the_client_s():
+    async def describe(exchange):
         seen = [
             exchange.match.endpoint.path,
             exchange.headers["x-odd"],
@@ -66,8 +66,8 @@ async def test_headers_and_endpoint_are_the_client_s() -> None:
 
 @PATHS
 @on_both_loops
-async def test_an_answer_s_head(path: str) -> None:
-    async def answer(exchange: Exchange) -> None:
+async def test_an_answer_s_head(path):
+    async def answer(exchange):
         exchange.answer(int(exchange.headers["x-status"]), b"X-Line: a\r\nX-Other: b\r\n", b"body")
 
     async with edge(answer) as served:
@@ -82,16 +82,16 @@ async def test_an_answer_s_head(path: str) -> None:
 
 @PATHS
 @on_both_loops
-async def test_an_answer_in_pieces(path: str) -> None:
+async def test_an_answer_in_pieces(path):
     """Empty pieces are no end."""
 
-    async def pieces(exchange: Exchange) -> None:
+    async def pieces(exchange):
         exchange.begin(200, b"")
         assert (exchange.begun, exchange.unsent) == (True, True)
         for piece in (b"", b"one ", b"", b"two "):
             await paced(exchange, piece)
             assert not exchange.unsent
-        await exchange.end(b"three" if "X-Last" in exchange.headers else b"")
+        exchange.finish(b"three" if "X-Last" in exchange.headers else b"")
 
     async with edge(pieces) as served:
         for version in ("1.1", "1.0"):
@@ -105,10 +105,10 @@ async def test_an_answer_in_pieces(path: str) -> None:
 
 
 @on_both_loops
-async def test_an_answer_that_ends_as_it_begins() -> None:
-    async def at_once(exchange: Exchange) -> None:
+async def test_an_answer_that_ends_as_it_begins():
+    async def at_once(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(at_once) as served:
         for version in ("1.1", "1.1", "1.0"):
@@ -119,8 +119,8 @@ async def test_an_answer_that_ends_as_it_begins() -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @on_both_loops
-async def test_another_answer_while_nothing_is_out(version: str) -> None:
-    async def twice(exchange: Exchange) -> None:
+async def test_another_answer_while_nothing_is_out(version):
+    async def twice(exchange):
         exchange.begin(200, b"X-First: y\r\n")
         if exchange.unsent:
             exchange.answer(502, b"", b"failed")
@@ -136,7 +136,7 @@ async def test_another_answer_while_nothing_is_out(version: str) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("begun", [False, True])
 @on_both_loops
-async def test_an_answer_that_was_broken_off_is_not_whole(begun: bool, version: str, path: str) -> None:
+async def test_an_answer_that_was_broken_off_is_not_whole(begun, version, path):
     gate = Gate(lambda exchange, gate: _break_off(exchange, gate, begun))
     async with edge(gate) as served:
         client = await served.connect()
@@ -164,17 +164,17 @@ async def _break_off(exchange: Exchange, gate: Gate, begun: bool) -> None:
 
 @PATHS
 @on_both_loops
-async def test_a_client_that_does_not_read_stalls_the_answer(path: str) -> None:
+async def test_a_client_that_does_not_read_stalls_the_answer(path):
     """Memory is bounded; once it reads, it gets everything."""
     written, pieces, piece = 0, 400, b"x" * 100_000
 
-    async def write(exchange: Exchange) -> None:
+    async def write(exchange):
         nonlocal written
         exchange.begin(200, b"")
         for _ in range(pieces):
             await paced(exchange, piece)
             written += 1
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(write) as served:
         client = await served.connect()
@@ -192,8 +192,8 @@ async def test_a_client_that_does_not_read_stalls_the_answer(path: str) -> None:
 
 @PATHS
 @on_both_loops
-async def test_a_whole_answer_that_is_not_read_holds_the_next_call_back(path: str) -> None:
-    async def large(exchange: Exchange) -> None:
+async def test_a_whole_answer_that_is_not_read_holds_the_next_call_back(path):
+    async def large(exchange):
         exchange.answer(200, b"", b"x" * 8_000_000)
 
     async with edge(large) as served:
@@ -208,12 +208,12 @@ async def test_a_whole_answer_that_is_not_read_holds_the_next_call_back(path: st
 
 
 @on_both_loops
-async def test_writing_to_a_client_that_has_left() -> None:
+async def test_writing_to_a_client_that_has_left():
     """`put` and `end` say so; an answer is dropped."""
     ended = asyncio.Event()
     raised: list[str] = []
 
-    async def write(exchange: Exchange) -> None:
+    async def write(exchange):
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -221,7 +221,7 @@ async def test_writing_to_a_client_that_has_left() -> None:
             with pytest.raises(ClientGone):
                 exchange.put(b"x")
             with pytest.raises(ClientGone):
-                await exchange.end(b"x")
+                exchange.finish(b"x")
             raised.extend(("put", "end"))
             exchange.answer(200, b"", b"nobody reads it")
             exchange.abort()
@@ -240,7 +240,7 @@ async def test_writing_to_a_client_that_has_left() -> None:
 
 
 @on_both_loops
-async def test_a_body_that_breaks_off_ends_the_call() -> None:
+async def test_a_body_that_breaks_off_ends_the_call():
     """On the application's way the call is told so, on the edge's it is cancelled; neither waits for ever."""
     gate = Gate(lambda exchange, gate: _read(exchange, gate))
     for path in (METERED, ENCODED):

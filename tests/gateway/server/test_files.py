@@ -40,7 +40,7 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[tuple[int, 
             limited,
             sys.executable,
             "-m",
-            "gateway.process.worker",
+            "gateway.app",
             *more,
             pass_fds=(listener.fileno(), write_end),
             env={"PATH": os.defpath, "DATABASE_URL": database_url, "REDIS_URL": own_redis},
@@ -55,7 +55,7 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[tuple[int, 
             await process.wait()
 
 
-async def test_idle_connections_never_take_the_last_files_of_a_worker(worker: tuple[int, int]) -> None:
+async def test_idle_connections_never_take_the_last_files_of_a_worker(worker):
     port, pid = worker
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (FILES, FILES)
     for sent in (b"", b"G"):  # nothing, and a part of a head

@@ -12,9 +12,8 @@ import pytest
 from billing.addresses import parse_networks
 from billing.api.attempts import LOOK_EVERY_S
 from billing.keys.secrets import new_secret
-from billing.principals import Principal
-from gateway.config.settings import Secret, Settings
-from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
+from gateway.config.settings import Secret
+from tests.gateway.conftest import ADMIN_KEY, Gateway, chat
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +29,14 @@ async def shown(gateway: Gateway, path: str, **headers: str) -> tuple[int, Any]:
         return answer.status, (answer.headers.get("Retry-After"), (await answer.json()).get("error", {}).get("code"))
 
 
-async def test_random_keys_are_refused_after_so_many_and_looked_up_no_more(make_gateway: MakeGateway) -> None:
+async def test_random_keys_are_refused_after_so_many_and_looked_up_no_more(make_gateway):
     gateway = await make_gateway(failed_attempts=5)
     customer = await gateway.customer()
     assert (await (await customer.post(body=chat())).json())["usage"]
     cache, looked_up = gateway.runtime.engine.cache, list[bytes]()
     load = cache._load
 
-    async def counted(digest: bytes) -> Principal | None:
+    async def counted(digest):
         looked_up.append(digest)
         return await load(digest)
 
@@ -61,7 +60,7 @@ async def test_random_keys_are_refused_after_so_many_and_looked_up_no_more(make_
         assert await customer.balance()
 
 
-async def test_a_neighbour_with_a_wrong_key_shuts_nobody_out(make_gateway: MakeGateway) -> None:
+async def test_a_neighbour_with_a_wrong_key_shuts_nobody_out(make_gateway):
     gateway = await make_gateway(failed_attempts=3)
     wrong, starter = another_key(), await gateway.customer()
     for status in [401] * 3 + [429] * 5:
@@ -76,7 +75,7 @@ async def test_a_neighbour_with_a_wrong_key_shuts_nobody_out(make_gateway: MakeG
             await asyncio.sleep(0.05)
 
 
-async def test_every_door_that_takes_a_key_counts(make_gateway: MakeGateway) -> None:
+async def test_every_door_that_takes_a_key_counts(make_gateway):
     for path in ("/v1/models", "/v1/key", "/api/account/balance"):
         gateway = await make_gateway(failed_attempts=3)
         await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
@@ -87,7 +86,7 @@ async def test_every_door_that_takes_a_key_counts(make_gateway: MakeGateway) -> 
         assert 1 <= int(retry_after) <= 60
 
 
-async def test_the_admin_key_can_not_be_guessed(make_gateway: MakeGateway) -> None:
+async def test_the_admin_key_can_not_be_guessed(make_gateway):
     for path in ("/api/admin/accounts", "/v1/status"):
         gateway = await make_gateway(failed_attempts=3)
         await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
@@ -100,7 +99,7 @@ async def test_the_admin_key_can_not_be_guessed(make_gateway: MakeGateway) -> No
         assert (status, code) == (429, "too_many_attempts")  # or a guess that hits would be told from one that does not
 
 
-async def test_the_right_admin_key_works_after_wrong_ones_of_its_address(make_gateway: MakeGateway) -> None:
+async def test_the_right_admin_key_works_after_wrong_ones_of_its_address(make_gateway):
     """One that was typed, too: wrong ones that begin otherwise, and wrong keys of other kinds, count elsewhere."""
     for path in ("/api/admin/accounts", "/v1/status"):
         gateway = await make_gateway()
@@ -114,12 +113,10 @@ async def test_the_right_admin_key_works_after_wrong_ones_of_its_address(make_ga
 
 
 @pytest.mark.parametrize("key", [secrets.token_hex(32), f"mga_{secrets.token_urlsafe(32)}"], ids=["hex", "up"])
-async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(
-    make_gateway: MakeGateway, key: str
-) -> None:
+async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(make_gateway, key):
     """Who guesses has no more attempts for that, and learns of no other key that it is right (above)."""
 
-    def with_key(settings: Settings) -> Settings:
+    def with_key(settings):
         return replace(settings, admin_api_key=Secret(key))
 
     for path in ("/api/admin/accounts", "/v1/status", "/metrics"):
@@ -134,13 +131,13 @@ async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(
             assert (await shown(gateway, path, **headers))[0] == 429
 
 
-async def test_gateways_count_together_and_each_client_of_a_proxy_alone(make_gateway: MakeGateway) -> None:
-    def behind_a_proxy(settings: Settings) -> Settings:
+async def test_gateways_count_together_and_each_client_of_a_proxy_alone(make_gateway):
+    def behind_a_proxy(settings):
         return replace(settings, trusted_proxies=parse_networks("127.0.0.1") or ())
 
     gateways = [await make_gateway(failed_attempts=3, change=behind_a_proxy) for _ in range(2)]
 
-    async def guess(gateway: Gateway, client: str) -> int:
+    async def guess(gateway, client):
         headers = {"Authorization": f"Bearer {another_key()}", "X-Forwarded-For": f"127.0.0.9, {client}"}
         return (await shown(gateway, "/v1/key", **headers))[0]
 
@@ -149,7 +146,7 @@ async def test_gateways_count_together_and_each_client_of_a_proxy_alone(make_gat
     assert await guess(gateways[0], "203.0.113.10") == 401
 
 
-async def test_a_request_that_is_known_asks_nothing_more_of_redis(gateway: Gateway) -> None:
+async def test_a_request_that_is_known_asks_nothing_more_of_redis(gateway):
     customer = await gateway.customer()
     async with customer.post(body=chat()) as answer:
         assert answer.status == 200

@@ -1,12 +1,11 @@
 """Clients that close their own direction behind a request, and read on: they are served; who has left is not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from gateway.server.exchange import Exchange
-from tests.gateway.conftest import Gateway, chat
+from tests.gateway.conftest import chat
 from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
 from tests.support.edge_servers import Gate, echo, edge, on_both_loops, paced, streamed
 from tests.support.gateways import connect
@@ -28,7 +27,7 @@ async def _stop_in_the_answer(exchange: Exchange, gate: Gate) -> None:
     exchange.begin(200, b"")
     await paced(exchange, b"begun")
     await gate.wait()
-    await exchange.end(b"")
+    exchange.finish(b"")
 
 
 def half_close(client: Client) -> None:
@@ -50,7 +49,7 @@ def half_close(client: Client) -> None:
 )
 @pytest.mark.parametrize("keep", [False, True], ids=["first", "kept"])
 @on_both_loops
-async def test_all_that_was_asked_before_is_answered(sent: bytes, expected: list[bytes], keep: bool) -> None:
+async def test_all_that_was_asked_before_is_answered(sent, expected, keep):
     async with edge(echo) as served:
         client = await served.connect()
         if keep:
@@ -67,7 +66,7 @@ async def test_all_that_was_asked_before_is_answered(sent: bytes, expected: list
 
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_an_answer_that_takes_its_time_comes_after_an_interim_one(path: str) -> None:
+async def test_an_answer_that_takes_its_time_comes_after_an_interim_one(path):
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
         client = await served.connect()
@@ -82,7 +81,7 @@ async def test_an_answer_that_takes_its_time_comes_after_an_interim_one(path: st
 
 
 @on_both_loops
-async def test_an_answer_in_pieces_is_whole() -> None:
+async def test_an_answer_in_pieces_is_whole():
     gate = Gate(_stop_then_stream)
     async with edge(gate) as served:
         client = await served.connect()
@@ -98,7 +97,7 @@ async def test_an_answer_in_pieces_is_whole() -> None:
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
-async def test_who_leaves_after_that_ends_the_call(path: str, reset: bool) -> None:
+async def test_who_leaves_after_that_ends_the_call(path, reset):
     """TCP does not show the second close to the server: only sending something to the client does."""
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
@@ -121,9 +120,7 @@ async def test_who_leaves_after_that_ends_the_call(path: str, reset: bool) -> No
     ids=["HTTP/1.0", "half a request behind it", "its answer has begun"],
 )
 @on_both_loops
-async def test_who_can_not_be_asked_counts_as_gone(
-    work: Callable[[Exchange, Gate], Awaitable[None]], sent: bytes
-) -> None:
+async def test_who_can_not_be_asked_counts_as_gone(work, sent):
     gate = Gate(work)
     async with edge(gate) as served:
         client = await served.connect()
@@ -136,7 +133,7 @@ async def test_who_can_not_be_asked_counts_as_gone(
 
 @pytest.mark.parametrize("sent", [post(b"body")[:-1], chunked(b"body")[:-3], get()[:20], b""])
 @on_both_loops
-async def test_half_a_request_is_none(sent: bytes) -> None:
+async def test_half_a_request_is_none(sent):
     async with edge(echo) as served:
         client = await served.connect()
         client.send(sent)
@@ -147,7 +144,7 @@ async def test_half_a_request_is_none(sent: bytes) -> None:
         await served.empty()
 
 
-async def test_a_whole_gateway_charges_it_as_any_other(gateway: Gateway) -> None:
+async def test_a_whole_gateway_charges_it_as_any_other(gateway):
     customer = await gateway.customer()
     body = b'{"model": "demo", "messages": [{"role": "user", "content": "Say something."}]%s}'
     for more in (b"", b', "stream": true'):

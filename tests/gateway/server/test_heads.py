@@ -27,7 +27,7 @@ class Begun:
         self.heads.drop(self)
 
 
-def test_the_largest_end_and_a_share_of_them_at_once() -> None:
+def test_the_largest_end_and_a_share_of_them_at_once():
     heads = Heads(1_000_000)
     small = [Begun(heads) for _ in range(10 * SHED_SHARE)]
     large = [Begun(heads) for _ in range(90)]
@@ -61,7 +61,7 @@ async def begin(served: Edge, size_bytes: int) -> Client:
 
 
 @on_both_loops
-async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_served() -> None:
+async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_served():
     async with edge(echo, rules=EdgeRules(head_bytes_in_flight=LIMIT_BYTES, head_timeout_s=3_600.0)) as served:
         heads = served.server.shared.heads
         honest = await served.connect()
@@ -90,7 +90,7 @@ async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_serve
 
 
 @on_both_loops
-async def test_a_head_that_came_with_the_connection_counts_too() -> None:
+async def test_a_head_that_came_with_the_connection_counts_too():
     """Before aiohttp's loop has begun: it may last no longer than another one, and what follows it is served."""
     loop = asyncio.get_running_loop()
     async with edge(echo, rules=EdgeRules(head_timeout_s=30.0)) as served:
@@ -108,7 +108,7 @@ async def test_a_head_that_came_with_the_connection_counts_too() -> None:
 
 @pytest.mark.parametrize("path", [METERED, "/v1/meter%65d"])
 @on_both_loops
-async def test_a_head_that_begins_behind_a_running_request_counts_too(path: str) -> None:
+async def test_a_head_that_begins_behind_a_running_request_counts_too(path):
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
         heads, client = served.server.shared.heads, await served.connect()

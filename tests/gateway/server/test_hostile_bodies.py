@@ -68,7 +68,7 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[Worker]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.process.worker",
+            "gateway.app",
             "--fd",
             str(listener.fileno()),
             "--ready-fd",
@@ -101,7 +101,7 @@ async def _attack(worker: Worker, secret: str, answered: "Counter[tuple[str, str
             await writer.wait_closed()
 
 
-async def test_hostile_bodies_take_bounded_memory_and_no_lease_lapses(worker: Worker) -> None:
+async def test_hostile_bodies_take_bounded_memory_and_no_lease_lapses(worker):
     answered: Counter[tuple[str, str]] = Counter()
     most_bytes, lapsed, process = 0, 0, psutil.Process(worker.pid)
     secrets = [await worker.key() for _ in range(KEYS)]

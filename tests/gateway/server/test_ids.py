@@ -15,15 +15,15 @@ MILLISECONDS = st.integers(0, 2**48 - 1)
 CHANCES = st.integers(0, 2**CHANCE_BITS - 1)
 
 
-def test_time_chance_and_count_fill_an_id() -> None:
+def test_time_chance_and_count_fill_an_id():
     assert CHANCE_BITS + COUNT_BITS == RANDOM_BITS
 
 
 @given(now_ms=MILLISECONDS, chance=CHANCES)
-def test_ids_are_the_ulids_of_their_millisecond_chance_and_count(now_ms: int, chance: int) -> None:
+def test_ids_are_the_ulids_of_their_millisecond_chance_and_count(now_ms, chance):
     asked: list[int] = []
 
-    def bits(count: int) -> int:
+    def bits(count):
         asked.append(count)
         return chance
 
@@ -34,7 +34,7 @@ def test_ids_are_the_ulids_of_their_millisecond_chance_and_count(now_ms: int, ch
 
 
 @given(moments=st.lists(MILLISECONDS, min_size=2, max_size=10), chances=st.lists(CHANCES, min_size=10, max_size=10))
-def test_ids_are_ordered_by_their_millisecond(moments: list[int], chances: list[int]) -> None:
+def test_ids_are_ordered_by_their_millisecond(moments, chances):
     """Also when the clock goes back, and with any random part; within a millisecond they rise."""
     clock, chance = iter(moments), iter(chances)
     made = Ulids(lambda: next(clock), lambda _: next(chance))
@@ -44,14 +44,14 @@ def test_ids_are_ordered_by_their_millisecond(moments: list[int], chances: list[
 
 
 @given(again=st.integers(1, 3))
-def test_a_clock_that_goes_back_gives_no_id_again(again: int) -> None:
+def test_a_clock_that_goes_back_gives_no_id_again(again):
     clock = iter([5, 5, 4, 5] * again)
     made = Ulids(lambda: next(clock))
     ids = [made() for _ in range(4 * again)]
     assert len(set(ids)) == len(ids)
 
 
-def test_more_ids_in_a_millisecond_than_the_count_holds() -> None:
+def test_more_ids_in_a_millisecond_than_the_count_holds():
     made = Ulids(lambda: 1)
     ids = {made() for _ in range(100)}
     made._count = 2**COUNT_BITS - 50
@@ -60,7 +60,7 @@ def test_more_ids_in_a_millisecond_than_the_count_holds() -> None:
     assert all(ULID.from_str(name).milliseconds == 1 for name in ids)
 
 
-def test_ids_of_a_running_clock() -> None:
+def test_ids_of_a_running_clock():
     made, before_ms = Ulids(), time.time_ns() // 1_000_000
     ids = [made() for _ in range(20_000)]
     after_ms = time.time_ns() // 1_000_000
@@ -71,13 +71,13 @@ def test_ids_of_a_running_clock() -> None:
     assert before_ms <= moments[0] <= moments[-1] <= after_ms
 
 
-def test_two_makers_have_nothing_in_common() -> None:
+def test_two_makers_have_nothing_in_common():
     """As two processes have not: each seeds itself."""
     makers = [Ulids(lambda: 1) for _ in range(50)]
     assert len({made() for made in makers for _ in range(50)}) == 2_500
 
 
-def test_every_bit_of_chance_is_used() -> None:
+def test_every_bit_of_chance_is_used():
     clock = iter(range(500))
     made = Ulids(lambda: next(clock))
     chances = [int(ULID.from_str(made())) >> COUNT_BITS & 2**CHANCE_BITS - 1 for _ in range(500)]

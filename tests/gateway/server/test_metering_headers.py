@@ -7,7 +7,7 @@ import pytest
 from billing.money import parse_usd
 from billing.plans import Plan
 from gateway.server.ids import duration
-from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, Fetched, ask, spent_nano
 
@@ -38,7 +38,7 @@ NAMES = [
         (90_050, "1m30.05s"),
     ],
 )
-def test_durations_are_written_as_openai_writes_them(milliseconds: int, text: str) -> None:
+def test_durations_are_written_as_openai_writes_them(milliseconds, text):
     assert duration(milliseconds).decode() == text
 
 
@@ -58,7 +58,7 @@ async def both(customer: Customer, provider: Provider) -> list[Fetched]:
     return [whole, await ask(customer, chat(model="gpt-4o-mini", max_tokens=100, stream=True))]
 
 
-async def test_answers_and_streams_say_what_is_left(gateway_of: GatewayOf) -> None:
+async def test_answers_and_streams_say_what_is_left(gateway_of):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve)
     customer = await gateway.customer("5.00", quotas=MINUTE_QUOTAS)
@@ -80,7 +80,7 @@ async def test_answers_and_streams_say_what_is_left(gateway_of: GatewayOf) -> No
     assert await spent_nano(customer) == 2 * cost
 
 
-async def test_ids_of_others_are_kept_and_identify_nothing(customer_of: CustomerOf) -> None:
+async def test_ids_of_others_are_kept_and_identify_nothing(customer_of):
     """A client's id is kept, a provider's is answered and kept; a debit is known by our own alone."""
     provider = Provider(saying(b""))
     customer = await customer_of(provider.serve)
@@ -108,7 +108,7 @@ async def test_ids_of_others_are_kept_and_identify_nothing(customer_of: Customer
         assert (each["client_request_id"], each["upstream_request_id"]) == (own[0], "req_1")
 
 
-async def test_a_provider_s_own_limits_are_not_the_customer_s(gateway_of: GatewayOf) -> None:
+async def test_a_provider_s_own_limits_are_not_the_customer_s(gateway_of):
     theirs = {name.replace("-", "_"): "1" for name in NAMES}
     gateway = await gateway_of(saying(answer(), x_metergate_balance_usd="1.00", **theirs))
     customer = await gateway.customer(account={"credit_limit_usd": "3.00"})
@@ -118,9 +118,7 @@ async def test_a_provider_s_own_limits_are_not_the_customer_s(gateway_of: Gatewa
     assert parse_usd(fetched.headers["x-metergate-balance-usd"]) < parse_usd("5.00")
 
 
-async def test_without_minute_windows_there_are_no_limits_to_show(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_without_minute_windows_there_are_no_limits_to_show(make_gateway, upstream):
     provider = Provider(saying(b""))
     bare = Plan("bare", "Bare", 0)
     gateway = await make_gateway(
@@ -133,7 +131,7 @@ async def test_without_minute_windows_there_are_no_limits_to_show(
         assert not [name for name in fetched.headers if name.lower().startswith("x-ratelimit-")]
 
 
-async def test_every_answer_has_an_id(customer_of: CustomerOf) -> None:
+async def test_every_answer_has_an_id(customer_of):
     customer = await customer_of(saying(answer()))
     first = await ask(customer, headers={"X-Request-Id": "mine"})
     seen = {first.headers["x-request-id"]}

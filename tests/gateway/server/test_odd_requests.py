@@ -66,9 +66,7 @@ def assert_refused(seen: Seen, logged: pytest.LogCaptureFixture, status: int = 4
     assert SECRET not in seen.body.decode() + logged.text
 
 
-async def test_a_body_that_can_not_be_decoded(
-    gateway: Gateway, logged: pytest.LogCaptureFixture, subtests: pytest.Subtests
-) -> None:
+async def test_a_body_that_can_not_be_decoded(gateway, logged, subtests):
     customer = await gateway.customer()
     for (name, (coding, body)), path in itertools.product(CODINGS.items(), (PROXY, ADMIN, "/v1/jobs/reconcile")):
         with subtests.test(name, path=path):
@@ -88,16 +86,14 @@ HEADS = {
 }
 
 
-async def test_a_head_that_can_not_be_read(
-    gateway: Gateway, logged: pytest.LogCaptureFixture, subtests: pytest.Subtests
-) -> None:
+async def test_a_head_that_can_not_be_read(gateway, logged, subtests):
     for name, sent in HEADS.items():
         with subtests.test(name):
             logged.clear()
             assert_refused(await answer_to(gateway, sent), logged)
 
 
-async def test_an_offer_of_h2c_is_not_taken_up(gateway: Gateway, logged: pytest.LogCaptureFixture) -> None:
+async def test_an_offer_of_h2c_is_not_taken_up(gateway, logged):
     """RFC 9110, 7.8: who does not know the protocol answers as if it had not been offered, as curl --http2 expects."""
     customer = await gateway.customer()
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", f"HTTP2-Settings: {SECRET}")
@@ -111,9 +107,7 @@ async def test_an_offer_of_h2c_is_not_taken_up(gateway: Gateway, logged: pytest.
     await client.leave()
 
 
-async def test_a_body_that_waits_is_asked_for_once_and_not_before_the_key_is_right(
-    gateway: Gateway, subtests: pytest.Subtests
-) -> None:
+async def test_a_body_that_waits_is_asked_for_once_and_not_before_the_key_is_right(gateway, subtests):
     customer = await gateway.customer()
     for path in (PROXY, PROXY.replace("chat", "ch%61t"), ADMIN, "/v1/jobs/reconcile"):
         with subtests.test(path):

@@ -28,7 +28,7 @@ def never() -> None:
     pytest.fail("nobody waits for this")
 
 
-async def test_accounts_take_turns_however_many_of_their_connections_wait() -> None:
+async def test_accounts_take_turns_however_many_of_their_connections_wait():
     pace, went_on = Pace(100_000, asyncio.get_running_loop()), []
     assert pace.spend(int(100_000 * BURST_S) + 20_000, "first", never)
     for name in ("first", "first", "first", "second", "third", "second"):
@@ -39,7 +39,7 @@ async def test_accounts_take_turns_however_many_of_their_connections_wait() -> N
     assert pace._timer is None
 
 
-async def test_what_came_after_a_rest_is_taken_at_once_and_no_more_than_that() -> None:
+async def test_what_came_after_a_rest_is_taken_at_once_and_no_more_than_that():
     loop = asyncio.get_running_loop()
     pace, more = Pace(1_000_000, loop), loop.create_future()
     began_s = loop.time()
@@ -52,7 +52,7 @@ async def test_what_came_after_a_rest_is_taken_at_once_and_no_more_than_that() -
 
 @pytest.mark.parametrize("path", [METERED, "/nothing"])
 @on_both_loops
-async def test_bodies_are_taken_no_faster_than_the_pace(path: str) -> None:
+async def test_bodies_are_taken_no_faster_than_the_pace(path):
     """Of all connections together, whether bodies are read or refused."""
     loop, rate = asyncio.get_running_loop(), 8 * MIB
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=rate, linger_s=30.0)) as served:
@@ -70,7 +70,7 @@ async def test_bodies_are_taken_no_faster_than_the_pace(path: str) -> None:
 
 
 @on_both_loops
-async def test_chunks_cost_more_than_their_bytes() -> None:
+async def test_chunks_cost_more_than_their_bytes():
     """A megabyte of them that came in small pieces would cost a second of the event loop."""
     loop, chunks = asyncio.get_running_loop(), 60_000
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=16 * MIB)) as served:
@@ -85,7 +85,7 @@ async def test_chunks_cost_more_than_their_bytes() -> None:
 
 
 @on_both_loops
-async def test_what_is_decoded_counts_as_what_is_received() -> None:
+async def test_what_is_decoded_counts_as_what_is_received():
     loop, rate, size = asyncio.get_running_loop(), 8 * MIB, 4 * MIB
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=rate)) as served:
         began_s = loop.time()
@@ -97,17 +97,17 @@ async def test_what_is_decoded_counts_as_what_is_received() -> None:
 
 @pytest.mark.parametrize("path", [METERED, ENCODED, "/nothing"])
 @on_both_loops
-async def test_many_chunks_that_come_at_once_are_parsed_little_by_little(path: str) -> None:
+async def test_many_chunks_that_come_at_once_are_parsed_little_by_little(path):
     """Each slice in a turn of its own, in order, and no byte is lost."""
     turns, slices, chunks = 0, list[tuple[int, int]](), 30_000
 
-    async def count() -> None:
+    async def count():
         nonlocal turns
         while True:
             turns += 1
             await asyncio.sleep(0)
 
-    def parse(self: PacedProtocol, data: bytes) -> None:
+    def parse(self, data):
         slices.append((turns, data.count(b"\r\n")))
         whole(self, data)
 
@@ -133,7 +133,7 @@ async def sum_up(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @on_both_loops
-async def test_a_client_that_leaves_while_it_has_to_wait(reset: bool) -> None:
+async def test_a_client_that_leaves_while_it_has_to_wait(reset):
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=8 * MIB)) as served:
         client = await served.connect()
         client.send(post(b"x" * (16 * MIB)))

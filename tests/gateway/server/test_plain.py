@@ -3,7 +3,6 @@
 import pytest
 from aiohttp import web
 
-from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.plain import HIGH_BYTES, PlainRunner
 from tests.support.edge_clients import Cut, chunked, get, post, until
@@ -14,7 +13,7 @@ BOTH = pytest.mark.parametrize("plain", [False, True], ids=["guarded", "plain"])
 
 @BOTH
 @on_both_loops
-async def test_one_connection_serves_metered_requests_and_others(plain: bool) -> None:
+async def test_one_connection_serves_metered_requests_and_others(plain):
     async with edge(echo, plain=plain) as served:
         client = await served.connect()
         for number in range(3):
@@ -26,7 +25,7 @@ async def test_one_connection_serves_metered_requests_and_others(plain: bool) ->
 
 @BOTH
 @on_both_loops
-async def test_an_answer_in_pieces(plain: bool) -> None:
+async def test_an_answer_in_pieces(plain):
     async with edge(streamed, plain=plain) as served:
         client = await served.connect()
         for version in ("1.1", "1.1", "1.0"):
@@ -37,8 +36,8 @@ async def test_an_answer_in_pieces(plain: bool) -> None:
 
 @BOTH
 @on_both_loops
-async def test_a_client_that_leaves_cancels_its_request_alone(plain: bool) -> None:
-    async def waits(_: Exchange, gate: Gate) -> None:
+async def test_a_client_that_leaves_cancels_its_request_alone(plain):
+    async def waits(_, gate):
         await gate.wait()
 
     gate = Gate(waits)
@@ -57,8 +56,8 @@ async def test_a_client_that_leaves_cancels_its_request_alone(plain: bool) -> No
 
 @BOTH
 @on_both_loops
-async def test_a_broken_answer_can_t_pass_for_a_whole_one(plain: bool) -> None:
-    async def breaks(exchange: Exchange) -> None:
+async def test_a_broken_answer_can_t_pass_for_a_whole_one(plain):
+    async def breaks(exchange):
         exchange.begin(200, b"")
         await paced(exchange, b"begun")
         raise ValueError("of the test")
@@ -74,10 +73,10 @@ async def test_a_broken_answer_can_t_pass_for_a_whole_one(plain: bool) -> None:
 
 @BOTH
 @on_both_loops
-async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain: bool) -> None:
+async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain):
     paused: list[int] = []
 
-    async def large(exchange: Exchange) -> None:
+    async def large(exchange):
         exchange.begin(200, b"")
         for _ in range(100):
             if not exchange.put(b"x" * 100_000):
@@ -86,7 +85,7 @@ async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain: bool) -> 
                 transport = exchange._protocol.transport
                 assert transport is not None
                 assert transport.get_write_buffer_size() <= HIGH_BYTES
-        await exchange.end(b"")
+        exchange.finish(b"")
 
     async with edge(large, plain=plain) as served:
         client = await served.connect()
@@ -97,10 +96,10 @@ async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain: bool) -> 
 
 @BOTH
 @on_both_loops
-async def test_a_client_that_takes_nothing_is_cut_off(plain: bool) -> None:
-    async def ends(exchange: Exchange) -> None:
+async def test_a_client_that_takes_nothing_is_cut_off(plain):
+    async def ends(exchange):
         exchange.begin(200, b"")
-        await exchange.end(b"x" * 20_000_000)
+        exchange.finish(b"x" * 20_000_000)
 
     async with edge(ends, plain=plain, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
@@ -113,10 +112,10 @@ async def test_a_client_that_takes_nothing_is_cut_off(plain: bool) -> None:
 @BOTH
 @pytest.mark.parametrize("path", ["/v1/metered", "/echo"])
 @on_both_loops
-async def test_a_trailer_is_never_a_header_of_the_next_request(plain: bool, path: str) -> None:
+async def test_a_trailer_is_never_a_header_of_the_next_request(plain, path):
     seen: list[str | None] = []
 
-    async def noting(exchange: Exchange) -> None:
+    async def noting(exchange):
         seen.append(exchange.headers.get("X-Key"))
         await echo(exchange)
 
@@ -136,8 +135,8 @@ async def _send_with_trailers(served: Edge, path: str) -> None:
 
 @BOTH
 @on_both_loops
-async def test_the_body_is_asked_for_by_who_reads_it(plain: bool) -> None:
-    async def refuses(exchange: Exchange) -> None:
+async def test_the_body_is_asked_for_by_who_reads_it(plain):
+    async def refuses(exchange):
         if "X-Refuse" in exchange.headers:
             exchange.answer(401, b"", b"no")
         else:
@@ -157,8 +156,8 @@ async def test_the_body_is_asked_for_by_who_reads_it(plain: bool) -> None:
 
 @BOTH
 @on_both_loops
-async def test_a_body_that_nobody_wanted_is_read_for_a_while(plain: bool) -> None:
-    async def refuses(exchange: Exchange) -> None:
+async def test_a_body_that_nobody_wanted_is_read_for_a_while(plain):
+    async def refuses(exchange):
         exchange.answer(401, b"", b"no")
 
     async with edge(refuses, plain=plain) as served:
@@ -169,7 +168,7 @@ async def test_a_body_that_nobody_wanted_is_read_for_a_while(plain: bool) -> Non
         assert (await client.answer()).status == 401
 
 
-def test_the_plain_edge_keeps_its_own_options() -> None:
+def test_the_plain_edge_keeps_its_own_options():
     """None that unpacks a body before its key is known."""
     runner = PlainRunner(web.Application(), EdgeRules(linger_s=3.0), auto_decompress=True)
     assert (runner._kwargs["auto_decompress"], runner._kwargs["lingering_time"]) == (False, 3.0)

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
-from tests.gateway.conftest import Customer, CustomerOf, Gateway, GatewayOf, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.answering import BOUND_S, Gate, answer, saying
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.refusals import principal
@@ -32,7 +32,7 @@ def unpriced(settings: Settings) -> Settings:
     return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
 
 
-async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_checks_run_in_the_order_of_the_contract(make_gateway, upstream):
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve), change=unpriced)
     customer = await gateway.customer("0.01", max_parallel_requests=1)
@@ -52,7 +52,7 @@ async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway
     )
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
 
-    async def key(**fields: Any) -> None:
+    async def key(**fields):
         await gateway.admin("PATCH", f"/keys/{customer.key_id}", fields)
 
     large = b'{"model": ' + b" " * gateway.runtime.settings.proxy_max_body_bytes
@@ -80,7 +80,7 @@ async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway
     assert gate.came == 2
 
 
-async def test_no_wrong_revoked_or_expired_key_is_let_in(gateway_of: GatewayOf) -> None:
+async def test_no_wrong_revoked_or_expired_key_is_let_in(gateway_of):
     gateway = await gateway_of(failed_attempts=1000)
     customer = await gateway.customer()
     other = await gateway.customer(expires_at=(datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -119,7 +119,7 @@ async def test_no_wrong_revoked_or_expired_key_is_let_in(gateway_of: GatewayOf) 
         assert (await fetch(gateway.session.post(url, json=chat(), headers=headers))).status == 200
 
 
-async def test_scopes_and_models_are_refused_by_name(gateway: Gateway) -> None:
+async def test_scopes_and_models_are_refused_by_name(gateway):
     customer = await gateway.customer(scopes=["billing:read"], models=["demo-e*"])
     fetched = await ask(customer, chat())
     error = refusal(fetched, 403, "insufficient_scope")
@@ -134,7 +134,7 @@ async def test_scopes_and_models_are_refused_by_name(gateway: Gateway) -> None:
     assert (await ask(customer, embedding, path="/v1/embeddings")).status == 200
 
 
-async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
+async def test_an_uncovered_hold_says_what_it_needs(gateway):
     customer = await gateway.customer("0.00001", account={"credit_limit_usd": "0.000002"})
     body = json.dumps(chat(max_completion_tokens=1000)).encode()
     fetched = await fetch(customer.post(data=body))
@@ -153,7 +153,7 @@ async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
     assert await spent_nano(customer, "0.00001") == 0
 
 
-async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, subtests: pytest.Subtests) -> None:
+async def test_an_account_that_may_not_spend(make_gateway, subtests):
     gateway = await make_gateway(change=lambda settings: replace(settings, payment_grace_days=0))
     for status in ("suspended", "closed", "past_due"):
         with subtests.test(status):
@@ -185,13 +185,13 @@ async def check_may_not_spend(gateway: Gateway, status: str) -> None:
         assert (await ask(customer, chat())).status == 200
 
 
-async def test_a_past_due_account_spends_within_its_grace(gateway: Gateway) -> None:
+async def test_a_past_due_account_spends_within_its_grace(gateway):
     customer = await gateway.customer()
     await gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "past_due"})
     assert (await ask(customer, chat())).status == 200
 
 
-async def test_an_exhausted_window_says_when_it_resets(gateway: Gateway, subtests: pytest.Subtests) -> None:
+async def test_an_exhausted_window_says_when_it_resets(gateway, subtests):
     for window in Window:
         with subtests.test(window.name):
             await check_resets(gateway, window.name)
@@ -236,7 +236,7 @@ async def check_resets(gateway: Gateway, window: str) -> None:
     assert 1 <= int(wait) <= left_s + 1
 
 
-async def test_cost_and_tokens_are_told_in_their_units(gateway: Gateway) -> None:
+async def test_cost_and_tokens_are_told_in_their_units(gateway):
     body = json.dumps(chat(max_completion_tokens=100)).encode()
     for metric, limit, requested in (
         ("cost", "0.00005", (counted(body) * INPUT + 100 * OUTPUT) / 1e9),
@@ -256,8 +256,8 @@ async def test_cost_and_tokens_are_told_in_their_units(gateway: Gateway) -> None
         assert await spent_nano(customer) == 0
 
 
-MANY: Final = "word " * 40
-LARGER: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+MANY = "word " * 40
+LARGER = (
     ("/v1/chat/completions", "max_tokens", chat(MANY, max_tokens=5_000)),
     ("/v1/chat/completions", "max_completion_tokens", chat(MANY, max_completion_tokens=5_000)),
     ("/v1/responses", "max_output_tokens", {"model": "demo", "input": MANY, "max_output_tokens": 5_000}),
@@ -269,7 +269,7 @@ LARGER: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
 )
 
 
-async def test_a_request_larger_than_a_whole_limit_is_final(gateway: Gateway, subtests: pytest.Subtests) -> None:
+async def test_a_request_larger_than_a_whole_limit_is_final(gateway, subtests):
     for path, field, body in LARGER:
         for metric, limit, shown in (("tokens", 1_000, "1,000 tokens"), ("cost", "0.001", "0.001 USD")):
             with subtests.test(path, field=field, metric=metric):
@@ -295,7 +295,7 @@ async def check_larger(customer: Customer, path: str, field: str, body: dict[str
     assert (await ask(customer, {**body, field: most}, path=path)).status == 200
 
 
-async def test_an_input_larger_than_a_whole_limit_says_so(gateway: Gateway) -> None:
+async def test_an_input_larger_than_a_whole_limit_says_so(gateway):
     customer = await gateway.customer(quotas=[{"window": "minute", "metric": "input_tokens", "limit": 20}])
     fetched = await ask(customer, chat("word " * 100, max_tokens=5))
     message = refusal(fetched, 429, "quota_exceeded")["message"]
@@ -303,7 +303,7 @@ async def test_an_input_larger_than_a_whole_limit_says_so(gateway: Gateway) -> N
     assert "Retry-After" not in fetched.headers
 
 
-async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway: Gateway) -> None:
+async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway):
     await early_in_a_minute(30)
     quotas = [{"window": name, "metric": "requests", "limit": 1} for name in ("total", "minute", "month", "day")]
     for named in ("total", "month", "day", "minute"):
@@ -315,7 +315,7 @@ async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway: 
         quotas = [quota for quota in quotas if quota["window"] != named]
 
 
-async def test_a_plan_that_is_exhausted_names_the_next(gateway: Gateway) -> None:
+async def test_a_plan_that_is_exhausted_names_the_next(gateway):
     customer = await gateway.customer(account={"plan": "free"})
     error = refusal(await ask(customer, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
     assert (error["quota"]["subject"], error["quota"]["window"]) == ("plan", "day")
@@ -323,7 +323,7 @@ async def test_a_plan_that_is_exhausted_names_the_next(gateway: Gateway) -> None
     assert error["upgrade"] == {"plan": "starter", "name": "Starter", "price_usd": "99.00"}
 
 
-async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGateway) -> None:
+async def test_refusals_lead_to_the_operator_s_own_page(make_gateway):
     page = "https://pay.example.com"
     gateway = await make_gateway(change=lambda settings: replace(settings, frontend_url=page))
     poor = await gateway.customer("0")
@@ -336,7 +336,7 @@ async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGatewa
     assert error["message"].endswith(f"The plan Starter has more: {page}.")
 
 
-async def test_too_many_at_once(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_too_many_at_once(make_gateway, upstream):
     gate = Gate(saying(answer()))
     plan = Plan("narrow", "Narrow", 0, max_parallel_requests=2)
     gateway = await make_gateway(
@@ -360,7 +360,7 @@ async def check_at_once(customer: Customer, gate: Gate, subject: str) -> None:
     assert (await ask(customer)).status == 200
 
 
-async def test_models_that_are_not_there_or_not_priced(customer_of: CustomerOf) -> None:
+async def test_models_that_are_not_there_or_not_priced(customer_of):
     customer = await customer_of(saying(answer()), change=unpriced)
     for model in ("gpt-none", "openai/", "/gpt-4o", "none/gpt-4o", "anthropic/claude-opus-4", "x" * 200, "é" * 150):
         fetched = await ask(customer, chat(model=model))
@@ -372,7 +372,7 @@ async def test_models_that_are_not_there_or_not_priced(customer_of: CustomerOf) 
         assert fetched.headers["x-should-retry"] == "false"
 
 
-async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
+async def test_paths_and_methods_that_do_not_exist(gateway):
     for path in ("/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v2/models", "/v1/%00%0d%0a", "/v1/../secret"):
         fetched = await fetch(gateway.session.get(gateway.url + path))
         refusal(fetched, 404, "not_found")
@@ -389,7 +389,7 @@ async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
         assert fetched.headers["Allow"] == allowed
 
 
-async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, subtests: pytest.Subtests) -> None:
+async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway, subtests):
     for method, path, meant in (
         ("POST", "/chat/completions", "/v1/chat/completions"),
         ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
@@ -404,13 +404,13 @@ async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, subt
             assert "base URL ends with /v1, once" in message
 
 
-async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway: Gateway) -> None:
+async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway):
     for path in ("/chat", "/v1/v1", "/v1/nothing", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"):
         message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
         assert message.endswith("GET /docs lists the endpoints."), path
 
 
-async def test_a_full_backlog_is_a_moment_s_refusal(customer_of: CustomerOf) -> None:
+async def test_a_full_backlog_is_a_moment_s_refusal(customer_of):
     gate = Gate(saying(answer()))
     customer = await customer_of(gate.serve, max_unsettled=1)
     running = asking(customer)
@@ -423,7 +423,7 @@ async def test_a_full_backlog_is_a_moment_s_refusal(customer_of: CustomerOf) -> 
     assert (await running).status == 200
 
 
-async def test_a_silent_redis_admits_nothing(make_gateway: MakeGateway) -> None:
+async def test_a_silent_redis_admits_nothing(make_gateway):
     gateway = await make_gateway(redis_timeout_ms=2_000, admission_wait_ms=2_000)
     customer = await gateway.customer()
     assert (await ask(customer, chat())).status == 200
@@ -448,19 +448,19 @@ def exceeded(*windows: Window, at_ms: int = SUNDAY_MS) -> refusals.Refusal:
     return limit_refusals.quota_exceeded(QuotaExceeded(exhausted, at_ms), principal(plan), Links("http://front", {}))
 
 
-def test_windows_that_reset_at_once_are_told_apart_by_their_length() -> None:
+def test_windows_that_reset_at_once_are_told_apart_by_their_length():
     refused = exceeded(Window.minute, Window.day, Window.week, Window.hour)
     assert refused.extra["quota"]["window"] == "week"  # type: ignore[index]
     assert refused.retry_after_s == 30
     assert "x-should-retry" not in refused.response({}).headers
 
 
-def test_a_refusal_of_more_than_a_minute_is_not_to_be_retried() -> None:
+def test_a_refusal_of_more_than_a_minute_is_not_to_be_retried():
     assert "x-should-retry" not in exceeded(Window.day, at_ms=SUNDAY_MS - 30_000).response({}).headers
     assert exceeded(Window.day, at_ms=SUNDAY_MS - 31_000).response({}).headers["x-should-retry"] == "false"
 
 
-def test_a_filtered_quota_names_its_model() -> None:
+def test_a_filtered_quota_names_its_model():
     quota = Quota(Window.total, Metric.cost, 10**14 + 1, model="gpt-*")
     refused = limit_refusals.quota_exceeded(
         QuotaExceeded((Exhausted(Limit("plan", quota), 10**14, 0, 2),), SUNDAY_MS),
@@ -482,8 +482,8 @@ def test_a_filtered_quota_names_its_model() -> None:
 
 
 async def test_a_client_that_sends_all_of_a_body_before_it_reads_sees_that_it_is_too_large(
-    gateway_of: GatewayOf,
-) -> None:
+    gateway_of,
+):
     """40 MiB, far above what is read of a refused body without a key."""
     gateway = await gateway_of(linger_s=30.0, body_bytes_per_s=1 << 30)
     customer = await gateway.customer()

@@ -13,7 +13,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKS = CHUNKED + b"2\r\nok\r\n0\r\n"
 
 
-async def test_a_request_goes_out_as_it_is_given() -> None:
+async def test_a_request_goes_out_as_it_is_given():
     for size in (0, 10, JOINED_BYTES, JOINED_BYTES + 1):
         wire = Wire()
         asking = asyncio.create_task(wire.connection.send(b"head\r\n\r\n", b"x" * size, 0.0))
@@ -24,7 +24,7 @@ async def test_a_request_goes_out_as_it_is_given() -> None:
         assert await (await asking).read(2) == b"ok"
 
 
-async def test_a_connection_serves_one_request_after_another() -> None:
+async def test_a_connection_serves_one_request_after_another():
     wire = Wire()
     for number in range(5):
         asking = await wire.ask()
@@ -56,21 +56,21 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("data", "kept"), WHOLE.values(), ids=WHOLE)
-async def test_answers_that_are_whole(data: bytes, kept: bool) -> None:
+async def test_answers_that_are_whole(data, kept):
     """Beyond the plain ones. In one segment, and byte by byte."""
     for segments in ([data], [data[place : place + 1] for place in range(len(data))]):
         seen = await outcome(segments, end=False)
         assert (seen.status, seen.body, seen.whole, seen.kept) == (200, b"ok", True, kept)
 
 
-async def test_http_1_0_that_asks_to_be_kept_is_not_trusted_with_chunks() -> None:
+async def test_http_1_0_that_asks_to_be_kept_is_not_trusted_with_chunks():
     """It has no chunks: whoever sends them across an old proxy can't be sure of their end (RFC 9112, 6.1)."""
     data = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     assert not (await outcome([data], end=False)).kept
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_answers_that_have_no_body(status: int) -> None:
+async def test_answers_that_have_no_body(status):
     """Whatever their headers say; bytes after the head are surplus."""
     data = b"HTTP/1.1 %d Status\r\nContent-Length: 2\r\n\r\n" % status
     expected = Outcome(status, [(b"Content-Length", b"2")], b"", True, True)
@@ -91,7 +91,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("data", CUT.values(), ids=CUT)
-async def test_answers_that_break_off(data: bytes) -> None:
+async def test_answers_that_break_off(data):
     seen = await outcome([data], end=True)
     assert (seen.status, seen.whole, seen.kept) == (200, False, False)
 
@@ -118,7 +118,7 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize("data", NO_ANSWER.values(), ids=NO_ANSWER)
-async def test_what_is_no_answer(data: bytes) -> None:
+async def test_what_is_no_answer(data):
     for segments in ([data], [data[place : place + 1] for place in range(len(data))]):
         wire = Wire()
         asking = await wire.ask()
@@ -129,7 +129,7 @@ async def test_what_is_no_answer(data: bytes) -> None:
             await asking
 
 
-async def test_a_trailer_is_not_a_header_of_the_next_answer() -> None:
+async def test_a_trailer_is_not_a_header_of_the_next_answer():
     wire = Wire()
     asking = await wire.ask()
     wire.feed(CHUNKS + b"X-Trailer: of another request\r\n\r\n")
@@ -143,7 +143,7 @@ async def test_a_trailer_is_not_a_header_of_the_next_answer() -> None:
 
 
 @pytest.mark.parametrize("surplus", [b"x", b"\r\n", PLAIN, b"H"])
-async def test_bytes_on_an_idle_connection_close_it(surplus: bytes) -> None:
+async def test_bytes_on_an_idle_connection_close_it(surplus):
     wire = Wire()
     assert (await _served(wire)) == b"ok"
     wire.feed(surplus)
@@ -151,7 +151,7 @@ async def test_bytes_on_an_idle_connection_close_it(surplus: bytes) -> None:
 
 
 @pytest.mark.parametrize("surplus", [b"x", b"\r\n", PLAIN, b"H"])
-async def test_bytes_after_an_answer_s_end_close_its_connection(surplus: bytes) -> None:
+async def test_bytes_after_an_answer_s_end_close_its_connection(surplus):
     """It stays whole."""
     wire = Wire()
     asking = await wire.ask()
@@ -175,12 +175,12 @@ async def _served(wire: Wire) -> bytes:
 
 
 @pytest.mark.parametrize(("interim", "fine"), [(MAX_INTERIM, True), (MAX_INTERIM + 1, False)])
-async def test_interim_answers_are_bounded(interim: int, fine: bool) -> None:
+async def test_interim_answers_are_bounded(interim, fine):
     seen = await outcome([b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" * interim, PLAIN], end=True)
     assert seen == (Outcome(200, [(b"Content-Length", b"2")], b"ok", True, False) if fine else NONE)
 
 
-async def test_a_head_of_just_the_bound_is_taken() -> None:
+async def test_a_head_of_just_the_bound_is_taken():
     value = b"x" * (MAX_BARE_BYTES - 1_000)
     data = OK + b"X-Long: " + value + b"\r\nContent-Length: 2\r\n\r\nok"
     for size in (len(data), 1_000):
@@ -205,7 +205,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("begun", "more"), ENDLESS.values(), ids=ENDLESS)
-async def test_what_is_no_body_is_bounded(begun: bytes, more: bytes) -> None:
+async def test_what_is_no_body_is_bounded(begun, more):
     """A provider that sends it without end is no provider that answers: it is never silent."""
     wire = Wire()
     asking = await wire.ask()
@@ -224,7 +224,7 @@ async def test_what_is_no_body_is_bounded(begun: bytes, more: bytes) -> None:
         await answer.read(LIMIT_BYTES)
 
 
-async def test_reading_stops_until_the_reader_has_caught_up() -> None:
+async def test_reading_stops_until_the_reader_has_caught_up():
     wire = Wire()
     asking = await wire.ask()
     wire.feed(OK + b"\r\n")
@@ -239,7 +239,7 @@ async def test_reading_stops_until_the_reader_has_caught_up() -> None:
     assert await answer.next_piece() == b"z"
 
 
-async def test_a_connection_whose_reading_has_stopped_is_not_kept() -> None:
+async def test_a_connection_whose_reading_has_stopped_is_not_kept():
     wire = Wire()
     asking = await wire.ask()
     wire.feed(OK + b"Content-Length: %d\r\n\r\n" % LARGE + b"x" * LARGE)
@@ -249,7 +249,7 @@ async def test_a_connection_whose_reading_has_stopped_is_not_kept() -> None:
     assert wire.aborted
 
 
-async def test_a_large_answer_that_came_at_once_is_read_whole_and_its_connection_kept() -> None:
+async def test_a_large_answer_that_came_at_once_is_read_whole_and_its_connection_kept():
     wire = Wire()
     for _ in range(2):
         asking = await wire.ask()
@@ -261,7 +261,7 @@ async def test_a_large_answer_that_came_at_once_is_read_whole_and_its_connection
 
 
 @pytest.mark.parametrize("line", [b"Content-Length: 101\r\n", b"X: y\r\n"])
-async def test_a_whole_read_is_bounded(line: bytes) -> None:
+async def test_a_whole_read_is_bounded(line):
     wire = Wire()
     asking = await wire.ask()
     wire.feed(OK + line + b"\r\n")
@@ -273,7 +273,7 @@ async def test_a_whole_read_is_bounded(line: bytes) -> None:
     assert wire.aborted
 
 
-async def test_a_read_that_was_cancelled_is_taken_up_by_another() -> None:
+async def test_a_read_that_was_cancelled_is_taken_up_by_another():
     wire = Wire()
     asking = await wire.ask()
     wire.feed(OK + b"Content-Length: 9\r\n\r\none")
@@ -294,7 +294,7 @@ async def test_a_read_that_was_cancelled_is_taken_up_by_another() -> None:
 # Ends.
 
 
-async def test_a_cancelled_request_that_has_left_is_unanswered() -> None:
+async def test_a_cancelled_request_that_has_left_is_unanswered():
     wire = Wire()
     asking = await wire.ask()
     asking.cancel()
@@ -302,13 +302,12 @@ async def test_a_cancelled_request_that_has_left_is_unanswered() -> None:
         await asking
     assert not wire.aborted
     answer = wire.connection.unanswered
-    assert answer is not None
     answer.release()
     assert wire.aborted
     assert wire.connection.unanswered is None
 
 
-async def test_a_cancelled_request_of_which_a_part_is_left_closes_its_connection() -> None:
+async def test_a_cancelled_request_of_which_a_part_is_left_closes_its_connection():
     wire = Wire()
     asking = await wire.ask()
     wire.unsent_bytes = 1
@@ -321,7 +320,7 @@ async def test_a_cancelled_request_of_which_a_part_is_left_closes_its_connection
 
 @pytest.mark.parametrize("served", [False, True])
 @pytest.mark.parametrize("begun", [b"", b"H", OK])
-async def test_which_failures_are_stale(served: bool, begun: bytes) -> None:
+async def test_which_failures_are_stale(served, begun):
     """Only of a connection that had served, and without a byte of an answer."""
     wire = Wire()
     if served:
@@ -334,7 +333,7 @@ async def test_which_failures_are_stale(served: bool, begun: bytes) -> None:
     assert isinstance(error.value, StaleConnection) == (served and not begun)
 
 
-async def test_a_lost_connection_is_told_once() -> None:
+async def test_a_lost_connection_is_told_once():
     for end in (Wire.end, lambda wire: wire.feed(b"garbage"), lambda wire: wire.connection.close()):
         wire = Wire()
         lost: list[object] = []
@@ -353,7 +352,7 @@ SHORT_S = 0.03
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200", b"HTTP/1.1 103 Early\r\n\r\n"])
-async def test_silence_before_the_answer(begun: bytes) -> None:
+async def test_silence_before_the_answer(begun):
     wire = Wire(SHORT_S)
     asking = await wire.ask()
     wire.feed(*[begun] if begun else [])
@@ -362,7 +361,7 @@ async def test_silence_before_the_answer(begun: bytes) -> None:
     assert wire.aborted
 
 
-async def test_silence_within_the_answer() -> None:
+async def test_silence_within_the_answer():
     wire = Wire(SHORT_S)
     for _ in range(3):
         await _served(wire)  # which leaves the timer behind
@@ -375,7 +374,7 @@ async def test_silence_within_the_answer() -> None:
     assert wire.aborted
 
 
-async def test_an_idle_connection_may_be_silent() -> None:
+async def test_an_idle_connection_may_be_silent():
     wire = Wire(SHORT_S)
     await _served(wire)
     while wire.connection._timer is not None:
@@ -383,7 +382,7 @@ async def test_an_idle_connection_may_be_silent() -> None:
     assert await _served(wire) == b"ok"
 
 
-async def test_a_reader_that_is_behind_is_no_silence() -> None:
+async def test_a_reader_that_is_behind_is_no_silence():
     wire = Wire(SHORT_S)
     asking = await wire.ask()
     wire.feed(OK + b"\r\n" + b"x" * LARGE)

@@ -123,10 +123,8 @@ CUTS = st.none() | st.lists(st.integers(0, 1_000), max_size=12)
 
 @EXAMPLES
 @given(made=answers(), cuts=CUTS)
-def test_an_answer_is_what_its_bytes_say_however_they_are_cut(
-    runner: asyncio.Runner, made: Made, cuts: list[int] | None
-) -> None:
-    async def work() -> None:
+def test_an_answer_is_what_its_bytes_say_however_they_are_cut(runner, made, cuts):
+    async def work():
         expected = made.expected
         seen = await outcome(segments_of(made.data, cuts), end=made.closes)
         if b"HTTP/1.0" in made.data and expected.kept:  # it may be, and need not
@@ -141,13 +139,11 @@ def test_an_answer_is_what_its_bytes_say_however_they_are_cut(
 
 @EXAMPLES
 @given(made=answers(), length=st.integers(0, 1_000), cuts=CUTS, reset=st.booleans())
-def test_a_part_of_an_answer_is_not_whole(
-    runner: asyncio.Runner, made: Made, length: int, cuts: list[int] | None, reset: bool
-) -> None:
+def test_a_part_of_an_answer_is_not_whole(runner, made, length, cuts, reset):
     """But for a body that its connection ends, of which nobody can tell; there a reset is no end."""
     data = made.data[: length % len(made.data)]
 
-    async def work() -> None:
+    async def work():
         error = ConnectionResetError() if reset else None
         seen = await outcome(segments_of(data, cuts), end=True, error=error)
         assert not seen.whole or (made.closes and not reset and seen.status == made.expected.status)
@@ -215,13 +211,11 @@ def changed(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 
 @settings(EXAMPLES, max_examples=200)
 @given(made=answers(), changes=CHANGES, cuts=CUTS, end=st.booleans())
-def test_spoilt_bytes_never_pass_for_a_whole_answer(
-    runner: asyncio.Runner, made: Made, changes: list[tuple[int, int, bytes]], cuts: list[int] | None, end: bool
-) -> None:
+def test_spoilt_bytes_never_pass_for_a_whole_answer(runner, made, changes, cuts, end):
     """What is taken for whole is so to the more forgiving parser too, with the same status and the same body."""
     data = changed(made.data, changes)
 
-    async def work() -> None:
+    async def work():
         seen = await outcome(segments_of(data, cuts), end=end)
         assert seen.whole or not seen.kept
         if seen.whole:
@@ -233,13 +227,11 @@ def test_spoilt_bytes_never_pass_for_a_whole_answer(
 
 @settings(EXAMPLES, max_examples=200)
 @given(made=answers(), changes=st.just([]) | CHANGES, surplus=st.just(b"") | TOKENS, cuts=CUTS)
-def test_a_connection_that_is_kept_serves_the_next_answer_unharmed(
-    runner: asyncio.Runner, made: Made, changes: list[tuple[int, int, bytes]], surplus: bytes, cuts: list[int] | None
-) -> None:
+def test_a_connection_that_is_kept_serves_the_next_answer_unharmed(runner, made, changes, surplus, cuts):
     """After trailers, garbage, or the beginning of an unrequested answer, it is either closed or clean."""
     data = changed(made.data, changes) + surplus
 
-    async def work() -> None:
+    async def work():
         wire = Wire()
         asking = await wire.ask()
         wire.feed(*segments_of(data, cuts))

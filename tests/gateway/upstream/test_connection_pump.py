@@ -50,7 +50,7 @@ async def ended(task: "asyncio.Task[None]") -> None:
 @pytest.mark.parametrize("first", [0, 1, 100, LARGE, 3 * LARGE])
 @pytest.mark.parametrize("stalls", [lambda _: False, lambda _: True, lambda n: n % 2 == 0, lambda n: n == 1])
 @pytest.mark.parametrize("size", [1, 1_000, BUFFER_BYTES, LARGE])
-async def test_a_stream_is_pumped_to_its_end(first: int, stalls: Callable[[int], bool], size: int) -> None:
+async def test_a_stream_is_pumped_to_its_end(first, stalls, size):
     """However large its segments and whenever the client falls behind; `first` comes with the head."""
     body = bytes(range(256)) * 1_600 if size > 1 else b"some body"
     first = min(first, len(body))
@@ -69,7 +69,7 @@ async def test_a_stream_is_pumped_to_its_end(first: int, stalls: Callable[[int],
 
 
 @pytest.mark.parametrize("stalls", [lambda _: False, lambda _: True])
-async def test_a_stream_that_breaks_while_it_is_pumped(stalls: Callable[[int], bool]) -> None:
+async def test_a_stream_that_breaks_while_it_is_pumped(stalls):
     """What came before is delivered before it is raised."""
     wire = Wire()
     asking = await wire.ask()
@@ -83,18 +83,18 @@ async def test_a_stream_that_breaks_while_it_is_pumped(stalls: Callable[[int], b
     assert pieces == [b"one", b"two"]
 
 
-async def test_what_a_sink_raises_ends_the_pump() -> None:
+async def test_what_a_sink_raises_ends_the_pump():
     wire = Wire()
     asking = await wire.ask()
     wire.feed(CHUNKED + b"3\r\none\r\n")
     answer = await asking
 
-    def sink(piece: bytes) -> bool:
+    def sink(piece):
         if piece == b"two":
             raise ValueError("of the test")
         return True
 
-    async def drained() -> None: ...
+    async def drained(): ...
 
     task = asyncio.create_task(answer.pump(sink, drained))
     await settle()
@@ -106,14 +106,14 @@ async def test_what_a_sink_raises_ends_the_pump() -> None:
 
 
 @pytest.mark.parametrize("stalled", [False, True])
-async def test_a_pump_that_was_cancelled_leaves_the_rest_to_be_read(stalled: bool) -> None:
+async def test_a_pump_that_was_cancelled_leaves_the_rest_to_be_read(stalled):
     """A client that leaves, and a provider that is read to its end all the same."""
     wire = Wire()
     asking = await wire.ask()
     wire.feed(CHUNKED + b"3\r\none\r\n")
     answer = await asking
 
-    async def drained() -> None:
+    async def drained():
         await asyncio.Event().wait()
 
     task = asyncio.create_task(answer.pump(lambda _: not stalled, drained))

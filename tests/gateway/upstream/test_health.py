@@ -49,21 +49,21 @@ def fail(target: TargetHealth, times: int = 1, retry_after_s: float | None = Non
         target.failed(target.begin(), retry_after_s)
 
 
-def test_failures_in_a_row_open_a_target(target: TargetHealth) -> None:
+def test_failures_in_a_row_open_a_target(target):
     fail(target, 2)
     assert (target.state, target.is_free, target.wait_s) == ("closed", True, 0)
     fail(target)
     assert (target.state, target.is_free, target.wait_s) == ("open", False, 30)
 
 
-def test_a_success_between_failures_begins_the_count_anew(target: TargetHealth) -> None:
+def test_a_success_between_failures_begins_the_count_anew(target):
     fail(target, 2)
     target.succeeded(target.begin())
     fail(target, 2)
     assert target.state == "closed"
 
 
-def test_one_probe_decides_after_the_cool_down(target: TargetHealth, clock: Clock) -> None:
+def test_one_probe_decides_after_the_cool_down(target, clock):
     fail(target, 3)
     clock.now_s += 30
     assert (target.state, target.is_free) == ("half_open", True)
@@ -79,7 +79,7 @@ def test_one_probe_decides_after_the_cool_down(target: TargetHealth, clock: Cloc
     assert target.state == "closed"
 
 
-def test_a_probe_that_is_abandoned_or_never_ends_lets_another_one_in(target: TargetHealth, clock: Clock) -> None:
+def test_a_probe_that_is_abandoned_or_never_ends_lets_another_one_in(target, clock):
     fail(target, 3)
     clock.now_s += 30
     target.abandoned(target.begin())
@@ -96,7 +96,7 @@ def test_a_probe_that_is_abandoned_or_never_ends_lets_another_one_in(target: Tar
     assert target.state == "closed"
 
 
-def test_an_attempt_beside_a_probe_does_not_end_it_when_abandoned(target: TargetHealth, clock: Clock) -> None:
+def test_an_attempt_beside_a_probe_does_not_end_it_when_abandoned(target, clock):
     fail(target, 3)
     clock.now_s += 30
     target.begin()
@@ -106,7 +106,7 @@ def test_an_attempt_beside_a_probe_does_not_end_it_when_abandoned(target: Target
     assert not target.is_free
 
 
-def test_an_attempt_from_before_a_change_changes_nothing(target: TargetHealth, clock: Clock) -> None:
+def test_an_attempt_from_before_a_change_changes_nothing(target, clock):
     old = [target.begin() for _ in range(4)]
     fail(target, 3)
     target.succeeded(old[0])
@@ -118,7 +118,7 @@ def test_an_attempt_from_before_a_change_changes_nothing(target: TargetHealth, c
     assert target.state == "closed"
 
 
-def test_an_attempt_at_an_open_target_tells_of_its_recovery(target: TargetHealth) -> None:
+def test_an_attempt_at_an_open_target_tells_of_its_recovery(target):
     """A single target is tried although it is open."""
     fail(target, 3)
     assert choose([target], 0.5) == 0
@@ -127,19 +127,19 @@ def test_an_attempt_at_an_open_target_tells_of_its_recovery(target: TargetHealth
 
 
 @pytest.mark.parametrize(("asked_s", "opens_s"), [(5, 5), (60, 60), (61, 60), (1e300, 60), (0, 0), (None, 0)])
-def test_retry_after_opens_at_once_up_to_its_bound(target: TargetHealth, asked_s: float | None, opens_s: float) -> None:
+def test_retry_after_opens_at_once_up_to_its_bound(target, asked_s, opens_s):
     fail(target, 1, asked_s)
     assert target.wait_s == opens_s
 
 
 @pytest.mark.parametrize(("asked_s", "opens_s"), [(5, 30), (45, 45)])
-def test_the_longer_of_cool_down_and_retry_after_holds(target: TargetHealth, asked_s: float, opens_s: float) -> None:
+def test_the_longer_of_cool_down_and_retry_after_holds(target, asked_s, opens_s):
     fail(target, 2)
     fail(target, 1, asked_s)
     assert target.wait_s == opens_s
 
 
-def test_retry_after_is_ignored_with_a_bound_of_zero(clock: Clock) -> None:
+def test_retry_after_is_ignored_with_a_bound_of_zero(clock):
     target = TargetHealth(clock, Cooldown(failures=2, seconds=30, retry_after_s=0))
     fail(target, 1, 5)
     assert target.state == "closed"
@@ -160,32 +160,32 @@ def test_retry_after_is_ignored_with_a_bound_of_zero(clock: Clock) -> None:
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be from"):
         Cooldown(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weight", [0, -1, MAX_WEIGHT + 1])
-def test_a_weight_out_of_range_is_refused(weight: int, clock: Clock) -> None:
+def test_a_weight_out_of_range_is_refused(weight, clock):
     with pytest.raises(ValueError, match="weight must be"):
         TargetHealth(clock, COOLDOWN, weight)
 
 
-def test_free_targets_are_chosen_by_weight(clock: Clock) -> None:
+def test_free_targets_are_chosen_by_weight(clock):
     targets = [TargetHealth(clock, COOLDOWN, weight) for weight in (1, 3, 6)]
     assert Counter(choose(targets, draw / 100) for draw in range(100)) == {0: 10, 1: 30, 2: 60}
     fail(targets[2], 3)
     assert Counter(choose(targets, draw / 100) for draw in range(100)) == {0: 25, 1: 75}
 
 
-def test_where_none_is_free_the_one_that_is_free_first_is_tried(clock: Clock) -> None:
+def test_where_none_is_free_the_one_that_is_free_first_is_tried(clock):
     targets = [TargetHealth(clock, COOLDOWN) for _ in range(3)]
     for target, asked_s in zip(targets, (50, 20, 40), strict=True):
         fail(target, 1, asked_s)
     assert choose(targets, 0.9) == 1
 
 
-def test_there_is_no_choice_without_targets() -> None:
+def test_there_is_no_choice_without_targets():
     with pytest.raises(ValueError, match="no target"):
         choose([], 0.5)
 
@@ -195,7 +195,7 @@ def test_there_is_no_choice_without_targets() -> None:
     opened=st.sets(st.integers(0, 7)),
     draw=st.floats(0, 1, exclude_max=True),
 )
-def test_an_open_target_is_chosen_only_where_all_are(weights: list[int], opened: set[int], draw: float) -> None:
+def test_an_open_target_is_chosen_only_where_all_are(weights, opened, draw):
     targets = [TargetHealth(Clock(), COOLDOWN, weight) for weight in weights]
     for index in opened & set(range(len(targets))):
         fail(targets[index], 3)
@@ -204,12 +204,12 @@ def test_an_open_target_is_chosen_only_where_all_are(weights: list[int], opened:
 
 
 @TABLES.each("retry_after_is_seconds_or_a_date")
-def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert parse_retry_after(value, NOW) == seconds
 
 
 @given(st.text(max_size=80))
-def test_any_other_retry_after_is_none_or_a_time(value: str) -> None:
+def test_any_other_retry_after_is_none_or_a_time(value):
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or seconds >= 0
 

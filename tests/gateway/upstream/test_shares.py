@@ -11,7 +11,7 @@ from yarl import URL
 
 from gateway.config.settings import load_settings
 from gateway.config.source import SHIPPED_FOLDER
-from tests.gateway.conftest import Customer, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, chat
 from tests.support.answering import SSE, answer, delta
 from tests.support.gateways import ask, refusal
 
@@ -55,9 +55,7 @@ async def not_reading(customer: Customer) -> AsyncIterator[asyncio.StreamReader]
         writer.transport.abort()
 
 
-async def test_clients_that_do_not_read_leave_the_others_their_connections(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_clients_that_do_not_read_leave_the_others_their_connections(make_gateway, upstream):
     gateway = await make_gateway(await upstream(endless), upstream_connections=4, connect_timeout_s=1)
     hostile, honest = await gateway.customer(), await gateway.customer()
     async with AsyncExitStack() as stack, asyncio.timeout(BOUND_S):
@@ -73,9 +71,7 @@ async def test_clients_that_do_not_read_leave_the_others_their_connections(
         assert (await ask(honest, chat(model="gpt-4o-mini"))).status == 200
 
 
-async def test_when_every_connection_is_in_use_others_are_told_to_come_back(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_when_every_connection_is_in_use_others_are_told_to_come_back(make_gateway, upstream):
     gateway = await make_gateway(await upstream(endless), upstream_connections=2, connect_timeout_s=1)
     async with AsyncExitStack() as stack, asyncio.timeout(BOUND_S):
         for customer in [await gateway.customer() for _ in range(2)]:
@@ -88,7 +84,7 @@ async def test_when_every_connection_is_in_use_others_are_told_to_come_back(
         assert (balance["balance_usd"], balance["held_usd"]) == ("5.00", "0.00")
 
 
-def test_every_shipped_plan_bounds_what_runs_at_once() -> None:
+def test_every_shipped_plan_bounds_what_runs_at_once():
     plans = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}).plans
     bounds = [plans[name].max_parallel_requests for name in ("free", "starter", "professional", "enterprise")]
     assert bounds == [20, 50, 200, 1000]

@@ -21,7 +21,7 @@ async def take(slots: ConnectionSlots, account: str, timeout_s: float = LONG_S) 
         await slots.wait(account, "host", timeout_s)
 
 
-async def test_no_account_has_more_than_its_share() -> None:
+async def test_no_account_has_more_than_its_share():
     slots = ConnectionSlots(4, 2, 10)
     assert [slots.acquire_now("a") for _ in range(3)] == [True, True, False]
     assert [slots.acquire_now("b") for _ in range(3)] == [True, True, False]
@@ -30,7 +30,7 @@ async def test_no_account_has_more_than_its_share() -> None:
     assert slots.acquire_now("c")
 
 
-async def test_who_waits_for_its_own_stops_nobody() -> None:
+async def test_who_waits_for_its_own_stops_nobody():
     slots = ConnectionSlots(3, 1, 10)
     assert slots.acquire_now("a")
     second = asyncio.create_task(take(slots, "a"))
@@ -46,12 +46,12 @@ async def test_who_waits_for_its_own_stops_nobody() -> None:
     await second
 
 
-async def test_nobody_s_requests_have_no_share() -> None:
+async def test_nobody_s_requests_have_no_share():
     slots = ConnectionSlots(3, 1, 10)
     assert [slots.acquire_now("") for _ in range(4)] == [True, True, True, False]
 
 
-async def test_rows_are_bounded() -> None:
+async def test_rows_are_bounded():
     slots = ConnectionSlots(2, 1, 1)
     assert slots.acquire_now("a")
     own = asyncio.create_task(take(slots, "a"))
@@ -70,7 +70,7 @@ async def test_rows_are_bounded() -> None:
     await own
 
 
-async def test_waiting_ends_in_time() -> None:
+async def test_waiting_ends_in_time():
     slots = ConnectionSlots(2, 1, 10)
     assert slots.acquire_now("a")
     with pytest.raises(AccountBusy, match="no free connection within"):
@@ -82,13 +82,13 @@ async def test_waiting_ends_in_time() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_whatever_is_given_up_the_slots_come_back(seed: int) -> None:
+async def test_whatever_is_given_up_the_slots_come_back(seed):
     """Requests of a few accounts come, are served, leave, are cancelled at any moment: all bounds hold, and at the end
     everything is as at the start."""
     chance = random.Random(seed)  # noqa: S311
     slots, running, places, share = ConnectionSlots(5, 2, 8), dict[str, int](), 5, 2
 
-    async def request(account: str) -> None:
+    async def request(account):
         await take(slots, account, chance.choice([0.001, LONG_S]))
         running[account] = running.get(account, 0) + 1
         try:

@@ -26,10 +26,10 @@ from tests.support.providers import (
 )
 
 
-async def test_request_and_answer_pass_unchanged(transport: HttpTransport) -> None:
+async def test_request_and_answer_pass_unchanged(transport):
     seen: dict[str, object] = {}
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         seen.update(
             method=request.method, path=request.path_qs, body=await request.read(), headers=request.headers.copy()
         )
@@ -49,10 +49,10 @@ async def test_request_and_answer_pass_unchanged(transport: HttpTransport) -> No
     assert headers["Accept-Encoding"] == "identity"
 
 
-async def test_nothing_is_added_that_the_caller_did_not_give(transport: HttpTransport) -> None:
+async def test_nothing_is_added_that_the_caller_did_not_give(transport):
     heads: list[bytes] = []
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         heads.append(await take_request(reader))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
@@ -62,16 +62,16 @@ async def test_nothing_is_added_that_the_caller_did_not_give(transport: HttpTran
     assert names == {b"host", b"content-length"}
 
 
-async def test_a_get_has_no_body(transport: HttpTransport) -> None:
-    async def handler(request: web.Request) -> web.Response:
+async def test_a_get_has_no_body(transport):
+    async def handler(request):
         return web.Response(text=f"{request.method} {request.headers.get('Content-Length')}")
 
     async with app_serving(handler) as url:
         assert await outcome(transport, UpstreamRequest(url, b"", b"", "GET")) == b"GET None"
 
 
-async def test_a_large_body_arrives_whole(transport: HttpTransport) -> None:
-    async def handler(request: web.Request) -> web.Response:
+async def test_a_large_body_arrives_whole(transport):
+    async def handler(request):
         return web.Response(text=f"{request.headers['Content-Length']} {len(await request.read())}")
 
     body = b"x" * 8_000_000
@@ -79,10 +79,10 @@ async def test_a_large_body_arrives_whole(transport: HttpTransport) -> None:
         assert await outcome(transport, post(url, body)) == b"8000000 8000000"
 
 
-async def test_connections_are_used_again_after_whole_answers_alone(transport: HttpTransport) -> None:
+async def test_connections_are_used_again_after_whole_answers_alone(transport):
     connections: set[object] = set()
 
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def handler(request):
         connections.add(request.transport)
         response = web.StreamResponse()
         await response.prepare(request)
@@ -104,10 +104,10 @@ async def test_connections_are_used_again_after_whole_answers_alone(transport: H
         assert len(connections) == 2
 
 
-async def test_release_in_the_middle_stops_the_provider(transport: HttpTransport) -> None:
+async def test_release_in_the_middle_stops_the_provider(transport):
     stopped = asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
         await reader.read()
@@ -123,7 +123,7 @@ async def test_release_in_the_middle_stops_the_provider(transport: HttpTransport
 
 
 @pytest.mark.parametrize("taken_up", [False, True])
-async def test_a_cancelled_send_leaves_its_answer_to_whoever_takes_it(transport: HttpTransport, taken_up: bool) -> None:
+async def test_a_cancelled_send_leaves_its_answer_to_whoever_takes_it(transport, taken_up):
     peer = Answering(taken_up=taken_up)
     async with serving(peer.serve) as url:
         pending = await peer.cancelled(transport, post(url))
@@ -137,11 +137,11 @@ async def test_a_cancelled_send_leaves_its_answer_to_whoever_takes_it(transport:
         await asyncio.wait_for(peer.stopped.wait(), BOUND_S)
 
 
-async def test_a_cancelled_send_of_which_not_all_has_left_is_none(transport: HttpTransport) -> None:
+async def test_a_cancelled_send_of_which_not_all_has_left_is_none(transport):
     """The provider has not got it, and can't have begun to work."""
     arrived, stopped = asyncio.Event(), asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         arrived.set()
@@ -158,10 +158,10 @@ async def test_a_cancelled_send_of_which_not_all_has_left_is_none(transport: Htt
         stopped.set()
 
 
-async def test_redirects_are_answers(transport: HttpTransport) -> None:
+async def test_redirects_are_answers(transport):
     calls = 0
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         nonlocal calls
         calls += 1
         return web.Response(status=307, headers={"Location": "/elsewhere"})
@@ -173,10 +173,10 @@ async def test_redirects_are_answers(transport: HttpTransport) -> None:
     assert calls == 1
 
 
-async def test_cookies_are_not_kept(transport: HttpTransport) -> None:
+async def test_cookies_are_not_kept(transport):
     cookies: list[str | None] = []
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         cookies.append(request.headers.get("Cookie"))
         return web.Response(headers={"Set-Cookie": "a=1; Path=/"})
 
@@ -187,15 +187,15 @@ async def test_cookies_are_not_kept(transport: HttpTransport) -> None:
 
 
 @pytest.mark.parametrize(("connections", "connect_timeout_s", "timeout_s"), [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
-async def test_bounds_are_above_zero(connections: int, connect_timeout_s: float, timeout_s: float) -> None:
+async def test_bounds_are_above_zero(connections, connect_timeout_s, timeout_s):
     with pytest.raises(ValueError, match="above zero"):
         HttpTransport(connections=connections, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
 
 
-async def test_one_account_can_t_take_every_connection() -> None:
+async def test_one_account_can_t_take_every_connection():
     transport = HttpTransport(connections=3, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         return web.Response(text="ok")
 
     async with app_serving(handler) as url, asyncio.timeout(BOUND_S):

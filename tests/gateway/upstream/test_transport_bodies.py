@@ -22,10 +22,10 @@ from tests.support.providers import (
 )
 
 
-async def test_a_compressed_answer_passes_undecoded(transport: HttpTransport) -> None:
+async def test_a_compressed_answer_passes_undecoded(transport):
     packed = gzip.compress(b'{"usage":{}}')
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
 
     async with app_serving(handler) as url:
@@ -36,10 +36,10 @@ async def test_a_compressed_answer_passes_undecoded(transport: HttpTransport) ->
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_huge_answer_stops_at_the_limit(transport: HttpTransport, announced: bool) -> None:
+async def test_a_huge_answer_stops_at_the_limit(transport, announced):
     sent = 0
 
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def handler(request):
         nonlocal sent
         response = web.StreamResponse(headers={"Content-Length": "100000000"} if announced else {})
         await response.prepare(request)
@@ -58,8 +58,8 @@ async def test_a_huge_answer_stops_at_the_limit(transport: HttpTransport, announ
     assert_no_secret(error)
 
 
-async def test_an_answer_of_just_the_limit_is_read(transport: HttpTransport) -> None:
-    async def handler(request: web.Request) -> web.Response:
+async def test_an_answer_of_just_the_limit_is_read(transport):
+    async def handler(request):
         return web.Response(body=b"x" * 1_000)
 
     async with app_serving(handler) as url:
@@ -68,10 +68,10 @@ async def test_an_answer_of_just_the_limit_is_read(transport: HttpTransport) -> 
         answer.release()
 
 
-async def test_a_reader_that_stops_holds_the_provider_back(transport: HttpTransport) -> None:
+async def test_a_reader_that_stops_holds_the_provider_back(transport):
     sent = 0
 
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def handler(request):
         nonlocal sent
         response = web.StreamResponse()
         await response.prepare(request)
@@ -94,10 +94,10 @@ async def test_a_reader_that_stops_holds_the_provider_back(transport: HttpTransp
         answer.release()
 
 
-async def test_events_arrive_one_by_one(transport: HttpTransport) -> None:
+async def test_events_arrive_one_by_one(transport):
     taken = asyncio.Event()
 
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def handler(request):
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for number in range(5):
@@ -119,22 +119,22 @@ async def test_events_arrive_one_by_one(transport: HttpTransport) -> None:
 
 @pytest.mark.parametrize("stalls", [1, 3, 1_000])
 @on_both_loops
-async def test_a_large_stream_is_pumped_whole(stalls: int) -> None:
+async def test_a_large_stream_is_pumped_whole(stalls):
     """In bursts as large as an event loop hands over; the client has to be waited for after some of the pieces."""
     size = 4_000_000
     pieces = length = 0
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b"x" * size)
         await writer.drain()
 
-    def sink(piece: bytes) -> bool:
+    def sink(piece):
         nonlocal pieces, length
         pieces, length = pieces + 1, length + len(piece)
         return pieces % stalls != 0
 
-    async def drained() -> None:
+    async def drained():
         await asyncio.sleep(0)
 
     made = HttpTransport(connections=1, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)

@@ -75,7 +75,7 @@ def saying(answer: bytes) -> Peer:
         b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_is_unreachable(transport: HttpTransport, answer: bytes) -> None:
+async def test_what_is_not_http_is_unreachable(transport, answer):
     async with serving(saying(answer)) as url:
         with pytest.raises(UpstreamUnreachable) as error:
             await outcome(transport, post(url))
@@ -83,13 +83,13 @@ async def test_what_is_not_http_is_unreachable(transport: HttpTransport, answer:
     assert str(error.value).startswith("127.0.0.1: no answer")
 
 
-async def test_html_is_an_answer_like_any_other(transport: HttpTransport) -> None:
+async def test_html_is_an_answer_like_any_other(transport):
     html = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
     async with serving(saying(html)) as url:
         assert await outcome(transport, post(url)) == b"<html>"
 
 
-async def test_a_refused_connection_is_unreachable(transport: HttpTransport) -> None:
+async def test_a_refused_connection_is_unreachable(transport):
     async with serving(saying(b"")) as url:
         pass
     with pytest.raises(UpstreamUnreachable, match=r"refused|failed|call") as error:
@@ -98,13 +98,13 @@ async def test_a_refused_connection_is_unreachable(transport: HttpTransport) -> 
 
 
 @pytest.mark.parametrize("url", ["http://does-not-exist.invalid/x", "http://", "/relative", "ftp://127.0.0.1/x"])
-async def test_what_cannot_be_connected_to_is_unreachable(transport: HttpTransport, url: str) -> None:
+async def test_what_cannot_be_connected_to_is_unreachable(transport, url):
     with pytest.raises(UpstreamUnreachable):
         await outcome(transport, post(url))
 
 
-async def test_a_peer_without_tls_is_unreachable(transport: HttpTransport) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_peer_without_tls_is_unreachable(transport):
+    async def peer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with serving(peer) as url:
@@ -114,14 +114,12 @@ async def test_a_peer_without_tls_is_unreachable(transport: HttpTransport) -> No
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
-async def test_a_request_that_crosses_the_close_of_an_idle_connection(
-    transport: HttpTransport, idempotent: bool
-) -> None:
+async def test_a_request_that_crosses_the_close_of_an_idle_connection(transport, idempotent):
     """The provider closes a kept-alive connection as it takes the second request, without a byte of an answer: nobody
     knows whether it was served, so only one that may be repeated is."""
     requests = connections = 0
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         nonlocal requests, connections
         connections += 1
         await take_request(reader)
@@ -144,11 +142,11 @@ async def test_a_request_that_crosses_the_close_of_an_idle_connection(
 
 @pytest.mark.parametrize("begun", [b"", b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
 @pytest.mark.parametrize("served", [False, True])
-async def test_no_other_request_is_sent_twice(transport: HttpTransport, begun: bytes, served: bool) -> None:
+async def test_no_other_request_is_sent_twice(transport, begun, served):
     """Neither over a new connection, nor where an answer had begun, nor a third time."""
     requests = 0
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         nonlocal requests
         if served and not requests:
             await take_request(reader)
@@ -166,10 +164,10 @@ async def test_no_other_request_is_sent_twice(transport: HttpTransport, begun: b
         assert requests == (2 if served and not begun else 1)
 
 
-async def test_a_connection_closed_while_idle_is_not_used(transport: HttpTransport) -> None:
+async def test_a_connection_closed_while_idle_is_not_used(transport):
     closed: list[asyncio.StreamWriter] = []
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         await writer.drain()
@@ -184,14 +182,12 @@ async def test_a_connection_closed_while_idle_is_not_used(transport: HttpTranspo
                     await asyncio.sleep(0.001)
 
 
-async def test_a_connection_that_idled_is_looked_at_before_it_is_used(
-    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_that_idled_is_looked_at_before_it_is_used(transport, monkeypatch):
     """The provider's close has arrived, but the event loop has not come to see it."""
     monkeypatch.setattr("gateway.upstream.transport.CHECKED_AFTER_S", 0.0)
     peers: list[asyncio.StreamWriter] = []
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         peers.append(writer)
@@ -212,8 +208,8 @@ def _idle(transport: HttpTransport) -> int:
     return sum(connection.usable for origin in origins for connection, _ in origin.idle)
 
 
-async def test_silence_before_the_answer_is_a_timeout(impatient: HttpTransport) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_silence_before_the_answer_is_a_timeout(impatient):
+    async def peer(reader, writer):
         await reader.read()
 
     async with serving(peer) as url:
@@ -222,8 +218,8 @@ async def test_silence_before_the_answer_is_a_timeout(impatient: HttpTransport) 
     assert_no_secret(error)
 
 
-async def test_silence_within_the_answer_is_a_timeout(impatient: HttpTransport) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_silence_within_the_answer_is_a_timeout(impatient):
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         await reader.read()
@@ -238,11 +234,11 @@ async def test_silence_within_the_answer_is_a_timeout(impatient: HttpTransport) 
     assert_no_secret(error)
 
 
-async def test_a_provider_that_does_not_read_is_a_timeout() -> None:
+async def test_a_provider_that_does_not_read_is_a_timeout():
     """No silence of the socket is watched during an upload, so the upload itself has its bound."""
     done = asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await done.wait()
 
     transport = HttpTransport(connections=1, connect_timeout_s=1, timeout_s=0.2)
@@ -255,10 +251,10 @@ async def test_a_provider_that_does_not_read_is_a_timeout() -> None:
     await transport.close()
 
 
-async def test_a_slow_answer_that_is_never_silent_for_long_is_no_timeout() -> None:
+async def test_a_slow_answer_that_is_never_silent_for_long_is_no_timeout():
     transport = HttpTransport(connections=1, connect_timeout_s=30, timeout_s=2)
 
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def handler(request):
         response = web.StreamResponse()
         await response.prepare(request)
         for _ in range(25):
@@ -271,12 +267,12 @@ async def test_a_slow_answer_that_is_never_silent_for_long_is_no_timeout() -> No
     await transport.close()
 
 
-async def test_a_slow_reader_is_no_silence_of_the_provider() -> None:
+async def test_a_slow_reader_is_no_silence_of_the_provider():
     """While reading is paused by back-pressure the provider's silence is not counted."""
     transport = HttpTransport(connections=1, connect_timeout_s=30, timeout_s=1.5)
     size = 30_000_000
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         return web.Response(body=b"x" * size)
 
     async with app_serving(handler) as url:
@@ -291,8 +287,8 @@ async def test_a_slow_reader_is_no_silence_of_the_provider() -> None:
     await transport.close()
 
 
-async def test_waiting_for_a_free_connection_is_bounded(impatient: HttpTransport) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_waiting_for_a_free_connection_is_bounded(impatient):
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nbegun")
         await reader.read()
@@ -306,11 +302,11 @@ async def test_waiting_for_a_free_connection_is_bounded(impatient: HttpTransport
     assert_no_secret(error)
 
 
-async def test_a_turn_that_comes_too_late_is_passed_on() -> None:
+async def test_a_turn_that_comes_too_late_is_passed_on():
     """Whoever waited for a connection and gave up as it became free leaves it to the next."""
     transport = HttpTransport(connections=1, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         return web.Response(text="ok")
 
     async with app_serving(handler) as url, asyncio.timeout(BOUND_S):
@@ -337,12 +333,10 @@ async def test_a_turn_that_comes_too_late_is_passed_on() -> None:
         (b"Transfer-Encoding: chunked", b"4\r\nhalf\r\n", b"not a length\r\n"),
     ],
 )
-async def test_an_answer_without_its_end_is_cut(
-    transport: HttpTransport, framing: bytes, begun: bytes, rest: bytes, reset: bool
-) -> None:
+async def test_an_answer_without_its_end_is_cut(transport, framing, begun, rest, reset):
     taken = asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + begun)
         await taken.wait()
@@ -361,11 +355,11 @@ async def test_an_answer_without_its_end_is_cut(
     assert_no_secret(error)
 
 
-async def test_a_reset_ends_no_body_that_only_its_connection_ends(transport: HttpTransport) -> None:
+async def test_a_reset_ends_no_body_that_only_its_connection_ends(transport):
     taken = asyncio.Event()
     reset = True
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
         await taken.wait()
@@ -384,10 +378,10 @@ async def test_a_reset_ends_no_body_that_only_its_connection_ends(transport: Htt
         assert await outcome(transport, post(url)) == b"data: 1\n\n"
 
 
-async def test_a_whole_body_is_whole_though_the_connection_is_reset_after_it(transport: HttpTransport) -> None:
+async def test_a_whole_body_is_whole_though_the_connection_is_reset_after_it(transport):
     taken = asyncio.Event()
 
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")
         await taken.wait()
@@ -404,13 +398,13 @@ async def test_a_whole_body_is_whole_though_the_connection_is_reset_after_it(tra
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-async def test_closing_the_transport_cuts_what_is_being_read(transport: HttpTransport, waiting: bool) -> None:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_closing_the_transport_cuts_what_is_being_read(transport, waiting):
+    async def peer(reader, writer):
         await take_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         await reader.read()
 
-    async def next_of(chunks: AsyncIterator[bytes]) -> bytes:
+    async def next_of(chunks):
         return await anext(chunks)
 
     async with serving(peer) as url:

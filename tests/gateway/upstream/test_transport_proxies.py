@@ -23,12 +23,10 @@ from tests.support.providers import (
 from tests.support.tls import make_certificate
 
 
-async def test_the_environment_s_proxy_is_used_with_its_credentials(
-    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport
-) -> None:
+async def test_the_environment_s_proxy_is_used_with_its_credentials(monkeypatch, transport):
     heads: list[bytes] = []
 
-    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def proxy(reader, writer):
         heads.append(await take_request(reader))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
@@ -50,9 +48,7 @@ async def test_the_environment_s_proxy_is_used_with_its_credentials(
 
 
 @on_both_loops
-async def test_a_provider_with_tls_is_reached_by_a_tunnel(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+async def test_a_provider_with_tls_is_reached_by_a_tunnel(monkeypatch, tmp_path_factory):
     """It carries all requests of its connection, and their failures; the provider gets nothing of the proxy's."""
     key, certificate = make_certificate(tmp_path_factory.mktemp("tls"))
     of_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -62,13 +58,13 @@ async def test_a_provider_with_tls_is_reached_by_a_tunnel(
     asked: list[bytes] = []
     replies = [b"HTTP/1.1 200 OK\r\n\r\n"] * 2 + [b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", b""]
 
-    async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def provider(reader, writer):
         for length in (5, 9):
             assert b"Proxy-Authorization" not in await take_request(reader)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nwhole" % length)
         writer.close()
 
-    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def proxy(reader, writer):
         asked.append(await reader.readuntil(b"\r\n\r\n"))
         reply = replies.pop(0)
         writer.write(reply)
@@ -108,9 +104,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.mark.parametrize("taken_up", [False, True])
 @pytest.mark.parametrize("size", [4, 500_000])
-async def test_a_cancelled_send_through_a_proxy_leaves_its_answer_too(
-    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport, size: int, taken_up: bool
-) -> None:
+async def test_a_cancelled_send_through_a_proxy_leaves_its_answer_too(monkeypatch, transport, size, taken_up):
     proxy = Answering(b"Connection: close", taken_up=taken_up)
     async with serving(proxy.serve) as url:
         monkeypatch.setenv("http_proxy", url.rpartition("/v1")[0] or url)
@@ -126,9 +120,7 @@ async def test_a_cancelled_send_through_a_proxy_leaves_its_answer_too(
         await asyncio.wait_for(proxy.stopped.wait(), BOUND_S)
 
 
-async def test_a_cancelled_send_that_reached_no_proxy_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport
-) -> None:
+async def test_a_cancelled_send_that_reached_no_proxy_leaves_nothing(monkeypatch, transport):
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         monkeypatch.delenv("no_proxy")
@@ -141,14 +133,12 @@ async def test_a_cancelled_send_that_reached_no_proxy_leaves_nothing(
         assert request.pending is None
 
 
-async def test_netrc_is_not_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, transport: HttpTransport
-) -> None:
+async def test_netrc_is_not_read(monkeypatch, tmp_path_factory, transport):
     netrc = tmp_path_factory.mktemp("home") / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request):
         return web.Response(text=request.headers.get("Authorization", "none"))
 
     async with app_serving(handler) as url:

@@ -631,7 +631,7 @@ CREATE TABLE public.collected_charges (
 -- Name: TABLE collected_charges; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON TABLE public.collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.scales.COST_SCALE.';
+COMMENT ON TABLE public.collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.COST_SCALE.';
 
 
 --

@@ -6,19 +6,19 @@ begins with `odd` is of no known type. With `"each": true` the number bounds eac
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match, RefusalFacts, Tap
-from gateway.dialects.declarations import Declarations, Endpoint
-from gateway.dialects.decoding import BadRequest, GarbageAnswer
+from gateway.dialects.body import BadRequest, GarbageAnswer
+from gateway.dialects.declarations import EVENT_STREAM, Declarations, Endpoint
 from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
 from gateway.dialects.output import Inline, Output
-from gateway.dialects.streaming import EVENT_STREAM, SseTap
+from gateway.dialects.streaming import SseTap
 from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
 
-PATH: Final = "/echo/v2/models/{model}:"
+PATH = "/echo/v2/models/{model}:"
 SAY, STREAM, LIST, MEASURE = "say", "stream", "list", "measure"
 
 

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisError, Script
 from billing.holds.redis.layout import Keyspace
 from tests.support.redis_cluster import Node
 
-FENCE: Final = Script("fence")
-WAIT_S: Final = 60.0
+FENCE = Script("fence")
+WAIT_S = 60.0
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ def spread(redis_cluster: RedisCluster) -> Keyspace:
             return keys
 
 
-async def test_scripts_go_to_the_masters_of_their_slots(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+async def test_scripts_go_to_the_masters_of_their_slots(redis_cluster, spread):
     async with linked(redis_cluster.url) as link:
         for partition in range(spread.partitions):
             assert await write(link, spread, partition) == 1
@@ -37,13 +37,13 @@ async def test_scripts_go_to_the_masters_of_their_slots(redis_cluster: RedisClus
         ] * spread.partitions
 
 
-async def test_any_node_leads_to_the_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+async def test_any_node_leads_to_the_cluster(redis_cluster, spread):
     for at, node in enumerate(redis_cluster.nodes):
         async with linked(url_of(node)) as link:
             assert await write(link, spread, epoch=at + 1) == 1
 
 
-async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+async def test_who_is_in_a_cluster(redis_cluster, spread):
     async with linked(redis_cluster.url) as link:
         for partition in range(spread.partitions):
             await write(link, spread, partition)  # a replica is listed once it was written to
@@ -61,7 +61,7 @@ async def test_who_is_in_a_cluster(redis_cluster: RedisCluster, spread: Keyspace
     assert [f"{each['master_host']}:{each['master_port']}" for each in told] == [each.master.name for each in shards]
 
 
-async def test_who_is_there_without_a_cluster(lone_node: Node) -> None:
+async def test_who_is_there_without_a_cluster(lone_node):
     async with linked(url_of(lone_node)) as link:
         (alone,) = await link.shards()
         assert (alone.master.name, alone.replicas, alone.slots) == (f"127.0.0.1:{lone_node.port}", (), 0)
@@ -84,7 +84,7 @@ def move_slot(cluster: RedisCluster, keys: Keyspace) -> None:
 
 
 @pytest.mark.parametrize("move", [fail_over, move_slot])
-async def test_a_slot_that_has_gone_elsewhere(redis_cluster: RedisCluster, spread: Keyspace, move: Move) -> None:
+async def test_a_slot_that_has_gone_elsewhere(redis_cluster, spread, move):
     async with linked(redis_cluster.url) as link:
         lives = [await link.connect(spread.meta(partition)) for partition in (0, 1)]
         before = [await life.identity() for life in lives]
@@ -115,7 +115,7 @@ def migrating(redis_cluster: RedisCluster, spread: Keyspace) -> Iterator[Node]:
         node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
-async def test_ask_is_not_followed(redis_cluster: RedisCluster, spread: Keyspace, migrating: Node) -> None:
+async def test_ask_is_not_followed(redis_cluster, spread, migrating):
     source = redis_cluster.master_of(spread.meta(0))
     async with linked(redis_cluster.url) as link:
         life = await link.connect(spread.meta(0))
@@ -133,7 +133,7 @@ async def test_ask_is_not_followed(redis_cluster: RedisCluster, spread: Keyspace
         assert not again.stands
 
 
-async def test_a_half_moved_partition_is_not_served(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+async def test_a_half_moved_partition_is_not_served(redis_cluster, spread):
     source, slot = redis_cluster.master_of(spread.meta(0)), key_slot(spread.meta(0))
     target = next(node for node in redis_cluster.nodes if node.is_master and node is not source)
     async with linked(redis_cluster.url) as link:
@@ -148,13 +148,13 @@ async def test_a_half_moved_partition_is_not_served(redis_cluster: RedisCluster,
         assert await write(link, spread, epoch=2) == 1
 
 
-async def test_a_link_outlives_the_node_that_it_was_given(redis_cluster: RedisCluster, spread: Keyspace) -> None:
+async def test_a_link_outlives_the_node_that_it_was_given(redis_cluster, spread):
     seed = redis_cluster.master_of(spread.meta(0))
     replica = redis_cluster.replica_of(seed)
     async with linked(url_of(seed)) as link, linked(url_of(replica)) as other:
         subscribed, heard = asyncio.Semaphore(0), asyncio.Queue[bytes]()
 
-        async def listen() -> None:
+        async def listen():
             while True:
                 try:
                     async for message in link.listen("changes", subscribed.release):

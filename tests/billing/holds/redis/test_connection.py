@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import hiredis
 import pytest
@@ -23,12 +23,12 @@ from billing.holds.redis.connection import (
 )
 from billing.holds.redis.layout import Keyspace
 from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
-from tests.support.holds import MakeWorld, World
+from tests.support.holds import World
 from tests.support.ports import free_port
 from tests.support.redis_cluster import Node
 from tests.support.tls import make_certificate
 
-SECRET: Final = "verysecret"
+SECRET = "verysecret"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def keys(key_prefix: str) -> Keyspace:
     return Keyspace(key_prefix, 1)
 
 
-async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node: Node, keys: Keyspace) -> None:
+async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node, keys):
     async with linked(url_of(lone_node)) as link:
         assert await write(link, keys) == 1
         lone_node.ask("SCRIPT", "FLUSH")
@@ -44,7 +44,7 @@ async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node: N
         assert sorted(replies) == [0] * 19 + [1]
 
 
-async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_node: Node, keys: Keyspace) -> None:
+async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_node, keys):
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         before = await life.identity()
@@ -70,7 +70,7 @@ async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_
         assert len(replies) == 10
 
 
-async def test_a_new_connection_to_the_same_life_is_greeted_too(lone_node: Node, keys: Keyspace) -> None:
+async def test_a_new_connection_to_the_same_life_is_greeted_too(lone_node, keys):
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         assert await link.connect(keys.meta(0)) is life
@@ -84,7 +84,7 @@ async def test_a_new_connection_to_the_same_life_is_greeted_too(lone_node: Node,
         assert await write(link, keys) == 1
 
 
-async def test_a_server_that_hangs_is_given_up(lone_node: Node, keys: Keyspace) -> None:
+async def test_a_server_that_hangs_is_given_up(lone_node, keys):
     async with linked(url_of(lone_node), timeout_s=1.0, connect_timeout_s=1.0) as link:
         life = await link.connect(keys.meta(0))
         before = await life.identity()
@@ -102,7 +102,7 @@ async def test_a_server_that_hangs_is_given_up(lone_node: Node, keys: Keyspace) 
         assert await write(link, keys, epoch=2) == 1
 
 
-async def test_an_answer_that_lies_here_is_not_late(lone_node: Node, keys: Keyspace) -> None:
+async def test_an_answer_that_lies_here_is_not_late(lone_node, keys):
     """A process that was busy for longer than it would wait takes what has come meanwhile."""
     async with linked(url_of(lone_node), timeout_s=1.0) as link:
         life = await link.connect(keys.meta(0))
@@ -116,7 +116,7 @@ async def test_an_answer_that_lies_here_is_not_late(lone_node: Node, keys: Keysp
         assert life.stands
 
 
-async def test_a_server_that_is_away(keys: Keyspace) -> None:
+async def test_a_server_that_is_away(keys):
     async with linked(f"redis://:{SECRET}@127.0.0.1:{free_port()}") as link:
         for ask in (link.connect(keys.meta(0)), link.command("PING"), write(link, keys), link.publish("c", b"m")):
             with pytest.raises(RedisAway) as raised:
@@ -124,7 +124,7 @@ async def test_a_server_that_is_away(keys: Keyspace) -> None:
             assert SECRET not in str(raised.value)
 
 
-async def test_a_replica_is_not_a_server_to_hold_with(lone_node: Node, keys: Keyspace) -> None:
+async def test_a_replica_is_not_a_server_to_hold_with(lone_node, keys):
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         await life.identity()
@@ -140,7 +140,7 @@ async def test_a_replica_is_not_a_server_to_hold_with(lone_node: Node, keys: Key
         assert await write(link, keys) == 1
 
 
-async def test_a_server_that_was_a_replica_meanwhile_has_changed(lone_node: Node, keys: Keyspace) -> None:
+async def test_a_server_that_was_a_replica_meanwhile_has_changed(lone_node, keys):
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         before = await life.identity()
@@ -152,7 +152,7 @@ async def test_a_server_that_was_a_replica_meanwhile_has_changed(lone_node: Node
 
 
 @pytest.mark.parametrize("user", ["", "alice"])
-async def test_users_passwords_and_databases(lone_node: Node, keys: Keyspace, user: str) -> None:
+async def test_users_passwords_and_databases(lone_node, keys, user):
     lone_node.ask("ACL", "SETUSER", "alice", "on", f">{SECRET}", "~*", "&*", "+@all")
     lone_node.ask("CONFIG", "SET", "requirepass", SECRET)
     place = f"127.0.0.1:{lone_node.port}/3"
@@ -177,7 +177,7 @@ async def test_users_passwords_and_databases(lone_node: Node, keys: Keyspace, us
             await link.connect(keys.meta(0))
 
 
-def test_a_reply_that_nobody_has_asked_for_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reply_that_nobody_has_asked_for_ends_the_connection(caplog):
     """As a server with too many clients sends it, before it closes."""
     answers: list[object] = []
     connection = RedisConnection(lambda: answers.append("lost"))
@@ -187,7 +187,7 @@ def test_a_reply_that_nobody_has_asked_for_ends_the_connection(caplog: pytest.Lo
     assert [type(each) for each in answers] == [RedisAway]
 
 
-def test_errors_never_repeat_arguments() -> None:
+def test_errors_never_repeat_arguments():
     """A server that knows no such command repeats what came with it."""
     for text in (
         f"ERR unknown command 'AUTH', with args beginning with: '{SECRET}' ",
@@ -227,7 +227,7 @@ async def behind_tls(node: Node, key: Path, certificate: Path) -> AsyncIterator[
         yield server.sockets[0].getsockname()[1]
 
 
-async def test_tls(lone_node: Node, keys: Keyspace, certificate: tuple[Path, Path]) -> None:
+async def test_tls(lone_node, keys, certificate):
     async with behind_tls(lone_node, *certificate) as port:
         async with linked(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate[1]}") as link:
             assert await write(link, keys) == 1
@@ -240,11 +240,11 @@ async def test_tls(lone_node: Node, keys: Keyspace, certificate: tuple[Path, Pat
                 await link.command("PING")
 
 
-async def test_what_others_say(lone_node: Node) -> None:
+async def test_what_others_say(lone_node):
     async with linked(url_of(lone_node)) as link, linked(url_of(lone_node)) as other:
         subscribed, heard = asyncio.Event(), asyncio.Queue[bytes]()
 
-        async def listen() -> None:
+        async def listen():
             async for message in link.listen("changes", subscribed.set):
                 heard.put_nowait(message)
 
@@ -268,9 +268,7 @@ class TestHandshake:
     def redis_url(self, lone_node: Node) -> str:
         return url_of(lone_node)
 
-    async def test_a_server_that_comes_back_is_greeted_before_it_is_asked(
-        self, make_world: MakeWorld, lone_node: Node
-    ) -> None:
+    async def test_a_server_that_comes_back_is_greeted_before_it_is_asked(self, make_world, lone_node):
         world = await make_world()
         (partition,) = world.engine.partitions.all
         first = partition.epoch
@@ -295,7 +293,7 @@ class TestHandshake:
                 await asyncio.sleep(0)
         node.start()
 
-    async def test_a_handshake_that_a_restart_interrupts(self, make_world: MakeWorld, lone_node: Node) -> None:
+    async def test_a_handshake_that_a_restart_interrupts(self, make_world, lone_node):
         """The epoch was read from one life of the server, and would be used in the next."""
         world = await make_world()
         await world.engine.stop()

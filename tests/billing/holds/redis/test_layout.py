@@ -72,7 +72,7 @@ def scripts(redis_url: str, key_prefix: str) -> Iterator[Scripts]:
 
 @given(account=account_states, key=key_states)
 @more
-def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState, key: KeyState) -> None:
+def test_states_come_back_byte_for_byte(scripts, account, key):
     assert AccountState.unpack(account.pack()) == account
     assert KeyState.unpack(key.pack()) == key
     places = [scripts.state_key("acc_one"), scripts.state_key("key_1")]
@@ -100,14 +100,14 @@ def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState,
 @example(1, 2, (MAX_NANO, 10**14 + 1, 0), ("a", "k", "m" * 255, "", "é" * 127), HoldTags([], [1], None), b"")
 @more
 def test_a_hold_is_read_alike(
-    scripts: Scripts,
-    epoch: int,
-    at_ms: int,
-    held: tuple[int, int, int],
-    texts: tuple[str, ...],
-    tags: HoldTags,
-    payload: bytes,
-) -> None:
+    scripts,
+    epoch,
+    at_ms,
+    held,
+    texts,
+    tags,
+    payload,
+):
     packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, texts)), tags, payload)
     assert packed[0] == (1 if tags.user is None else 2), "a hold that counts for no user is as it always was"
     assert Entry.unpack(packed) == Entry(
@@ -143,15 +143,13 @@ def test_a_hold_is_read_alike(
 
 @given(epoch=u32, at_ms=st.integers(0, 2**43), dseq=counts, account=names, payload=st.binary(max_size=300))
 @more
-def test_a_settled_entry_is_read_alike(
-    scripts: Scripts, epoch: int, at_ms: int, dseq: int, account: str, payload: bytes
-) -> None:
+def test_a_settled_entry_is_read_alike(scripts, epoch, at_ms, dseq, account, payload):
     packed = struct.pack("<BBIqq", 1, SETTLED, epoch, at_ms, dseq) + pack_text(account) + payload
     assert Entry.unpack(packed) == Entry(SETTLED, epoch, at_ms, account, payload, dseq=dseq)
     assert scripts.run(PARSE, [b"none"], [packed]) == [SETTLED, epoch, at_ms, dseq, account.encode()]
 
 
-def test_the_layout_is_the_one_that_is_stored() -> None:
+def test_the_layout_is_the_one_that_is_stored():
     """Values in Redis outlive a release: their layout does not change by accident."""
     state = AccountState(1, -2, 3, 4, 5, 6, 7, 8, 9, (Counter(10 | PENDING, 11, 12, 13),))
     assert state.pack().hex() == (
@@ -164,7 +162,7 @@ def test_the_layout_is_the_one_that_is_stored() -> None:
     assert pack_tags([1, 2]).hex() == "020100000002000000"
 
 
-def test_a_state_of_another_version_is_in_no_epoch_and_as_gone_for_the_scripts(scripts: Scripts) -> None:
+def test_a_state_of_another_version_is_in_no_epoch_and_as_gone_for_the_scripts(scripts):
     account = AccountState(1, 2, 3, 4, 5, 6, 7, 8, 9, (Counter(10, 11, 12),)).pack()
     key = KeyState(1, 2, 3, (Counter(10, 11, 12),)).pack()
     older = [b"\x01" + account[1:-8], b"\x01" + key[1:-8]]
@@ -174,6 +172,6 @@ def test_a_state_of_another_version_is_in_no_epoch_and_as_gone_for_the_scripts(s
     assert scripts.run(READS, places) == [0, 0]
 
 
-def test_a_pending_counter_says_so() -> None:
+def test_a_pending_counter_says_so():
     assert Counter(8 | PENDING, 0, 0).pending
     assert not Counter(8, 0, 0).pending

@@ -10,7 +10,6 @@ from billing.holds import recovery
 from billing.holds.engine import EngineSettings
 from billing.holds.model import HoldSettings
 from billing.holds.redis.client import Server
-from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, VERSION, pack_text
 from billing.holds.redis.state import RedisState
 from billing.ledger.debits import encode_debit
@@ -20,7 +19,6 @@ from tests.support.holds import (
     EVERY_WINDOW,
     LONG,
     WAIT_S,
-    MakeWorld,
     World,
     assert_agreed,
     by_hand,
@@ -62,7 +60,7 @@ async def calls_of(world: World) -> dict[str, int]:
 
 
 @pytest.mark.slow
-async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_looks_at_a_whole_journal_at_once(make_world, monkeypatch):
     world = await make_world(EngineSettings(holds=HoldSettings(admission_wait_s=WAIT_S)))
     await by_hand(world)
     principal = await world.customer(10**9)
@@ -72,7 +70,7 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, m
     named: list[tuple[str, int]] = []
     command, call = Server.command, world.link.call
 
-    async def noted_command(server: Server, *words: bytes | str | int) -> object:
+    async def noted_command(server, *words):
         found = await command(server, *words)
         if words[0] == "HSCAN":
             pages.append(len(found[1]) // 2)
@@ -80,7 +78,7 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, m
             pages.append(len(words) - 1)
         return found
 
-    async def noted_call(script: Script, keys: list[bytes], arguments: list[bytes]) -> object:
+    async def noted_call(script, keys, arguments):
         at = {"adopt": 5}.get(script.name)
         named.append((script.name, len(arguments[at]) // 26 if at is not None else len(arguments)))
         return await call(script, keys, arguments)
@@ -90,7 +88,7 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world: MakeWorld, m
     before = await calls_of(world)
     await world.accounts.set_quotas(principal.account_id, (ADDED,))
 
-    async def is_counted() -> bool:  # a busy Redis may not have answered in time: told again, as by the relay
+    async def is_counted():  # a busy Redis may not have answered in time: told again, as by the relay
         counter = (await counters_of(world, principal, "account")).get(ADDED.tag)
         if counter is None or counter.pending:
             await world.engine.change_notifier.account_changed(principal.account_id)
@@ -126,16 +124,14 @@ def before_counting(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Awaitabl
 
 
 @pytest.mark.parametrize("subject", ["account", "key"])
-async def test_holds_that_end_while_open_ones_are_looked_for_count_once(
-    world: World, monkeypatch: pytest.MonkeyPatch, subject: str
-) -> None:
+async def test_holds_that_end_while_open_ones_are_looked_for_count_once(world, monkeypatch, subject):
     await by_hand(world)
     principal = await world.customer(10**9)
     holds = [await hold_one(world, principal) for _ in range(40)]
     known = [await direct(world, principal)]
     quotas = EVERY_WINDOW[:32]
 
-    async def meanwhile() -> None:
+    async def meanwhile():
         for hold in holds[:10]:
             await settle(world, principal, hold)
         for hold in holds[10:15]:
@@ -160,7 +156,7 @@ async def test_holds_that_end_while_open_ones_are_looked_for_count_once(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_a_hold_that_cannot_be_found_keeps_no_account_waiting(world: World) -> None:
+async def test_a_hold_that_cannot_be_found_keeps_no_account_waiting(world):
     """One that Redis counts as running and has no entry of: the counters are usable all the same."""
     await by_hand(world)
     principal = await world.customer(10**9)

@@ -70,7 +70,7 @@ async def customer_of(local: Local) -> str:
     return first
 
 
-async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(local: Local) -> None:
+async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(local):
     purchase = Purchase("ord_1", "acc_1", await customer_of(local), "credit", 2000, "<Credit>", save_method=True)
     page, secret = await local.checkout(purchase)
     assert (await local.checkout(purchase))[0] == page
@@ -114,7 +114,7 @@ async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(loca
         await local.provider.refund(paid.id, 1, "again")
 
 
-async def test_the_saved_card_decides_a_charge_without_the_payer(local: Local) -> None:
+async def test_the_saved_card_decides_a_charge_without_the_payer(local):
     customer_id = await customer_of(local)
     page = await local.provider.setup(customer_id, URLS, "setup")
     secret = page.url.rpartition("/")[2]
@@ -129,7 +129,7 @@ async def test_the_saved_card_decides_a_charge_without_the_payer(local: Local) -
     assert outcomes == [("failed", True), paid, asks, failed, ("failed", True)]
 
 
-async def test_a_subscription_is_renewed_until_it_ends(local: Local) -> None:
+async def test_a_subscription_is_renewed_until_it_ends(local):
     customer_id = await customer_of(local)
     plan = Purchase("ord_1", "acc_1", customer_id, "plan", 9900, "Starter", price_id="starter")
     _, secret = await local.checkout(plan)
@@ -137,14 +137,14 @@ async def test_a_subscription_is_renewed_until_it_ends(local: Local) -> None:
     created = next(event.ref for event in local.taken if event.type == "subscription.created")
     assert created is not None
 
-    async def now_is(at: datetime) -> Subscription:
+    async def now_is(at):
         local.now = at
         await local.provider.run_once()
         found = await local.provider.fetch(created)
         assert isinstance(found, Subscription)
         return found
 
-    async def invoice_of(found: Subscription) -> Invoice:
+    async def invoice_of(found):
         invoice = await local.provider.fetch(ObjectRef("invoice", found.latest_invoice_id or ""))
         assert isinstance(invoice, Invoice)
         return invoice
@@ -175,7 +175,7 @@ async def test_a_subscription_is_renewed_until_it_ends(local: Local) -> None:
     assert (await now_is(cancelled.period_end)).status == "canceled"
 
 
-async def test_an_event_that_is_not_taken_is_delivered_again(local: Local) -> None:
+async def test_an_event_that_is_not_taken_is_delivered_again(local):
     purchase = Purchase("ord_1", "acc_1", await customer_of(local), "credit", 2000, "Credit")
     _, secret = await local.checkout(purchase)
     local.takes = False

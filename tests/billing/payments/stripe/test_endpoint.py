@@ -2,13 +2,11 @@
 
 from billing.payments.stripe.client import API_VERSION, price_faults, sync_endpoint
 from billing.payments.stripe.events import ENDPOINT_EVENTS
-from billing.payments.stripe.provider import StripePayments
-from tests.support.stripe_fake import FakeStripe
 
 URL = "https://gateway.example.com/api/webhooks/stripe"
 
 
-async def test_endpoint_is_pinned(stripe: FakeStripe, provider: StripePayments) -> None:
+async def test_endpoint_is_pinned(stripe, provider):
     """Trap 6: an endpoint of another version, or of none, can't be changed: it is replaced, and then disabled."""
     calls, endpoints = provider.calls, stripe.state.objects.setdefault("webhook_endpoint", {})
     old = stripe.state.add("webhook_endpoint", "we", url=URL, api_version=None, enabled_events=["*"], status="enabled")
@@ -25,7 +23,7 @@ async def test_endpoint_is_pinned(stripe: FakeStripe, provider: StripePayments) 
     assert endpoints[made.id]["status"] == "enabled"
 
 
-async def test_prices_are_dollars_a_month(stripe: FakeStripe, provider: StripePayments) -> None:
+async def test_prices_are_dollars_a_month(stripe, provider):
     """Trap 10: a price in another currency, by another period or of another amount would sell something else."""
     stripe.subscriptions.add_price("good", 9900)
     stripe.subscriptions.add_price("yen", 9900, "jpy")

@@ -21,7 +21,7 @@ def event_of(kind: str, **about: object) -> dict[str, object]:
     return State().emit(kind, {"id": "obj_1"} | about)
 
 
-def test_signature_over_the_raw_bytes() -> None:
+def test_signature_over_the_raw_bytes():
     """Traps 1, 5: two secrets while one rotates; other bytes, other secrets and old deliveries are refused."""
     body, headers = signed(event_of("x", object="refund"), "whsec_old", "whsec_new", at=START)
     header = headers[SIGNATURE_HEADER]
@@ -48,7 +48,7 @@ def test_signature_over_the_raw_bytes() -> None:
 
 
 @given(st.text(max_size=80))
-def test_any_header_is_refused(header: str) -> None:
+def test_any_header_is_refused(header):
     with pytest.raises(PaymentEventRefused):
         verify(b"{}", header, ["whsec"], NOW)
 
@@ -65,7 +65,7 @@ def test_any_header_is_refused(header: str) -> None:
         ({"object": "payout"}, None),
     ],
 )
-def test_snapshot_and_thin_name_the_same_object(about: dict[str, object], ref: ObjectRef | None) -> None:
+def test_snapshot_and_thin_name_the_same_object(about, ref):
     """Trap 5: both kinds of event are read, types with and without their prefix; what we don't act on has no object."""
     event = event_of("some.type", **about)
     snapshot, notice = (read(json.dumps(each).encode()) for each in (event, thin(event)))
@@ -83,7 +83,7 @@ NULS: list[dict[str, object]] = [
 ]
 
 
-def test_what_is_no_event_is_refused() -> None:
+def test_what_is_no_event_is_refused():
     good = event_of("x", object="refund")
     wrong = [b"", b"[]", b"null", b"{}", b'{"object": "event"}', b"\xff", b'{"object": "charge", "id": "ch_1"}']
     wrong += [json.dumps(good | {name: 7}).encode() for name in ("id", "type", "data")]
@@ -99,7 +99,7 @@ def test_what_is_no_event_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ENDPOINT_EVENTS)
-def test_each_event_that_is_subscribed_to_names_an_object(kind: str) -> None:
+def test_each_event_that_is_subscribed_to_names_an_object(kind):
     """CONTRIBUTING's recipe for a payment event: its type, and its object where that is new, in one module."""
     of = kind.rpartition(".")[0]  # such as `charge.dispute`, whose object is a `dispute`
     name = of if of in OBJECTS else of.rpartition(".")[2]
@@ -108,7 +108,7 @@ def test_each_event_that_is_subscribed_to_names_an_object(kind: str) -> None:
     assert (event.type, event.ref) == (kind, ObjectRef(object_kind, "obj_1"))
 
 
-def test_endpoint_is_told_of_types_that_the_library_knows() -> None:
+def test_endpoint_is_told_of_types_that_the_library_knows():
     """The SDK's own list of event types: one that is misspelled would never be delivered."""
     known = Path(_webhook_endpoint_create_params.__file__).read_text()
     assert [each for each in ENDPOINT_EVENTS if f'"{each}"' not in known] == []

@@ -45,15 +45,13 @@ async def bought(payments: Payments, provider: StripePayments, account_id: str, 
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_any_order_and_repetition_of_events_ends_the_same(
-    stripe: FakeStripe, provider: StripePayments, payments: Payments, seed: int
-) -> None:
+async def test_any_order_and_repetition_of_events_ends_the_same(stripe, provider, payments, seed):
     """Traps 1, 2, 15, 16: between any two steps two gateways get some of the events that there have been, early or
     late, twice or not at all, whole or thin."""
     chosen = random.Random(seed)  # noqa: S311 - the order of a test's events
     gateways = [events_of(payments, provider) for _ in range(2)]
 
-    async def some() -> None:
+    async def some():
         for _ in range(chosen.randrange(4)):
             event = chosen.choice(stripe.state.events)
             gateway = chosen.choice(gateways)
@@ -99,9 +97,7 @@ async def test_any_order_and_repetition_of_events_ends_the_same(
     assert (gateways[0].waiting, gateways[0].parked) == (0, 0)
 
 
-async def test_what_is_not_ours_is_acknowledged_and_left(
-    stripe: FakeStripe, provider: StripePayments, payments: Payments
-) -> None:
+async def test_what_is_not_ours_is_acknowledged_and_left(stripe, provider, payments):
     """Trap 18: another mode's events, other installations' objects, types that we don't know: stored, and no more."""
     events = events_of(payments, provider)
     account = await payments.billing.accounts.create("Acme")
@@ -129,9 +125,7 @@ async def test_what_is_not_ours_is_acknowledged_and_left(
     assert (await events.page(2)).next_after is not None
 
 
-async def test_event_that_fails_is_tried_again_given_up_and_replayed(
-    stripe: FakeStripe, provider: StripePayments, payments: Payments, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_event_that_fails_is_tried_again_given_up_and_replayed(stripe, provider, payments, caplog):
     """Trap 3: what could not be applied has changed nothing, and is not taken for done."""
     events = events_of(payments, provider, EventRules(attempts=2, first_pause_s=0.001, most_pause_s=0.001, at_once=1))
     account = await payments.billing.accounts.create("Acme")

@@ -48,9 +48,8 @@ async def deliver_all(payments: Payments, stripe: FakeStripe, seed: int) -> None
     await payments.events.round()
 
 
-async def test_plan_is_credited_once_a_period(stripe: FakeStripe, billing: Billing, payments: Payments) -> None:
+async def test_plan_is_credited_once_a_period(stripe, billing, account, payments):
     """Trap 2: a session, a payment and an invoice all tell of the same money; each period brings its credit once."""
-    account = await billing.accounts.create("Acme")
     order = await payments.flows.checkout(Wanted(account.id, "k", plan="starter"))
     stripe.pages.pay(order.checkout_id or "")
     for seed in range(2):
@@ -78,11 +77,8 @@ async def test_plan_is_credited_once_a_period(stripe: FakeStripe, billing: Billi
     assert await payments.comparisons.listed() == []
 
 
-async def test_customer_is_made_once_and_anew_when_it_is_gone(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
+async def test_customer_is_made_once_and_anew_when_it_is_gone(stripe, account, payments):
     """Trap 17: calls that race make one customer; one that was deleted at Stripe is made anew, once."""
-    account = await billing.accounts.create("Acme")
     wanted = [Wanted(account.id, f"k{number}", parse_usd("25")) for number in range(3)]
     orders = await asyncio.gather(*map(payments.flows.checkout, wanted))
     assert {each.customer_id for each in orders} == {stripe.state.all("customer")[0]["id"]}
@@ -93,9 +89,7 @@ async def test_customer_is_made_once_and_anew_when_it_is_gone(
     assert stripe.count("customer") == 2
 
 
-async def test_customer_whose_making_has_failed_is_made_under_another_key(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
+async def test_customer_whose_making_has_failed_is_made_under_another_key(stripe, billing, payments):
     """Stripe answers a stored 500 again for a day, and refuses a key that was used with another name."""
     failed, renamed = [await billing.accounts.create(name) for name in ("Acme", "Beta")]
     stripe.faults.append("fail")
@@ -114,11 +108,8 @@ async def test_customer_whose_making_has_failed_is_made_under_another_key(
     assert {each["customer_id"] for each in kept} == {stripe.state.all("customer")[number]["id"] for number in (0, 2)}
 
 
-async def test_money_moves_once_whatever_became_of_the_key(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
+async def test_money_moves_once_whatever_became_of_the_key(stripe, billing, account, payments):
     """Trap 12: Stripe answers a key by its own failure for a day, and has forgotten it afterwards."""
-    account = await billing.accounts.create("Acme")
     customer = await payments.customers.ensure(account.id, "Acme")
     stripe.payments.save_card(customer, VISA)
     order = await payments.orders.create(NewOrder(account.id, "recharge", 5000, "recharge:1"))
@@ -131,7 +122,6 @@ async def test_money_moves_once_whatever_became_of_the_key(
     with pytest.raises(PaymentProviderUnavailable):
         await payments.flows.charge(order)
     found = await payments.flows.find(order)  # at once, though a search is a minute behind
-    assert found is not None
     assert (found.status, stripe.count("payment_intent")) == ("paid", 1)
 
     stripe.faults.extend([None, "fail"])
@@ -150,9 +140,7 @@ async def test_money_moves_once_whatever_became_of_the_key(
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("30")
 
 
-async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
+async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(stripe, billing, payments):
     """One of the dashboard, for as much, is not taken for it."""
     stripe.state.now = int(datetime.now(UTC).timestamp())
     account = await billing.accounts.create("Acme")
@@ -177,19 +165,15 @@ async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("10")
 
 
-async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt(stripe, billing, account, payments):
     customer = await payments.customers.ensure(account.id, "Acme")
     stripe.payments.save_card(customer, VISA)
     await payments.applier.refresh(ObjectRef("customer", customer))
     await payments.recharges.put(account.id, Wish(True, 10**9, 2000, 10_000), actor=audit.ADMIN)
     stripe.payments.unconfirmed = True
 
-    async def standing() -> tuple[str, str | None]:
+    async def standing():
         recharge = await payments.recharges.get(account.id)
-        assert recharge is not None
         return recharge.state, recharge.reason
 
     for minutes in (0, 5, 30):
@@ -210,10 +194,7 @@ async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("20")
 
 
-async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
-    account = await billing.accounts.create("Acme")
+async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(stripe, account, payments):
     await payments.customers.ensure(account.id, "Acme")
     stripe.faults.append("fail")
     with pytest.raises(PaymentProviderUnavailable):
@@ -237,11 +218,8 @@ async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
     assert stripe.state.all("subscription")[0]["status"] == "canceled"
 
 
-async def test_other_amounts_and_currencies_wait_for_an_operator(
-    stripe: FakeStripe, billing: Billing, payments: Payments
-) -> None:
+async def test_other_amounts_and_currencies_wait_for_an_operator(stripe, billing, account, payments):
     """Traps 9, 10, 11: what was not asked for is parked, seen and never credited by itself."""
-    account = await billing.accounts.create("Acme")
     for number, changes in enumerate(({"currency": "eur"}, {"amount_subtotal": 2400})):
         order = await payments.flows.checkout(Wanted(account.id, f"k{number}", parse_usd("25")))
         session = stripe.state.get("checkout.session", order.checkout_id or "")

@@ -3,13 +3,12 @@
 from datetime import UTC, datetime
 
 from billing.payments.port import Invoice, ObjectRef, Purchase
-from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.billing.payments.stripe.test_provider import URLS, customer_of, payment
-from tests.support.stripe_fake import SECURE, FakeStripe
+from tests.support.stripe_fake import SECURE
 
 
-async def test_invoice_and_subscription_of_a_plan(stripe: FakeStripe, provider: StripePayments) -> None:
+async def test_invoice_and_subscription_of_a_plan(stripe, provider):
     """Traps 2, 7, 8, 19: where the fields are now; an invoice's payment is known as its invoice's."""
     stripe.subscriptions.add_price("price_starter", 9900)
     stripe.subscriptions.add_price("price_pro", 29900)
@@ -41,7 +40,7 @@ async def test_invoice_and_subscription_of_a_plan(stripe: FakeStripe, provider: 
     assert (await provider.resume(subscription["id"], "01JPLAN:resume:2")).ends_at is None
 
 
-async def test_plan_goes_up_at_once_and_down_at_the_periods_end(stripe: FakeStripe, provider: StripePayments) -> None:
+async def test_plan_goes_up_at_once_and_down_at_the_periods_end(stripe, provider):
     for name, cents in (("price_starter", 9900), ("price_pro", 29900)):
         stripe.subscriptions.add_price(name, cents)
     plan = Purchase("01JPLAN", "acc-1", await customer_of(provider), "plan", 9900, "Starter", "price_starter")
@@ -67,7 +66,7 @@ async def test_plan_goes_up_at_once_and_down_at_the_periods_end(stripe: FakeStri
     assert (ended.status, ended.ended_at) == ("canceled", datetime.fromtimestamp(stripe.state.now, UTC))
 
 
-async def test_upgrade_waits_for_its_payment(stripe: FakeStripe, provider: StripePayments) -> None:
+async def test_upgrade_waits_for_its_payment(stripe, provider):
     for name, cents in (("price_starter", 9900), ("price_pro", 29900)):
         stripe.subscriptions.add_price(name, cents)
     plan = Purchase("01JPLAN", "acc-1", await customer_of(provider), "plan", 9900, "Starter", "price_starter")

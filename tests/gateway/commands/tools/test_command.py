@@ -4,7 +4,7 @@ import json
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -12,11 +12,11 @@ import yaml
 from gateway.commands.tools.settings import TOOLS
 from tests.support.commands import CHECKOUT, Result, Shell
 
-KEY: Final = "mg_0123456789abcdefghijABCDEFGHIJ01"
-OTHER_SECRET: Final = "sk-somebody-elses"
-URL: Final = "https://gateway.example.com"
+KEY = "mg_0123456789abcdefghijABCDEFGHIJ01"
+OTHER_SECRET = "sk-somebody-elses"
+URL = "https://gateway.example.com"
 # What each tool's user has had there before.
-HAD: Final[dict[str, dict[str, str]]] = {
+HAD = {
     "claude-code": {".claude/settings.json": '{\n  "permissions": {"allow": ["Bash"]},\n  "env": {"FOO": "1"}\n}\n'},
     "codex": {".codex/config.toml": '# mine\nmodel = "o3"\n\n[features]\nunified_exec = true # kept\n'},
     "gemini": {
@@ -75,7 +75,7 @@ def kept(shell: Shell) -> dict[str, tuple[bytes, int]]:
 
 @pytest.mark.parametrize("furnished", [False, True], ids=["nothing there", "settings there"])
 @pytest.mark.parametrize("tool", TOOLS)
-def test_settings_are_written_once_and_restored_byte_by_byte(shell: Shell, tool: str, furnished: bool) -> None:
+def test_settings_are_written_once_and_restored_byte_by_byte(shell, tool, furnished):
     had = furnish(shell, tool) if furnished else {}
     before = kept(shell)
     shown = connect(shell, tool, "--dry-run")
@@ -105,7 +105,7 @@ def read(shell: Shell, name: str) -> Any:
     return readers.get(name.rpartition(".")[2], lambda text: dict(line.split("=", 1) for line in text.split()))(text)
 
 
-def test_tools_refer_to_the_file_of_the_key_where_they_can(shell: Shell) -> None:
+def test_tools_refer_to_the_file_of_the_key_where_they_can(shell):
     for tool in ("claude-code", "codex", "opencode", "pi"):
         assert connect(shell, tool, "--model", "m-1").code == 0
     key_file = str(shell.folder / "key")
@@ -128,7 +128,7 @@ def test_tools_refer_to_the_file_of_the_key_where_they_can(shell: Shell) -> None
     assert not any(KEY.encode() in content for content, _ in kept(shell).values())
 
 
-def test_a_key_of_the_environment_is_kept_in_a_file_of_its_own(shell: Shell) -> None:
+def test_a_key_of_the_environment_is_kept_in_a_file_of_its_own(shell):
     done = shell.run("connect", "claude-code", env={"METERGATE_API_KEY": KEY})
     assert done.code == 0, done
     file = shell.folder / "home" / ".config" / "metergate" / "api-key"
@@ -137,7 +137,7 @@ def test_a_key_of_the_environment_is_kept_in_a_file_of_its_own(shell: Shell) -> 
     assert shell.run("connect", "codex").code == 0  # the next tool finds it there
 
 
-def test_the_key_that_up_has_made_is_found(shell: Shell) -> None:
+def test_the_key_that_up_has_made_is_found(shell):
     shell.data_dir.mkdir()
     (shell.data_dir / "first-key").write_text(f"{KEY}\n")
     assert shell.run("connect", "gemini", "--api-url", f"{URL}/v1/").code == 0
@@ -145,7 +145,7 @@ def test_the_key_that_up_has_made_is_found(shell: Shell) -> None:
     assert variables == {"GOOGLE_GEMINI_BASE_URL": URL, "GEMINI_API_KEY": KEY}
 
 
-def test_several_models_are_offered(shell: Shell) -> None:
+def test_several_models_are_offered(shell):
     assert connect(shell, "continue", "--model", "a", "--model", "b").code == 0
     assert [each["model"] for each in read(shell, ".continue/config.yaml")["models"]] == ["a", "b"]
     assert connect(shell, "qwen-code", "--model", "a", "--model", "b").code == 0
@@ -154,7 +154,7 @@ def test_several_models_are_offered(shell: Shell) -> None:
     assert settings["model"] == {"name": "a"}
 
 
-def test_a_file_that_cannot_be_changed_safely_is_told_what_to_add(shell: Shell) -> None:
+def test_a_file_that_cannot_be_changed_safely_is_told_what_to_add(shell):
     broken = shell.folder / "home" / ".gemini" / "settings.json"
     broken.parent.mkdir()
     broken.write_text('{"ui": ')
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_changed_safely_is_told_what_to_add(shell: Shell) 
     assert kept(shell) == before
 
 
-def test_what_somebody_has_changed_since_is_not_undone(shell: Shell) -> None:
+def test_what_somebody_has_changed_since_is_not_undone(shell):
     furnish(shell, "gemini")
     assert connect(shell, "gemini").code == 0
     settings = shell.folder / "home" / ".gemini" / "settings.json"
@@ -179,7 +179,7 @@ def test_what_somebody_has_changed_since_is_not_undone(shell: Shell) -> None:
     assert KEY not in (shell.folder / "home" / ".gemini" / ".env").read_text()
 
 
-def test_undo_after_several_changes_restores_what_was_there_first(shell: Shell) -> None:
+def test_undo_after_several_changes_restores_what_was_there_first(shell):
     (path,) = furnish(shell, "claude-code")
     before = path.read_bytes()
     assert connect(shell, "claude-code").code == 0
@@ -188,7 +188,7 @@ def test_undo_after_several_changes_restores_what_was_there_first(shell: Shell) 
     assert path.read_bytes() == before
 
 
-def test_what_is_wrong_is_told(shell: Shell) -> None:
+def test_what_is_wrong_is_told(shell):
     assert "no tool 'emacs'" in connect(shell, "emacs").failed(2)
     assert "METERGATE_API_KEY" in shell.run("connect", "codex").failed(2)
     assert "no address" in connect(shell, "codex", "--api-url", "example.com").failed(2)
@@ -196,7 +196,7 @@ def test_what_is_wrong_is_told(shell: Shell) -> None:
     assert kept(shell) == {}
 
 
-def test_links_stay_links(shell: Shell) -> None:
+def test_links_stay_links(shell):
     (path,) = furnish(shell, "claude-code")
     real = shell.folder / "dotfiles.json"
     path.rename(real)
@@ -207,7 +207,7 @@ def test_links_stay_links(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(TOOLS.keys() - {"cline"}))
-def test_the_documentation_shows_what_is_written(shell: Shell, tool: str) -> None:
+def test_the_documentation_shows_what_is_written(shell, tool):
     page = (CHECKOUT / "docs" / "agents.md").read_text("utf-8")
     assert f"metergate connect {tool}" in page
     key_file = str(shell.folder / "home" / ".config" / "metergate" / "api-key")

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from typing import Any
 
 import pytest
 import yaml
@@ -122,7 +121,7 @@ def test_values_are_set_and_nothing_else(form: str, text: str, values: Values, e
         ("toml", "[a]\nb.c = 1\n[a.b.d]\n", {("a", "b"): {"e": 1}}),
     ],
 )
-def test_what_could_go_wrong_is_left_alone(form: str, text: str, values: Values) -> None:
+def test_what_could_go_wrong_is_left_alone(form, text, values):
     with pytest.raises(CannotEdit):
         set_values(form, text, values)
 
@@ -135,9 +134,7 @@ TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dict
 @given(
     st.dictionaries(NAMES, TREES, max_size=4), NAMES, NAMES, st.text(max_size=8), st.sampled_from([None, 1, 2, "\t"])
 )
-def test_any_json_keeps_what_it_has(
-    tree: dict[str, Any], outer: str, inner: str, value: str, indent: int | str | None
-) -> None:
+def test_any_json_keeps_what_it_has(tree, outer, inner, value, indent):
     text = json.dumps(tree, indent=indent)
     found = tree.get(outer)
     path = (outer, inner) if isinstance(found, dict | None) else (outer,)
@@ -148,7 +145,7 @@ def test_any_json_keeps_what_it_has(
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), TREES, max_size=4), st.sampled_from("abcd"), st.text(max_size=8))
-def test_any_yaml_keeps_what_it_has_or_is_left_alone(tree: dict[str, Any], name: str, value: str) -> None:
+def test_any_yaml_keeps_what_it_has_or_is_left_alone(tree, name, value):
     text = yaml.safe_dump(tree, allow_unicode=True)
     try:
         made = set_values("yaml", text, {(name,): value})
@@ -158,7 +155,7 @@ def test_any_yaml_keeps_what_it_has_or_is_left_alone(tree: dict[str, Any], name:
 
 
 @given(st.lists(st.sampled_from(TOML.splitlines(keepends=True)), max_size=8), st.text(max_size=8))
-def test_any_toml_keeps_what_it_has_or_is_left_alone(lines: list[str], value: str) -> None:
+def test_any_toml_keeps_what_it_has_or_is_left_alone(lines, value):
     text = "".join(lines)
     try:
         made = set_values("toml", text, {("model",): value, ("model_providers", "mine"): {"name": value}})

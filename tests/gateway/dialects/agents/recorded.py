@@ -3,14 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from multidict import CIMultiDict
 
-FOLDER: Final = Path(__file__).parent
-_TEXT: Final = re.compile(r"<text of (\d+) characters>")
-_SESSION: Final = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
-USER_ID: Final = json.dumps({"device_id": "0f" * 32, "account_uuid": "", "session_id": _SESSION})
+FOLDER = Path(__file__).parent
+_TEXT = re.compile(r"<text of (\d+) characters>")
+_SESSION = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
+USER_ID = json.dumps({"device_id": "0f" * 32, "account_uuid": "", "session_id": _SESSION})
 
 
 class Recorded(NamedTuple):

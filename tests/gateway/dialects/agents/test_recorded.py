@@ -4,7 +4,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from billing.money import NANO_PER_USD
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceTable
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import load_settings
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS
@@ -40,7 +40,7 @@ def read(request: Recorded) -> ParsedRequest:
 
 
 @pytest.mark.parametrize(("agent", "request_"), REQUESTS)
-def test_each_recorded_request_is_bounded_by_its_bytes(agent: str, request_: Recorded) -> None:
+def test_each_recorded_request_is_bounded_by_its_bytes(agent, request_):
     parsed = read(request_)
     assert (parsed.parts, parsed.work, parsed.unbounded_input, parsed.context_window) == (NO_PARTS, NO_WORK, False, 0)
     bound = parsed.bound_input_tokens(None)
@@ -57,7 +57,7 @@ def prices() -> PriceTable:
 
 
 @pytest.mark.parametrize(("agent", "request_"), REQUESTS)
-def test_its_input_holds_cents(agent: str, request_: Recorded, prices: PriceTable) -> None:
+def test_its_input_holds_cents(agent, request_, prices):
     settings = load_settings({}, mode="command", with_prices=False)
     parsed = read(request_)
     provider = settings.providers[PROVIDERS[agent]]

@@ -1,9 +1,9 @@
 """Requests and streams in Anthropic's format, as its reference has them."""
 
 import json
-from typing import Any, Final
+from typing import Any
 
-SAY: Final = [{"role": "user", "content": "Hello"}]
+SAY = [{"role": "user", "content": "Hello"}]
 
 
 def message(**fields: Any) -> bytes:
@@ -15,7 +15,7 @@ def event(kind: str, **fields: Any) -> bytes:
     return f"event: {kind}\ndata: {data}\n\n".encode()
 
 
-USAGE: Final = {
+USAGE = {
     "input_tokens": 10,
     "cache_creation_input_tokens": 30,
     "cache_read_input_tokens": 500,

@@ -8,7 +8,7 @@ import pytest
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
 from gateway.dialects.anthropic.work import FURTHER_CALLS, LOOP_TURNS, SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
 from gateway.dialects.base import Changes
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
 from tests.support.tables import Tables
@@ -31,7 +31,7 @@ def refused(body: bytes, operation: str = MESSAGE) -> BadRequest:
 
 
 @pytest.mark.parametrize("beside", [{"definition": {"type": "custom"}}, {"definition": 7}])
-def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside: dict[str, Any]) -> None:
+def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside):
     """What is read as a tool is written as one, too."""
     added = {"type": "tool_addition", "tools": [{**SEARCH, **beside}]}
     body = message(messages=[{"role": "user", "content": [added]}])
@@ -40,7 +40,7 @@ def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside: dict[str, A
 
 
 @pytest.mark.parametrize("found", [{"tools": [{"type": 5}]}, {"tools": [SEARCH]}, {"tool": {"type": 1}}])
-def test_results_of_tools_at_the_provider_go_on_as_they_are(found: dict[str, Any]) -> None:
+def test_results_of_tools_at_the_provider_go_on_as_they_are(found):
     """Nothing in them is read, so that nothing in them is changed, or a fault."""
     block = {"type": "web_search_tool_result", "tool_use_id": "t", "content": [{"type": "web_search_result", **found}]}
     messages = [{"role": "assistant", "content": [block]}]
@@ -48,7 +48,7 @@ def test_results_of_tools_at_the_provider_go_on_as_they_are(found: dict[str, Any
     assert (sent["messages"], sent["tools"]) == (messages, [{**SEARCH, "max_uses": 2}])
 
 
-def test_a_plain_message() -> None:
+def test_a_plain_message():
     body = message()
     parsed = parse(MESSAGE, body)
     assert (parsed.model, parsed.max_output_tokens, parsed.max_fields) == ("claude-haiku-4-5", 100, ("max_tokens",))
@@ -58,7 +58,7 @@ def test_a_plain_message() -> None:
     assert parsed.bound_input_tokens(None) == len(body)
 
 
-def test_what_a_message_may_say_beside_it() -> None:
+def test_what_a_message_may_say_beside_it():
     body = message(
         stream=True,
         system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
@@ -79,7 +79,7 @@ def test_what_a_message_may_say_beside_it() -> None:
     assert not parsed.unbounded_input
 
 
-def test_counting_needs_no_maximum_and_writes_nothing() -> None:
+def test_counting_needs_no_maximum_and_writes_nothing():
     parsed = parse(COUNT, json.dumps({"model": "m", "messages": SAY}).encode())
     assert (parsed.has_output, parsed.max_output_tokens) == (False, None)
 
@@ -88,17 +88,17 @@ SESSION = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
 
 
 @TABLES.each("a_session_of_claude_code_is_no_user")
-def test_a_session_of_claude_code_is_no_user(user_id: str, end_user: str | None, session: str | None) -> None:
+def test_a_session_of_claude_code_is_no_user(user_id, end_user, session):
     parsed = parse(MESSAGE, message(metadata={"user_id": user_id}))
     assert (parsed.end_user, parsed.session) == (end_user, session)
 
 
 @TABLES.each("what_cant_be_read_in_one_way_is_refused")
-def test_what_cant_be_read_in_one_way_is_refused(body: bytes, param: str | None) -> None:
+def test_what_cant_be_read_in_one_way_is_refused(body, param):
     assert refused(body).param == param
 
 
-def test_pictures_and_documents_are_bounded_by_the_row() -> None:
+def test_pictures_and_documents_are_bounded_by_the_row():
     body = message(messages=content({"type": "text", "text": "Look:"}, IMAGE, PAGE))
     parsed = parse(MESSAGE, body)
     assert (parsed.parts.images, parsed.parts.files) == (1, 1)
@@ -108,7 +108,7 @@ def test_pictures_and_documents_are_bounded_by_the_row() -> None:
 
 
 @TABLES.each("pictures_within_other_blocks_count")
-def test_pictures_within_other_blocks_count(block: Any) -> None:
+def test_pictures_within_other_blocks_count(block):
     assert parse(MESSAGE, message(messages=content(block))).parts.images == 1
 
 
@@ -142,20 +142,20 @@ REFERENCE = {"type": "tool_addition", "tool": {"type": "tool_reference", "name":
         system({"type": "tool_addition", "tool_reference": {"type": "tool_reference", "tool_name": "Read"}}),
     ],
 )
-def test_what_is_in_the_body_is_bounded_by_its_bytes(messages: Any) -> None:
+def test_what_is_in_the_body_is_bounded_by_its_bytes(messages):
     body = message(messages=messages)
     parsed = parse(MESSAGE, body)
     assert (parsed.parts, parsed.work, parsed.bound_input_tokens(None)) == (NO_PARTS, NO_WORK, len(body))
 
 
 @pytest.mark.parametrize("source", [{"type": "base64", "data": "AAAA"}, {"type": "url", "url": "https://a.b"}])
-def test_media_that_nobody_knows_are_bounded_by_the_window(source: Any) -> None:
+def test_media_that_nobody_knows_are_bounded_by_the_window(source):
     assert parse(MESSAGE, message(messages=content({"type": "hologram", "source": source}))).unbounded_input
     warehouse = {"type": "image", "source": {"type": "warehouse", "name": "x"}}
     assert parse(MESSAGE, message(messages=content(warehouse))).unbounded_input
 
 
-def test_a_document_that_was_fetched_is_a_document() -> None:
+def test_a_document_that_was_fetched_is_a_document():
     fetched = {
         "type": "web_fetch_tool_result",
         "tool_use_id": "t",
@@ -165,17 +165,17 @@ def test_a_document_that_was_fetched_is_a_document() -> None:
 
 
 @TABLES.each("what_has_no_bound_or_is_kept_elsewhere_is_refused")
-def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields: dict[str, Any]) -> None:
+def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields):
     refused(message(**fields))
 
 
-def test_searches_are_counted() -> None:
+def test_searches_are_counted():
     work = parse(MESSAGE, message(tools=[{**SEARCH, "max_uses": 5}, {"name": "mine", "input_schema": {}}])).work
     assert (work.uses, work.searches, work.bounded_tools, work.outside) == (5, 5, ("web_search",), False)
     assert (work.open_tools, work.open_searches) == ((), 0)
 
 
-def test_tools_that_say_no_bound_are_left_open() -> None:
+def test_tools_that_say_no_bound_are_left_open():
     tools = [SEARCH, {"type": "web_fetch_20250910", "name": "f", "max_uses": None}, {"type": "time_travel_20300101"}]
     parsed = parse(MESSAGE, message(tools=tools))
     work = parsed.work
@@ -186,13 +186,13 @@ def test_tools_that_say_no_bound_are_left_open() -> None:
 
 
 @TABLES.each("a_loop_at_the_provider_has_so_many_turns")
-def test_a_loop_at_the_provider_has_so_many_turns(fields: dict[str, Any]) -> None:
+def test_a_loop_at_the_provider_has_so_many_turns(fields):
     parsed = parse(MESSAGE, message(**fields))
     has_servers = "mcp_servers" in fields  # whose tools' definitions are no part of the body
     assert (parsed.work.uses, parsed.unbounded_input) == (LOOP_TURNS, has_servers)
 
 
-def test_the_provider_s_own_prompt_for_tools_is_bounded() -> None:
+def test_the_provider_s_own_prompt_for_tools_is_bounded():
     tools = [{"name": "mine", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]
     body = message(tools=tools)
     parsed = parse(MESSAGE, body)
@@ -202,7 +202,7 @@ def test_the_provider_s_own_prompt_for_tools_is_bounded() -> None:
     assert parse(MESSAGE, schema).input_bound_tokens == len(schema) + TOOL_SYSTEM_TOKENS
 
 
-def test_other_models_are_named_and_bounded() -> None:
+def test_other_models_are_named_and_bounded():
     advisor = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-5", "max_uses": 2}
     work = parse(MESSAGE, message(tools=[advisor])).work
     assert (work.models, work.calls, work.uses, work.open_tools) == (("claude-opus-5",), 2, 2, ())
@@ -215,7 +215,7 @@ def test_other_models_are_named_and_bounded() -> None:
     assert parsed.work.fast
 
 
-def test_compaction_is_a_call_of_its_own_and_speed_a_dearer_one() -> None:
+def test_compaction_is_a_call_of_its_own_and_speed_a_dearer_one():
     assert parse(MESSAGE, message(context_management={"edits": [{"type": "compact_20260112"}]})).work.calls == 1
     assert parse(MESSAGE, message(context_management={"edits": [{"type": "expand_20300101"}]})).work.calls == 1
     for cleared in ("clear_tool_uses_20250919", "clear_thinking_20251015", "clear_dreams_20300101"):
@@ -226,7 +226,7 @@ def test_compaction_is_a_call_of_its_own_and_speed_a_dearer_one() -> None:
     assert parse(MESSAGE, message(speed="standard")).work is NO_WORK
 
 
-def test_tools_that_messages_define_count_as_those_of_the_request() -> None:
+def test_tools_that_messages_define_count_as_those_of_the_request():
     added = {"type": "tool_addition", "tool": SEARCH}
     for block in (defined(SEARCH), added, {"type": "x", "tools": [SEARCH]}, {"type": "x", "tool_changes": [added]}):
         for messages in (system(block), content({"type": "tool_result", "content": [block]})):
@@ -237,7 +237,7 @@ def test_tools_that_messages_define_count_as_those_of_the_request() -> None:
     assert parse(MESSAGE, mine).input_bound_tokens == len(mine) + TOOL_SYSTEM_TOKENS
 
 
-def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
+def test_granted_calls_are_written_into_each_tool_that_says_none():
     advisor = {"type": "advisor_20260301", "name": "advisor", "model": "x", "max_uses": None}
     others = [
         {"name": "mine", "input_schema": {"n": 1.50}},
@@ -255,7 +255,7 @@ def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
     assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, Changes(tool_calls=3))  # spaces within stay
 
 
-def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
+def test_granted_calls_are_written_wherever_a_tool_counts():
     granted = {**SEARCH, "max_uses": 3}
     for make in (
         lambda tool: {"messages": content({"type": "tool_addition", "tool": tool})},
@@ -272,12 +272,12 @@ def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
         assert json.loads(rewrite(body, Changes(tool_calls=3))) == json.loads(message(**make(granted)))
 
 
-def test_a_body_without_such_tools_is_sent_as_it_is() -> None:
+def test_a_body_without_such_tools_is_sent_as_it_is():
     for body in (message(), message(tools=[{"type": "time_travel_20300101"}], messages=system(REFERENCE))):
         assert rewrite(body, Changes(tool_calls=3)) is body
 
 
-def test_what_is_rewritten() -> None:
+def test_what_is_rewritten():
     body = message()
     assert rewrite(body, Changes()) is body
     sent = json.loads(rewrite(body, Changes(model="other", max_output_tokens=7)))
@@ -285,14 +285,14 @@ def test_what_is_rewritten() -> None:
     assert json.loads(rewrite(body, Changes(max_output_tokens=700)))["max_tokens"] == 100
 
 
-def test_whose_requests_these_are() -> None:
+def test_whose_requests_these_are():
     dialect = AnthropicDialect()
     assert dialect.owns("/v1/messages/batches", {})
     assert dialect.owns("/v1/models", {"anthropic-version": "2023-06-01"})
     assert not dialect.owns("/v1/models", {})
 
 
-def test_the_tokens_of_the_input() -> None:
+def test_the_tokens_of_the_input():
     body = message(
         system="Be brief.",
         messages=content(
@@ -302,7 +302,7 @@ def test_the_tokens_of_the_input() -> None:
     )
     seen: list[str] = []
 
-    def count(text: str) -> int:
+    def count(text):
         seen.append(text)
         return 100
 

@@ -1,16 +1,16 @@
 """Gemini's requests and answers, as its pages show them."""
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from gateway.dialects.base import Match
 from gateway.dialects.declarations import Endpoint
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.gemini.dialect import GeminiDialect
 
-DIALECT: Final = GeminiDialect()
-MODEL: Final = "gemini-2.5-flash"
-ASKED: Final[dict[str, Any]] = {"contents": [{"role": "user", "parts": [{"text": "Say something."}]}]}
+DIALECT = GeminiDialect()
+MODEL = "gemini-2.5-flash"
+ASKED = {"contents": [{"role": "user", "parts": [{"text": "Say something."}]}]}
 
 
 class Head:
@@ -76,7 +76,7 @@ def piece(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) 
 FIRST = piece(candidate('Good "day" }]', None), usage=counts(10, 0))
 SECOND = piece(candidate(", friend. \\", None), usage=counts(10, 4))
 LAST = piece(candidate("", "STOP"), usage=counts(10, 7, thoughtsTokenCount=3, totalTokenCount=20))
-PIECES: Final = [FIRST, SECOND, LAST]
+PIECES = [FIRST, SECOND, LAST]
 
 
 def events(*pieces: Any, end: str = "\r\n\r\n") -> bytes:

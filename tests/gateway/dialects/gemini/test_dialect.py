@@ -20,9 +20,8 @@ DIALECTS = Dialects([DIALECT, OpenAIDialect()])
 
 @pytest.mark.parametrize("version", ["v1beta", "v1"])
 @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens", "batchEmbedContents"])
-def test_the_version_and_the_method_are_the_client_s(version: str, method: str) -> None:
+def test_the_version_and_the_method_are_the_client_s(version, method):
     match = DIALECTS.find("POST", f"/{version}/models/{MODEL}:{method}?alt=sse&key=x", {})
-    assert match is not None
     assert match.parameters == {"model": MODEL}
     assert DIALECT.upstream_path(match, "gemini-2.5-pro") == f"/{version}/models/gemini-2.5-pro:{method}"
     assert match.endpoint.free == (method == "countTokens")
@@ -42,12 +41,12 @@ def test_the_version_and_the_method_are_the_client_s(version: str, method: str) 
         "/v1beta/interactions",
     ],
 )
-def test_what_can_t_be_metered_has_no_endpoint(path: str) -> None:
+def test_what_can_t_be_metered_has_no_endpoint(path):
     assert DIALECTS.find("POST", path, {}) is None
     assert DIALECTS.owner(path, {}) is DIALECT
 
 
-def test_a_shared_path_belongs_to_whoever_s_header_it_has() -> None:
+def test_a_shared_path_belongs_to_whoever_s_header_it_has():
     assert DIALECTS.owner("/v1/models", {"x-goog-api-key": "a"}) is DIALECT
     assert DIALECTS.owner("/v1/models", {"x-goog-api-client": "a"}) is DIALECT
     assert DIALECTS.owner("/v1/models?key=a", {}) is DIALECT
@@ -63,7 +62,7 @@ def test_a_shared_path_belongs_to_whoever_s_header_it_has() -> None:
         assert DIALECTS.owner(path, {}).name == "openai"
 
 
-def test_it_is_registered() -> None:
+def test_it_is_registered():
     assert "gemini" in make_dialects(StructureBounds()).by_name
 
 
@@ -76,17 +75,17 @@ def rewritten(value: object, model: str | None = None, most: int | None = None) 
     return json.loads(made) if made is not body else None
 
 
-def test_a_body_passes_where_nothing_changes() -> None:
+def test_a_body_passes_where_nothing_changes():
     assert rewritten(ASKED) is None
     assert rewritten(ASKED, model="other") is None
 
 
 @TABLES.each("a_maximum_is_sent_where_it_is_read")
-def test_a_maximum_is_sent_where_it_is_read(before: dict[str, Any] | None, after: dict[str, Any]) -> None:
+def test_a_maximum_is_sent_where_it_is_read(before, after):
     assert rewritten(asked(**(before or {})), most=50) == asked(**after)
 
 
-def test_a_name_in_the_body_is_replaced_too() -> None:
+def test_a_name_in_the_body_is_replaced_too():
     assert rewritten(asked(model="models/a"), model="b") == asked(model="models/b")
     batch = {"requests": [{"model": "models/a", "content": {}}, {"model": "a"}, {}]}
     assert rewritten(batch, model="b") == {"requests": [{"model": "models/b", "content": {}}, {"model": "b"}, {}]}
@@ -94,7 +93,7 @@ def test_a_name_in_the_body_is_replaced_too() -> None:
     assert rewritten(nested, model="b") == {"generate_content_request": {"model": "models/b", "contents": []}}
 
 
-def test_the_envelope_is_google_s() -> None:
+def test_the_envelope_is_google_s():
     refusal = Refusal(429, "quota_exceeded", "No more.", param="a", extra={"quota": {"limit": 5}}, retry_after_s=30)
     error = json.loads(DIALECT.error_body(refusal, "R1"))["error"]
     kinds = [each["@type"].rpartition(".")[2] for each in error["details"]]
@@ -104,11 +103,11 @@ def test_the_envelope_is_google_s() -> None:
     assert error["details"][-1]["retryDelay"] == "30s"
 
 
-def test_a_head_names_its_endpoint() -> None:
+def test_a_head_names_its_endpoint():
     assert DIALECT.parse(Head(), body_of(ASKED)).model == MODEL
 
 
-def test_texts_stand_alone() -> None:
+def test_texts_stand_alone():
     body = {"systemInstruction": {"parts": {"text": "Be brief."}}, "contents": [{"parts": [{"text": "A"}, {"x": 1}]}]}
     assert DIALECT.texts(body_of(body)) == [("Be brief.", 11), ("A", 3)]
     batch = {"requests": [{"content": {"parts": [{"text": "B"}]}}]}
@@ -116,7 +115,7 @@ def test_texts_stand_alone() -> None:
     assert DIALECT.texts(b"") == []
 
 
-def test_input_is_counted_without_its_data() -> None:
+def test_input_is_counted_without_its_data():
     body = {
         "contents": [
             {"role": "user", "parts": [{"text": "abc"}, {"inlineData": {"mimeType": "image/png", "data": "A" * 9}}]}

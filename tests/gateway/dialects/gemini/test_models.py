@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway.config.models import ModelConfig
+from gateway.config.providers import ModelConfig
 from gateway.config.settings import Settings
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.gemini.dialect import GeminiModels
-from tests.gateway.conftest import Customer, MakeGateway
+from tests.gateway.conftest import Customer
 from tests.support.gateways import Fetched, fetch
 
 
@@ -27,7 +27,7 @@ class Model:
 MODELS: Any = [Model("a"), Model("b-embedding", None), Model("c")]
 
 
-def test_a_model() -> None:
+def test_a_model():
     found: Any = GeminiModels().listed(MODELS, {})
     assert found.keys() == {"models"}
     assert found["models"][0] == {
@@ -42,7 +42,7 @@ def test_a_model() -> None:
     assert "embedContent" in found["models"][1]["supportedGenerationMethods"]
 
 
-def test_pages() -> None:
+def test_pages():
     query, names = {"pageSize": "2"}, []
     while True:
         page: Any = GeminiModels().listed(MODELS, query)
@@ -54,7 +54,7 @@ def test_pages() -> None:
 
 
 @pytest.mark.parametrize("query", [{"pageSize": "-1"}, {"pageSize": "x"}, {"pageSize": "5000"}, {"pageToken": "z"}])
-def test_a_page_that_is_not_there_is_refused(query: dict[str, str]) -> None:
+def test_a_page_that_is_not_there_is_refused(query):
     with pytest.raises(BadRequest):
         GeminiModels().listed(MODELS, query)
 
@@ -68,7 +68,7 @@ async def get(customer: Customer, path: str, **headers: str) -> Fetched:
     return await fetch(customer.gateway.session.get(customer.gateway.url + path, headers=headers))
 
 
-async def test_a_key_sees_what_it_may_use(make_gateway: MakeGateway) -> None:
+async def test_a_key_sees_what_it_may_use(make_gateway):
     customer = await (await make_gateway(change=_with_colon)).customer()
     google = {"x-goog-api-key": customer.key}
     for path in ("/v1beta/models", "/v1/models", "/v1beta/models?pageSize=50"):

@@ -1,12 +1,11 @@
 """What a request to Gemini's API asks for at most."""
 
 import base64
-from typing import Any
 
 import pytest
 
-from gateway.dialects.decoding import BadRequest
-from gateway.dialects.facts import NO_PARTS, NO_WORK, Parts, Work
+from gateway.dialects.body import BadRequest
+from gateway.dialects.facts import NO_PARTS, NO_WORK
 from gateway.dialects.gemini.request import SEARCHES
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part
 from tests.support.tables import Tables
@@ -22,7 +21,7 @@ def refused(body: object, method: str = "generateContent", **head: str) -> BadRe
     return caught.value
 
 
-def test_a_plain_request() -> None:
+def test_a_plain_request():
     body = body_of(ASKED)
     found = parsed(body)
     assert (found.model, found.operation, found.stream, found.has_output) == (
@@ -38,20 +37,20 @@ def test_a_plain_request() -> None:
 
 
 @TABLES.each("what_is_in_the_body_is_bounded_by_it")
-def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
+def test_what_is_in_the_body_is_bounded_by_it(body):
     found = parsed(body)
     assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
 
 
 @TABLES.each("output_is_bounded_by_the_configuration")
-def test_output_is_bounded_by_the_configuration(config: dict[str, Any], most: int | None, choices: int) -> None:
+def test_output_is_bounded_by_the_configuration(config, most, choices):
     found = parsed(asked(generationConfig=config))
     assert (found.max_output_tokens, found.choices) == (most, choices)
     assert found.max_fields == (("maxOutputTokens",) if most is not None else ())
 
 
 @TABLES.each("a_configuration_that_bounds_nothing_is_refused")
-def test_a_configuration_that_bounds_nothing_is_refused(config: object) -> None:
+def test_a_configuration_that_bounds_nothing_is_refused(config):
     refused(asked(generationConfig=config))
 
 
@@ -77,22 +76,22 @@ def test_a_configuration_that_bounds_nothing_is_refused(config: object) -> None:
         b'\xff{"contents":[]}',
     ],
 )
-def test_spelling_tricks_are_refused(body: bytes) -> None:
+def test_spelling_tricks_are_refused(body):
     refused(body)
 
 
-def test_the_body_may_repeat_the_model_of_the_path() -> None:
+def test_the_body_may_repeat_the_model_of_the_path():
     assert parsed(asked(model=f"models/{MODEL}")).model == MODEL
 
 
 @TABLES.each("inline_data_is_counted")
-def test_inline_data_is_counted(part: dict[str, Any], parts: Parts) -> None:
+def test_inline_data_is_counted(part, parts):
     found = parsed(with_part(**part))
     assert (found.parts, found.unbounded_input) == (parts, False)
 
 
 @TABLES.each("what_its_bytes_do_not_bound_is_bounded_by_the_context_window")
-def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict[str, Any]) -> None:
+def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part):
     found = parsed(with_part(**part))
     assert found.unbounded_input
     assert found.bound_input_tokens({"image": 1, "file": 1}) is None
@@ -113,20 +112,20 @@ def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict
         5,
     ],
 )
-def test_what_is_stored_at_the_provider_is_refused(uri: object) -> None:
+def test_what_is_stored_at_the_provider_is_refused(uri):
     refused(with_part(fileData={"fileUri": uri}))
 
 
-def test_what_goes_on_elsewhere_is_bounded_by_the_context_window() -> None:
+def test_what_goes_on_elsewhere_is_bounded_by_the_context_window():
     assert parsed(asked(continuationToken="abc")).unbounded_input
 
 
 @TABLES.each("tools_that_run_at_the_provider_are_bounded")
-def test_tools_that_run_at_the_provider_are_bounded(tools: object, work: Work) -> None:
+def test_tools_that_run_at_the_provider_are_bounded(tools, work):
     assert parsed(asked(tools=tools)).work == work
 
 
-def test_later_models_may_search_often() -> None:
+def test_later_models_may_search_often():
     assert parsed(asked(tools=[{"googleSearch": {}}]), model="gemini-3-pro").work.searches == SEARCHES
     assert parsed(asked(tools=[{"googleSearch": {}}]), model="fast").work.searches == SEARCHES
 
@@ -144,17 +143,17 @@ def test_later_models_may_search_often() -> None:
         "GoogleSearch",
     ],
 )
-def test_a_tool_that_can_t_be_metered_is_refused(name: str) -> None:
+def test_a_tool_that_can_t_be_metered_is_refused(name):
     assert refused(asked(tools=[{name: {}}])).param == "tools"
 
 
-def test_stored_contents_are_refused() -> None:
+def test_stored_contents_are_refused():
     assert refused(asked(cachedContent="cachedContents/abc")).param == "cachedContent"
     assert refused(asked(cached_content="cachedContents/abc")).param == "cachedContent"
     refused(asked(mcpServers=[{}]))
 
 
-def test_spoken_answers_and_service_tiers_are_seen() -> None:
+def test_spoken_answers_and_service_tiers_are_seen():
     assert parsed(asked(generationConfig={"responseModalities": ["Text", "Audio"]})).work.audio
     assert parsed(asked(serviceTier="SERVICE_TIER_PRIORITY")).service_tier == "priority"
     assert parsed(asked(service_tier="flex")).service_tier == "flex"
@@ -162,7 +161,7 @@ def test_spoken_answers_and_service_tiers_are_seen() -> None:
 
 
 @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens"])
-def test_answers_that_can_t_be_read_are_not_asked_for(method: str) -> None:
+def test_answers_that_can_t_be_read_are_not_asked_for(method):
     for query in ("?alt=proto", "?alt=media", "?ALT=proto", "?alt=sse&alt=proto", "?%61lt=proto", "?alt="):
         assert refused(ASKED, method, query=query).param == "alt"
     assert parsed(ASKED, method, query="?alt=json&x=1") is not None
@@ -172,7 +171,7 @@ def test_answers_that_can_t_be_read_are_not_asked_for(method: str) -> None:
         refused(ASKED, method, query="?alt=sse")
 
 
-def test_embeddings() -> None:
+def test_embeddings():
     content = {"parts": [{"text": "Hello."}]}
     found = parsed({"model": f"models/{MODEL}", "content": content, "taskType": "X"}, "embedContent")
     assert (found.has_output, found.choices, found.unbounded_input) == (False, 1, False)
@@ -186,7 +185,7 @@ def test_embeddings() -> None:
     refused({}, "embedContent")
 
 
-def test_tokens_are_counted_of_anything() -> None:
+def test_tokens_are_counted_of_anything():
     assert not parsed({"contents": []}, "countTokens").has_output
     nested = {"generateContentRequest": {"model": f"models/{MODEL}", **ASKED}}
     assert parsed(nested, "countTokens").model == MODEL

@@ -4,7 +4,7 @@ nano-USD."""
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -20,8 +20,8 @@ from tests.support.gateways import Fetched, assert_free, assert_tells_no_secret,
 pytestmark = pytest.mark.slow
 
 IN, CACHED, OUT, SEARCH = 300, 30, 2_500, 35_000_000
-JSON_HEADERS: Final = {"Content-Type": "application/json; charset=UTF-8"}
-STREAMED_COST: Final = 10 * IN + 10 * OUT
+JSON_HEADERS = {"Content-Type": "application/json; charset=UTF-8"}
+STREAMED_COST = 10 * IN + 10 * OUT
 Make = Callable[..., Any]
 
 
@@ -71,7 +71,7 @@ def error(fetched: Fetched, status: int, name: str, code: str) -> dict[str, Any]
 
 @pytest.mark.parametrize("model", [MODEL, f"gemini/{MODEL}", f"gemini%2F{MODEL}"])
 @pytest.mark.parametrize("version", ["v1beta", "v1"])
-async def test_a_request_is_served_and_metered(make: Make, model: str, version: str) -> None:
+async def test_a_request_is_served_and_metered(make, model, version):
     body = answer(usage=counts(100, 5, cachedContentTokenCount=40, thoughtsTokenCount=3, totalTokenCount=108))
     provider = Provider(saying(body))
     customer = await (await make(provider)).customer("5.00")
@@ -88,7 +88,7 @@ async def test_a_request_is_served_and_metered(make: Make, model: str, version: 
     assert (event["input_tokens"], event["output_tokens"], event["reasoning_tokens"]) == (100, 8, 3)
 
 
-async def test_a_key_may_be_shown_in_three_ways(make: Make) -> None:
+async def test_a_key_may_be_shown_in_three_ways(make):
     """In the query it is taken off; a client's format of the answer and field masks do not pass."""
     provider = Provider(saying(answer()))
     gateway = await make(provider)
@@ -105,7 +105,7 @@ async def test_a_key_may_be_shown_in_three_ways(make: Make) -> None:
 
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("sse", [True, False])
-async def test_a_stream_passes_byte_for_byte(make: Make, one_by_one: bool, sse: bool) -> None:
+async def test_a_stream_passes_byte_for_byte(make, one_by_one, sse):
     whole = events(*PIECES) if sse else array(*PIECES)
     pieces = [bytes([byte]) for byte in whole] if one_by_one else [whole[:150], whole[150:]]
     provider = Provider(streaming(*pieces, headers=None if sse else JSON_HEADERS))
@@ -118,14 +118,14 @@ async def test_a_stream_passes_byte_for_byte(make: Make, one_by_one: bool, sse: 
 
 
 @pytest.mark.parametrize("sse", [True, False])
-async def test_the_end_of_a_stream_waits_for_its_debit(make: Make, sse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_of_a_stream_waits_for_its_debit(make, sse, monkeypatch):
     whole = events(*PIECES) if sse else array(*PIECES)
     provider = Provider(streaming(whole, headers=None if sse else JSON_HEADERS))
     customer = await (await make(provider)).customer("5.00")
     holds = customer.gateway.runtime.engine.holds
     settle, ended = holds.settle, []
 
-    def settling(*args: Any) -> Any:
+    def settling(*args):
         ended.append(True)
         return settle(*args)
 
@@ -140,7 +140,7 @@ async def test_the_end_of_a_stream_waits_for_its_debit(make: Make, sse: bool, mo
 
 
 @pytest.mark.parametrize("sse", [True, False])
-async def test_a_stream_without_its_end_is_cut(make: Make, sse: bool) -> None:
+async def test_a_stream_without_its_end_is_cut(make, sse):
     whole = events(*PIECES) if sse else array(*PIECES)
     part = whole[: whole.index(b"friend") + 200]
     provider = Provider(streaming(part, headers=None if sse else JSON_HEADERS))
@@ -154,7 +154,7 @@ async def test_a_stream_without_its_end_is_cut(make: Make, sse: bool) -> None:
 
 
 @pytest.mark.parametrize("sse", [True, False])
-async def test_an_error_after_output_is_passed_on_and_costs_what_passed(make: Make, sse: bool) -> None:
+async def test_an_error_after_output_is_passed_on_and_costs_what_passed(make, sse):
     pieces = [PIECES[0], PIECES[1], {"error": {"code": 503, "message": "Overloaded.", "status": "UNAVAILABLE"}}]
     whole = events(*pieces) if sse else array(*pieces)
     provider = Provider(streaming(whole, headers=None if sse else JSON_HEADERS))
@@ -164,14 +164,14 @@ async def test_an_error_after_output_is_passed_on_and_costs_what_passed(make: Ma
     assert await spent_nano(customer) >= 10 * IN + 4 * OUT
 
 
-async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make: Make) -> None:
+async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make):
     customer = await (await make(Provider(streaming(array(*PIECES), headers=JSON_HEADERS)))).customer("5.00")
     headers = {"x-goog-api-key": customer.key, "x-metergate-include-cost": "true"}
     fetched = await generate(customer, method="streamGenerateContent", headers=headers)
     assert json.loads(fetched.body)[-1]["usageMetadata"]["charge_usd"] == "0.000028"
 
 
-async def test_a_blocked_prompt_costs_its_input(make: Make) -> None:
+async def test_a_blocked_prompt_costs_its_input(make):
     blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counts(10, 0)}
     customer = await (await make(Provider(saying(blocked)))).customer("5.00")
     assert (await generate(customer)).json == blocked
@@ -179,7 +179,7 @@ async def test_a_blocked_prompt_costs_its_input(make: Make) -> None:
 
 
 @pytest.mark.parametrize("usage", [{}, counts(10, 0)])
-async def test_an_answer_that_nobody_counted_is_estimated(make: Make, usage: dict[str, Any]) -> None:
+async def test_an_answer_that_nobody_counted_is_estimated(make, usage):
     customer = await (await make(Provider(saying(answer(usage=usage))))).customer("5.00")
     assert (await generate(customer)).status == 200
     event = await the_event(customer)
@@ -188,7 +188,7 @@ async def test_an_answer_that_nobody_counted_is_estimated(make: Make, usage: dic
     assert event["input_tokens"] > 0
 
 
-async def test_searches_are_charged(make: Make) -> None:
+async def test_searches_are_charged(make):
     body = answer(candidate(groundingMetadata={"webSearchQueries": ["a", "b"]}))
     customer = await (await make(Provider(saying(body)))).customer("5.00")
     fetched = await generate(customer, asked(tools=[{"googleSearch": {}}], generationConfig={"maxOutputTokens": 50}))
@@ -196,7 +196,7 @@ async def test_searches_are_charged(make: Make) -> None:
     await the_event(customer, 10 * IN + 5 * OUT + SEARCH)
 
 
-async def test_several_candidates_are_held(make: Make) -> None:
+async def test_several_candidates_are_held(make):
     """Each of them may write as much as the client allows."""
     provider = Provider(saying(answer(candidate(), candidate(index=1))))
     gateway = await make(provider)
@@ -211,7 +211,7 @@ async def test_several_candidates_are_held(make: Make) -> None:
     assert provider.sent[0].json == asked(generationConfig=config)
 
 
-async def test_a_maximum_that_is_granted_stands_where_google_reads_it(make: Make) -> None:
+async def test_a_maximum_that_is_granted_stands_where_google_reads_it(make):
     provider = Provider(saying(answer()))
     customer = await (await make(provider)).customer("0.01")
     fetched = await generate(customer)
@@ -219,7 +219,7 @@ async def test_a_maximum_that_is_granted_stands_where_google_reads_it(make: Make
     assert provider.sent[0].json == asked(generationConfig={"maxOutputTokens": granted})
 
 
-async def test_counting_tokens_is_free(make: Make) -> None:
+async def test_counting_tokens_is_free(make):
     provider = Provider(saying({"totalTokens": 4}))
     customer = await (await make(provider)).customer("5.00")
     fetched = await generate(customer, method="countTokens")
@@ -228,7 +228,7 @@ async def test_counting_tokens_is_free(make: Make) -> None:
     error(await generate(customer, method="countTokens", headers={}), 401, "UNAUTHENTICATED", "invalid_api_key")
 
 
-async def test_embeddings_are_metered(make: Make) -> None:
+async def test_embeddings_are_metered(make):
     content = {"parts": [{"text": "Hello."}]}
     batch = {"requests": [{"model": "models/gemini-embedding-001", "content": content}] * 2}
     provider = Provider(saying({"embeddings": [{"values": [0.5]}] * 2, "usageMetadata": {"promptTokenCount": 4}}))
@@ -240,7 +240,7 @@ async def test_embeddings_are_metered(make: Make) -> None:
     assert await spent_nano(customer) > 0
 
 
-async def test_embeddings_that_nobody_counted_are_estimated(make: Make) -> None:
+async def test_embeddings_that_nobody_counted_are_estimated(make):
     provider = Provider(saying({"embedding": {"values": [0.5]}}))
     customer = await (await make(provider)).customer("5.00")
     body = {"content": {"parts": [{"text": "Hello."}]}}
@@ -250,7 +250,7 @@ async def test_embeddings_that_nobody_counted_are_estimated(make: Make) -> None:
     assert event["input_tokens"] > 0
 
 
-async def test_refusals_are_in_google_s_envelope(make: Make) -> None:
+async def test_refusals_are_in_google_s_envelope(make):
     provider = Provider(saying(answer()))
     gateway = await make(provider)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
@@ -278,7 +278,7 @@ async def test_refusals_are_in_google_s_envelope(make: Make) -> None:
         f"/v1beta/models/{MODEL}:predict",
     ],
 )
-async def test_what_can_t_be_metered_is_refused(make: Make, path: str) -> None:
+async def test_what_can_t_be_metered_is_refused(make, path):
     provider = Provider(saying(answer()))
     customer = await (await make(provider)).customer("5.00")
     fetched = await fetch(
@@ -288,8 +288,8 @@ async def test_what_can_t_be_metered_is_refused(make: Make, path: str) -> None:
     assert provider.sent == []
 
 
-async def test_a_window_that_is_exhausted_says_when_it_resets(make: Make) -> None:
-    def once(settings: Settings) -> Settings:
+async def test_a_window_that_is_exhausted_says_when_it_resets(make):
+    def once(settings):
         quota = Quota(Window.day, Metric.requests, 1)
         plans = {name: replace(plan, quotas=(quota,)) for name, plan in settings.plans.items()}
         return replace(settings, plans=plans)
@@ -302,7 +302,7 @@ async def test_a_window_that_is_exhausted_says_when_it_resets(make: Make) -> Non
     assert refused.headers["x-should-retry"] == "false"
 
 
-async def test_a_provider_s_refusal_passes_and_is_free(make: Make) -> None:
+async def test_a_provider_s_refusal_passes_and_is_free(make):
     body = {"error": {"code": 400, "message": "Not so.", "status": "INVALID_ARGUMENT"}}
     customer = await (await make(Provider(saying(body, 400)))).customer("5.00")
     fetched = await generate(customer)
@@ -310,8 +310,7 @@ async def test_a_provider_s_refusal_passes_and_is_free(make: Make) -> None:
     await assert_free(customer)
 
 
-async def test_the_local_provider_answers(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_the_local_provider_answers(customer):
     config = {"maxOutputTokens": 30, "candidateCount": 2}
     whole = (await generate(customer, asked(generationConfig=config), model="demo")).json
     reported = whole["usageMetadata"]
@@ -337,8 +336,7 @@ async def test_the_local_provider_answers(gateway: Gateway) -> None:
         assert found == texts
 
 
-async def test_the_local_provider_embeds_and_counts(gateway: Gateway) -> None:
-    customer = await gateway.customer("5.00")
+async def test_the_local_provider_embeds_and_counts(customer):
     content = {"parts": [{"text": "Hello."}]}
     batch = await generate(customer, {"requests": [{"content": content}] * 2}, "batchEmbedContents", model="demo")
     assert [len(each["values"]) for each in batch.json["embeddings"]] == [768, 768]

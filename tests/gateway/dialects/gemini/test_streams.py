@@ -2,14 +2,14 @@
 
 import json
 from itertools import pairwise
-from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.gemini.answer import Reading
+from gateway.dialects.gemini.answer import Answer, Reading
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
 from gateway.dialects.streaming import MAX_PLAIN_BYTES
 from tests.gateway.dialects.gemini.support import (
@@ -25,11 +25,11 @@ from tests.gateway.dialects.gemini.support import (
     piece,
 )
 
-SSE: Final = b"text/event-stream"
-JSON: Final = b"application/json; charset=utf-8"
+SSE = b"text/event-stream"
+JSON = b"application/json; charset=utf-8"
 
 
-STREAMS: Final = [
+STREAMS = [
     (SSE, events(*PIECES)),
     (SSE, events(*PIECES, end="\n\n")),
     (SSE, "\ufeff".encode() + events(*PIECES)),
@@ -51,7 +51,7 @@ def tap_of(content_type: bytes) -> GeminiTap:
 
 
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 5_000), max_size=30))
-def test_any_cutting_gives_the_same_bytes_and_usage(stream: tuple[bytes, bytes], at: list[int]) -> None:
+def test_any_cutting_gives_the_same_bytes_and_usage(stream, at):
     content_type, whole = stream
     tap = tap_of(content_type)
     passed = b"".join(map(tap.feed, cut(whole, at)))
@@ -59,7 +59,6 @@ def test_any_cutting_gives_the_same_bytes_and_usage(stream: tuple[bytes, bytes],
     assert b"friend" in passed
     tap.end()
     assert (tap.done, tap.error_seen, tap.stale, tap.began_output) == (True, False, False, True)
-    assert tap.reported is not None
     assert tap.reported.usage == Usage(10, 10, reasoning_tokens=3)
     assert passed + tap.finish() == whole
     assert tap.finish() == b""
@@ -67,7 +66,7 @@ def test_any_cutting_gives_the_same_bytes_and_usage(stream: tuple[bytes, bytes],
 
 
 @pytest.mark.parametrize(("content_type", "whole"), STREAMS)
-def test_byte_by_byte(content_type: bytes, whole: bytes) -> None:
+def test_byte_by_byte(content_type, whole):
     tap = tap_of(content_type)
     passed = b"".join(tap.feed(bytes([byte])) for byte in whole)
     tap.end()
@@ -79,7 +78,7 @@ def test_byte_by_byte(content_type: bytes, whole: bytes) -> None:
 @given(st.sampled_from([SSE, JSON]), st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=10))
 @example(JSON, b']]]}"[{"\\', [3, 5])
 @example(SSE, b"data: {\n\ndata: []\n\n\n\n", [9])
-def test_garbage_passes_as_it_is(content_type: bytes, whole: bytes, at: list[int]) -> None:
+def test_garbage_passes_as_it_is(content_type, whole, at):
     tap = tap_of(content_type)
     passed = b"".join(map(tap.feed, cut(whole, at)))
     tap.end()
@@ -91,7 +90,7 @@ def test_garbage_passes_as_it_is(content_type: bytes, whole: bytes, at: list[int
 class TestEnds:
     """The bytes that are held back at a stream's end, and streams without an end."""
 
-    def test_each_piece_passes_at_once(self, content_type: bytes, write: Any) -> None:
+    def test_each_piece_passes_at_once(self, content_type, write):
         tap = tap_of(content_type)
         whole = write(*PIECES)
         ends = whole.index(b"friend")
@@ -99,7 +98,7 @@ class TestEnds:
         assert b"day" in passed
         assert b"friend" in tap.feed(whole[ends : whole.index(b"STOP")])
 
-    def test_another_candidate_may_write_on(self, content_type: bytes, write: Any) -> None:
+    def test_another_candidate_may_write_on(self, content_type, write):
         """What was held is passed on, and the usage of the very last piece counts."""
         first_ends = piece(candidate("One.", "STOP"), usage=counts(10, 2))
         goes_on = piece(candidate("Two", None, index=1), usage=counts(10, 5))
@@ -110,27 +109,24 @@ class TestEnds:
         assert b"MAX_TOKENS" not in passed
         tap.end()
         assert tap.done
-        assert tap.reported is not None
         assert tap.reported.usage == Usage(10, 6)
         assert passed + tap.finish() == whole
 
-    def test_usage_may_come_after_the_end(self, content_type: bytes, write: Any) -> None:
+    def test_usage_may_come_after_the_end(self, content_type, write):
         tap, whole = tap_of(content_type), write(FIRST, piece(candidate("", "STOP")), {"usageMetadata": counts(10, 9)})
         passed = b"".join(map(tap.feed, cut(whole, list(range(0, len(whole), 40)))))
         tap.end()
         assert tap.done
-        assert tap.reported is not None
         assert tap.reported.usage == Usage(10, 9)
         assert passed + tap.finish() == whole
 
-    def test_counts_that_are_left_out_stay(self, content_type: bytes, write: Any) -> None:
+    def test_counts_that_are_left_out_stay(self, content_type, write):
         first = piece(candidate("A", None), usage=counts(10, 1, cachedContentTokenCount=4))
         tap = tap_of(content_type)
         tap.feed(write(first, piece(candidate("B", "STOP"), usage={"candidatesTokenCount": 2, "totalTokenCount": 12})))
-        assert tap.reported is not None
         assert tap.reported.usage == Usage(10, 2, cached_input_tokens=4)
 
-    def test_a_cut_stream_is_not_done(self, content_type: bytes, write: Any) -> None:
+    def test_a_cut_stream_is_not_done(self, content_type, write):
         whole = write(FIRST, piece(candidate(", friend.", None)), LAST)
         tap = tap_of(content_type)
         part = whole[: whole.index(b"STOP")]
@@ -142,7 +138,7 @@ class TestEnds:
         assert "friend" in tap.output().text
         assert passed + tap.finish() == part
 
-    def test_an_error_ends_it(self, content_type: bytes, write: Any) -> None:
+    def test_an_error_ends_it(self, content_type, write):
         error = {"error": {"code": 503, "message": "Overloaded.", "status": "UNAVAILABLE"}}
         tap, whole = tap_of(content_type), write(FIRST, error)
         passed = tap.feed(whole)
@@ -151,22 +147,21 @@ class TestEnds:
         assert (tap.done, tap.error_seen, tap.began_output) == (False, True, True)
         assert passed + tap.finish() == whole
 
-    def test_a_blocked_prompt_is_an_end(self, content_type: bytes, write: Any) -> None:
+    def test_a_blocked_prompt_is_an_end(self, content_type, write):
         blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counts(10, 0)}
         tap = tap_of(content_type)
         assert b"SAFETY" not in tap.feed(write(blocked))
         tap.end()
         assert (tap.done, tap.began_output) == (True, False)
-        assert tap.reported is not None
         assert tap.reported.usage == Usage(10, 0)
 
-    def test_what_was_written_and_not_counted_is_no_report(self, content_type: bytes, write: Any) -> None:
+    def test_what_was_written_and_not_counted_is_no_report(self, content_type, write):
         tap = tap_of(content_type)
         tap.feed(write(piece(candidate("Good.", "STOP"), usage=counts(10, 0))))
         tap.end()
         assert tap.reported is None
 
-    def test_the_cost_stands_in_the_last_usage(self, content_type: bytes, write: Any) -> None:
+    def test_the_cost_stands_in_the_last_usage(self, content_type, write):
         tap, whole = tap_of(content_type), write(*PIECES)
         passed = tap.feed(whole)
         tap.end()
@@ -179,7 +174,7 @@ class TestEnds:
             assert said.pop("charge_usd") == said.pop("cost_usd") == "0.00001"
             assert last == PIECES
 
-    def test_what_is_kept_is_bounded(self, content_type: bytes, write: Any) -> None:
+    def test_what_is_kept_is_bounded(self, content_type, write):
         frames = EventFrames() if content_type == SSE else ArrayFrames()
         tap = GeminiTap(frames, keep_bytes=400)
         whole = write(*[piece(candidate("word " * 20, None))] * 20, piece(candidate("", "STOP")))
@@ -190,7 +185,7 @@ class TestEnds:
         assert tap.extrapolate(10) > 20
         assert passed + tap.finish() == whole
 
-    def test_a_piece_above_its_bound_passes_unread(self, content_type: bytes, write: Any) -> None:
+    def test_a_piece_above_its_bound_passes_unread(self, content_type, write):
         frames = EventFrames(500) if content_type == SSE else ArrayFrames(500)
         tap = GeminiTap(frames)
         whole = write(FIRST, piece(candidate("x" * 3_000, None)), LAST)
@@ -201,7 +196,7 @@ class TestEnds:
         assert tap.extrapolate(100) > 300
         assert passed + tap.finish() == whole
 
-    def test_what_follows_the_end_is_bounded(self, content_type: bytes, write: Any) -> None:
+    def test_what_follows_the_end_is_bounded(self, content_type, write):
         """It passes then, and is not kept."""
         tap = tap_of(content_type)
         whole = write(LAST, *[{"usageMetadata": counts(10, 7), "padding": "x" * 200_000}] * 12)
@@ -212,7 +207,7 @@ class TestEnds:
         assert passed + tap.finish() == whole
 
 
-def test_an_array_without_its_bracket_is_not_done() -> None:
+def test_an_array_without_its_bracket_is_not_done():
     tap = tap_of(JSON)
     tap.feed(array(*PIECES).rstrip()[:-1])
     tap.end()
@@ -220,7 +215,7 @@ def test_an_array_without_its_bracket_is_not_done() -> None:
     assert tap.reported is not None
 
 
-def test_an_object_in_the_place_of_an_array_is_read() -> None:
+def test_an_object_in_the_place_of_an_array_is_read():
     tap = tap_of(JSON)
     error = b'{"error": {"code": 500}}'
     assert tap.feed(error) == b""
@@ -229,13 +224,12 @@ def test_an_object_in_the_place_of_an_array_is_read() -> None:
     assert tap.finish() == error
 
 
-def test_an_event_without_its_empty_line_is_read() -> None:
+def test_an_event_without_its_empty_line_is_read():
     tap = tap_of(SSE)
     whole = events(*PIECES).rstrip()
     passed = tap.feed(whole)
     tap.end()
     assert tap.done
-    assert tap.reported is not None
     assert tap.reported.usage == Usage(10, 10, reasoning_tokens=3)
     assert passed + tap.finish() == whole
 
@@ -247,38 +241,61 @@ def looked_at(*chunks: bytes) -> GeminiTap:
     return tap
 
 
-SPOKEN: Final = piece(candidate("a", None), usage=counts(10, 1, thoughtsTokenCount=9, totalTokenCount=20))
-ENDED: Final = piece(candidate("", "STOP"), usage={"promptTokenCount": 12, "candidatesTokenCount": 2})
-SILENT: Final = piece(candidate("b", None), usage={"promptTokenCount": 11, "totalTokenCount": None})
+SPOKEN = piece(candidate("a", None), usage=counts(10, 1, thoughtsTokenCount=9, totalTokenCount=20))
+ENDED = piece(candidate("", "STOP"), usage={"promptTokenCount": 12, "candidatesTokenCount": 2})
+SILENT = piece(candidate("b", None), usage={"promptTokenCount": 11, "totalTokenCount": None})
 
 
 @pytest.mark.parametrize("pieces", [[SPOKEN, SILENT, ENDED], [SILENT, SPOKEN, SPOKEN, SILENT, ENDED]])
-def test_a_field_that_one_piece_has_is_kept_however_pieces_come(pieces: list[dict[str, Any]]) -> None:
+def test_a_field_that_one_piece_has_is_kept_however_pieces_come(pieces):
     alone = looked_at(*(events(each) for each in pieces))
     for tap in (alone, looked_at(events(*pieces)), looked_at(events(*pieces[:2]), events(*pieces[2:]))):
-        assert tap.reported is not None
         assert tap.reported == alone.reported
         assert (tap.reported.usage.input_tokens, tap.reported.usage.reasoning_tokens) == (12, 9)
         assert tap.done
         assert not tap.stale
 
 
-def test_what_is_written_behind_usage_in_the_same_bytes_is_stale() -> None:
+USED = st.fixed_dictionaries(
+    {"promptTokenCount": st.integers(1, 99), "candidatesTokenCount": st.integers(0, 1_000)},
+    optional={
+        "totalTokenCount": st.one_of(st.none(), st.integers(0, 3_000)),
+        "thoughtsTokenCount": st.integers(0, 20),
+        "cachedContentTokenCount": st.integers(0, 20),
+        "promptTokensDetails": st.sampled_from(["TEXT", "AUDIO"]).map(lambda of: [{"modality": of, "tokenCount": 5}]),
+        "serviceTier": st.sampled_from(["priority", "flex"]),
+        "otherTokenCount": st.integers(0, 5),
+    },
+)
+MODELS = st.one_of(st.none(), st.just(""), st.sampled_from(["gemini-2.5-flash", "gemini-3-pro"]))
+
+
+@given(st.lists(st.tuples(USED, MODELS), min_size=1, max_size=5), st.integers(1, 3))
+def test_usage_of_a_burst_is_that_of_its_pieces_one_by_one(used, times):
+    pieces = [piece(candidate("a", None), usage=usage) | {"modelVersion": model} for usage, model in used * times]
+    alone = Reading()
+    for each in pieces:
+        alone.add(msgspec.json.decode(raw := json.dumps(each).encode(), type=Answer), raw)
+    for end in ("\r\n\r\n", "\n\n"):
+        assert looked_at(events(*pieces, end=end)).reported == alone.reported()
+
+
+def test_what_is_written_behind_usage_in_the_same_bytes_is_stale():
     unusual = events(SPOKEN) + b": hello\n\n" + events(piece(candidate("and on", None)))
     for stream in (events(SPOKEN, piece(candidate("and on", None))), unusual):
         assert looked_at(stream).stale
         assert not looked_at(stream + events(SPOKEN)).stale
 
 
-def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch):
     read: list[bytes] = []
-    take = Reading.add_lines
+    take = Reading.add_alike
 
-    def noted(reading: Reading, lines: bytes) -> bool:
-        read.append(lines)
-        return take(reading, lines)
+    def noted(reading, pieces, last):
+        read.append(pieces)
+        return take(reading, pieces, last)
 
-    monkeypatch.setattr(Reading, "add_lines", noted)
+    monkeypatch.setattr(Reading, "add_alike", noted)
     tap = tap_of(SSE)
     for _ in range(20):
         assert tap.feed(events(FIRST)) == events(FIRST)
@@ -291,8 +308,8 @@ def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypat
 
 
 @pytest.mark.parametrize(("content_type", "framed"), [(SSE, events), (JSON, array)])
-def test_calls_of_tools_at_the_provider_are_counted(content_type: bytes, framed: Any) -> None:
-    def parts(*given: Any) -> dict[str, Any]:
+def test_calls_of_tools_at_the_provider_are_counted(content_type, framed):
+    def parts(*given):
         return piece({"content": {"parts": list(given), "role": "model"}, "index": 0})
 
     code, call = {"executableCode": {"code": "1"}}, {"toolCall": {"toolType": "GOOGLE_SEARCH"}}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
 from tests.support.tables import Tables
@@ -38,27 +38,27 @@ def refused(**fields: Any) -> BadRequest:
 
 
 @TABLES.each("what_asks_for_nothing_else")
-def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
+def test_what_asks_for_nothing_else(fields):
     assert work(**fields) is NO_WORK
 
 
 @TABLES.each("what_is_asked_for_is_counted")
-def test_what_is_asked_for_is_counted(fields: dict[str, Any], asked: Work) -> None:
+def test_what_is_asked_for_is_counted(fields, asked):
     assert work(**fields) == asked
 
 
 @TABLES.each("what_a_request_does_not_bound_is_left_open")
-def test_what_a_request_does_not_bound_is_left_open(fields: dict[str, Any], asked: Work) -> None:
+def test_what_a_request_does_not_bound_is_left_open(fields, asked):
     assert work(**fields) == asked
 
 
 @TABLES.each("what_nothing_bounds_is_refused_and_told_what_to_set")
-def test_what_nothing_bounds_is_refused_and_told_what_to_set(fields: dict[str, Any], param: str, named: str) -> None:
+def test_what_nothing_bounds_is_refused_and_told_what_to_set(fields, param, named):
     error = refused(**fields)
     assert error.param == param
     assert named in error.message
 
 
-def test_embeddings_may_name_other_models_too() -> None:
+def test_embeddings_may_name_other_models_too():
     request = parse(EMBEDDINGS, b'{"model":"m","input":"x","models":["dear"]}')
     assert request.work.models == ("dear",)

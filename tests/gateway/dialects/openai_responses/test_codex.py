@@ -4,12 +4,12 @@ import json
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
+from billing.pricing import PriceRow
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION
@@ -17,10 +17,10 @@ from gateway.dialects.openai_responses.request import RESPONSES, parse
 from gateway.proxy.estimate import worst_case
 from tests.gateway.proxy.estimates import STRICT, route
 
-CODEX: Final = [
+CODEX = [
     each["body"] for each in json.loads((Path(__file__).parent / "agents.json").read_text()) if each["tool"] == "codex"
 ]
-ROW: Final = PriceRow(  # as gpt-5.1
+ROW = PriceRow(  # as gpt-5.1
     "openai",
     "m",
     date(2025, 1, 1),
@@ -29,7 +29,7 @@ ROW: Final = PriceRow(  # as gpt-5.1
     max_output_tokens=128_000,
     context_window=400_000,
 )
-REASONING: Final = "gAAAAAB" + "x" * 12_000  # some 1,500 tokens
+REASONING = "gAAAAAB" + "x" * 12_000  # some 1,500 tokens
 
 
 def at_length(value: Any) -> Any:
@@ -49,13 +49,13 @@ def read(body: dict[str, Any]) -> ParsedRequest:
 
 
 @pytest.mark.parametrize("body", CODEX, ids=lambda body: f"{body['model']}, {len(body['input'])} items")
-def test_a_turn_holds_cents(body: dict[str, Any]) -> None:
+def test_a_turn_holds_cents(body):
     parsed = read(body)
     need = worst_case(parsed, route(ROW), 0, STRICT)
     assert need.input_cost_nano < parse_usd("0.25")  # by bytes, before texts are counted; a window costs 0.50
 
 
-def test_a_turn_that_carries_much_reasoning_holds_its_bytes() -> None:
+def test_a_turn_that_carries_much_reasoning_holds_its_bytes():
     turn = next(body for body in CODEX if any("encrypted_content" in item for item in body["input"]))
     items = [*turn["input"], *[item for item in turn["input"] if "encrypted_content" in item] * 5]
     more = read({**turn, "input": items})

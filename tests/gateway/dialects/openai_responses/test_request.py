@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.base import Changes
-from gateway.dialects.body import StructureBounds
-from gateway.dialects.decoding import BadRequest
+from gateway.dialects.body import BadRequest, StructureBounds
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
 from gateway.dialects.openai_responses.request import (
@@ -42,7 +41,7 @@ def part(**fields: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "input_text", "text": "Look"}, fields]}]
 
 
-def test_a_plain_request() -> None:
+def test_a_plain_request():
     parsed = read(instructions="Be brief", max_output_tokens=99, user="me", service_tier="flex")
     assert (parsed.model, parsed.stream, parsed.include_usage, parsed.choices) == ("gpt-4o-mini", False, True, 1)
     assert (parsed.max_output_tokens, parsed.max_fields) == (99, ("max_output_tokens",))
@@ -55,12 +54,12 @@ def test_a_plain_request() -> None:
 
 
 @TABLES.each("items_that_stand_in_the_body")
-def test_items_that_stand_in_the_body(items: Any) -> None:
+def test_items_that_stand_in_the_body(items):
     parsed = read(input=items)
     assert (parsed.parts is NO_PARTS, parsed.work is NO_WORK, parsed.unbounded_input) == (True, True, False)
 
 
-def test_images_and_files_are_counted() -> None:
+def test_images_and_files_are_counted():
     parsed = read(input=part(type="input_image", image_url=PIXEL, detail="low"))
     assert parsed.parts == Parts(images=1, inline_bytes=len(PIXEL) + 2)
     assert not parsed.unbounded_input
@@ -73,11 +72,11 @@ def test_images_and_files_are_counted() -> None:
 
 
 @TABLES.each("input_that_nothing_in_the_body_bounds")
-def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
+def test_input_that_nothing_in_the_body_bounds(items):
     assert read(input=items).unbounded_input
 
 
-def test_uses_of_tools_are_bounded_by_the_request() -> None:
+def test_uses_of_tools_are_bounded_by_the_request():
     assert read(tools=[FUNCTION, {"type": "custom", "name": "c"}, {"type": "apply_patch"}]).work is NO_WORK
     asked = read(tools=[SEARCH, FUNCTION], max_tool_calls=3)
     assert asked.work == Work(uses=3, searches=3, bounded_tools=("web_search",))
@@ -89,7 +88,7 @@ def test_uses_of_tools_are_bounded_by_the_request() -> None:
     assert (with_both.uses, with_both.searches) == (5, 2)
 
 
-def test_tools_without_a_bound_are_left_open() -> None:
+def test_tools_without_a_bound_are_left_open():
     assert read(tools=[SEARCH, FUNCTION]).work == Work(open_tools=("web_search",), open_searches=1)
     work = read(tools=[{"type": "mcp", "server_label": "s"}, {"type": "tool_search"}, {"type": "time_travel"}]).work
     assert work == Work(open_tools=("mcp", "tool_search", "time_travel"), unknown_tools=("time_travel",))
@@ -100,19 +99,19 @@ def test_tools_without_a_bound_are_left_open() -> None:
     assert read(mcp_servers=[{"url": "u"}]).work.open_tools == ("mcp_servers",)
 
 
-def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
+def test_no_tool_runs_for_a_count_or_a_compaction():
     for operation in (COMPACT, INPUT_TOKENS):
         assert read(operation, tools=[SEARCH]).work is NO_WORK
 
 
 @TABLES.each("what_nothing_bounds_is_refused")
-def test_what_nothing_bounds_is_refused(fields: dict[str, Any], param: str) -> None:
+def test_what_nothing_bounds_is_refused(fields, param):
     with pytest.raises(BadRequest) as refused:
         read(**fields)
     assert refused.value.param == param
 
 
-def test_a_name_that_stands_twice_is_refused() -> None:
+def test_a_name_that_stands_twice_is_refused():
     with pytest.raises(BadRequest):
         parse(
             RESPONSES,
@@ -129,7 +128,7 @@ def test_a_name_that_stands_twice_is_refused() -> None:
         )
 
 
-def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:
+def test_a_compaction_has_no_maximum_and_a_count_no_output():
     compaction = read(COMPACT, max_output_tokens=16, stream=True)
     assert (compaction.max_fields, compaction.stream, compaction.has_output) == ((), False, True)
     assert compaction.max_output_tokens == 2**31 - 1
@@ -137,7 +136,7 @@ def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:
     assert (count.has_output, count.max_output_tokens) == (False, None)
 
 
-def test_only_what_metering_needs_is_rewritten() -> None:
+def test_only_what_metering_needs_is_rewritten():
     dialect = ResponsesDialect(BOUNDS)
     given = body(metadata={"a": 1.50})
     assert dialect.rewrite(given, Changes(max_field="max_output_tokens")) is given
@@ -155,7 +154,7 @@ def test_only_what_metering_needs_is_rewritten() -> None:
     assert json.loads(smaller)["max_output_tokens"] == 16
 
 
-def test_texts_and_tokens_of_a_request() -> None:
+def test_texts_and_tokens_of_a_request():
     given = body(
         instructions="Be brief", input=[{"role": "user", "content": [{"type": "input_text", "text": "Look é"}]}]
     )
@@ -167,13 +166,13 @@ def test_texts_and_tokens_of_a_request() -> None:
     assert input_tokens(b"no json", len) == (7, [])
 
 
-def test_a_body_of_chat_completions_is_told_where_to_go() -> None:
+def test_a_body_of_chat_completions_is_told_where_to_go():
     with pytest.raises(BadRequest) as refused:
         parse(RESPONSES, b'{"model":"m","messages":[]}', BOUNDS, RESPONSES_CREATION)
     assert "/v1/chat/completions" in refused.value.message
 
 
-def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None:
+def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket():
     for wish in ({"generate": False}, {"prompt_cache_options": {"prewarm": True}}):
         given = body(**wish, tools=[SEARCH], max_output_tokens=99)
         parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION, on_socket=True)
@@ -193,13 +192,13 @@ def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None
 
 
 @TABLES.each("reasoning_that_is_only_named_is_held_by_the_item")
-def test_reasoning_that_is_only_named_is_held_by_the_item(item: dict[str, Any]) -> None:
+def test_reasoning_that_is_only_named_is_held_by_the_item(item):
     given = body(input=[item, item])
     parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION)
     assert not parsed.unbounded_input
     assert parsed.input_bound_tokens == len(given) + 2 * KEPT_REASONING_TOKENS
 
 
-def test_encrypted_reasoning_is_counted_as_what_it_stands_for() -> None:
+def test_encrypted_reasoning_is_counted_as_what_it_stands_for():
     given = body(input=[{"type": "reasoning", "encrypted_content": "g" * 8000}])
     assert 1000 < input_tokens(given, len)[0] < 1500

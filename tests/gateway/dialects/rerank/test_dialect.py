@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.usage import Usage
 from gateway.dialects.base import Match
-from gateway.dialects.body import StructureBounds
-from gateway.dialects.decoding import BadRequest, GarbageAnswer
+from gateway.dialects.body import BadRequest, GarbageAnswer, StructureBounds
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.rerank.dialect import PAIR_TOKENS, RERANK, RerankDialect
 from tests.support.tables import Tables
@@ -41,7 +39,7 @@ def parsed(body: bytes) -> ParsedRequest:
     "documents",
     [["Lima", "Rome"], [{"text": "Lima"}, {"text": "Rome", "title": "Italy", "year": 3, "more": None}]],
 )
-def test_a_rerank_is_bounded(documents: list[Any]) -> None:
+def test_a_rerank_is_bounded(documents):
     body = rerank(documents=documents, top_n=1, return_documents=True, max_tokens_per_doc=9)
     request = parsed(body)
     assert (request.model, request.operation) == ("rerank-v3.5", RERANK)
@@ -51,7 +49,7 @@ def test_a_rerank_is_bounded(documents: list[Any]) -> None:
 
 
 @given(st.text(max_size=2_000), st.lists(st.text(max_size=3_000), min_size=1, max_size=300))
-def test_searches_and_tokens_are_bounded_from_above(query: str, documents: list[str]) -> None:
+def test_searches_and_tokens_are_bounded_from_above(query, documents):
     """By the vendors' rules, with a token for each byte, which no tokenizer exceeds."""
     request = parsed(rerank(query=query, documents=documents))
     asked, sizes = len(query.encode()), [len(each.encode()) for each in documents]
@@ -81,27 +79,27 @@ def test_searches_and_tokens_are_bounded_from_above(query: str, documents: list[
         (b'{"model":"m","query":"q"}', "documents"),
     ],
 )
-def test_what_can_t_be_bounded_is_refused(body: bytes, param: str | None) -> None:
+def test_what_can_t_be_bounded_is_refused(body, param):
     with pytest.raises(BadRequest) as refused:
         parsed(body)
     assert refused.value.param == param
 
 
 @TABLES.each("each_vendor_s_usage")
-def test_each_vendor_s_usage(answer: dict[str, Any], usage: Usage | None) -> None:
+def test_each_vendor_s_usage(answer, usage):
     reported = DIALECT.usage_from_json(RERANK, json.dumps({"results": RESULTS, **answer}).encode())
     assert (reported.usage if reported else None) == usage
 
 
-def test_a_report_that_can_t_be_true_takes_no_time() -> None:
+def test_a_report_that_can_t_be_true_takes_no_time():
     body = b'{"meta": {"billed_units": {"search_units": 1e999999999}}}'
     assert DIALECT.usage_from_json(RERANK, body) is None
 
 
-def test_an_answer_that_is_no_object_is_garbage() -> None:
+def test_an_answer_that_is_no_object_is_garbage():
     with pytest.raises(GarbageAnswer):
         DIALECT.usage_from_json(RERANK, b"[1")
 
 
-def test_the_query_is_counted_once_for_each_document() -> None:
+def test_the_query_is_counted_once_for_each_document():
     assert DIALECT.input_tokens(rerank(), len) == (2 * len("Peru") + len("LimaRome"), [])

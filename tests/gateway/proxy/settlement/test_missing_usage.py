@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
+from billing.pricing import PriceRow, PriceTable
 from gateway.config.settings import Settings
 from gateway.tokens import CL100K, O200K, Tokenizer
-from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler, MakeGateway, Upstream, chat
+from tests.gateway.conftest import Customer, Handler, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, delta, event, saying, streaming
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, spent_nano, the_event
 
@@ -34,7 +33,7 @@ def replies() -> list[tuple[Handler, dict[str, Any]]]:
     ]
 
 
-async def test_an_estimate_counts_what_passed(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
+async def test_an_estimate_counts_what_passed(gateway_of, tokenizer):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve)
     for reply, fields in replies():
@@ -56,7 +55,7 @@ def dearer_parts(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable([*settings.prices.rows, row]))
 
 
-async def test_the_hold_is_charged_whole(gateway_of: GatewayOf) -> None:
+async def test_the_hold_is_charged_whole(gateway_of):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve, change=dearer_parts, missing_usage="hold")
     for reply, fields in replies():
@@ -69,7 +68,7 @@ async def test_the_hold_is_charged_whole(gateway_of: GatewayOf) -> None:
         assert (found["input_tokens"], found["output_tokens"]) == (2 * len(body), 140)
 
 
-async def test_free_is_free_and_on_record(gateway_of: GatewayOf) -> None:
+async def test_free_is_free_and_on_record(gateway_of):
     provider = Provider(saying(b""))
     gateway = await gateway_of(provider.serve, missing_usage="free")
     for reply, fields in replies():
@@ -80,15 +79,13 @@ async def test_free_is_free_and_on_record(gateway_of: GatewayOf) -> None:
         assert (found["estimated"], found["charged_usd"], found["total_tokens"]) == (True, "0.00", 0)
 
 
-async def test_usage_that_was_reported_goes_before_any_policy(customer_of: CustomerOf) -> None:
+async def test_usage_that_was_reported_goes_before_any_policy(customer_of):
     customer = await customer_of(saying(answer()), missing_usage="hold")
     await ask(customer)
     assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
 
 
-async def test_an_estimate_never_exceeds_its_hold(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_an_estimate_never_exceeds_its_hold(make_gateway, upstream, tokenizer):
     """Where it is a bound: the provider was told that maximum, whatever our own count of its text says."""
     long = "word " * 2000
     provider = Provider(streaming(delta(long), DONE))
@@ -102,7 +99,7 @@ async def test_an_estimate_never_exceeds_its_hold(
     assert (await the_event(customer))["output_tokens"] == tokenizer.count(long, O200K) > 512
 
 
-async def test_every_choice_reasoning_and_call_counts(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
+async def test_every_choice_reasoning_and_call_counts(customer_of, tokenizer):
     call = {"index": 0, "function": {"name": "look_up", "arguments": '{"city": "Bern"}'}}
     pieces = (
         delta("One", index=0),
@@ -118,7 +115,7 @@ async def test_every_choice_reasoning_and_call_counts(customer_of: CustomerOf, t
     assert (await the_event(customer))["output_tokens"] == tokenizer.count(text, O200K)
 
 
-async def test_a_long_text_is_counted_off_the_loop_and_scaled(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
+async def test_a_long_text_is_counted_off_the_loop_and_scaled(customer_of, tokenizer):
     """Beyond what the tap keeps, tokens are extrapolated by bytes."""
     piece = "word " * 20_000
     customer = await customer_of(streaming(*[delta(piece)] * 60, DONE), "50.00")
@@ -144,7 +141,7 @@ INPUTS: list[tuple[str, dict[str, Any], Callable[[Tokenizer], int]]] = [
 ]
 
 
-async def test_any_input_can_be_estimated(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
+async def test_any_input_can_be_estimated(customer_of, tokenizer):
     provider = Provider(saying({"choices": [{"text": "Yes."}]}))
     customer = await customer_of(provider.serve)
     for path, fields, count in INPUTS:
@@ -155,7 +152,7 @@ async def test_any_input_can_be_estimated(customer_of: CustomerOf, tokenizer: To
         assert (found["input_tokens"], found["estimated"]) == (count(tokenizer), True), fields
 
 
-async def test_windows_count_what_was_charged(gateway_of: GatewayOf) -> None:
+async def test_windows_count_what_was_charged(gateway_of):
     gateway = await gateway_of(streaming(*WORDS, DONE))
     quotas = [{"window": "total", "metric": name, "limit": 10**6} for name in ("tokens", "output_tokens", "requests")]
     customer = await gateway.customer(quotas=quotas)

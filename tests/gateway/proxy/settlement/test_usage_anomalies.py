@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from billing.pricing.rows import PriceRow, Variant
+from billing.pricing import PriceRow, Variant
 from billing.usage import Usage
-from gateway.config.providers import ProviderConfig, ProviderKind
+from gateway.config.providers import ProviderConfig
 from gateway.config.settings import Settings
-from gateway.dialects.facts import MORE_IN_TOTAL, Reported
+from gateway.dialects.declarations import MORE_IN_TOTAL
+from gateway.dialects.facts import Reported
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import usage_anomalies
@@ -48,16 +49,14 @@ async def counted(make: MakeGateway, upstream: Upstream, change: Callable[[Setti
     return events
 
 
-async def test_zeros_are_estimated(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_zeros_are_estimated(make_gateway, upstream):
     for event in await counted(make_gateway, upstream, None):
         assert (event["estimated"], event["note"]) == (True, "no_usage")
         assert event["output_tokens"] > 0
 
 
 @pytest.mark.parametrize("change", [trusting, free])
-async def test_zeros_are_believed_where_they_are_trusted_or_all_is_free(
-    make_gateway: MakeGateway, upstream: Upstream, change: Callable[[Settings], Settings]
-) -> None:
+async def test_zeros_are_believed_where_they_are_trusted_or_all_is_free(make_gateway, upstream, change):
     for event in await counted(make_gateway, upstream, change):
         assert (event["estimated"], event["input_tokens"], event["output_tokens"]) == (False, 0, 0)
 
@@ -78,9 +77,7 @@ REGIONAL = Variant({"region": "eu"}, {"input": 2})
         ("openai", US, (), "region"),
     ],
 )
-def test_what_a_provider_is_known_to_do_is_no_anomaly(
-    kind: ProviderKind, reported: Reported, variants: tuple[Variant, ...], anomaly: str | None
-) -> None:
+def test_what_a_provider_is_known_to_do_is_no_anomaly(kind, reported, variants, anomaly):
     metrics, price = Metrics(), PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}, variants=variants)
     way = Candidate("m", ProviderConfig("p", kind, "http://p"), "m", 0, "o200k_base", None, rates=Rates.of(price))
     usage_anomalies.UsageAnomalies(metrics).note(way, reported)
@@ -88,7 +85,7 @@ def test_what_a_provider_is_known_to_do_is_no_anomaly(
     assert told == ([] if anomaly is None else [anomaly.encode()])
 
 
-def test_a_router_that_names_none_of_its_models_is_an_anomaly() -> None:
+def test_a_router_that_names_none_of_its_models_is_an_anomaly():
     metrics, price = Metrics(), Rates.of(PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}))
     own = ProviderConfig("p", "openai", "http://p")
     way = Candidate("m", own, "m", 0, "o200k_base", None, rates=price, others={"a": price}, answered_by=("a",))
@@ -103,9 +100,7 @@ def tiers(settings: Settings) -> Settings:
     return repriced(settings, rates, max_output_tokens=100, context_window=1000, variants=(dear,))
 
 
-async def test_what_is_not_known_costs_the_dearest_and_is_told_once(
-    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_is_not_known_costs_the_dearest_and_is_told_once(make_gateway, upstream, caplog):
     counts = usage(10, 5, vision_tokens=3)
     provider = Provider(saying(answer(reported=counts, service_tier="warp")))
     gateway = await make_gateway(await upstream(provider.serve), change=tiers)

@@ -1,28 +1,24 @@
 """Reports in which every count is zero, in each API beside chat's: estimated, unless the provider is trusted."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
 
 import pytest
 
-from gateway.config.providers import ProviderConfig, ZeroUsage
+from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
-from gateway.config.settings import Settings
-from tests.gateway.conftest import Handler, MakeGateway
 from tests.gateway.dialects.anthropic import bodies as anthropic
 from tests.gateway.dialects.gemini import support as gemini
 from tests.gateway.dialects.openai_responses.bodies import response, stream
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import ask, the_event
 
-NONE: Final = {"input_tokens": 0, "output_tokens": 0}
-MESSAGE: Final = {"model": "claude-haiku-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
-RESPONSE: Final = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 50, "store": False}
-CONTENT: Final = gemini.answer(usage={"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0})
-RERANK: Final = {"model": "rerank-2", "query": "capital", "documents": ["Lima", "Rome"]}
-RERANKERS: Final = ("cohere", "voyage")
-CASES: Final[dict[str, tuple[str, dict[str, Any], Handler]]] = {
+NONE = {"input_tokens": 0, "output_tokens": 0}
+MESSAGE = {"model": "claude-haiku-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
+RESPONSE = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 50, "store": False}
+CONTENT = gemini.answer(usage={"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0})
+RERANK = {"model": "rerank-2", "query": "capital", "documents": ["Lima", "Rome"]}
+RERANKERS = ("cohere", "voyage")
+CASES = {
     "message": ("/v1/messages", MESSAGE, saying(anthropic.answer(usage=NONE))),
     "response": ("/v1/responses", RESPONSE, saying(response(usage=NONE))),
     "streamed response": ("/v1/responses", {**RESPONSE, "stream": True}, streaming(stream(usage=NONE))),
@@ -37,9 +33,7 @@ CASES: Final[dict[str, tuple[str, dict[str, Any], Handler]]] = {
 
 
 @pytest.mark.parametrize("policy", ["estimate", "trust"])
-async def test_zeros_of_every_api(
-    make_gateway: MakeGateway, upstream: Callable[[Handler], Any], policy: ZeroUsage
-) -> None:
+async def test_zeros_of_every_api(make_gateway, upstream, policy):
     provider = Provider(saying({}))
     url = await upstream(provider.serve)
     bare = url.removesuffix("/v1")
@@ -51,7 +45,7 @@ async def test_zeros_of_every_api(
         *(ProviderConfig(name, "openai", url, key, dialects={"rerank": url}, zero_usage=policy) for name in RERANKERS),
     ]
 
-    def serving(settings: Settings) -> Settings:
+    def serving(settings):
         return replace(settings, providers={**settings.providers, **{each.name: each for each in made}})
 
     gateway = await make_gateway(change=serving)

@@ -34,7 +34,7 @@ async def events(local: LocalTransport, path: str, **body: object) -> list[Any]:
     return [json.loads(chunk[6:]) for chunk in chunks[:-1]]
 
 
-async def test_the_same_request_gets_the_same_answer(local: LocalTransport) -> None:
+async def test_the_same_request_gets_the_same_answer(local):
     first = await ask(local, CHAT, model="gpt-4o", messages=HELLO)
     assert await ask(local, CHAT, model="gpt-4o", messages=HELLO) == first
     other = await ask(local, CHAT, model="gpt-4o", messages=[{"role": "user", "content": "Hello!"}])
@@ -42,7 +42,7 @@ async def test_the_same_request_gets_the_same_answer(local: LocalTransport) -> N
     assert other[1]["id"] != first[1]["id"]
 
 
-async def test_another_time_is_another_id_but_the_same_text(tokenizer: Tokenizer) -> None:
+async def test_another_time_is_another_id_but_the_same_text(tokenizer):
     clock = iter(range(1_000))
     local = LocalTransport(tokenizer, now=lambda: float(next(clock)))
     (_, first), (_, second) = [await ask(local, CHAT, model="gpt-4o", messages=HELLO) for _ in range(2)]
@@ -50,7 +50,7 @@ async def test_another_time_is_another_id_but_the_same_text(tokenizer: Tokenizer
     assert first["choices"] == second["choices"]
 
 
-async def test_answers_have_a_natural_length(local: LocalTransport) -> None:
+async def test_answers_have_a_natural_length(local):
     for model in ("gpt-4o", "gpt-4"):
         for number in range(100):
             messages = [{"role": "user", "content": f"Question {number}"}]
@@ -60,7 +60,7 @@ async def test_answers_have_a_natural_length(local: LocalTransport) -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-3.5-turbo"])
-async def test_usage_is_what_tiktoken_counts(local: LocalTransport, tokenizer: Tokenizer, model: str) -> None:
+async def test_usage_is_what_tiktoken_counts(local, tokenizer, model):
     vocabulary = vocabulary_for(model)
     messages: list[Any] = [
         {"role": "system", "content": "Sei höflich."},
@@ -74,7 +74,7 @@ async def test_usage_is_what_tiktoken_counts(local: LocalTransport, tokenizer: T
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-async def test_a_maximum_is_kept_exactly(local: LocalTransport, tokenizer: Tokenizer, name: str) -> None:
+async def test_a_maximum_is_kept_exactly(local, tokenizer, name):
     _, whole = await ask(local, CHAT, model="gpt-4o", messages=HELLO)
     natural = whole["usage"]["completion_tokens"]
     for maximum in range(1, natural + 2):
@@ -87,7 +87,7 @@ async def test_a_maximum_is_kept_exactly(local: LocalTransport, tokenizer: Token
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-async def test_stop_sequences_end_the_answer(local: LocalTransport, tokenizer: Tokenizer, as_list: bool) -> None:
+async def test_stop_sequences_end_the_answer(local, tokenizer, as_list):
     _, whole = await ask(local, CHAT, model="gpt-4o", messages=HELLO)
     text = whole["choices"][0]["message"]["content"]
     stop = text.split(" ")[5]
@@ -97,14 +97,14 @@ async def test_stop_sequences_end_the_answer(local: LocalTransport, tokenizer: T
     assert answer["usage"]["completion_tokens"] == tokenizer.count(text[: text.index(stop)], O200K)
 
 
-async def test_a_stop_sequence_after_the_maximum_does_not_count(local: LocalTransport) -> None:
+async def test_a_stop_sequence_after_the_maximum_does_not_count(local):
     _, whole = await ask(local, CHAT, model="gpt-4o", messages=HELLO)
     last = whole["choices"][0]["message"]["content"].split(" ")[-1]
     _, answer = await ask(local, CHAT, model="gpt-4o", messages=HELLO, stop=last, max_tokens=3)
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
-async def test_counting_is_done_on_request(local: LocalTransport, tokenizer: Tokenizer) -> None:
+async def test_counting_is_done_on_request(local, tokenizer):
     messages: list[Any] = [
         {"role": "user", "content": "Please COUNT TO 25 now"},
         {"role": "assistant", "content": "count to 3"},
@@ -118,7 +118,7 @@ async def test_counting_is_done_on_request(local: LocalTransport, tokenizer: Tok
     assert chunks[-1]["usage"]["completion_tokens"] == tokenizer.count(text, O200K)
 
 
-async def test_chunks_without_usage_have_no_usage_member(local: LocalTransport) -> None:
+async def test_chunks_without_usage_have_no_usage_member(local):
     chunks = await events(local, CHAT, model="gpt-4o", messages=HELLO)
     assert all("usage" not in chunk for chunk in chunks)
     assert all(len(chunk["choices"]) == 1 for chunk in chunks)
@@ -129,9 +129,7 @@ async def test_chunks_without_usage_have_no_usage_member(local: LocalTransport) 
 
 
 @pytest.mark.parametrize(("path", "asked"), [(CHAT, {"messages": HELLO}), (TEXT, {"prompt": "Hello"})])
-async def test_chunks_with_usage_have_it_null_but_for_the_last(
-    local: LocalTransport, path: str, asked: dict[str, Any]
-) -> None:
+async def test_chunks_with_usage_have_it_null_but_for_the_last(local, path, asked):
     _, plain = await ask(local, path, model="gpt-4o", **asked)
     chunks = await events(local, path, model="gpt-4o", stream_options={"include_usage": True}, **asked)
     assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks[:-1])
@@ -139,7 +137,7 @@ async def test_chunks_with_usage_have_it_null_but_for_the_last(
     assert chunks[-1]["usage"] == plain["usage"]
 
 
-async def test_a_stream_says_what_the_plain_answer_says(local: LocalTransport) -> None:
+async def test_a_stream_says_what_the_plain_answer_says(local):
     asked: dict[str, Any] = {"model": "gpt-4o", "messages": HELLO, "n": 3, "max_tokens": 9, "stop": "zz"}
     _, plain = await ask(local, CHAT, **asked)
     chunks = await events(local, CHAT, **asked)
@@ -149,17 +147,17 @@ async def test_a_stream_says_what_the_plain_answer_says(local: LocalTransport) -
         assert reasons == [None] * (len(reasons) - 1) + [choice["finish_reason"]]
 
 
-async def test_a_read_stream_is_all_of_its_events(local: LocalTransport) -> None:
+async def test_a_read_stream_is_all_of_its_events(local):
     body = {"model": "gpt-4o", "messages": HELLO, "stream": True}
     whole = await (await local.send(request(CHAT, body))).read(LIMIT_BYTES)
     answer = await local.send(request(CHAT, body))
     assert b"".join([chunk async for chunk in answer.chunks()]) == whole
 
 
-async def test_a_long_stream_leaves_the_loop_its_turns(local: LocalTransport) -> None:
+async def test_a_long_stream_leaves_the_loop_its_turns(local):
     turns = 0
 
-    async def others() -> None:
+    async def others():
         nonlocal turns
         while True:
             turns += 1
@@ -171,7 +169,7 @@ async def test_a_long_stream_leaves_the_loop_its_turns(local: LocalTransport) ->
     assert turns > 200
 
 
-async def test_release_stops_the_answer(local: LocalTransport) -> None:
+async def test_release_stops_the_answer(local):
     answer = await local.send(request(CHAT, {"model": "gpt-4o", "messages": HELLO, "stream": True}))
     chunks = answer.chunks()
     await anext(chunks)
@@ -180,13 +178,13 @@ async def test_release_stops_the_answer(local: LocalTransport) -> None:
         await anext(chunks)
 
 
-async def test_a_whole_answer_has_its_limit(local: LocalTransport) -> None:
+async def test_a_whole_answer_has_its_limit(local):
     answer = await local.send(request(CHAT, {"model": "gpt-4o", "messages": HELLO}))
     with pytest.raises(UpstreamTooLarge):
         await answer.read(10)
 
 
-async def test_completions_have_sixteen_tokens_unless_told(local: LocalTransport, tokenizer: Tokenizer) -> None:
+async def test_completions_have_sixteen_tokens_unless_told(local, tokenizer):
     _, answer = await ask(local, TEXT, model="gpt-3.5-turbo-instruct", prompt="Once")
     choice = answer["choices"][0]
     assert answer["object"] == "text_completion"
@@ -195,7 +193,7 @@ async def test_completions_have_sixteen_tokens_unless_told(local: LocalTransport
     assert answer["usage"]["prompt_tokens"] == 1
 
 
-async def test_each_prompt_has_its_choices(local: LocalTransport) -> None:
+async def test_each_prompt_has_its_choices(local):
     _, answer = await ask(local, TEXT, model="gpt-4o", prompt=["one", "two two"], n=2, max_tokens=5)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     assert len({choice["text"] for choice in answer["choices"]}) == 4
@@ -203,28 +201,28 @@ async def test_each_prompt_has_its_choices(local: LocalTransport) -> None:
     assert answer["usage"]["completion_tokens"] == 20
 
 
-async def test_all_of_best_of_is_counted(local: LocalTransport) -> None:
+async def test_all_of_best_of_is_counted(local):
     _, answer = await ask(local, TEXT, model="gpt-4o", prompt="one", n=2, best_of=5, max_tokens=5)
     assert len(answer["choices"]) == 2
     assert answer["usage"]["completion_tokens"] == 25
 
 
 @pytest.mark.parametrize(("prompt", "tokens", "choices"), [([1, 2, 3], 3, 1), ([[1, 2], [3]], 3, 2)])
-async def test_prompts_of_tokens(local: LocalTransport, prompt: object, tokens: int, choices: int) -> None:
+async def test_prompts_of_tokens(local, prompt, tokens, choices):
     _, answer = await ask(local, TEXT, model="gpt-4o", prompt=prompt)
     assert answer["usage"]["prompt_tokens"] == tokens
     assert len(answer["choices"]) == choices
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, 256, 1_536, 3_072])
-async def test_vectors_have_length_one(local: LocalTransport, dimensions: int) -> None:
+async def test_vectors_have_length_one(local, dimensions):
     _, answer = await ask(local, EMBED, model="text-embedding-3-large", input="text", dimensions=dimensions)
     vector = answer["data"][0]["embedding"]
     assert len(vector) == dimensions
     assert math.isclose(math.hypot(*vector), 1.0, abs_tol=1e-5)
 
 
-async def test_vectors_are_the_text_s_own(local: LocalTransport) -> None:
+async def test_vectors_are_the_text_s_own(local):
     _, answer = await ask(local, EMBED, model="m", input=["a", "b", "a"], dimensions=8)
     first, second, third = (item["embedding"] for item in answer["data"])
     assert first == third != second
@@ -232,7 +230,7 @@ async def test_vectors_are_the_text_s_own(local: LocalTransport) -> None:
     assert [item["object"] for item in answer["data"]] == ["embedding"] * 3
 
 
-async def test_base64_is_the_same_vector(local: LocalTransport) -> None:
+async def test_base64_is_the_same_vector(local):
     _, plain = await ask(local, EMBED, model="m", input="a", dimensions=8)
     _, packed = await ask(local, EMBED, model="m", input="a", dimensions=8, encoding_format="base64")
     values = struct.unpack("<8f", b64decode(packed["data"][0]["embedding"]))
@@ -243,7 +241,7 @@ async def test_base64_is_the_same_vector(local: LocalTransport) -> None:
     ("inputs", "tokens", "items"),
     [("one two", 2, 1), (["one", "two two"], 3, 2), ([5, 6, 7], 3, 1), ([[5], [6, 7]], 3, 2), ("a " * 4_000, 4_001, 1)],
 )
-async def test_inputs_of_each_kind_are_counted(local: LocalTransport, inputs: object, tokens: int, items: int) -> None:
+async def test_inputs_of_each_kind_are_counted(local, inputs, tokens, items):
     _, answer = await ask(local, EMBED, model="m", input=inputs, dimensions=2)
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     assert len(answer["data"]) == items
@@ -264,26 +262,26 @@ def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
-async def test_delays_are_kept(tokenizer: Tokenizer, slept_s: list[float]) -> None:
+async def test_delays_are_kept(tokenizer, slept_s):
     local = LocalTransport(tokenizer, delay_ms=1_500, chunk_delay_ms=20)
     chunks = await events(local, CHAT, model="gpt-4o", messages=HELLO)
     assert slept_s == [1.5] + [0.02] * len(chunks)  # one between each two, [DONE] is one more
 
 
-async def test_a_request_s_metadata_overrides_the_delays(tokenizer: Tokenizer, slept_s: list[float]) -> None:
+async def test_a_request_s_metadata_overrides_the_delays(tokenizer, slept_s):
     local = LocalTransport(tokenizer, delay_ms=1_500, chunk_delay_ms=20)
     metadata = {"delay_ms": "600000", "chunk_delay_ms": "0", "other": "kept"}
     await events(local, CHAT, model="gpt-4o", messages=HELLO, metadata=metadata)
     assert slept_s == [600.0]
 
 
-async def test_without_delays_nothing_sleeps(local: LocalTransport, slept_s: list[float]) -> None:
+async def test_without_delays_nothing_sleeps(local, slept_s):
     await events(local, CHAT, model="gpt-4o", messages=HELLO)
     assert slept_s == []
 
 
 @pytest.mark.parametrize("name", ["delay_ms", "chunk_delay_ms"])
-async def test_a_delay_above_the_longest_silence_is_a_timeout(tokenizer: Tokenizer, name: str) -> None:
+async def test_a_delay_above_the_longest_silence_is_a_timeout(tokenizer, name):
     local = LocalTransport(tokenizer, timeout_s=0.05)
     body = {"model": "gpt-4o", "messages": HELLO, "stream": True, "metadata": {name: "10000"}}
     if name == "delay_ms":
@@ -296,12 +294,12 @@ async def test_a_delay_above_the_longest_silence_is_a_timeout(tokenizer: Tokeniz
 
 
 @pytest.mark.parametrize("delay_ms", [-1, 600_001])
-def test_a_delay_out_of_bounds_is_refused_at_start(tokenizer: Tokenizer, delay_ms: int) -> None:
+def test_a_delay_out_of_bounds_is_refused_at_start(tokenizer, delay_ms):
     with pytest.raises(ValueError, match="a delay is from 0 to 600000 ms"):
         LocalTransport(tokenizer, delay_ms=delay_ms)
 
 
-async def test_a_service_tier_is_the_answer_s(local: LocalTransport) -> None:
+async def test_a_service_tier_is_the_answer_s(local):
     tiers = [
         (await ask(local, CHAT, model="m", messages=HELLO, service_tier=tier))[1]["service_tier"]
         for tier in ("auto", "default", "flex", "priority")
@@ -309,7 +307,7 @@ async def test_a_service_tier_is_the_answer_s(local: LocalTransport) -> None:
     assert tiers == ["default", "default", "flex", "priority"]
 
 
-async def test_a_vocabulary_is_read_with_the_first_text_that_is_counted_by_it_and_off_the_loop() -> None:
+async def test_a_vocabulary_is_read_with_the_first_text_that_is_counted_by_it_and_off_the_loop():
     made = Tokenizer()
     made.verify()
     assert not made._encodings

@@ -2,15 +2,13 @@
 
 import pytest
 
-from tests.gateway.conftest import Gateway
 from tests.support.gateways import spent_nano, the_event
 from tests.support.response_sockets import answer, connected
 
 DEMO = {"model": "demo", "max_output_tokens": 50}
 
 
-async def test_demo_answers_on_a_socket_and_is_charged(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_demo_answers_on_a_socket_and_is_charged(customer):
     async with connected(customer) as socket:
         events = await answer(socket, **DEMO)
     assert "error" not in events[-1], events[-1]
@@ -22,8 +20,7 @@ async def test_demo_answers_on_a_socket_and_is_charged(gateway: Gateway) -> None
     assert await spent_nano(customer) > 0
 
 
-async def test_what_was_not_stored_is_known_on_its_socket(gateway: Gateway) -> None:
-    customer = await gateway.customer()
+async def test_what_was_not_stored_is_known_on_its_socket(customer):
     async with connected(customer) as socket:
         first = (await answer(socket, **DEMO, input="Count to 3"))[-1]["response"]
         goes_on = await answer(socket, **DEMO, input="And then?", previous_response_id=first["id"])
@@ -31,8 +28,7 @@ async def test_what_was_not_stored_is_known_on_its_socket(gateway: Gateway) -> N
 
 
 @pytest.mark.parametrize("fields", [{"model": "demo", "input": 5}, {"model": "demo", "previous_response_id": "resp_x"}])
-async def test_what_is_wrong_is_an_error_and_costs_nothing(gateway: Gateway, fields: dict[str, object]) -> None:
-    customer = await gateway.customer()
+async def test_what_is_wrong_is_an_error_and_costs_nothing(customer, fields):
     async with connected(customer) as socket:
         assert (await answer(socket, **fields))[-1]["type"] == "error"
     assert await spent_nano(customer) == 0

@@ -1,0 +1,45 @@
+"""Nothing of a request refers in a circle at its end: the collector finds nothing of it."""
+
+import gc
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import chat
+from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage_chunk
+from tests.support.gateways import ask
+
+REQUESTS = 10
+REPLIES = {
+    "whole": (saying(answer()), {}),
+    "stream": (streaming(*WORDS, usage_chunk(), DONE), {"stream": True}),
+    "whole, without usage": (saying(answer("Yes.", {})), {}),
+    "refused by its provider": (saying({"error": {}}, 400), {}),
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+async def test_a_request_leaves_no_circle(customer_of, name):
+    reply, fields = REPLIES[name]
+    customer = await customer_of(Provider(reply).serve)
+    body = chat(model="gpt-4o-mini", **fields)
+    for _ in range(2):
+        await ask(customer, body)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(REQUESTS):
+            await ask(customer, body)
+        gc.collect()
+        found = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage if _is_ours(each))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not found
+
+
+def _is_ours(thing: Any) -> bool:
+    return type(thing).__module__.startswith(("gateway.", "billing."))
