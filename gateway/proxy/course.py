@@ -624,10 +624,9 @@ class Course:
             exchange = self.exchange
             if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
                 exchange.cut_for = "shutting_down"
+            self.leave()
         except Exception as error:
             self.fault(error)
-        else:
-            self.leave()
 
     def leave(self) -> None:
         """Leave the client in whatever state this is. A detour is cancelled once it has made its first step: it sees to
