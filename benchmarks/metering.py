@@ -25,8 +25,7 @@ from billing.holds.epochs import Partition
 from billing.holds.model import Hold, HoldRequest, HoldSettings, Need
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.debits import Debit, encode_debit
 from billing.plans import Plan
 from billing.principals import Principal

@@ -117,10 +117,10 @@ MetergateError
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
-|   |   +-- KeyReused              billing.payments.stripe.client
+|   |   +-- KeyReused              billing.payments.stripe.provider
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
-|       +-- AccessRefused          billing.payments.stripe.client
+|       +-- AccessRefused          billing.payments.stripe.provider
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions

@@ -11,10 +11,14 @@ with 0.
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until it serves: what is imported stays, and to look at it again takes a tenth of the start
+
 import argparse
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import socket
@@ -457,6 +461,7 @@ def _settle_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 def _settle_memory_and_threads() -> None:

@@ -10,8 +10,7 @@ from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.client import Client
 from billing.client.errors import BadAnswer, ClientError, Refused, Retries, Unreachable
 from billing.client.recorder import Spooled, SpoolRules
-from billing.client.service import HeldOpen
-from billing.client.tokens import tokens_used
+from billing.client.service import HeldOpen, tokens_used
 
 __all__ = [
     "ANSWER_LIMIT_BYTES",

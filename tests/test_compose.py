@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.config.defaults import Defaults
 from gateway.config.environment import SETTINGS_VARIABLES
 from gateway.config.settings import COMPOSE_GROUP
 from gateway.embedded.process import valkey_server
+from gateway.process.supervisor import KILL_MARGIN_S
+from tests.support.programs import judge
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 ALL_SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SERVICES = {name: service for name, service in ALL_SERVICES.items() if "profiles" not in service}
+CADDY = ALL_SERVICES["caddy"]
+# The shipped files, or a copy of one's own.
+CONFIG = "${METERGATE_CONFIG_FOLDER:-./config}"
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
@@ -53,17 +59,19 @@ def test_the_gateway_waits_for_its_servers():
 
 def test_only_the_gateway_is_published():
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["gateway"]["ports"])
 
 
 def test_services_come_back_and_keep_their_data():
     for name in ("gateway", "postgres", "valkey"):
         assert SERVICES[name]["restart"] == "unless-stopped"
-    named = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
-    assert named - {"./config"} == {name for name in COMPOSE["volumes"] if not name.startswith("lago")}
+    named = {volume.rsplit(":/", 1)[0] for service in SERVICES.values() for volume in service["volumes"]}
+    assert named - {CONFIG} == {name for name in COMPOSE["volumes"] if not name.startswith(("lago", "caddy"))}
+    assert {volume.split(":")[0] for volume in CADDY["volumes"] if volume[0] != "."} == {"caddy-data", "caddy-config"}
 
 
 def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secrets_elsewhere():
-    lago = {name: service for name, service in ALL_SERVICES.items() if name not in SERVICES}
+    lago = {name: service for name, service in ALL_SERVICES.items() if name not in {*SERVICES, "caddy"}}
     assert all(name.startswith("lago-") and service["profiles"] == ["lago"] for name, service in lago.items())
     assert all(re.search(r":v?[0-9]+[\w.-]*$", service["image"]) for service in lago.values())
     published = [port for service in lago.values() for port in service.get("ports", ())]
@@ -73,7 +81,30 @@ def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secre
     assert "lago.env" in (ROOT / ".gitignore").read_text("utf-8").split()
     assert COMPOSE["networks"]["lago"]["internal"] is True
     kept = {volume.split(":")[0] for service in lago.values() for volume in service.get("volumes", ())}
-    assert kept | {"gateway", "postgres", "valkey"} == set(COMPOSE["volumes"])
+    assert kept | {"gateway", "postgres", "valkey", "caddy-data", "caddy-config"} == set(COMPOSE["volumes"])
+
+
+def test_tls_is_a_profile_whose_caddy_has_the_tested_file_and_no_more_rights_than_it_needs():
+    assert CADDY["profiles"] == ["tls"]
+    assert CADDY["volumes"][0] == "./deploy/caddy/Caddyfile:/etc/caddy/Caddyfile:ro"
+    assert (ROOT / "deploy" / "caddy" / "Caddyfile").is_file()
+    assert (CADDY["cap_drop"], CADDY["cap_add"], CADDY["read_only"]) == (["ALL"], ["NET_BIND_SERVICE"], True)
+    assert CADDY["environment"]["METERGATE_UPSTREAM"] == "gateway:8080"
+    assert (CADDY["networks"], CADDY["ports"]) == (["default"], ["80:80", "443:443"])
+    trusted = SERVICES["gateway"]["environment"]["TRUSTED_PROXIES"]
+    assert trusted.startswith("${TRUSTED_PROXIES:-")
+
+
+def test_a_stop_waits_as_long_as_answers_and_their_debits_take():
+    defaults = Defaults()
+    takes_s = defaults.process.shutdown_grace_s + defaults.stores.postgres_timeout_s + KILL_MARGIN_S
+    for service in (SERVICES["gateway"], CADDY):
+        assert int(service["stop_grace_period"].removesuffix("s")) > takes_s
+
+
+def test_a_configuration_of_ones_own_is_where_no_update_writes():
+    assert SERVICES["gateway"]["volumes"][0] == SERVICES["migrate"]["volumes"][0] == f"{CONFIG}:/app/config:ro"
+    assert "etc/" in (ROOT / ".gitignore").read_text("utf-8").split()
 
 
 def valkey_settings() -> dict[str, str]:
@@ -114,12 +145,12 @@ def test_the_stores_want_a_password_and_are_reached_by_the_gateway_alone():
 
 def test_metrics_are_published_on_this_machine_alone():
     assert SERVICES["gateway"]["environment"]["METRICS_ADDR"] == "0.0.0.0:9090"
-    assert [port for port in SERVICES["gateway"]["ports"] if "9090" in port] == ["127.0.0.1:9090:9090"]
+    assert [port for port in SERVICES["gateway"]["ports"] if "9090" in port] == ["127.0.0.1:9464:9090"]
 
 
 def test_every_image_can_be_pinned_by_its_digest():
-    for name, variable in (("postgres", "POSTGRES_IMAGE"), ("valkey", "VALKEY_IMAGE")):
-        assert SERVICES[name]["image"].startswith(f"${{{variable}:-")
+    for name, variable in (("postgres", "POSTGRES_IMAGE"), ("valkey", "VALKEY_IMAGE"), ("caddy", "CADDY_IMAGE")):
+        assert ALL_SERVICES[name]["image"].startswith(f"${{{variable}:-")
     assert SERVICES["gateway"]["build"]["args"]["PYTHON_IMAGE"].startswith("${PYTHON_IMAGE:-")
     assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
     defaults = {
@@ -186,6 +217,12 @@ def test_compose_itself_accepts_the_file():
         check=False,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_the_file_is_one_by_the_specification_of_compose():
+    command = [judge("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+    judged = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
 def compose_command() -> list[str] | None:

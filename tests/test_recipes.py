@@ -43,7 +43,7 @@ STEPS = {
         for kind in ("", "new_", "unlocked_", "claimed_")
     },
     "gateway/proxy/context.py": [("            sender.tool_version,\n", "            principal.project,\n")],
-    "billing/metering/charges.py": [("            status=200,\n", "            project=principal.project,\n")],
+    "billing/metering/events.py": [("            status=200,\n", "            project=principal.project,\n")],
     "billing/schemas/usage.py": [("    tool_version: str | None\n", "    project: str | None\n")],
 }
 FOLLOWED = """

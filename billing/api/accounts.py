@@ -47,7 +47,7 @@ from billing.schemas.accounts import (
     RepricingShape,
     UserQuotasShape,
 )
-from billing.schemas.organizations import Closing, OrganizationShape
+from billing.schemas.people import Closing, OrganizationShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -16,7 +16,7 @@ from billing.mail import parse_email
 from billing.permissions import MEMBERS_WRITE, ORG_WRITE, ROLES, SCOPES
 from billing.quotas import parse_quotas
 from billing.schemas.accounts import NewQuotas, UserQuotasShape
-from billing.schemas.organizations import (
+from billing.schemas.people import (
     InvitationShape,
     MemberShape,
     NewInvitation,

@@ -38,8 +38,7 @@ from billing.schemas.margin import (
     MarginsShape,
     margin_fields,
 )
-from billing.schemas.organizations import MemberShape
-from billing.schemas.people import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
+from billing.schemas.people import MemberShape, UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
 from billing.schemas.system import (
     AssignBody,
     AssignedShape,

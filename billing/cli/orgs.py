@@ -26,7 +26,7 @@ from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.schemas.organizations import OrganizationShape
+    from billing.schemas.people import OrganizationShape
 
 INVITATION: Final = "METERGATE_INVITATION"
 _MEMBER: Final = argument("A member, usr_...", "USER_ID")

@@ -26,10 +26,11 @@ from billing.client.service import (
     OfModel,
     ServiceAccess,
     ServiceCalls,
+    TokensUsed,
     encoded,
     new_event_id,
+    tokens_used,
 )
-from billing.client.tokens import TokensUsed, tokens_used
 from billing.schemas.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339
 

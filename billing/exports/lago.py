@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.database.connection import queries
-from billing.exports.events import cents, flat_properties, unix_s
-from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkFailed, Verdict, deliver
+from billing.exports.sinks import (
+    TAKEN,
+    Peer,
+    PlainSink,
+    Refusals,
+    Reply,
+    SinkFailed,
+    Verdict,
+    cents,
+    deliver,
+    flat_properties,
+    unix_s,
+)
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from billing.database.connection import Database
-    from billing.exports.events import ExportEvent
+    from billing.exports.sinks import ExportEvent
 
 JSON: Final = {"Content-Type": "application/json"}
 # Events of one request, by Lago's API.

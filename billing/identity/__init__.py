@@ -8,9 +8,9 @@ credentials     People: passwords and second factors as they are checked; Creden
 sign_in         SignIn: registers, verifies and signs in, and tells nobody who is registered
 mail_templates  what mails say                                                         pure
 mailer          Mailer: sends what waits, by SMTP or to a console
-tokens          JSON Web Tokens: verified by a key and an algorithm that are given; whom one is about
+tokens          JSON Web Tokens: verified by a key and an algorithm that are given; whom one is about; the keys that
+                sign our own, and their rotation
 encryption      secrets that have to be read again, encrypted by a key that is given
-signing_keys    the keys that sign our own tokens, and their rotation
 sessions        a sign-in, its access and refresh tokens, who shows one, and their ends
 browsers        Browsers: sessions that a cookie shows; links by which an operator begins one
 issuers         what other issuers publish, kept for a while; which of their tokens are believed

@@ -24,8 +24,17 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.identity.signing_keys import SECRET_BYTES, SigningKeys
-from billing.identity.tokens import ISSUER, MAX_LIFE_S, OPERATOR, BadToken, Claims, Verified, peek
+from billing.identity.tokens import (
+    ISSUER,
+    MAX_LIFE_S,
+    OPERATOR,
+    SECRET_BYTES,
+    BadToken,
+    Claims,
+    SigningKeys,
+    Verified,
+    peek,
+)
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.permissions import allowed
 from billing.principals import Caller

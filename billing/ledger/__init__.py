@@ -1,8 +1,7 @@
 """The ledger: transfers and usage events, the batch writer and its dead letters, rollups, reports, verification.
 
 debits       one metered request in the ledger: as it is written, as it is read back; its counts, by model too    pure
-writer       the batch that writes debits, and keeps what the ledger can't take
-dead_letters reading that, and writing it after all
+writer       the batch that writes debits, and keeps what the ledger can't take; dead letters, written after all
 reports      what customers and operators read; margins: what was charged less what it cost
 sums         what was used in spans of time, by dimension and tag; fresh usage is moved into sums by minute, hour, day
              and month, and hours of busy accounts are folded

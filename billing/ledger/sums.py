@@ -29,6 +29,7 @@ from typing import Any, Final, NamedTuple
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.errors import MetergateError
+from billing.work import until_next_s
 
 _query = queries("billing.ledger")
 
@@ -469,7 +470,7 @@ class Roller:
         """Move until the task is cancelled. A failure is logged, and fewer rows are tried at the next round."""
         task = asyncio.current_task()
         while task is None or not task.cancelling():  # also where the driver has swallowed the cancellation
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(until_next_s(self._interval_s))
             try:
                 await self.round()
             except DatabaseError as error:

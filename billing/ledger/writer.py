@@ -1,9 +1,9 @@
 """The batch that writes debits to Postgres (rule R3 of docs/protocol.md).
 
 A request id is decided once, by whichever insert comes first; a row that Postgres refuses for its content is found by
-bisection and kept as a dead letter, so that it never blocks the others (`dead_letters` writes it after all). Any other
-failure is raised as `DatabaseUnavailable`: the batch stays whole and is written again. A debit that Redis has counted
-carries its epoch and dseq; without them it came by a direct ledger write (rule R4) and becomes a correction.
+bisection and kept as a dead letter, so that it never blocks the others. Any other failure is raised as
+`DatabaseUnavailable`: the batch stays whole and is written again. A debit that Redis has counted carries its epoch and
+dseq; without them it came by a direct ledger write (rule R4) and becomes a correction.
 
 Almost every batch consists of debits that the ledger does not have yet, so it is first written with a plain insert:
 that spares Postgres the speculative-insertion marks of ON CONFLICT and this process a reply for every row. A batch with
@@ -12,19 +12,26 @@ a known request id fails as a whole, with nothing written, and is written again 
 An account row that another session has locked would delay a whole batch. So a batch waits for it for BRIEF_WAIT_S; then
 the other debits are written, the row alone is waited for, up to the database's `lock_wait_s`, and what is not written
 then is returned as `left`, for the caller to try again.
+
+A debit that Postgres refused, or an entry of the journal that could not be read, is kept in `debits_set_aside`, a
+dead letter. Replaying writes it, once the cause is mended, by the batch that writes every debit, where its request id
+decides: done twice, or by two people, it is one debit. What the ledger has is taken out; what it still refuses stays,
+with the new reason.
 """
 
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from billing import audit
 from billing.database.connection import (
     Connection,
     Database,
@@ -37,7 +44,7 @@ from billing.database.connection import (
     as_lock_timeout,
     queries,
 )
-from billing.ledger.debits import Debit, Outcome, encode_debit
+from billing.ledger.debits import Debit, Outcome, Unreadable, decode_debit, encode_debit
 
 logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
@@ -297,3 +304,110 @@ async def _stored_before(database: Database, debits: Sequence[Debit]) -> dict[st
 def stored_by_id(rows: Sequence[Row], *, fresh: bool) -> dict[str, Stored]:
     """Return rows of `request_id`, `outcome` and `xseq` by request id."""
     return {row["request_id"]: Stored(row["outcome"], row["xseq"], fresh) for row in rows}
+
+
+PAGE: Final = _sql("set_aside_page")
+FORGET: Final = _sql("set_aside_forget")
+REASON: Final = _sql("set_aside_reason")
+KNOWN: Final = "SELECT EXISTS (SELECT FROM usage_events WHERE request_id = $1)"
+ROW: Final = "SELECT request_id, kind, debit, reason FROM debits_set_aside WHERE request_id = $1 FOR UPDATE"
+COUNT: Final = "SELECT count(*) FROM debits_set_aside"
+PAGE_ROWS: Final = 200
+
+Kind = Literal["debit", "entry"]
+ReplayResult = Literal["written", "known", "refused", "unreadable"]
+# Converts a journal entry of a request id to its debit; raises `Unreadable`.
+ReadEntry = Callable[[str, bytes], Debit]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A row of `debits_set_aside`. `debit` is None where this release can't read it; `reason` says why it was not
+    written."""
+
+    request_id: str
+    kind: Kind
+    debit: Debit | None
+    reason: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The outcome of replaying one: `written` now, `known` to the ledger before, or still not written for `reason`."""
+
+    request_id: str
+    result: ReplayResult
+    reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Return whether the ledger has the debit now."""
+        return self.result in ("written", "known")
+
+
+async def list_dead_letters(database: Database, read_entry: ReadEntry, limit: int) -> list[DeadLetter]:
+    """Return at most `limit` of them, by request id, which is by age. Raises `DatabaseError`."""
+    found = []
+    for row in await database.rows(PAGE, "", None, limit):
+        try:
+            debit = _debit_of(row, read_entry)
+        except Unreadable:
+            debit = None
+        found.append(DeadLetter(row["request_id"], row["kind"], debit, row["reason"], row["created_at"]))
+    return found
+
+
+async def count_dead_letters(database: Database) -> int:
+    """Return how many there are. Raises `DatabaseError`."""
+    return int(await database.value(COUNT))
+
+
+async def replay(
+    database: Database, read_entry: ReadEntry, request_ids: Sequence[str] | None = None
+) -> AsyncIterator[Replayed]:
+    """Write all of them, or those named, one by one. Raises `DatabaseUnavailable`: begin again then."""
+    after = ""
+    while rows := await database.rows(PAGE, after, request_ids, PAGE_ROWS):
+        for row in rows:
+            yield await _replay(database, read_entry, row)
+        after = rows[-1]["request_id"]
+
+
+async def discard(database: Database, request_id: str) -> bool:
+    """Give up one that can never be written; return whether it was there. The audit log keeps its bytes, as
+    hexadecimal.
+
+    Raises `DatabaseError`.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(ROW, request_id)
+        if row is None:
+            return False
+        kept = {"kind": row["kind"], "debit": row["debit"].hex(), "reason": row["reason"]}
+        await audit.record(connection, audit.ADMIN, "debit.discard", request_id, kept, None)
+        await connection.execute(FORGET, request_id, row["debit"])
+    return True
+
+
+async def _replay(database: Database, read_entry: ReadEntry, row: Row) -> Replayed:
+    request_id = row["request_id"]
+    try:
+        debit = _debit_of(row, read_entry)
+    except Unreadable as error:
+        if not await database.value(KNOWN, request_id):
+            return Replayed(request_id, "unreadable", str(error))
+        await database.execute(FORGET, request_id, row["debit"])  # a release that could read it has written it
+        return Replayed(request_id, "known")
+    try:
+        stored = await write_or_refuse(database, [debit])
+    except DatabaseRefused as error:
+        reason = await why_refused(database, debit, error)
+        await database.execute(REASON, request_id, reason)
+        return Replayed(request_id, "refused", reason)
+    await database.execute(FORGET, request_id, row["debit"])
+    return Replayed(request_id, "written" if stored[debit.request_id].fresh else "known")
+
+
+def _debit_of(row: Row, read_entry: ReadEntry) -> Debit:
+    return decode_debit(row["debit"]) if row["kind"] == "debit" else read_entry(row["request_id"], row["debit"])

@@ -2,12 +2,12 @@
 
 port           what a provider has, in neutral objects, and what is asked of it; where payers may be sent     pure
 orders         what accounts ask to buy; PaymentAdmin: refunds, and dead letters, which wait for an operator
-purchases      what an order becomes by the state of its payment; credited, taken back, a dead letter; charges
+               what an order becomes by the state of its payment: credited, taken back, a dead letter; charges
 in_force       which plan is in force by the states of subscriptions, its credit, and what a change charges   pure
 subscriptions  their states and invoices become an account's plan and credit; changes of them
-apply          an object's present state, fetched anew and applied once, whoever said that it has changed;
-               whom a provider knows as our accounts; idempotency keys of calls that are made again
-events         what providers report: stored, acknowledged, then applied
+events         what providers report: stored, acknowledged, then applied: an object's present state, fetched anew and
+               applied once, whoever said that it has changed; whom a provider knows as our accounts; idempotency keys
+               of calls that are made again
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 flows          from what is asked for to the page where it is paid
 auto_recharge  charges of accounts whose balance falls below a threshold, one at a time

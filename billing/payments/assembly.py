@@ -12,16 +12,13 @@ from billing.accounts.grants import PAID, Grants, Terms
 from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT
-from billing.payments.apply import Applier, Customers, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import AutoRecharge, Recharges
-from billing.payments.events import PaymentEvents
+from billing.payments.events import Applier, Customers, Handler, PaymentEvents, checkout_handler, customer_handler
 from billing.payments.flows import FlowRules, Flows, price_id_of
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.orders import Orders, PaymentAdmin
+from billing.payments.orders import Charges, Orders, PaymentAdmin, Purchases
 from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
-from billing.payments.purchases import Charges, Purchases
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.subscriptions import (
     Recovery,
@@ -119,8 +116,11 @@ def stripe_provider(
     rules: CheckoutRules | None = None,
 ) -> PaymentProvider:
     """Return Stripe, whose library is imported now: it takes 0.2 s. Raises `ValueError` for a key that can't be one."""
-    from billing.payments.stripe.client import API_BASE, StripeAccess  # noqa: PLC0415
-    from billing.payments.stripe.provider import StripePayments  # noqa: PLC0415
+    from billing.payments.stripe.provider import (  # noqa: PLC0415
+        API_BASE,
+        StripeAccess,
+        StripePayments,
+    )
 
     access = StripeAccess(api_key, api_base or API_BASE)
     return StripePayments(access, webhook_secrets, parts.deployment, parts.now, rules)

@@ -28,7 +28,7 @@ from billing.work import Lease, Periodic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.payments.apply import Customers
+    from billing.payments.events import Customers
     from billing.payments.flows import FlowRules, Flows
     from billing.payments.orders import Orders
     from billing.payments.port import Payment

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
 from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
-from billing.payments.apply import TRIES, call_once
+from billing.payments.events import TRIES, call_once
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
 from billing.payments.port import CustomerGone, ObjectRef, PaymentError, PaymentRefused, Purchase, ReturnUrls, origin_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from billing.accounts.accounts import Account, Accounts
     from billing.database.connection import Database
-    from billing.payments.apply import Customers
+    from billing.payments.events import Customers
     from billing.payments.orders import Orders
     from billing.payments.port import HostedPage, Payment, PaymentProvider
     from billing.payments.subscriptions import SubscriptionChanges

@@ -4,7 +4,7 @@ Functions that are given a connection work in the caller's transaction; the call
 The account's row is locked first, so that the states of an account's subscriptions are judged one after another; the
 plan follows from all of them together (`billing.payments.in_force`). Recovery ends plans by the clock alone: one that
 was not paid for is taken back after its days of grace; a payment brings it back at once. The handlers are called by
-`billing.payments.apply`; they write the notices of payments, too.
+`billing.payments.events`; they write the notices of payments, too.
 
 SubscriptionError
 +-- NoSubscription       none is in force that could be changed: one begins at a checkout
@@ -24,7 +24,7 @@ from billing.errors import MetergateError
 from billing.money import format_cents
 from billing.notices.emit import emit
 from billing.payments import orders
-from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
+from billing.payments.events import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
 from billing.payments.port import Invoice, ObjectRef, Subscription, included_scope, money_key
 from billing.times import rfc3339

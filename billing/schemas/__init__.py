@@ -3,8 +3,8 @@ them, and `/api/openapi.json` is generated from them. Pure.
 
     base        Body, Query, Answer with `of`, Listing; money, times and names; the error envelope
     decoding    a caller's JSON as a shape, and what is wrong with a value, in words instead of msgspec's
-    people      registering, signing in, tokens and sessions; people as they see themselves, and as operators do
-    organizations  organizations, members, invitations, roles
+    people      registering, signing in, tokens and sessions; people as they see themselves, and as operators do;
+                organizations, members, invitations, roles
     quotas      quotas, and what is left of each
     accounts    accounts, grants, refunds, adjustments; requests charged by another price
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands

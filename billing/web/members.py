@@ -29,7 +29,7 @@ from billing.api.organizations import (
 from billing.permissions import MEMBERS_READ, MEMBERS_WRITE, ORG_TRANSFER, ORG_WRITE, RANK, Role
 from billing.schemas.accounts import NewQuotas
 from billing.schemas.base import PageQuery
-from billing.schemas.organizations import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
+from billing.schemas.people import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
 from billing.web.forms import LIMIT_VALUES, quota_rows, quotas_typed, spent_by
 from billing.web.pages import NOTICES, Page, View, Visit, Who, does, filled, page, shows
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from billing.api.services import Services
-    from billing.payments.purchases import ChargeSums
+    from billing.payments.orders import ChargeSums
     from billing.schemas.system import ProviderShape, TargetShape
 
 _TARGETS: Final = (

@@ -4,9 +4,8 @@
     serving     up, serve; up  what they do; first_start  the admin key and the account that a first start makes, and
                 what is printed
     init        init: files to edit
-    upkeep      migrate, doctor, explain, reconcile: commands on the database and Redis themselves; export: usage events
-                as files
-    ledger      ledger verify and set-aside: the ledger's proof, and debits that it could not take
+    upkeep      migrate, doctor, explain, reconcile, ledger verify and set-aside: commands on the database and Redis
+                themselves; export: usage events as files
     backup      backup, restore: the database in a file
     doctor      its findings, of the configuration, the disk, providers, and both stores
     stores      where the stores are, and what a failure says; store_options  those of one command

@@ -20,7 +20,7 @@ SECTIONS: Final = {
         **dict.fromkeys(("doctor", "migrate"), "gateway.commands.upkeep:add_upkeep"),
         **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
         "reconcile": "gateway.commands.upkeep:add_upkeep",
-        "ledger": "gateway.commands.ledger:add_ledger",
+        "ledger": "gateway.commands.upkeep:add_ledger",
         "export": "gateway.commands.upkeep:add_export",
     },
     "Look after accounts": {

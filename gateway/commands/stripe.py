@@ -16,7 +16,7 @@ from billing.cli.output import columns, says
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
-    from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
+    from billing.payments.stripe.provider import StripeCalls, SyncedEndpoint
     from billing.schemas.payments import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
@@ -86,7 +86,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
     from ulid import ULID
 
     from billing.payments.port import PaymentError, PaymentProviderUnavailable
-    from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls, sync_endpoint
+    from billing.payments.stripe.provider import API_BASE, StripeAccess, StripeCalls, sync_endpoint
     from gateway.commands.data_folder import explained_misuse
     from gateway.config.environment import command_environment
 
@@ -112,7 +112,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
     from billing.money import NANO_PER_CENT
-    from billing.payments.stripe.client import price_faults
+    from billing.payments.stripe.provider import price_faults
     from gateway.commands.data_folder import explained_misuse
     from gateway.config.settings import load_settings
 

@@ -39,8 +39,7 @@ from gateway.commands.data_folder import (
 from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready, serving_lines
 from gateway.commands.stores import Stores, given_stores, named_store, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
-from gateway.config.settings import Settings, warnings
+from gateway.config.settings import MAIL_CONSOLE_VARIABLE, Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.registry import METRICS_DIR_VARIABLE

@@ -4,6 +4,8 @@
 Every variable that users may set stands here in its group: `.env.example` is made of them, and the documentation's
 tables equal them. The settings' own are declared by the fields of `gateway.config.environment`, those of files alone
 here.
+
+The `identity` of metergate.yaml, who is let in and how, is read here, too.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
+
+from msgspec import Struct, structs
 
 from billing.addresses import is_this_machine
+from billing.identity.providers import OIDC_SCOPES, SignInProvider
+from billing.permissions import Approval
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
-from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.plans import (
     VERSION,
     PaymentsConfig,
@@ -31,7 +36,15 @@ from gateway.config.plans import (
     with_stripe_prices,
 )
 from gateway.config.prices import read_prices
-from gateway.config.providers import ModelConfig, ProviderConfig, read_models, read_providers, unpriced_models
+from gateway.config.providers import (
+    ApiKey,
+    BaseUrl,
+    ModelConfig,
+    ProviderConfig,
+    read_models,
+    read_providers,
+    unpriced_models,
+)
 from gateway.config.secret import Secret
 from gateway.config.source import (
     FILES,
@@ -45,12 +58,91 @@ from gateway.config.source import (
     Value,
     file_marks,
     find_folder,
+    read_by,
     read_file,
+    read_section,
+    text,
 )
 from gateway.dialects.declarations import BetaEffect
 
+# Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from.
+MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
+GITHUB: Final = "https://github.com"
+GITHUB_API: Final = "https://api.github.com"
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+Scope = Annotated[str, text("a scope", r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")]
+Domain = Annotated[str, text("a domain such as example.com", r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+")]
+MAX_PROVIDERS: Final = 50
+
+
+class _Provider(Struct, frozen=True):
+    """A provider as the file has it."""
+
+    client_id: str
+    client_secret: ApiKey
+    kind: Literal["oidc", "github"] | None = None
+    issuer: BaseUrl | None = None
+    api_url: BaseUrl | None = None
+    scopes: tuple[Scope, ...] | None = None
+    trusted_email: bool = False
+    allowed_domains: tuple[Domain, ...] = ()
+
+
+def _read_providers(value: Value) -> dict[str, SignInProvider]:
+    """Return the providers by name; one whose secret's variable is unset is off, and left out."""
+    found: dict[str, SignInProvider] = {}
+    for name, entry in value.entries().items():
+        if not _NAME.fullmatch(name) or len(found) >= MAX_PROVIDERS:
+            entry.problem(f"a provider's name is lower-case letters, digits, '_' and '-'; at most {MAX_PROVIDERS}")
+        given = read_section(entry, _Provider)
+        if given is None:
+            continue
+        kind = given.kind or ("github" if name == "github" else "oidc")
+        if kind == "oidc" and given.issuer is None:
+            entry.missing("issuer")
+        if given.client_secret.secret is not None:
+            found[name] = _provider(kind, given, given.client_secret.secret.reveal())
+    return found
+
+
+def _provider(kind: Literal["oidc", "github"], given: _Provider, secret: str) -> SignInProvider:
+    github = kind == "github"
+    usual = ("read:user", "user:email") if github else OIDC_SCOPES
+    return SignInProvider(
+        issuer=(given.issuer or GITHUB).partition("?")[0].rstrip("/"),
+        client_id=given.client_id,
+        client_secret=secret,
+        kind=kind,
+        scopes=usual if given.scopes is None else given.scopes,
+        trusted_email=given.trusted_email,
+        allowed_domains=frozenset(given.allowed_domains),
+        api_url=(given.api_url or (GITHUB_API if github else "")).rstrip("/"),
+    )
+
+
+class IdentityConfig(Struct, frozen=True, kw_only=True):
+    """When somebody who has registered is let in: at once, once the address is verified, or by an operator; and where
+    people may sign in elsewhere, by name. `public_url` is the gateway's for browsers, without a slash at its end."""
+
+    approval: Approval = "verified"
+    public_url: BaseUrl | None = None
+    providers: Annotated[dict[str, SignInProvider], read_by(_read_providers)] = {}
+
+
+def read_identity(at: Value | None) -> IdentityConfig:
+    """Return the section; what is left out is as by default."""
+    found = None if at is None else read_section(at, IdentityConfig)
+    if at is None or found is None:
+        return IdentityConfig()
+    if found.public_url is None:
+        if "providers" in at.entries():
+            at.missing("public_url")
+        return found
+    return structs.replace(found, public_url=found.public_url.rstrip("/"))
+
+
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
-_NAME: Final = re.compile(r"[!-+\--~]{1,200}", re.ASCII)
+_BETA: Final = re.compile(r"[!-+\--~]{1,200}", re.ASCII)
 _EFFECTS: Final = ("pass", "window", "refuse")
 LEAST_WINDOW: Final = 1_000
 MOST_WINDOW: Final = 100_000_000
@@ -64,7 +156,7 @@ def read_betas(at: Value | None) -> Mapping[str, Mapping[str, BetaEffect]]:
             features.problem("expected the name of a header")
         found[header.lower()] = {}
         for name, value in {} if features.is_null else features.entries().items():
-            if not _NAME.fullmatch(name):
+            if not _BETA.fullmatch(name):
                 value.problem("expected how a feature's name begins, without blanks and commas")
             effect = _effect(value)
             if effect is not None:
@@ -321,9 +413,13 @@ COMPOSE_GROUP: Final = Group(
     (
         _secret("POSTGRES_PASSWORD", "password of the bundled Postgres; letters, digits, `-` and `_`"),
         _secret("VALKEY_PASSWORD", "password of the bundled Valkey; letters, digits, `-` and `_`"),
-        Variable("METERGATE_PORT", "8080", "port of this machine that the gateway is published on"),
+        Variable("METERGATE_PORT", "8080", "port that the gateway is published on, on 127.0.0.1"),
+        Variable("METERGATE_WORKERS", "2", "processes that serve"),
+        Variable("METERGATE_CONFIG_FOLDER", "./config", "folder of the three YAML files: your own copy, to edit"),
+        Variable("METERGATE_DOMAIN", "localhost", "name of this machine, for `--profile tls`"),
         Variable("POSTGRES_IMAGE", "postgres:17-alpine", "image of Postgres; pin it by its digest, `name@sha256:...`"),
         Variable("VALKEY_IMAGE", "valkey/valkey:8-alpine", "image of Valkey, likewise"),
+        Variable("CADDY_IMAGE", "caddy:2-alpine", "image of Caddy, likewise"),
         Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
     ),
 )

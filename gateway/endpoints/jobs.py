@@ -25,8 +25,8 @@ from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError
 from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
-from billing.ledger.dead_letters import count_dead_letters
 from billing.ledger.retention import UsageRetention
+from billing.ledger.writer import count_dead_letters
 from billing.owned import Retention
 from billing.pages import new_id
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run

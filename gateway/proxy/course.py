@@ -617,21 +617,17 @@ class Course:
 
     def left(self) -> None:
         """Go on without the client, who has left, or was cut off."""
-        if self.is_left or self.is_over:
-            return
-        self.is_left = True
-        try:
-            exchange = self.exchange
-            if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
-                exchange.cut_for = "shutting_down"
+        if not self.is_left and not self.is_over:
+            self.is_left = True
             self.leave()
-        except Exception as error:
-            self.fault(error)
 
     def leave(self) -> None:
         """Leave the client in whatever state this is. A detour is cancelled once it has made its first step: it sees to
         what it has begun."""
         try:
+            exchange = self.exchange
+            if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
+                exchange.cut_for = "shutting_down"
             if self.task is not None and not self.is_started:
                 self.proxy.call_soon(self.leave)
             elif self.task is not None:
@@ -741,27 +737,31 @@ class Course:
         if self.is_over:
             return
         self.is_over = True
-        proxy = self.proxy
-        if self.is_held:
-            proxy.running.end(self.exchange)
-            if proxy.records.log is not None:
-                proxy.records.left(self.context, self.exchange.ended_for)
-            if self.watch is not None:
-                proxy.poller.passed(self.hold)
-        if self.kept is not None:
-            self.kept.release()
-        on_over, self.on_over = self.on_over, _nobody
-        on_over()
+        proxy, on_over = self.proxy, self.on_over
+        self.on_over = _nobody
+        try:
+            if self.is_held:
+                proxy.running.end(self.exchange)
+                if proxy.records.log is not None:
+                    proxy.records.left(self.context, self.exchange.ended_for)
+                if self.watch is not None:
+                    proxy.poller.passed(self.hold)
+            if self.kept is not None:
+                self.kept.release()
+        finally:
+            on_over()
 
     def end(self) -> None:
         """End: the hold is ended, or whoever goes on ends it, and nothing refers in a circle."""
         if self.state == "end":
             return
         self.state = "end"
-        self.over()
-        if self.is_held:
-            self.proxy.holds.leave(self.hold)
-        self.item = self.answer = self.request = None
+        try:
+            self.over()
+        finally:
+            if self.is_held:
+                self.proxy.holds.leave(self.hold)
+            self.item = self.answer = self.request = None
 
     # Detours.
 

@@ -55,8 +55,8 @@ class Running:
             self._timer = self._loop.call_at(now_s + self._max_s, self._look)
 
     def end(self, exchange: Exchange) -> None:
-        """Note that it is over."""
-        del self._since_s[exchange]
+        """Note that it is over, or was not begun after all."""
+        self._since_s.pop(exchange, None)
 
     def _look(self) -> None:
         self._timer = None

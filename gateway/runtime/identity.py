@@ -17,7 +17,7 @@ from billing.identity.passwords import Passwords
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from billing.identity.users import Found, Subjects, Users
 from billing.pages import new_id
 from gateway.config.secret import revealed

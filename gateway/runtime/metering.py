@@ -23,7 +23,7 @@ from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts
 from billing.collect.snapshots import Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
-from billing.keys.principals import service_name
+from billing.keys.keys import service_name
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.pages import new_id

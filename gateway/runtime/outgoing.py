@@ -16,8 +16,8 @@ from billing.identity.mailer import Mailer, Smtp, to_console
 from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from billing.pages import new_id
-from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.secret import revealed
+from gateway.config.settings import MAIL_CONSOLE_VARIABLE
 
 if TYPE_CHECKING:
     from billing.identity.mailer import Delivery

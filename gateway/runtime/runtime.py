@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from billing.holds.engine import Engine
     from billing.holds.redis.client import RedisClient
     from billing.identity.credentials import People
-    from billing.keys.keys import ApiKeys
-    from billing.keys.principals import Principals
+    from billing.keys.keys import ApiKeys, Principals
     from billing.ledger.reports import Reports
     from billing.pricing import PriceTable
     from billing.refused_requests import RefusedRequests

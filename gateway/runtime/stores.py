@@ -14,7 +14,7 @@ from billing.holds.engine import Engine, EngineParts, EngineSettings
 from billing.holds.model import HoldSettings
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import DEFAULT_PREFIX, Keyspace
-from billing.keys.principals import Principals
+from billing.keys.keys import Principals
 from billing.ledger.catalogue import newest_revision
 from billing.money import parse_share
 from billing.pages import new_id

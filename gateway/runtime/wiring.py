@@ -26,8 +26,7 @@ from billing.exports.worker import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
 from billing.identity.passwords import SignInLimit
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features

@@ -9,9 +9,8 @@ from billing.accounts.accounts import Account, Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.identity.tokens import SigningKeys, TokenRules
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.reports import Reports
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids

@@ -16,7 +16,7 @@ from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from billing.identity.users import Users
 from billing.permissions import Approval
 from billing.plans import DEFAULT_PLAN

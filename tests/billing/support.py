@@ -17,8 +17,7 @@ from billing.addresses import Addresses, parse_networks
 from billing.api.attempts import AttemptLimits, Attempts
 from billing.change_notifier import LiveBalance
 from billing.database.connection import Database
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.ledger.debits import Debit, other_counts
 from billing.ledger.reports import Reports
 from billing.ledger.writer import write_debits

@@ -27,7 +27,7 @@ def classes() -> dict[str, tuple[str, list[str]]]:
 
 def test_the_tree_is_drawn():
     found = classes()
-    below: dict[str, list[str]] = defaultdict(list)
+    below = defaultdict(list)
 
     def is_ours(name):
         return name == ROOT or any(is_ours(base) for base in found.get(name, ("", []))[1])

@@ -40,7 +40,7 @@ def refused(number: int, key_id: str | None = "key_1", clock: Clock | None = Non
         "details": {"quota": {"window": "minute", "limit": number}},
         **fields,
     }
-    return RefusedRequest(**every_field)  # type: ignore[arg-type]
+    return RefusedRequest(**every_field)
 
 
 async def test_the_last_ones_of_a_key_are_found(link, key_prefix):

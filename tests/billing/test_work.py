@@ -38,8 +38,8 @@ async def test_of_two_gateways_one_makes_the_rounds_and_the_other_takes_over(bil
 async def test_a_store_that_is_away_is_waited_for_and_anything_else_ends_the_work(
     monkeypatch,
 ):
-    raised: list[Exception] = [StoreError("away"), StoreError("away"), StoreError("away"), ValueError("wrong")]
-    waits: list[float] = []
+    raised = [StoreError("away"), StoreError("away"), StoreError("away"), ValueError("wrong")]
+    waits = []
 
     async def sleep(seconds):
         waits.append(seconds)

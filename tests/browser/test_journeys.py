@@ -149,7 +149,7 @@ async def test_an_operator_s_link_is_good_once_and_says_so(served, browser):
     assert printed is not None
     another = json.loads(served.shell.run("operator", "login-link", "--json").stdout)["url"]
     for link in (printed[0], another):
-        complaints: list[str] = []
+        complaints = []
         async with (
             watched(browser, served.url) as page,
             watched(browser, served.url, complaints, java_script_enabled=False) as late,

@@ -4,7 +4,7 @@ METERGATE_SCREENSHOTS=1 has the walk write docs/console/ anew.
 """
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -34,9 +34,9 @@ async def furnished(console: Console, payments: Payments, monkeypatch: pytest.Mo
 
 
 async def test_every_page_is_sound_for_everybody(furnished, browser):
-    linked: set[str] = set()
-    wrong: dict[str, Any] = {}
-    seen: set[str] = set()
+    linked = set()
+    wrong = {}
+    seen = set()
     for who in ("owner", "member", "viewer", "operator", "nobody"):
         walk = Walk(furnished, who)
         async with visiting(browser, furnished, who, complaints=walk.heard) as page:

@@ -10,9 +10,9 @@ from typing import Any
 
 from billing.ledger.verify import verify
 from billing.money import NANO_PER_CENT
-from billing.payments.in_force import included_credit
+from billing.payments.orders import TAKEN
 from billing.payments.port import Invoice, Payment
-from billing.payments.purchases import TAKEN
+from billing.payments.subscriptions import included_credit
 from billing.plans import Plan, Plans
 from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Customer, Stack

@@ -113,7 +113,7 @@ async def test_no_window_of_any_metric_is_exceeded(stack):
         limit = f"{a_third[metric] / 10**9:.9f}" if metric is Metric.cost else a_third[metric]
         quota = [{"window": window.name, "metric": metric.name, "limit": limit}]
         whose = "key_quotas" if number % 2 else "account_quotas"
-        customer = await stack.customer("1000", plan="free", **{whose: quota})  # type: ignore[arg-type]
+        customer = await stack.customer("1000", plan="free", **{whose: quota})
         maximum = OUTPUT_TOKENS if number % 3 else None
         answers = await ask_at_once(stack, customer, ASKING_WINDOW, maximum, 150)
         assert answers.keys() == {200, 429}, (window, metric, answers)

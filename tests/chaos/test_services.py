@@ -142,7 +142,7 @@ async def test_each_event_is_charged_once_whoever_is_killed(env, database):
         assert status == 201, held
 
         async def send(name):
-            body: dict[str, Any] = {"account_id": account_id, "event_id": name, "amount_usd": "0.01"}
+            body = {"account_id": account_id, "event_id": name, "amount_usd": "0.01"}
             path = "/debits"
             if name.startswith("u"):
                 path, body = "/usage", {"events": [body]}

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from billing.database.connection import Database, DatabaseError
-from billing.payments.local.store import KINDS
+from billing.payments.local.provider import KINDS
 from billing.payments.port import Dispute, Invoice, ObjectKind, ObjectRef, Payment, Refund, Subscription
 from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Stack

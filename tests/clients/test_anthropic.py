@@ -104,7 +104,7 @@ async def test_refusals_are_its_own_exceptions(asker, make_customer):
 async def test_a_provider_s_errors(asker, make_customer):
     body = {"type": "error", "error": {"type": "overloaded_error", "message": "Come back later."}}
     provider = Provider(saying(body))
-    customer: Customer = await make_customer(provider.serve)
+    customer = await make_customer(provider.serve)
     for status, raised, tries in (
         (400, "BadRequestError", 1),
         (413, "ContentTooLargeError", 1),

@@ -30,7 +30,7 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
 
 async def test_answers_streams_and_tools(asker, make_customer):
     provider = Provider(saying(answer(usage=counts(10, 5, thoughtsTokenCount=2, totalTokenCount=17))))
-    made: Customer = await make_customer(provider.serve)
+    made = await make_customer(provider.serve)
     for version in (None, "v1beta"):
         customer = await made.gateway.customer()
         shown = (await ask(asker, customer, version=version))["answer"]
@@ -104,7 +104,7 @@ async def test_refusals_are_its_own_exceptions(asker, make_customer):
 
 async def test_a_provider_s_errors(asker, make_customer):
     provider = Provider(saying({}))
-    customer: Customer = await make_customer(provider.serve)
+    customer = await make_customer(provider.serve)
     for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
         body = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
         provider.reply = saying(body, status)

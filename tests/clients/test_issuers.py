@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from billing.identity.providers import SignInProvider
-from gateway.config.identity import IdentityConfig
+from gateway.config.settings import IdentityConfig
 from tests.clients.node_programs import MODULES, WAIT_S, needs, running
 from tests.gateway.conftest import Gateway
 from tests.support.gateways import Fetched, fetch

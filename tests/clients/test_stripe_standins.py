@@ -18,9 +18,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from billing.payments.port import NewCustomer, ObjectRef, Payment
-from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.objects import DEPLOYMENT, ORDER
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.clients.node_programs import MODULES, WAIT_S, needs, running
 from tests.support.ports import free_port
 
@@ -90,7 +89,7 @@ async def localstripe(folder: Path) -> AsyncIterator[str]:
     reason="localstripe is not installed: `make .venv/localstripe/.made` does it, where a registry can be reached",
 )
 async def test_what_localstripe_has(tmp_path):
-    delivered: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
+    delivered = asyncio.Queue()
 
     async def hook(request):
         await delivered.put((await request.read(), {name.lower(): value for name, value in request.headers.items()}))

@@ -210,3 +210,12 @@ def test_rules_ask_for_metrics_that_are_there(file):
 def test_the_configuration_is_one_that_prometheus_takes():
     checked = promtool("check", "config", str(FOLDER / "prometheus.yml"))
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_configuration_scrapes_where_the_unit_and_compose_show_metrics() -> None:
+    (job,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    (address,) = job["static_configs"][0]["targets"]
+    assert f"\nMETRICS_ADDR={address}\n" in (CHECKOUT / "deploy" / "systemd" / "metergate.env").read_text()
+    compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
+    assert f"{address}:9090" in compose["services"]["gateway"]["ports"]
+    assert f'targets: ["{address}"]' in (CHECKOUT / "docs" / "metrics.md").read_text()

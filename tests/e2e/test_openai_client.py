@@ -64,7 +64,7 @@ async def test_the_stream_helper_and_the_cost(client):
         kinds = {event.type async for event in stream}
         final = await stream.get_final_completion()
     assert "content.done" in kinds
-    assert parse_usd(final.usage.model_extra["charge_usd"]) > 0  # type: ignore[index]
+    assert parse_usd(final.usage.model_extra["charge_usd"]) > 0
 
 
 async def test_a_completion_and_embeddings(client, customer):
@@ -221,7 +221,7 @@ async def test_a_window_that_stays_exhausted_is_not_tried_again(gateway, window)
 
 
 async def test_a_minute_s_window_is_tried_again_when_it_says(gateway, monkeypatch):
-    waits: list[float] = []
+    waits = []
 
     async def noted(seconds):
         waits.append(seconds)
@@ -254,7 +254,7 @@ async def test_too_many_at_once_is_tried_again(make_gateway, upstream):
         while not provider.sent:
             await asyncio.sleep(0.005)
         counted = Counted(customer)
-        refused: list[int] = []
+        refused = []
 
         async def note(response):
             refused.append(response.status_code)

@@ -8,7 +8,6 @@ import json
 import random
 from collections import Counter
 from contextlib import suppress
-from typing import Any
 
 import aiohttp
 import pytest
@@ -111,7 +110,7 @@ async def test_a_window_lets_exactly_its_limit_through(gateway_of, window, subje
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve)
     quotas = [{"window": window, "metric": "requests", "limit": COVERED}]
-    bounded: dict[str, Any] = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
+    bounded = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
     customer = await gateway.customer("5.00", **bounded)
     if window == "minute":
         await early_in_a_minute(25.0)
@@ -131,7 +130,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(gateway_of, metric):
         "input_tokens": (len(BODY), counted(BODY)),
         "output_tokens": (MAX_TOKENS, MAX_TOKENS),
     }[metric]
-    limit: Any = COVERED * hold + least - 1
+    limit = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
     gateway = await gateway_of(gate.serve)
     written = format_usd(limit) if metric == "cost" else limit

@@ -57,7 +57,7 @@ async def test_the_documented_service(make_gateway, tmp_path, monkeypatch):
             assert await statuses(app, customer) == [200, 200]
             assert await statuses(app, poor) == [200, 403]
             for letter in "abcd":  # wrong keys are nobody's attempts
-                wrong = Customer(gateway, "", "", new_secret(lambda _, letter=letter: letter))  # type: ignore[misc]
+                wrong = Customer(gateway, "", "", new_secret(lambda _, letter=letter: letter))
                 assert await statuses(app, wrong) == [200, 401]
             await gateway.admin("DELETE", f"/keys/{customer.key_id}")
             async with asyncio.timeout(60):
@@ -81,7 +81,7 @@ async def test_an_event_with_a_bad_text_is_parked_and_keeps_no_other_back(make_g
     customer = await gateway.customer("5.00")
     bad = {"nul": "a\0b", "surrogate": "a\ud800b", "low": "\udfff"}
     rules = SpoolRules(tmp_path, first_wait_s=0.01, longest_wait_s=0.02)
-    options: Any = {"service_key": SERVICE_KEY, "service_name": "aura"}
+    options = {"service_key": SERVICE_KEY, "service_name": "aura"}
     async with Client(gateway.url, spool=rules, **options) as client:
         texts = {**bad, **{f"e{number}": "good" for number in range(20)}}
         for name, text in texts.items():

@@ -216,16 +216,6 @@ async def test_late_usage_counts_on_its_day_alone(service):
     await service.post("/check", {"account_id": customer.account_id, "amount_usd": "1.00"})
 
 
-async def test_usage_may_overdraw(service):
-    poor = await service.gateway.customer("0")
-    await service.post("/usage", {"account_id": poor.account_id, "event_id": "1", "amount_usd": "2.00"})
-
-    async def balance():
-        return str((await service.balance(poor.account_id))["balance_usd"])
-
-    await until(balance, "-2.00")
-
-
 CLOUD = {"specversion": "1.0", "source": "/containers", "id": "1", "type": "container.second"}
 
 

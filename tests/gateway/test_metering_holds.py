@@ -81,13 +81,6 @@ async def test_a_hold_is_given_back_once(service, customer):
     assert (await service.call("GET", "/holds/unknown"))[0] == 404
 
 
-async def test_more_than_was_held_is_charged(service, customer):
-    made = await service.post("/holds", asked(customer), 201)
-    ended = await service.post(f"/holds/{made['id']}/settle", {"amount_usd": "7.00"})
-    assert ended["charged_usd"] == "7.00"
-    await until(lambda: money(service, customer), ("-2.00", "0.00"))
-
-
 async def test_many_settle_one_hold_at_once(make_gateway):
     service, other = [Service(await make_gateway(change=with_meters)) for _ in range(2)]
     customer = await service.gateway.customer("5.00")

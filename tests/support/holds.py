@@ -24,8 +24,7 @@ from billing.holds.model import (
 )
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, Keyspace, KeyState
-from billing.keys.keys import ApiKeys
-from billing.keys.principals import Principals
+from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit, encode_debit
 from billing.ledger.leases import end_lease

@@ -35,7 +35,8 @@ async def serve(settings: Settings, key_prefix: str) -> None:
         serving(runtime) as (served, _),
         run(served.runner(access_log=None, shutdown_timeout=1.0)) as url,
     ):
-        print(url, flush=True)
+        sys.stdout.write(f"{url}\n")  # in one piece also where nothing is buffered: others write lines, too
+        sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 
 

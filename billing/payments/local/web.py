@@ -21,7 +21,7 @@ from aiohttp import web
 
 from billing.errors import StoreError
 from billing.money import format_cents
-from billing.payments.local.store import ASKS, CARDS, GOOD, POOR, Card, card_of
+from billing.payments.local.provider import ASKS, CARDS, GOOD, POOR, Card, card_of
 from billing.payments.port import (
     Checkout,
     Customer,
@@ -37,8 +37,7 @@ from billing.payments.port import (
 )
 
 if TYPE_CHECKING:
-    from billing.payments.local.provider import LocalProvider, When
-    from billing.payments.local.store import Change, Page
+    from billing.payments.local.provider import Change, LocalProvider, Page, When
 
 STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:2rem auto;padding:0 1rem;color:#1c2024;"

@@ -68,7 +68,7 @@ async def play(grants: Grants, accounts: Accounts, database: Database, steps: li
     async def change(delta: int, kind: str, terms: Terms = PAID, of_lot: str | None = None) -> str:
         key = f"k{next(numbers)}"
         attribution = "tests", f"{account}:{key}", None
-        entry = Entry(account, delta, PROMOTIONS, kind, *attribution, terms=terms, of_lot=of_lot)  # type: ignore[arg-type]
+        entry = Entry(account, delta, PROMOTIONS, kind, *attribution, terms=terms, of_lot=of_lot)
         async with database.transaction() as connection:
             return (await grants.record(connection, entry, audit.SYSTEM)).transfer_id
 

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from billing.accounts.grants import BalanceOutOfBounds
-from billing.accounts.repricing import Batch, Period, PriceNotFound, Repricing
+from billing.accounts.repricing import Period, PriceNotFound, Repricing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit, encode_shares, share_of
 from billing.ledger.verify import verify
@@ -43,7 +43,7 @@ def repricing(billing: Billing) -> Repricing:
 
 def period(**fields: object) -> Period:
     now = datetime.now(UTC)
-    return Period(**{"provider": "openai", "model": PRICE.model, "since": now - DAY, "until": now + DAY, **fields})  # type: ignore[arg-type]
+    return Period(**{"provider": "openai", "model": PRICE.model, "since": now - DAY, "until": now + DAY, **fields})
 
 
 async def balance(billing: Billing, account_id: str) -> int:
@@ -117,10 +117,10 @@ async def test_batches_go_on_where_they_were_broken_off(billing, repricing, acco
     other = (await billing.accounts.create("Other")).id
     at = datetime.now(UTC) - timedelta(minutes=1)
     made = {await billing.debit(each, "key_1", USAGE, admitted_at=at) for each in (account_id, other) for _ in range(5)}
-    seen: list[str] = []
+    seen = []
     after = None
     for _ in range(5):
-        batch: Batch = await repricing.correct(period(), 2, after)
+        batch = await repricing.correct(period(), 2, after)
         seen += [line.request_id for line in batch.lines]
         after = batch.next_after
     assert after is None
@@ -158,7 +158,7 @@ def debit(account_id: str, billing: Billing) -> Callable[..., Debit]:
             **{"reasoning_tokens": 0, "cost_nano": 0, "charged_nano": 0, "price_id": PRICE.id, "markup_scaled": 0},
             **{"estimated": False, "status": 200, "stream": False, "layout": 1, **fields},
         }
-        return Debit(**values)  # type: ignore[arg-type]
+        return Debit(**values)
 
     return made
 

@@ -156,7 +156,7 @@ async def test_two_changes_at_once_are_both_made(api, billing):
     await new_organization(billing, "Acme", owner, plan="starter")
     made = (await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10"})).json
     url = f"/billing/budgets/{made['id']}"
-    changes: tuple[dict[str, Any], ...] = ({"amount_usd": "12.50"}, {"thresholds": [30]})
+    changes = ({"amount_usd": "12.50"}, {"thresholds": [30]})
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with billing.database.transaction() as connection:
         await connection.execute("SELECT FROM budgets WHERE id = $1 FOR UPDATE", made["id"])

@@ -24,14 +24,7 @@ from billing.permissions import ROLES, SCOPES
 from billing.schemas.accounts import NewQuotas
 from billing.schemas.credit import AlertBody, BudgetPatch, CouponCodeBody, NewBudget, RechargeBody
 from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation
-from billing.schemas.organizations import (
-    Closing,
-    NewInvitation,
-    NewOrganization,
-    OrganizationPatch,
-    RolePatch,
-    Transfer,
-)
+from billing.schemas.people import Closing, NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
 from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.usage import Usage
 from tests.billing.api.support import Answer, Api, token_of

@@ -40,7 +40,7 @@ async def test_margins(services, billing):
             admitted_at=at,
             charged_nano=charged_nano,
             model=model,
-            **fields,  # type: ignore[arg-type]
+            **fields,
         )
 
     await work(first, 60, USD)

@@ -53,7 +53,7 @@ async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api, path):
         for each in server.handler.connections:
             each.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         await loop.sock_sendall(slow, f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
-        sending: list[int] = []
+        sending = []
         async with asyncio.timeout(10):
             while not sending:
                 await asyncio.sleep(0.01)
@@ -97,7 +97,7 @@ def test_errors_follow_from_what_a_route_asks_for():
     async def look(call):
         """Look. And again."""
 
-    declared: Operation[..., None] = Operation(
+    declared = Operation(
         method="PUT",
         path="/x/{id}",
         answer=None,

@@ -71,7 +71,7 @@ async def test_the_role_there_decides_and_not_the_token_s_organization(api, team
 @pytest.mark.parametrize("who", ["owner", "admin", "member", "viewer", "stranger"])
 async def test_each_role_reads_and_changes_what_the_table_says(api, team, who):
     user = team[who]
-    has = ROLES[who] if who in ROLES else frozenset[str]()  # type: ignore[index]
+    has = ROLES[who] if who in ROLES else frozenset[str]()
     for method, path, scope, body in (
         ("GET", "", "org:read", None),
         ("GET", "/members", "members:read", None),

@@ -192,6 +192,7 @@ async def test_events_are_filtered_and_paged(api):
     assert await found(since=at(1), until=at(3)) == [made[2], made[1]]
     assert await found(model="m1") == [made[3], made[1]]
     assert await found(key_id="key_none") == []
+    assert await found(key_id=key["id"], model="m1") == [made[3], made[1]]
     assert await found(until="2001-01-01") == []
     page = (await api.get(key["key"], "/account/usage/events", limit="3", model="m0")).json
     assert ([event["id"] for event in page["data"]], page["next_cursor"]) == ([made[4], made[2], made[0]], None)

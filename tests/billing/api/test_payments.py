@@ -23,8 +23,7 @@ from billing.payments.events import PaymentEvents
 from billing.payments.flows import FlowRules
 from billing.payments.port import ObjectRef, Payment
 from billing.payments.reconcile import PaymentComparisons
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.api.support import Api, serving
 from tests.billing.payments.stripe.test_flows import bought
 from tests.billing.payments.support import payments_of

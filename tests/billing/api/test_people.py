@@ -141,7 +141,7 @@ async def test_registering_without_a_password_and_signing_in_by_codes(api, regis
 
 
 async def test_an_unknown_address_and_a_wrong_password_are_answered_alike(api, registry, monkeypatch):
-    compared: list[str | None] = []
+    compared = []
     check = type(registry.people.passwords).check
 
     async def noted(self, stored, password, network):

@@ -122,7 +122,7 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
     await new_organization(billing, "Other", people["stranger"])
     for role in ("viewer", "member", "admin"):
         people[role] = await new_user(billing, f"{role}@example.com")
-        await join(billing, organization, people[role], role)  # type: ignore[arg-type]
+        await join(billing, organization, people[role], role)
     await billing.database.execute("UPDATE users SET password_hash = $1", CHEAP.hash(GOOD))
     _, narrow = await billing.keys.create(organization.account_id, "narrow", scopes=("container:read",))
     async with serving(replace(services, service_api_key=SERVICE_KEY), billing) as api:
@@ -134,7 +134,7 @@ def test_every_endpoint_has_a_row():
 
 
 async def test_the_matrix(world):
-    found: dict[str, list[int]] = {}
+    found = {}
     targets = await world.targets()
     for route in MATRIX:
         found[route] = []

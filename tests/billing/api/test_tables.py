@@ -105,9 +105,9 @@ async def test_where_few_match_pages_go_on(api, monkeypatch):
     account, key = await api.customer()
     made = await used(api, account["id"], key["id"], 10)
     for model, expected in (("m0", made[:1]), ("m7", made[7:8]), ("m9", made[9:]), ("none", [])):
-        found: list[str] = []
+        found = []
         pages = 0
-        cursor: dict[str, str] = {}
+        cursor = {}
         while True:
             page = (await api.get(key["key"], "/account/usage/events", model=model, limit="2", **cursor)).json
             found += [event["id"] for event in page["data"]]
@@ -117,8 +117,8 @@ async def test_where_few_match_pages_go_on(api, monkeypatch):
             cursor = {"cursor": page["next_cursor"]}
         assert (found, pages) == (expected, 4)
         assert [line["id"] for line in await lines(api, key["key"], model=model)] == expected
-    every: list[str] = []
-    after: str | None = None
+    every = []
+    after = None
     while True:
         found_page = await api.billing.reports.usage_events(account["id"], 2, after)
         every += [event.request_id for event in found_page.items]

@@ -142,7 +142,7 @@ async def test_nobody_revokes_somebody_else_s_token(api, people):
     (await call(api, eve, "POST", "/revoke-all", {"user_id": ann_id})).refused(403, "insufficient_scope")
     assert (await call(api, eve, "DELETE", f"/sessions/{pair.session_id}")).refused(404, "not_found")
     assert await people.caller(pair)
-    assert await people.sessions.refresh(pair.refresh_token, None) is not None  # type: ignore[arg-type]
+    assert await people.sessions.refresh(pair.refresh_token, None) is not None
     await people.database.execute("UPDATE users SET operator = true, totp_confirmed_at = now() WHERE email LIKE 'eve%'")
     assert (await call(api, eve, "POST", "/revoke", {"jti": jti(pair)})).status == 200
     assert await people.caller(pair) is None

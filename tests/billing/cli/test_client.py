@@ -59,7 +59,7 @@ def test_a_call_and_its_answer():
 def test_a_body_in_chunks_or_up_to_the_end_of_the_connection():
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(TOTALS), TOTALS)
     for answer in (chunked, b"HTTP/1.0 200 OK\r\n\r\n" + TOTALS):
-        with answering(lambda link, answer=answer: link.sendall(answer)) as (url, _):  # type: ignore[misc]
+        with answering(lambda link, answer=answer: link.sendall(answer)) as (url, _):
             assert asyncio.run(CommandClient(url).usage()).total_tokens == 2
 
 

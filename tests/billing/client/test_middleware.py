@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,10 +15,7 @@ from billing.client.middleware import PRINCIPAL, Development, metergate_auth, re
 from billing.keys.secrets import new_secret
 from tests.billing.client.support import Answer, Scripted, refused, scripted, service
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-RIGHT, WRONG = (new_secret(lambda _, letter=letter: letter) for letter in "ab")  # type: ignore[misc]
+RIGHT, WRONG = (new_secret(lambda _, letter=letter: letter) for letter in "ab")
 HOLDER = {"key_id": "key_1", "key_name": "laptop", "account_id": "acc_1", "account_status": "active", "plan": "free",
           "user_id": "ana", "scopes": ["container:run"], "models": None, "tags": {}, "expires_at": None}  # fmt: skip
 DEVELOPMENT = Development("acc_dev", ("container:run",))
@@ -88,7 +86,7 @@ async def test_the_handler_decides(served):
 async def test_one_look_up_for_those_who_come_together(served):
     client = await served.app(environ={}, kept_s=0, kept_keys=1)
     gate = asyncio.Event()
-    served.metergate.gate = gate.wait  # type: ignore[assignment]
+    served.metergate.gate = gate.wait
     work = [asyncio.create_task(told(client, **bearer(RIGHT))) for _ in range(10)]
     work.append(asyncio.create_task(told(client, **bearer(WRONG))))
     async with asyncio.timeout(60):

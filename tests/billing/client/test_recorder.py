@@ -66,7 +66,7 @@ async def settled(client: Client, waiting: int = 0) -> None:
 async def test_events_are_on_disk_before_they_are_delivered(tmp_path):
     gate = asyncio.Event()
     async with scripted(lambda path, body: results(body)) as (server, url):
-        server.gate = gate.wait  # type: ignore[assignment]
+        server.gate = gate.wait
         before = datetime.now(UTC)
         async with service(url, spool=rules(tmp_path)) as client:
             await record(client, "e0", "e1", "e2", meter="m", quantity="1.5")
@@ -124,7 +124,7 @@ async def test_who_is_cancelled_in_closing_leaves_events_to_others(tmp_path):
             sent.set()
             await asyncio.Event().wait()
 
-        server.gate = never  # type: ignore[assignment]
+        server.gate = never
 
         async def use():
             async with service(url, spool=rules(tmp_path, drain_s=LONG)) as client:
@@ -161,7 +161,7 @@ async def test_one_at_fault_keeps_no_other_back(tmp_path):
 
     async with scripted(answer) as (server, url), service(url, spool=rules(tmp_path)) as client:
         gate = asyncio.Event()
-        server.gate = gate.wait  # type: ignore[assignment]
+        server.gate = gate.wait
         await record(client, "busy", *(f"e{number}" for number in range(9)), "poison", "unpriced")
         gate.set()
         await settled(client)
@@ -220,7 +220,7 @@ async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(tmp_path
             assert client.spooled.lost == 2
             assert "e4 is lost" in caplog.text
             for usage, tags in (({"prompt_tokens": 1, "completion_tokens": 2}, 5), (Unreadable(), None)):
-                await client.record_llm("a", "openai", "gpt", usage, tags=tags, on_error="spool")  # type: ignore[arg-type]
+                await client.record_llm("a", "openai", "gpt", usage, tags=tags, on_error="spool")
             assert client.spooled.lost == 4
         with pytest.raises(RuntimeError):
             _ = service(url).spooled

@@ -80,7 +80,7 @@ def test_what_is_no_service(named, key):
 async def test_a_call_ends_in_its_time():
     waits = Retries(attempts=50, total_s=0.2, first_wait_s=0.01, longest_wait_s=0.01)
     async with scripted(lambda path, body: DONE) as (server, url), service(url, retries=waits) as client:
-        server.gate = asyncio.Event().wait  # type: ignore[assignment]
+        server.gate = asyncio.Event().wait
         with pytest.raises(Unreachable, match="no answer within"):
             await client.debit("a", amount_usd="1")
 
@@ -88,7 +88,7 @@ async def test_a_call_ends_in_its_time():
 async def test_room_is_a_yes_or_no_at_once():
     held = refused(429, "capacity_held", **{"Retry-After": "1"})
     allowed = {"allowed": True, "account_id": "a", "required_usd": "1", "available_usd": "2"}
-    script: Script = [held, refused(402, "billing_required"), refused(429, "quota_exceeded"), None, (200, allowed)]
+    script = [held, refused(402, "billing_required"), refused(429, "quota_exceeded"), None, (200, allowed)]
     async with scripted(one_by_one([*script, refused(404, "not_found")])) as (_, url), service(url) as client:
         found = [await client.within_quota("a", amount_usd="1") for _ in range(4)]
         with pytest.raises(Refused):
@@ -154,7 +154,7 @@ async def test_a_block_settles_or_gives_back(settles, raises, paths):
 
 async def test_a_block_does_not_begin_with_a_hold_that_has_ended():
     """The same again gets the first answer, which says that it is open."""
-    script: Script = [(201, held()), (200, held("voided")), (201, held()), (200, held("expired")), SETTLED]
+    script = [(201, held()), (200, held("voided")), (201, held()), (200, held("expired")), SETTLED]
     async with scripted(one_by_one(script)) as (server, url), service(url) as client:
         with pytest.raises(Refused, match="'e' is voided already"):
             async with client.hold("a", event_id="e", amount_usd="2.00"):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from billing.client.tokens import tokens_used
+from billing.client.service import tokens_used
 from billing.usage import Usage
 
 

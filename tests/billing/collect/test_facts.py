@@ -73,8 +73,8 @@ async def test_facts_and_money_are_a_matter_of_the_set(billing, pages, rule):
     number = next(numbers)
     room = Room(billing, f"s{number}", rule=rule, per_byte_scaled=PER_BYTE, rules=RULES)
     accounts = {name: (await billing.accounts.create(name)).id for name in ("c", "d")}
-    owned: dict[str, Owned] = {}
-    said: list[Sample] = []
+    owned = {}
+    said = []
     for done, (page, move) in enumerate(pages):
         samples = [each._replace(uuid=f"{each.uuid}{number}") for each in page]
         said += samples
@@ -97,7 +97,7 @@ async def test_facts_and_money_are_a_matter_of_the_set(billing, pages, rule):
     expected = minutes_of(said, rule)
     assert await room.minutes() == expected
     ids = {row["name"]: row["id"] for row in await billing.database.rows("SELECT id, name FROM accounts")}
-    used: dict[str, Counter[datetime]] = defaultdict(Counter)
+    used = defaultdict(Counter)
     for (_, uuid, _, minute), (up, down) in expected.items():
         account = owned.get(uuid, Owned("")).of(minute) or ids[f"{uuid}@example.com"]
         used[account][minute] += up + down

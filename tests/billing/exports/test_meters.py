@@ -13,10 +13,8 @@ from billing.database.connection import queries
 from billing.exports.meters import MeterCustomers, StripeMeter, StripeMeters
 from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
-from billing.payments.apply import Customers
-from billing.payments.events import PaymentEvents
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.events import Customers, PaymentEvents
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.exports.support import BOUND_S, LATER, debit, drain, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
@@ -131,7 +129,7 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(billing,
     old, new = now - timedelta(days=36), now - timedelta(hours=3)
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000, feature="image") for at in (old, new)])
     exports = Exports(billing.database)
-    events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)  # type: ignore[arg-type, return-value]
+    events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)
     async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
         await told_to_the_end(worker)
         too_old = (await exports.dead_letters(50)).items

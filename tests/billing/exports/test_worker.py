@@ -14,8 +14,7 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.events import ExportEvent
-from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
+from billing.exports.sinks import CloudEvents, CloudEventsRules, ExportEvent, Peer
 from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.sums import roll
@@ -208,7 +207,7 @@ async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm
         ]
         (export,), (idle,) = await opened(one), await opened(two)
         async with asyncio.timeout(BOUND_S):
-            while (await export.cursor.standing()).failures < 4:  # type: ignore[union-attr]
+            while (await export.cursor.standing()).failures < 4:
                 await one.step(export)
         assert await two.step(idle) is False
         assert idle.standing is not None
@@ -225,7 +224,7 @@ async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm
         assert [each.message for each in caplog.records if each.levelname == "ERROR"] == one.troubles()
         await billing.database.execute("UPDATE exports SET next_at = now()")
         await drain(one)
-        assert (await export.cursor.standing()).parked == 5  # type: ignore[union-attr]
+        assert (await export.cursor.standing()).parked == 5
         assert one.troubles() == []
         for each in (sink, spare):
             await each.close()

@@ -71,7 +71,7 @@ async def known(world: World, **key: int) -> Known:
     """A new account with a balance, and a key of it."""
     account = await world.accounts.create("Test")
     await world.grants.grant(account.id, 10**9, str(ULID()), None)
-    _, secret = await world.api_keys.create(account.id, "test", **key)  # type: ignore[arg-type]
+    _, secret = await world.api_keys.create(account.id, "test", **key)
     digest = secret_digest(secret)
     principal = await world.engine.cache.get(digest)
     assert principal is not None

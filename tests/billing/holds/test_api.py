@@ -217,7 +217,7 @@ async def broken() -> None:
 @pytest.mark.parametrize("owes", [False, True])
 async def test_a_block_that_is_left_by_a_fault(world, principal, owes):
     request_id = str(ULID())
-    held: list[Hold] = []
+    held = []
 
     async def serve():
         opened = world.engine.holds.open(hold_request(request_id, principal))

@@ -84,7 +84,7 @@ def set_postgres_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]
 
 async def is_served(world: World, principal: object) -> bool:
     """Whether a request is admitted; its hold is given back."""
-    decision = await ask(world, principal)  # type: ignore[arg-type]
+    decision = await ask(world, principal)
     if isinstance(decision, Hold):
         await world.engine.holds.void(decision)
     return isinstance(decision, Hold)
@@ -130,14 +130,14 @@ async def test_nothing_is_admitted_while_redis_clock_is_wrong_and_everything_onc
     await eventually(is_closed)
     for gateway in (world, other):
         assert isinstance(await ask_in_vain(gateway, principal), Unavailable)
-        await eventually(lambda gateway=gateway: sees_it(gateway))  # type: ignore[misc]
+        await eventually(lambda gateway=gateway: sees_it(gateway))
         assert gateway.engine.partitions.clock_difference_s <= abs(ahead_s) + LATE_S
         with pytest.raises(NotReady):
             await gateway.engine.loader.install(partition_of(gateway), principal.account_id, principal.key_id)
     await world.grants.grant(principal.account_id, 10**6, "meanwhile", None)
     await set_redis_clock(world, 0)
     for gateway in (world, other):
-        await eventually(lambda gateway=gateway: is_served(gateway, principal))  # type: ignore[misc]
+        await eventually(lambda gateway=gateway: is_served(gateway, principal))
     state = await world.account_state(principal.account_id)
     assert abs(state.now_s - before.now_s) < AHEAD_S
     await spend(world, principal)

@@ -159,7 +159,7 @@ def test_a_window_has_what_its_filters_ask_for():
 
     def used(key_id, *quota):
         counter = Counter(0, 0, 0)
-        return usage.used(compared_counter(key_id, Quota(day, *quota), counter, []))  # type: ignore[arg-type]
+        return usage.used(compared_counter(key_id, Quota(day, *quota), counter, []))
 
     assert used(None, Metric.tokens, 10**9) == 34
     assert used(KEY, Metric.cost, 10**9) == 340

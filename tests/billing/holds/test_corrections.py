@@ -60,12 +60,12 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world):
     account_id = principal.account_id
     await load(worlds[0], principal)
     quiet = worlds[0].engine.corrections.sync
-    worlds[0].engine.corrections.sync = away  # type: ignore[method-assign]
+    worlds[0].engine.corrections.sync = away
     for number in range(60):
         await worlds[0].grants.grant(account_id, number + 1, f"grant {number}", None)
     for _ in range(90):
         await write(worlds[0], principal)
-    worlds[0].engine.corrections.sync = quiet  # type: ignore[method-assign]
+    worlds[0].engine.corrections.sync = quiet
     told = [world.engine.corrections.sync(partition_of(world), account_id) for world in worlds for _ in range(4)]
     await asyncio.gather(*told, *(spend(world, principal) for world in worlds for _ in range(5)))
     state = await worlds[0].account_state(account_id)
@@ -81,10 +81,10 @@ async def test_many_corrections_are_told_once_by_many_tellers(make_world):
 
 async def test_what_could_not_be_told_is_told_by_the_relay(world, principal):
     await load(world, principal)
-    quiet, world.engine.change_notifier._corrections.sync = world.engine.corrections.sync, away  # type: ignore[method-assign]
+    quiet, world.engine.change_notifier._corrections.sync = world.engine.corrections.sync, away
     await world.grants.grant(principal.account_id, 7, "while Redis is away", None)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9
-    world.engine.change_notifier._corrections.sync = quiet  # type: ignore[method-assign]
+    world.engine.change_notifier._corrections.sync = quiet
 
     async def told():
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
@@ -128,9 +128,9 @@ async def test_a_correction_while_the_account_is_being_loaded_is_told(world, pri
         if getattr(script, "name", "") == "install" and not loaded.is_set():
             loaded.set()
             await world.grants.grant(principal.account_id, 7, "just now", None)
-        return await call(script, keys, arguments)  # type: ignore[arg-type]
+        return await call(script, keys, arguments)
 
-    world.link.call = late  # type: ignore[method-assign]
+    world.link.call = late
     await load(world, principal)
     assert loaded.is_set()
 
@@ -214,7 +214,7 @@ async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world):
             raise DatabaseUnavailable("away")
         return await rows(query, *arguments)
 
-    world.database.rows = refused  # type: ignore[method-assign,assignment]
+    world.database.rows = refused
     with pytest.raises(SettlementLost):
         await settle(world, principal, hold)
     assert hold.id in world.engine.holds.live

@@ -90,8 +90,8 @@ def test_those_who_are_soon_to_be_tried_are_tried_together():
 )
 def test_every_item_is_written_once(steps):
     queue, clock = made()
-    added: list[Item] = []
-    written: list[Item] = []
+    added = []
+    written = []
     for account, what, locked in steps:
         if what == "add":
             added.append((account, len(added)))
@@ -206,7 +206,7 @@ async def test_an_outcome_that_can_not_be_passed_on_leaves_the_rest_of_its_batch
     def fails_for_the_first(hold, state):
         if hold is first and state == "settled":
             raise IllegalTransition("a fault in the program")
-        enter(hold, state)  # type: ignore[arg-type]
+        enter(hold, state)
 
     monkeypatch.setattr(Hold, "enter", fails_for_the_first)
     async with world.engine.direct_writer._writing:

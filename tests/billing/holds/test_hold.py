@@ -143,7 +143,7 @@ TestLife = Life.TestCase
 
 def test_every_state_is_reached_and_left_as_the_table_says():
     """From the first state on; and what ends a hold is not left again."""
-    reached: set[State] = {"held"}
+    reached = {"held"}
     for _ in NEXT:
         reached |= {after for before in reached for after in NEXT[before]}
     assert reached == NEXT.keys()

@@ -12,9 +12,9 @@ from billing.holds import recovery
 from billing.holds.recovery import debit_of_entry
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, HELD, OF_USER, SETTLED, VERSION, Entry, HoldTags, pack_hold, pack_text
-from billing.ledger.dead_letters import discard, list_dead_letters, replay
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
 from billing.ledger.verify import verify
+from billing.ledger.writer import discard, list_dead_letters, replay
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (

@@ -224,10 +224,10 @@ async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_wo
     def away(**_):
         raise DatabaseUnavailable("Postgres is away")
 
-    world.database.transaction = away  # type: ignore[method-assign]
+    world.database.transaction = away
     with pytest.raises(DatabaseUnavailable):
         await world.engine.recovery.sweep(partition_of(world))
-    world.database.transaction = transaction  # type: ignore[method-assign]
+    world.database.transaction = transaction
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 1
     assert await debits(world) == {hold.id: 0}
     await assert_agreed(world, principal.account_id)
@@ -241,7 +241,7 @@ async def test_all_gateways_frozen_at_once_take_nothing_from_one_another(make_wo
     for world in worlds:
         await world.engine.lease.stop()
         clock = world.engine.peers.clock
-        world.engine.peers.clock = lambda clock=clock: clock() + 10 * LEASE_S  # type: ignore[misc]
+        world.engine.peers.clock = lambda clock=clock: clock() + 10 * LEASE_S
     for _ in range(2):
         for world in worlds:
             assert (await world.engine.recovery.sweep(partition_of(world))).expired == 0
@@ -310,10 +310,10 @@ async def test_a_lease_that_fails_for_whatever_reason_is_kept_on(world):
     broken = world.engine.lease._turn
 
     async def fails(_):
-        world.engine.lease._turn = broken  # type: ignore[method-assign]
+        world.engine.lease._turn = broken
         raise ZeroDivisionError("a fault in the program")
 
-    world.engine.lease._turn = fails  # type: ignore[method-assign]
+    world.engine.lease._turn = fails
 
     async def is_counted():
         return world.engine.loops.failures["lease"] == 1
@@ -330,7 +330,7 @@ async def test_the_lease_is_kept_whatever_the_relay_waits_for(world):
         stuck.set()
         await asyncio.Event().wait()
 
-    world.engine.change_notifier.relay = relay  # type: ignore[method-assign]
+    world.engine.change_notifier.relay = relay
     await eventually_set(stuck)
     await eventually(await renewed(world))
 

@@ -100,8 +100,8 @@ async def test_what_redis_counted_itself_is_left_out(world, principal):
     """Since debit 5 of epoch 3 and correction 10: by the place in Redis's order where a debit has both."""
     now_ms = partition_of(world).now_ms()
     moment = await world.database.value("SELECT clock_timestamp()")
-    before: list[Debit] = []
-    after: list[Debit] = []
+    before = []
+    after = []
 
     async def write(of, epoch, dseq, xseq):
         one = debit(str(ULID()), principal, admitted_at_ms=now_ms, input_tokens=2 ** len([*before, *after]))
@@ -139,11 +139,11 @@ def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:
     drained = world.engine.loader.drained
 
     async def drained_after(partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
-        world.engine.loader.drained = drained  # type: ignore[method-assign]
+        world.engine.loader.drained = drained
         await work()
         await drained(partition, account_id, epoch, dseq)
 
-    world.engine.loader.drained = drained_after  # type: ignore[method-assign]
+    world.engine.loader.drained = drained_after
 
 
 async def set_key_quotas(world: World, principal: Principal, quotas: tuple[Quota, ...]) -> None:
@@ -234,7 +234,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(make_wo
     async def unconfirmed():
         return len(world.engine.direct_writer) > 0
 
-    sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
+    sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing
     wire = wire_of(world)
     wire._transport.pause_reading()
     settling = asyncio.create_task(settle(world, principal, hold))
@@ -242,7 +242,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(make_wo
     assert await world.engine.holds.drain(60.0)  # no loop runs that would write it
     assert (await settling).available_nano is None
     wire._transport.resume_reading()
-    world.engine.corrections.sync = sync  # type: ignore[method-assign]
+    world.engine.corrections.sync = sync
     assert list(await entries(world, principal.account_id)) == [hold.id]
     while_drained(world, lambda: world.engine.recovery.sweep(partition_of(world)))
     await world.accounts.set_quotas(principal.account_id, LONG)
@@ -337,7 +337,7 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
             adopted[0] += 1
             return await adopt(partition, account_id)
 
-        world.engine.loader.adopt_account = noted  # type: ignore[method-assign]
+        world.engine.loader.adopt_account = noted
     for _ in range(25):
         for world, known in zip(worlds, at, strict=True):
             assert known is not None

@@ -241,7 +241,7 @@ async def test_an_epoch_opens_without_the_account_whose_row_is_locked(make_world
     """Requests that run, debits that wait, of both accounts in both gateways; then Redis is emptied."""
     world, other = await make_world(), await make_world()
     hers, his = await world.customer(HERS), await world.customer(HERS)
-    spent: list[str] = []
+    spent = []
     running = [(each, who, await hold_one(each, who)) for each in (world, other) for who in (hers, his)]
     async with locked(other_session, hers):
         spent += [await spend(each, who) for each in (world, other) for who in (hers, his)]
@@ -299,7 +299,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world, other_se
         assert (await world.account_state(hers.account_id)).balance_nano == 3000
         for each in (world, other):
             assert isinstance(await ask(each, hers, asked), Unavailable)
-    decisions: list[object] = []
+    decisions = []
 
     async def is_decided():
         decisions.append(await ask(world, hers, asked))

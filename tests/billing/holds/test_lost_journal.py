@@ -126,7 +126,7 @@ async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(make_world, not
     world = await make_world(BRISK)
     principal = await world.customer()
     holds = [await hold_one(world, principal) for _ in range(20)]
-    transport = world.engine.partitions.all[0].session.connection._transport  # type: ignore[union-attr]
+    transport = world.engine.partitions.all[0].session.connection._transport
     transport.pause_reading()
     await asyncio.gather(*(settle(world, principal, hold) for hold in holds))
     transport.resume_reading()

@@ -130,7 +130,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own
 
 async def test_a_call_has_redis_forget_a_bounded_number(world, monkeypatch):
     monkeypatch.setattr(outbox, "ACKS_A_CALL", 3)
-    sizes: list[int] = []
+    sizes = []
     call = world.link.call
 
     async def noted(script, keys, arguments):
@@ -152,7 +152,7 @@ def some(number: int = 1) -> list[Debit]:
     class Someone:
         account_id, user_id, key_id = "acc", None, "key"
 
-    return [debit(str(ULID()), Someone(), epoch=3, dseq=place) for place in range(1, number + 1)]  # type: ignore[arg-type]
+    return [debit(str(ULID()), Someone(), epoch=3, dseq=place) for place in range(1, number + 1)]
 
 
 def files(folder: Path) -> list[Path]:

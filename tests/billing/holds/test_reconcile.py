@@ -113,7 +113,7 @@ async def test_a_difference_that_vanishes_is_none(world, monkeypatch):
     first, second, _ = principals
     await shift(world, first, balance=5)
     await shift(world, second, balance=5)
-    suspected: dict[str, set[str]] = {}
+    suspected = {}
     reconciler = world.engine.reconciler
     real = reconciler._compare
 

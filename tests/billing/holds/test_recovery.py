@@ -106,7 +106,7 @@ async def test_living_gateways_keep_their_holds(make_world):
 async def test_a_gateway_that_starts_during_a_sweep_keeps_its_first_hold(make_world):
     world = await make_world()
     principal = await world.customer()
-    begun: list[str] = []
+    begun = []
     scan = world.link.scan_hash
 
     async def scan_late(key, count):
@@ -115,7 +115,7 @@ async def test_a_gateway_that_starts_during_a_sweep_keeps_its_first_hold(make_wo
         async for found in scan(key, count):
             yield found
 
-    world.link.scan_hash = scan_late  # type: ignore[method-assign]
+    world.link.scan_hash = scan_late
     swept = await world.engine.recovery.sweep(partition_of(world))
     assert begun
     assert swept.expired == 0

@@ -205,7 +205,7 @@ async def test_a_ledger_that_was_set_back_by_a_second_is_noticed(make_world):
         await connection.execute("UPDATE installation SET beat = beat - 4")
         await connection.execute("UPDATE accounts SET balance_nano = $2 WHERE id = $1", principal.account_id, 10**9)
     for world in worlds:
-        await eventually(lambda world=world: in_epoch_after(world, epoch))  # type: ignore[misc]
+        await eventually(lambda world=world: in_epoch_after(world, epoch))
     await spend(worlds[1], principal)
     assert (await worlds[1].account_state(principal.account_id)).balance_nano == 10**9 - 500
     assert (partition_of(worlds[1]).epoch or 0) <= epoch + len(worlds)

@@ -4,7 +4,7 @@ After every step the replies are the reference's, and so is every value in Redis
 hold. All of it on two servers: the embedded Valkey, and Redis proper (`tests.support.servers.redis_proper_url`).
 HYPOTHESIS_PROFILE=long looks longer, and shrinks what was found:
 
-    HYPOTHESIS_PROFILE=long make test ARGS=tests/billing/holds/test_scripts_model.py
+    HYPOTHESIS_PROFILE=long make test ARGS=tests/billing/holds/test_scripts.py
 """
 
 import os
@@ -39,16 +39,16 @@ from tests.model.scripts import Scripts
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 # Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
 # that a server of another make carries a command out in another way shows in few.
-SIZES = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
+SIZES = {"default": ({"valkey": 20, "redis": 4}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
 
 
 class Restarts(Machine):
     """Redis goes and comes back all the time; gateways die with it, and what they sent arrives late. What the other
     machines try is left out, so that this comes more often."""
 
-    something_rare = None  # type: ignore[assignment]
-    end_again = None  # type: ignore[assignment]
-    revoke = None  # type: ignore[assignment]
+    something_rare = None
+    end_again = None
+    revoke = None
 
     @rule(kept=st.sampled_from(("all", "all", "older", "nothing")), killed=st.booleans(), pick=picks)
     def restart(self, kept: str, killed: bool, pick: int) -> None:
@@ -78,7 +78,7 @@ class Restarts(Machine):
 class Quotas(Machine):
     """Quotas change and windows pass, while nothing is lost and the clock is never set back."""
 
-    something_rare = None  # type: ignore[assignment]
+    something_rare = None
 
     @rule(step=forward_steps)
     def advance(self, step: tuple[Any, int]) -> None:
@@ -109,7 +109,7 @@ class Quotas(Machine):
 def run(make: Callable[[], Machine], server: str) -> None:
     examples, length = SIZES[PROFILE]
     run_state_machine_as_test(
-        make,  # type: ignore[arg-type]
+        make,
         settings=settings(
             max_examples=examples[server],
             stateful_step_count=length,
@@ -128,7 +128,7 @@ URLS = {"valkey": "redis_url", "redis": "redis_proper_url"}
 @pytest.mark.parametrize("machine", [Machine, Restarts, Quotas])
 @pytest.mark.parametrize("server", URLS)
 def test_the_scripts_are_the_reference(server, machine, request):
-    url: str = request.getfixturevalue(URLS[server])
+    url = request.getfixturevalue(URLS[server])
     run(lambda: machine(url), server)
 
 

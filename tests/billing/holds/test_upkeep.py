@@ -83,7 +83,7 @@ async def test_a_loop_that_ends_by_itself_begins_anew():
 async def test_loops_are_stopped_by_name():
     loops = Loops()
     await runs(loops, [])
-    loops.start("relay", asyncio.Event().wait)  # type: ignore[arg-type]
+    loops.start("relay", asyncio.Event().wait)
     sweep = loops.tasks["sweep"]
     await loops.stop("sweep", "unknown")
     assert sweep.cancelled()

@@ -16,7 +16,6 @@ from billing.holds.model import Hold, QuotaExceeded
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import OF_USER, VERSION, Entry, KeyState
 from billing.keys.secrets import secret_digest
-from billing.ledger.debits import Debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import (
@@ -367,9 +366,9 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world, s
     account = (await worlds[0].customer(10**12)).account_id
     users = {ANA: LONG, BEN: LONG[:3]}
     keys = [await key_of(worlds[0], account, user_id) for user_id in (ANA, ANA, BEN, None)]
-    limited: set[str] = set()
-    open_holds: list[tuple[World, Principal, Hold]] = []
-    ended: list[Debit] = []
+    limited = set()
+    open_holds = []
+    ended = []
 
     async def renewed(world, key):
         """Read the principal again, as a gateway does that is told that it has changed."""

@@ -12,7 +12,7 @@ from jwt.algorithms import RSAAlgorithm
 
 from billing.identity.issuers import ForeignRules, ForeignTokens, IssuerAway, KeySet
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 
 RSA = generate_private_key(65_537, 2048)
 SECRET = "a shared secret of 32 bytes or more"

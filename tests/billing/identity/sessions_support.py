@@ -8,7 +8,7 @@ from typing import Any
 from billing.audit import Actor
 from billing.database.connection import Database
 from billing.identity.sessions import Origin, Sessions, TokenPair
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from billing.principals import Caller
 
 SOMEBODY = Actor("nobody", "192.0.2.1", "req_1")

@@ -106,7 +106,7 @@ async def test_a_password_is_compared_in_one_form_of_unicode(passwords):
 
 
 async def test_nobody_s_password_is_compared_by_the_same_work(passwords, monkeypatch):
-    compared: list[str] = []
+    compared = []
     verify = PasswordHasher.verify
 
     def noted(self, stored, text):

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from billing.database.connection import Database
 from billing.identity.encryption import PREFIX, SealBroken, Sealer
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import Claims
+from billing.identity.tokens import Claims, SigningKeys, TokenRules
 from tests.billing.support import rising_ids
 
 OLD, NEW = "an old secret of 32 bytes or more", "a new secret of 32 bytes or more"

@@ -7,8 +7,7 @@ import pytest
 
 from billing.database.connection import Database
 from billing.identity.sessions import SignInRefused, TokenPair
-from billing.identity.signing_keys import TokenRules
-from billing.identity.tokens import OPERATOR
+from billing.identity.tokens import OPERATOR, TokenRules
 from billing.permissions import ROLES
 from tests.billing.identity.sessions_support import SOMEBODY
 

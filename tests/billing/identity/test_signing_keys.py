@@ -9,8 +9,7 @@ import pytest
 
 from billing.database.connection import Database
 from billing.identity.sessions import FORGET
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, Claims, peek
+from billing.identity.tokens import BadToken, Claims, SigningKeys, TokenRules, peek
 from billing.owned import Retention
 from billing.settings import RetentionSettings
 from tests.billing.identity.sessions_support import SOMEBODY
@@ -38,7 +37,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def keys_of(database: Database, clock: Callable[[], float] = time.monotonic, **rules: object) -> SigningKeys:
-    return SigningKeys(database, TokenRules(**rules), rising_ids(), clock)  # type: ignore[arg-type]
+    return SigningKeys(database, TokenRules(**rules), rising_ids(), clock)
 
 
 async def kid_of(keys: SigningKeys) -> str:

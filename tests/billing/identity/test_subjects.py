@@ -10,7 +10,7 @@ import pytest
 from billing.audit import Actor
 from billing.identity.organizations import found
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from billing.identity.users import Subjects, Users
 from billing.permissions import ROLES
 from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown

@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from billing.identity.issuers import ForeignRules, IssuerAway, parse_keys
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, Verified, peek
+from billing.identity.tokens import BadToken, SigningKeys, TokenRules, Verified, peek
 from tests.billing.identity.issued import (
     GOOD,
     ISSUER,
@@ -140,7 +139,7 @@ async def test_attacks_are_not_believed(attack):
 
 
 async def test_who_has_no_issuer_believes_none():
-    own = SigningKeys(None, TokenRules(secret="own" * 11), str, time.monotonic)  # type: ignore[arg-type]
+    own = SigningKeys(None, TokenRules(secret="own" * 11), str, time.monotonic)
     believer = Sessions(NO_DATABASE, own, str)
     assert await verified(rs256(GOOD), believer) is None
     only_keys = shown(secret=None)
@@ -276,4 +275,4 @@ def test_rules_that_can_t_be_meant():
             ForeignRules(**wrong)
     for wrong in ({"secret": "short"}, {"access_s": 0}, {"grace_s": -1}):
         with pytest.raises(ValueError, match=r"bytes|above zero"):
-            TokenRules(**wrong)  # type: ignore[arg-type]
+            TokenRules(**wrong)

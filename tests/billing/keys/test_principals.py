@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.keys.principals import Principals
+from billing.keys.keys import Principals
 from billing.keys.secrets import secret_digest
 from billing.quotas import Metric, Quota, Window
 from tests.billing.support import PLANS

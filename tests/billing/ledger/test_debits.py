@@ -296,7 +296,7 @@ async def test_gateways_that_write_the_same_at_once_agree(billing, database_url)
 async def test_loading_and_writing_at_once_class_every_debit_by_one_epoch(billing, account):
     """A debit is in the balance that a load reads, or it is a correction that comes after it: never both or neither."""
     await billing.database.execute("INSERT INTO partitions (p, epoch, identity) VALUES (0, $1, 'x')", EPOCH + 1)
-    loaded: list[tuple[int, int]] = []
+    loaded = []
 
     async def load():
         await asyncio.sleep(0.005)

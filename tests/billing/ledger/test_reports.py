@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
-from billing.ledger.reports import EventFilter, Transaction
+from billing.ledger.reports import Transaction
 from billing.ledger.sums import NOTHING, Used, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
@@ -127,25 +127,6 @@ async def test_events_of_one_moment_are_paged_exactly(billing):
         after = page.next_after
     assert found == [newest, *made[::-1]]
     assert after is None
-
-
-async def test_events_are_filtered(billing):
-    account_id, key_id = await customer(billing)
-    second, _ = await billing.keys.create(account_id, "second")
-    early = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW)
-    late = await billing.debit(account_id, second.id, SMALL, admitted_at=NOW + timedelta(seconds=5), model="demo")
-
-    async def found(only):
-        page = await billing.reports.usage_events(account_id, 10, None, only)
-        return [event.request_id for event in page.items]
-
-    assert await found(EventFilter()) == [late, early]
-    assert await found(EventFilter(since=NOW + timedelta(seconds=1))) == [late]
-    assert await found(EventFilter(since=NOW)) == [late, early]
-    assert await found(EventFilter(until=NOW + timedelta(seconds=5))) == [early]
-    assert await found(EventFilter(key_id=second.id)) == [late]
-    assert await found(EventFilter(model="fast")) == [early]
-    assert await found(EventFilter(model="fast", key_id=second.id)) == []
 
 
 @pytest.mark.parametrize("cursor", ["x", "12", "12.", ".a", "x.a", "9" * 40 + ".a"])

@@ -213,7 +213,7 @@ async def test_one_gateway_of_all_has_the_turn(billing, account_id):
 
 
 async def test_it_goes_on_after_a_failure_with_fewer_rows(billing, account_id, monkeypatch):
-    asked: list[int] = []
+    asked = []
 
     async def failing(database, rows):
         asked.append(rows)

@@ -83,7 +83,7 @@ async def test_fresh_rows_become_sums(billing, account_id):
         assert await sums(billing, granularity) == EXPECTED
     await used(billing, account_id)
     assert await roll(billing.database) == 4
-    assert await sums(billing) == [(*row[:6], 2 * row[6], 2 * row[7]) for row in EXPECTED]  # type: ignore[operator]
+    assert await sums(billing) == [(*row[:6], 2 * row[6], 2 * row[7]) for row in EXPECTED]
     await assert_verified(billing)
 
 

@@ -19,7 +19,7 @@ from tests.billing.usages import usages
 @given(usages())
 def test_a_usage_is_read_back_from_its_row(usage):
     text = other_counts(usage)
-    row: dict[str, object] = {name: getattr(usage, name) for name in OWN_COLUMNS}
+    row = {name: getattr(usage, name) for name in OWN_COLUMNS}
     again = usage_of(row, msgspec.json.decode(text) if text else None)
     assert again == msgspec.structs.replace(usage, requests=1)
 

@@ -58,7 +58,7 @@ OF = {
 def test_spans_are_composed_of_whole_pieces(bounds):
     """Pieces are of whole units, and each span is exactly what its parts add up to."""
     for (since, until), parts in zip(pairwise(bounds), compose(bounds), strict=True):
-        changes: dict[datetime, int] = defaultdict(int)
+        changes = defaultdict(int)
         for sign, piece in parts:
             assert piece.since < piece.until
             for at in (piece.since, piece.until):

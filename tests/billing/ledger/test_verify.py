@@ -302,7 +302,7 @@ async def test_it_reads_one_snapshot(billing, account_id, database_url, monkeypa
 
     async def slowly(connection, events):
         await billing.debit(account_id, "key_1", USAGE)
-        return await check_prices(connection, events)  # type: ignore[arg-type]
+        return await check_prices(connection, events)
 
     monkeypatch.setattr(verification, "_check_prices", slowly)
     reader = Database(database_url, size=1)

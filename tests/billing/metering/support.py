@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ulid import ULID
 
-from billing.keys.principals import Principals
+from billing.keys.keys import Principals
 from billing.metering.charges import Payer
 from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds

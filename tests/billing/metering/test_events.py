@@ -18,18 +18,15 @@ from billing.ledger.catalogue import sync_prices
 from billing.metering import events
 from billing.metering.charges import (
     BadMeasure,
-    Busy,
-    EventConflict,
-    EventRefused,
     Measure,
     MeterNotPriced,
     Payer,
-    Recorded,
     UnknownAccount,
     charge_of,
     digest_of,
     parse_quantity,
 )
+from billing.metering.events import Busy, EventConflict, EventRefused, Recorded
 from billing.money import MAX_NANO
 from billing.pricing import PriceRow, PriceTable
 from billing.quotas import Metric, Quota, Window
@@ -89,7 +86,7 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world, monkeypatch):
     metering, payer, write, tried = meters(world).metering, await account(world), events.write_claimed, []
 
     async def lose_the_answer(*arguments):
-        done = await write(*arguments)  # type: ignore[arg-type]
+        done = await write(*arguments)
         tried.append(done)
         if len(tried) == 1:
             raise DatabaseUnavailable("the connection was cut after the commit")
@@ -195,6 +192,13 @@ async def test_a_hold_lasts_by_the_clock_that_ends_it(world):
         assert 3000 < await world.database.value(left, hold_id) <= 3600
         await world.engine.lasting.expire()
         assert (await of.holds.get(hold_id)).state == "held"
+
+
+async def test_more_than_was_held_is_charged(world):
+    of, payer = meters(world), await account(world)
+    done = await of.holds.hold(payer, "h", Measure(amount_nano=2), 60)
+    await of.holds.settle(msgspec.json.decode(done.answer)["id"], None, {"amount_nano": 7})
+    assert await charged(world) == [7]
 
 
 async def test_tokens_settle_a_hold_whose_provider_is_named_late(world):

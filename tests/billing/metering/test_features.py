@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.metering.charges import EventConflict
+from billing.metering.events import EventConflict
 from billing.metering.features import Features, Period, month_of, period_at
 from billing.times import months_later
 from tests.gateway.config.support import load

@@ -13,7 +13,8 @@ from ulid import ULID
 
 from billing.holds.redis.layout import Keyspace
 from billing.ledger.verify import verify
-from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
+from billing.metering.charges import Measure, NotAdmitted, Payer
+from billing.metering.events import EventConflict
 from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import eventually, making_worlds
@@ -149,9 +150,9 @@ class Play:
 
         async def keep(hold: Any, *_: object) -> None:
             dead.context.holds.kept(hold)
-            _[-1].set_exception(ConnectionError())  # type: ignore[attr-defined]
+            _[-1].set_exception(ConnectionError())
 
-        dead._keep = keep  # type: ignore[method-assign]
+        dead._keep = keep
         try:
             await dead.hold(self.payer, str(ULID()), Measure(amount_nano=amount), None)
         except ConnectionError:

@@ -14,7 +14,7 @@ async def test_a_notice_is_written_with_its_transaction_and_once(billing):
         other = await emit(connection, "acct_2", "payment.failed", {}, once="pi_1")
         again = [await emit(connection, "acct_1", "key.created", {}) for _ in range(2)]
         with pytest.raises(ValueError, match="no type of notice"):
-            await emit(connection, "acct_1", "key.lost", {})  # type: ignore[arg-type]
+            await emit(connection, "acct_1", "key.lost", {})
     with suppress(RuntimeError):
         async with billing.database.transaction() as connection:
             await emit(connection, "acct_3", "key.revoked", {})

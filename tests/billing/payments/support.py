@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from billing.payments.apply import Applier, checkout_handler, customer_handler
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
 from billing.payments.assembly import Payments as MadePayments
+from billing.payments.events import Applier, checkout_handler, customer_handler
 from billing.payments.flows import FlowRules
-from billing.payments.orders import NewOrder, Order, Orders
+from billing.payments.orders import NewOrder, Order, Orders, Purchases
 from billing.payments.port import Checkout, Customer, ObjectRef, Payment, ProviderObject
-from billing.payments.purchases import Purchases
 from billing.plans import Plans
 from tests.billing.support import Billing
 

@@ -12,11 +12,11 @@ from billing import audit
 from billing.accounts.grants import Lots, Terms
 from billing.errors import AccountNotFound
 from billing.payments import auto_recharge as module
-from billing.payments.apply import KEYS_KEPT, call_once
 from billing.payments.auto_recharge import RechargeRefused, Wish
 from billing.payments.balances import Alert, Alerts
+from billing.payments.events import KEYS_KEPT, call_once
 from billing.payments.port import ObjectRef, PaymentProviderUnavailable
-from billing.payments.stripe.client import AccessRefused
+from billing.payments.stripe.provider import AccessRefused
 from tests.billing.payments.support import local_payments
 from tests.billing.support import PLANS, Billing
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import parse_usd
-from billing.payments.in_force import OWING, InForce, Seen, decide, included_credit, plan_change
 from billing.payments.port import Invoice, InvoiceLine, InvoiceStatus
+from billing.payments.subscriptions import OWING, InForce, Seen, decide, included_credit, plan_change
 from billing.plans import Plan
 
 NOW = datetime(2028, 2, 29, 12, tzinfo=UTC)
@@ -49,7 +49,7 @@ def states(draw: st.DrawFn) -> Seen:
 def test_the_order_of_states_changes_nothing(seen, random):
     expected = judged(*seen)
     shuffled = [*seen, *seen]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert judged(*shuffled) == expected
     paid = [each for each in seen if each.status in ("active", "trialing") and each.plan in PLANS]
     assert (expected.standing == "active") == bool(paid)
@@ -95,7 +95,7 @@ def invoice(*lines: InvoiceLine, status: InvoiceStatus = "paid") -> Invoice:
 
 
 def line(line_id: str, kind: str, cents: int, price: str | None) -> InvoiceLine:
-    return InvoiceLine(line_id, kind, cents, price, NOW, NOW + timedelta(days=29))  # type: ignore[arg-type]
+    return InvoiceLine(line_id, kind, cents, price, NOW, NOW + timedelta(days=29))
 
 
 def test_a_paid_period_brings_its_credit_and_an_upgrade_the_difference():

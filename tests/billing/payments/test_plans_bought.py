@@ -13,7 +13,7 @@ from billing.payments.flows import Wanted
 from billing.payments.local.provider import LocalProvider
 from billing.payments.orders import Order, OrderConflict, OrderRefused
 from billing.payments.port import ObjectRef, PaymentProviderUnavailable
-from billing.payments.stripe.client import AccessRefused
+from billing.payments.stripe.provider import AccessRefused
 from billing.payments.subscriptions import NoSubscription, Recovery, SubscriptionRefused
 from tests.billing.payments.support import local_payments
 from tests.billing.payments.test_in_force import PLANS

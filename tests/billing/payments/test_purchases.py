@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import NANO_PER_CENT
-from billing.payments.orders import Order
-from billing.payments.port import Dispute, Movement, Payment, Refund
-from billing.payments.purchases import (
+from billing.payments.orders import (
     Move,
     Moved,
+    Order,
     is_lost,
     next_move,
     refusal_reason,
@@ -20,6 +19,7 @@ from billing.payments.purchases import (
     status_of,
     suspensions,
 )
+from billing.payments.port import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Order(**dict.fromkeys(Order.__slots__) | {"kind": "credit", "amount_cents": 2000, "status": "open"})
@@ -29,11 +29,11 @@ PAID = Payment("pi_1", "paid", 2000, 2400, "usd", "cus_1", "ord_1", "here", Fals
 
 
 def refund(number: int, cents: int, status: str = "succeeded") -> Refund:
-    return Refund(f"re_{number}", "pi_1", status, cents, "usd", NOW + timedelta(hours=number))  # type: ignore[arg-type]
+    return Refund(f"re_{number}", "pi_1", status, cents, "usd", NOW + timedelta(hours=number))
 
 
 def dispute(status: str, *movements: Movement) -> Dispute:
-    return Dispute("dp_1", "pi_1", status, 2400, "usd", NOW, movements)  # type: ignore[arg-type]
+    return Dispute("dp_1", "pi_1", status, 2400, "usd", NOW, movements)
 
 
 def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -> list[Move]:
@@ -77,7 +77,7 @@ def test_an_order_is_called_what_its_payment_is():
 def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back():
     half = replace(PAID, refunds=(refund(1, 1200),))
     assert share_nano(CREDIT_NANO, PAID, 1200) == 1000 * NANO_PER_CENT  # taxes are never credit
-    moved: dict[tuple[str, str], Moved] = {}
+    moved = {}
     (taken,) = moves(half, moved, 300 * NANO_PER_CENT)
     assert taken.delta_nano == -300 * NANO_PER_CENT
     assert moves(half, moved, 0) == []
@@ -103,7 +103,7 @@ def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once():
 
 def test_a_payment_is_lost_once_nothing_of_it_is_left_and_a_dispute_took_the_last():
     half, part = replace(dispute("lost"), amount_cents=1200), replace(dispute("lost"), amount_cents=2399)
-    cases: tuple[tuple[tuple[Dispute, ...], tuple[Refund, ...], bool], ...] = (
+    cases = (
         ((dispute("lost"),), (), True),
         ((dispute("open"),), (), False),
         ((part,), (), False),

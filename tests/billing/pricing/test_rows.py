@@ -172,7 +172,7 @@ def raised(usage: Usage, name: str, more: int) -> Usage:
 
 
 def plain(per_million: Mapping[str, int], **more: object) -> PriceRow:
-    return PriceRow("openai", "m", DAY, per_million, {}, **more)  # type: ignore[arg-type]
+    return PriceRow("openai", "m", DAY, per_million, {}, **more)
 
 
 def test_a_tier_begins_above_its_boundary():
@@ -250,7 +250,7 @@ def test_ids_do_not_depend_on_spelling_or_process():
 )
 def test_every_field_counts_for_the_id(changes):
     row = plain({"input": 1})
-    assert replace(row, **changes).id != row.id  # type: ignore[arg-type]
+    assert replace(row, **changes).id != row.id
 
 
 def test_hidden_reasoning_prices_nothing_and_changes_no_id():
@@ -281,7 +281,7 @@ def test_hidden_reasoning_prices_nothing_and_changes_no_id():
 )
 def test_impossible_rows_are_refused(changes, message):
     with pytest.raises(PriceError, match=message):
-        replace(plain({"input": 1}), **changes)  # type: ignore[arg-type]
+        replace(plain({"input": 1}), **changes)
 
 
 def test_impossible_tiers_are_refused():

@@ -31,7 +31,7 @@ OF_PLANS = {
     "plans.py",
     "web/operator_money.py",
     "holds/decision.py",
-    "keys/principals.py",
+    "keys/keys.py",
     "schemas/payments.py",
     "cli/accounts.py",
 }
@@ -54,7 +54,7 @@ def test_every_rule_has_an_option():
     def connect(output):
         raise AssertionError("nothing is called")
 
-    key = get_group(operator_app(connect)).get_command(None, "key")  # type: ignore[arg-type, attr-defined]
+    key = get_group(operator_app(connect)).get_command(None, "key")
     for command in ("create", "update"):
         flags = {flag for each in key.commands[command].params for flag in each.opts}
         assert {rule.option.flag for rule in RULES.values()} <= flags
@@ -91,7 +91,7 @@ def test_the_default_rules_as_json():
 def test_a_rule_that_there_is_not_is_no_argument():
     assert list(inspect.signature(KeyRules).parameters) == list(RULES)
     with pytest.raises(TypeError):
-        KeyRules(colour="red")  # type: ignore[call-arg]
+        KeyRules(colour="red")
     with pytest.raises(KeyRefused) as refused:
         KeyRules(max_parallel_requests=0)
     assert refused.value.field == "max_parallel_requests"

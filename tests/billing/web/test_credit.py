@@ -8,7 +8,7 @@ from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.money import format_usd, parse_usd
 from billing.payments.coupons import NewCoupon
-from billing.payments.local.store import GOOD
+from billing.payments.local.provider import GOOD
 from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
@@ -23,7 +23,7 @@ def lot(id: str, priority: int, expires_at: str | None, *, promotional: bool) ->
     usd = {"amount_usd": "1.00", "left_usd": "1.00", "expired_usd": "0.00"}
     times = {"expires_at": expires_at, "created_at": f"2026-01-0{id}T00:00:00.000Z"}
     terms = {"priority": priority, "promotional": promotional}
-    return LotShape(id=id, kind="grant", state="open", transaction_id=None, **usd, **terms, **times)  # type: ignore[arg-type]
+    return LotShape(id=id, kind="grant", state="open", transaction_id=None, **usd, **terms, **times)
 
 
 def test_lots_are_shown_in_the_order_in_which_they_are_used():

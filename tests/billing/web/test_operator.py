@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
@@ -66,7 +65,7 @@ async def test_an_account_is_corrected_and_its_timeline_has_the_balance_after_ea
 async def test_only_what_was_changed_of_an_account_is_changed(console):
     account_id = console.organization.account_id
     before = await console.billing.accounts.get(account_id)
-    form: dict[str, Any] = {"name": before.name, "plan": before.plan, "status": "suspended", "reason": "abuse"}
+    form = {"name": before.name, "plan": before.plan, "status": "suspended", "reason": "abuse"}
     changed = await console.post(f"/operator/accounts/{account_id}/change", "operator", form)
     assert changed.status == 303
     after = await console.billing.accounts.get(account_id)

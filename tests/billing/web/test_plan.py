@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from billing.money import parse_usd
-from billing.payments.in_force import Seen
+from billing.payments.subscriptions import Seen
 from billing.plans import Plan
 from billing.web.credit import outlook
 from tests.billing.web.support import press

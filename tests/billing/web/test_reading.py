@@ -52,7 +52,7 @@ async def use(console: Console) -> str:
 
 async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(console):
     await use(console)
-    charged: dict[str, str] = {}
+    charged = {}
     for tz in ("Europe/Berlin", "America/New_York"):
         span = {"since": "2026-03-01", "until": "2026-04-01", "tz": tz}
         for by in ("model", "key", "user", "tag", "provider"):

@@ -10,7 +10,7 @@ from msgspec import structs
 from billing.cli.output import CommandFailed
 from billing.database.connection import Database
 from billing.identity.encryption import SealBroken, Sealer
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from gateway.commands import doctor
 from gateway.commands.doctor import (
     check_clocks,
@@ -24,7 +24,8 @@ from gateway.commands.doctor import (
 from gateway.commands.stores import Stores
 from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings
-from gateway.runtime.encryption import check_encryption, sealer_of
+from gateway.runtime.encryption import check_encryption
+from gateway.runtime.identity import sealer_of
 from gateway.server.ids import Ulids
 from tests.support.commands import by_name
 

@@ -60,7 +60,7 @@ def test_set_to_nothing_is_unset():
 
 
 def test_every_variable_is_read(monkeypatch):
-    readers: list[Reader] = []
+    readers = []
     monkeypatch.setattr(Reader, "__init__", remember(readers))
     read()
     assert readers[0].seen == set(SETTINGS_VARIABLES)
@@ -70,7 +70,7 @@ def remember(readers: list[Reader]) -> object:
     original = Reader.__init__
 
     def init(self: Reader, *args: object) -> None:
-        original(self, *args)  # type: ignore[arg-type]
+        original(self, *args)
         readers.append(self)
 
     return init

@@ -153,7 +153,7 @@ def test_places_are_named_from_where_the_operator_stands():
 def test_settings_are_frozen(tmp_path):
     settings = load(tmp_path / "c")
     with pytest.raises(FrozenInstanceError):
-        settings.image = "other"  # type: ignore[misc]
+        settings.image = "other"
     assert not hasattr(settings, "__dict__")
 
 

@@ -42,7 +42,7 @@ FIELDS = [
 
 @pytest.mark.parametrize(("field", "price_class"), FIELDS)
 def test_a_field_becomes_the_class_that_the_page_says(field, price_class):
-    usage: dict[str, Any] = chat(100, 50)
+    usage = chat(100, 50)
     *outer, name = field.split(".")
     into = usage.setdefault(outer[0], {}) if outer else usage
     into[name] = into.get(name, 7)

@@ -49,7 +49,7 @@ def told(tap: SseTap | GeminiTap, events: list[bytes]) -> tuple[object, ...]:
         (streams, lambda: GeminiTap(EventFrames(), keep_bytes=2_000), PIECES),
     ],
 )
-def test_a_packed_stream_says_what_one_says_that_is_kept_as_it_is(module, made, drawn):  # type: ignore[no-untyped-def]
+def test_a_packed_stream_says_what_one_says_that_is_kept_as_it_is(module, made, drawn):
     @given(st.lists(st.lists(drawn, min_size=1, max_size=3).map(b"".join), max_size=30))
     def same(events):
         whole = told(made(), events)

@@ -290,7 +290,7 @@ def test_what_stands_before_the_first_usage_is_not_looked_through_for_it():
 
 
 def test_of_events_between_two_markers_none_is_looked_into(monkeypatch):
-    seen: list[bytes] = []
+    seen = []
 
     def noted(event):
         seen.append(event)

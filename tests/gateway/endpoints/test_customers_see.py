@@ -211,8 +211,8 @@ READ_FIRST = {"GET": 0, "POST": 1, "PUT": 2, "PATCH": 3, "DELETE": 4}
 @pytest.mark.parametrize("sees", ["charge", "cost"])
 async def test_nobody_but_who_may_is_told_the_providers_cost(make_gateway, sees):
     async with world_of(make_gateway, sees) as world:
-        seen: dict[str, dict[str, set[str]]] = {who: {} for who in CALLERS}
-        answered: dict[str, int] = dict.fromkeys(CALLERS, 0)
+        seen = {who: {} for who in CALLERS}
+        answered = dict.fromkeys(CALLERS, 0)
         of_gateway = re.compile(r"/(api|v1/(models|key|generations|status|jobs))\b|.*/models(/\{id.*)?$")
         for method, path in sorted(world.operations, key=lambda each: (READ_FIRST[each[0]], each[1])):
             if path in DESCRIPTIONS or not of_gateway.match(path) or ENDS_CALLERS.search(path):

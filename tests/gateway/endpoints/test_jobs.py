@@ -84,9 +84,7 @@ async def test_jobs_need_the_admin_key(gateway):
 
 async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway):
     """Its size, plain or decoded; the time to send it; its coding. Nothing of it is decoded without the admin key."""
-    gateway = await make_gateway(
-        change=lambda settings: replace(settings, max_body_bytes=10_000, request_timeout_s=2)  # type: ignore[arg-type]
-    )
+    gateway = await make_gateway(change=lambda settings: replace(settings, max_body_bytes=10_000, request_timeout_s=2))
 
     async def post(data, *, key=ADMIN_KEY, **headers):
         url, sent = f"{gateway.url}/v1/jobs/reconcile", {"X-Admin-Key": key, **headers}

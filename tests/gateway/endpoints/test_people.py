@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.identity import IdentityConfig
-from gateway.config.settings import Settings
+from gateway.config.settings import IdentityConfig, Settings
 from tests.billing.people_support import ADA, CHEAP, GOOD, OTHER
 from tests.gateway.conftest import Gateway, MakeGateway, chat
 from tests.support.mail import Mailbox, mail_server

@@ -333,7 +333,7 @@ async def test_health_readiness_and_metrics(make_gateway):
 
 async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway, customer):
     await ask(customer, chat())
-    strangers: tuple[dict[str, str], ...] = (
+    strangers = (
         {},
         {"Authorization": f"Bearer {customer.key}"},
         {"X-Admin-Key": "x" * 24},
@@ -363,7 +363,7 @@ async def test_metrics_have_a_door_of_their_own(gateway):
 
 
 def test_an_address_for_metrics_that_is_in_use():
-    notes: list[str] = []
+    notes = []
     with bind("127.0.0.1:0") as taken:
         address = address_of(taken)
         with listener_on(address, True, notes.append) as door:  # the one that `up` takes by itself

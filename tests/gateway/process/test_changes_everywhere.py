@@ -18,7 +18,7 @@ from ulid import ULID
 
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
-from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.tokens import SigningKeys, TokenRules
 from tests.gateway.conftest import ADMIN_KEY, chat
 
 PROCESSES = 3

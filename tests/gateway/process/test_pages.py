@@ -190,7 +190,7 @@ async def test_what_is_no_page_or_not_alone_stays():
             client = await both.worker.connect()
             await until(lambda: bool(both.connections))
             client.send(page[:cut])
-            await until(lambda cut=cut: both.head_bytes == cut)  # type: ignore[misc]
+            await until(lambda cut=cut: both.head_bytes == cut)
             assert await both.ask(page[cut:], client) == (WORKER, False)
             await client.leave()
             await both.worker.empty()

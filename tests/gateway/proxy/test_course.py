@@ -29,7 +29,7 @@ from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy import course as course_module
 from gateway.proxy.course import Course
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.detached_answer import DetachedAnswer, Running
 from gateway.proxy.handler import Proxy
 from gateway.proxy.outcomes import Outcomes
 from gateway.proxy.settlement.missing_usage import MissingUsage
@@ -58,9 +58,22 @@ class Fault(Exception):
 class Faults:
     """Raises in the next line of a course's transitions that calls something, after `left` others."""
 
-    # What ends a course whose transition has failed, and what runs its detours.
+    # What ends a course whose transition has failed, what runs its detours, and what only calls another transition.
     SAFE: Final = frozenset(
-        ("fault", "failed", "refuse", "close", "over", "end", "let_go", "taken", "detour", "guarded", "back_from")
+        (
+            "fault",
+            "failed",
+            "refuse",
+            "close",
+            "over",
+            "end",
+            "let_go",
+            "taken",
+            "detour",
+            "guarded",
+            "back_from",
+            "left",
+        )
     )
 
     def __init__(self) -> None:
@@ -281,7 +294,8 @@ class Life(RuleBasedStateMachine):
         poller: Any = _Anything()
         proxy.detached = self.detached = DetachedAnswer(proxy.settlements, request, records, poller)
         proxy.outcomes = Outcomes(proxy.settlements, metrics, records)
-        proxy.poller, proxy.running, proxy.unknown_tools = poller, poller, poller
+        proxy.poller = proxy.unknown_tools = poller
+        proxy.running = Running(request.max_request_s)
         self.provider = Provider(self)
         self.provider.idle = idle
         proxy.transports = {"p": self.provider}

@@ -336,7 +336,7 @@ async def test_which_failures_are_stale(served, begun):
 async def test_a_lost_connection_is_told_once():
     for end in (Wire.end, lambda wire: wire.feed(b"garbage"), lambda wire: wire.connection.close()):
         wire = Wire()
-        lost: list[object] = []
+        lost = []
         wire.connection.on_lost = lost.append
         await _served(wire)
         end(wire)

@@ -162,7 +162,7 @@ def test_retry_after_is_ignored_with_a_bound_of_zero(clock):
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be from"):
-        Cooldown(**wrong)  # type: ignore[arg-type]
+        Cooldown(**wrong)
 
 
 @pytest.mark.parametrize("weight", [0, -1, MAX_WEIGHT + 1])

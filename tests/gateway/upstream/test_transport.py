@@ -27,7 +27,7 @@ from tests.support.providers import (
 
 
 async def test_request_and_answer_pass_unchanged(transport):
-    seen: dict[str, object] = {}
+    seen = {}
 
     async def handler(request):
         seen.update(
@@ -50,7 +50,7 @@ async def test_request_and_answer_pass_unchanged(transport):
 
 
 async def test_nothing_is_added_that_the_caller_did_not_give(transport):
-    heads: list[bytes] = []
+    heads = []
 
     async def peer(reader, writer):
         heads.append(await take_request(reader))
@@ -80,7 +80,7 @@ async def test_a_large_body_arrives_whole(transport):
 
 
 async def test_connections_are_used_again_after_whole_answers_alone(transport):
-    connections: set[object] = set()
+    connections = set()
 
     async def handler(request):
         connections.add(request.transport)
@@ -143,7 +143,7 @@ async def test_a_cancelled_send_of_which_not_all_has_left_is_none(transport):
 
     async def peer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()
         arrived.set()
         await stopped.wait()
 
@@ -174,7 +174,7 @@ async def test_redirects_are_answers(transport):
 
 
 async def test_cookies_are_not_kept(transport):
-    cookies: list[str | None] = []
+    cookies = []
 
     async def handler(request):
         cookies.append(request.headers.get("Cookie"))

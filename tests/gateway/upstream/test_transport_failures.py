@@ -165,7 +165,7 @@ async def test_no_other_request_is_sent_twice(transport, begun, served):
 
 
 async def test_a_connection_closed_while_idle_is_not_used(transport):
-    closed: list[asyncio.StreamWriter] = []
+    closed = []
 
     async def peer(reader, writer):
         await take_request(reader)
@@ -185,7 +185,7 @@ async def test_a_connection_closed_while_idle_is_not_used(transport):
 async def test_a_connection_that_idled_is_looked_at_before_it_is_used(transport, monkeypatch):
     """The provider's close has arrived, but the event loop has not come to see it."""
     monkeypatch.setattr("gateway.upstream.transport.CHECKED_AFTER_S", 0.0)
-    peers: list[asyncio.StreamWriter] = []
+    peers = []
 
     async def peer(reader, writer):
         await take_request(reader)

@@ -24,7 +24,7 @@ from tests.support.tls import make_certificate
 
 
 async def test_the_environment_s_proxy_is_used_with_its_credentials(monkeypatch, transport):
-    heads: list[bytes] = []
+    heads = []
 
     async def proxy(reader, writer):
         heads.append(await take_request(reader))
@@ -55,7 +55,7 @@ async def test_a_provider_with_tls_is_reached_by_a_tunnel(monkeypatch, tmp_path_
     of_server.load_cert_chain(certificate, key)
     of_client = ssl.create_default_context(cafile=str(certificate))
     monkeypatch.setattr(ssl, "create_default_context", lambda: of_client)
-    asked: list[bytes] = []
+    asked = []
     replies = [b"HTTP/1.1 200 OK\r\n\r\n"] * 2 + [b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", b""]
 
     async def provider(reader, writer):

@@ -48,7 +48,7 @@ async def test_what_is_in_flight_when_a_connection_breaks_is_answered_once(lone_
     async with linked(url_of(lone_node)) as link:
         life = await link.connect(keys.meta(0))
         before = await life.identity()
-        replies: list[Any] = []
+        replies = []
         lone_node.freeze()
         for epoch in range(10):
             link.send(FENCE, fence_keys(keys), [epoch + 1, "test", "ledger", 0], replies.append)
@@ -179,7 +179,7 @@ async def test_users_passwords_and_databases(lone_node, keys, user):
 
 def test_a_reply_that_nobody_has_asked_for_ends_the_connection(caplog):
     """As a server with too many clients sends it, before it closes."""
-    answers: list[object] = []
+    answers = []
     connection = RedisConnection(lambda: answers.append("lost"))
     connection.data_received(b"-ERR max number of clients reached\r\n")
     assert "max number of clients reached" in caplog.text
@@ -314,7 +314,7 @@ class TestHandshake:
                     lone_node.start()
                 return row
 
-        partitions.database = Restarting()  # type: ignore[assignment]
+        partitions.database = Restarting()
         for _ in range(2):
             with pytest.raises(NotReady):
                 await partitions.ensure(partition, stale=first)

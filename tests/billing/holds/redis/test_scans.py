@@ -66,8 +66,8 @@ async def test_nothing_looks_at_a_whole_journal_at_once(make_world, monkeypatch)
     principal = await world.customer(10**9)
     holds = [await hold_one(world, principal) for _ in range(RUNNING)]
     await fill_journal(world, principal, monkeypatch)
-    pages: list[int] = []
-    named: list[tuple[str, int]] = []
+    pages = []
+    named = []
     command, call = Server.command, world.link.call
 
     async def noted_command(server, *words):

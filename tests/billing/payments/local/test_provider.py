@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.errors import StoreError
-from billing.payments.local.provider import LocalProvider
-from billing.payments.local.store import LocalStore
+from billing.payments.local.provider import LocalProvider, LocalStore
 from billing.payments.local.web import Acts, CheckoutView, view_page
 from billing.payments.port import (
     CustomerGone,
@@ -114,19 +113,14 @@ async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(loca
         await local.provider.refund(paid.id, 1, "again")
 
 
-async def test_the_saved_card_decides_a_charge_without_the_payer(local):
+async def test_a_card_that_was_removed_pays_nothing(local):
     customer_id = await customer_of(local)
-    page = await local.provider.setup(customer_id, URLS, "setup")
-    secret = page.url.rpartition("/")[2]
-    outcomes = []
-    for number, method in enumerate(("", "visa 4242", "visa 3155", "visa 9995", "visa 9979")):
-        await local.acts.act(secret, f"save:{method}" if method else "remove")
-        purchase = Purchase(f"ord_{number}", "acc_1", customer_id, "recharge", 500, "Recharge")
-        charged = await local.provider.charge(purchase, f"charge:{number}")
-        assert await local.provider.charge(purchase, f"charge:{number}") == charged
-        outcomes.append((charged.status, charged.hard))
-    failed, paid, asks = ("failed", False), ("paid", False), ("requires_action", False)
-    assert outcomes == [("failed", True), paid, asks, failed, ("failed", True)]
+    secret = (await local.provider.setup(customer_id, URLS, "setup")).url.rpartition("/")[2]
+    for action in ("save:visa 4242", "remove"):
+        await local.acts.act(secret, action)
+    recharge = Purchase("ord_1", "acc_1", customer_id, "recharge", 500, "Recharge")
+    charged = await local.provider.charge(recharge, "charge")
+    assert (charged.status, charged.hard) == ("failed", True)
 
 
 async def test_a_subscription_is_renewed_until_it_ends(local):

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.payments.stripe.client import StripeAccess
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.support.stripe_fake import FakeStripe
 
 DEPLOYMENT = "01JDEPLOYMENT"

@@ -1,7 +1,7 @@
 """`stripe sync`: the webhook endpoint is created with a pinned version and all needed events; prices are checked."""
 
-from billing.payments.stripe.client import API_VERSION, price_faults, sync_endpoint
 from billing.payments.stripe.events import ENDPOINT_EVENTS
+from billing.payments.stripe.provider import API_VERSION, price_faults, sync_endpoint
 
 URL = "https://gateway.example.com/api/webhooks/stripe"
 

@@ -6,7 +6,6 @@ import pytest
 
 from billing.payments.port import (
     Checkout,
-    Customer,
     CustomerGone,
     Dispute,
     NewCustomer,
@@ -18,9 +17,8 @@ from billing.payments.port import (
     Refund,
     ReturnUrls,
 )
-from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.objects import CheckoutRules
-from billing.payments.stripe.provider import StripePayments
+from billing.payments.stripe.provider import StripeAccess, StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.support.stripe_fake import POOR, SECURE, STOLEN, VISA
 
@@ -32,34 +30,13 @@ async def customer_of(provider: StripePayments) -> str:
 
 
 def credit(customer_id: str, order_id: str = "01JORDER", kind: str = "credit", save: bool = False) -> Purchase:
-    return Purchase(order_id, "acc-1", customer_id, kind, 2500, "Credit", save_method=save)  # type: ignore[arg-type]
+    return Purchase(order_id, "acc-1", customer_id, kind, 2500, "Credit", save_method=save)
 
 
 async def payment(provider: StripePayments, payment_id: str) -> Payment:
     found = await provider.fetch(ObjectRef("payment", payment_id))
     assert isinstance(found, Payment)
     return found
-
-
-async def test_page_is_paid_and_its_payment_knows_the_order(stripe, provider):
-    """Trap 18: what is paid carries our marks on the intent itself, which is all that refunds and disputes see."""
-    customer = await customer_of(provider)
-    page = await provider.checkout(credit(customer, save=True), URLS, "01JORDER:checkout")
-    assert page.url.startswith("https://checkout.stripe.test/")
-    assert page == await provider.checkout(credit(customer, save=True), URLS, "01JORDER:checkout")  # the same key
-    stripe.pages.pay(page.id)
-    checkout = await provider.fetch(ObjectRef("checkout", page.id))
-    assert isinstance(checkout, Checkout)
-    assert (checkout.status, checkout.order_id, checkout.deployment) == ("complete", "01JORDER", DEPLOYMENT)
-    assert checkout.payment_id is not None
-    paid = await payment(provider, checkout.payment_id)
-    assert (paid.status, paid.amount_cents, paid.total_cents) == ("paid", 2500, 2500)
-    assert (paid.order_id, paid.deployment, paid.livemode) == ("01JORDER", DEPLOYMENT, False)
-    known = await provider.fetch(ObjectRef("customer", customer))
-    assert isinstance(known, Customer)
-    assert (known.account_id, known.method) == ("acc-1", "visa 4242")
-    await provider.expire_checkout(page.id, "01JORDER:expire")  # paid: it stays as it is
-    assert (await provider.fetch(ObjectRef("checkout", page.id))) == checkout
 
 
 async def test_complete_is_not_paid(stripe, provider):
@@ -235,7 +212,7 @@ async def test_objects_are_listed_page_by_page(stripe, provider):
     assert len(found) == len(set(found)) == 131
     assert [ref.id async for ref in provider.list_since("payment", since + timedelta(seconds=1))] == [newest["id"]]
     kinds = ("checkout", "refund", "dispute", "invoice", "subscription")
-    assert [[ref async for ref in provider.list_since(kind, since)] for kind in kinds] == [[]] * 5  # type: ignore[arg-type]
+    assert [[ref async for ref in provider.list_since(kind, since)] for kind in kinds] == [[]] * 5
     assert [ref.id async for ref in provider.list_since("customer", since)] == [customer]
 
 
@@ -257,7 +234,7 @@ async def test_objects_that_cannot_be_read_are_told_as_that(stripe, provider):
         if strange is not None:
             found[name] = strange
         with pytest.raises(PaymentProviderUnavailable, match=f"lacks '{name}'" if strange is None else "can't be read"):
-            await provider.fetch(ObjectRef(kind, found["id"]))  # type: ignore[arg-type]
+            await provider.fetch(ObjectRef(kind, found["id"]))
         found[name] = kept
     assert (await payment(provider, intent["id"])).status == "paid"
 
@@ -278,4 +255,4 @@ async def test_secrets_are_never_shown(stripe):
         {"api_key": "sk_test_x", "retries": -1},
     ):
         with pytest.raises(ValueError, match="must"):
-            StripeAccess(**wrong)  # type: ignore[arg-type]
+            StripeAccess(**wrong)

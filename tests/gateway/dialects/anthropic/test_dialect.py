@@ -300,7 +300,7 @@ def test_the_tokens_of_the_input():
         ),
         tools=[{"name": "mine", "input_schema": {}}],
     )
-    seen: list[str] = []
+    seen = []
 
     def count(text):
         seen.append(text)

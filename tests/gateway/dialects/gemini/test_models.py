@@ -28,7 +28,7 @@ MODELS: Any = [Model("a"), Model("b-embedding", None), Model("c")]
 
 
 def test_a_model():
-    found: Any = GeminiModels().listed(MODELS, {})
+    found = GeminiModels().listed(MODELS, {})
     assert found.keys() == {"models"}
     assert found["models"][0] == {
         "name": "models/a",
@@ -45,7 +45,7 @@ def test_a_model():
 def test_pages():
     query, names = {"pageSize": "2"}, []
     while True:
-        page: Any = GeminiModels().listed(MODELS, query)
+        page = GeminiModels().listed(MODELS, query)
         names += [each["displayName"] for each in page["models"]]
         if "nextPageToken" not in page:
             break

@@ -241,7 +241,7 @@ PAPER = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:applic
 def test_parts_are_counted_and_bounded_by_the_price_row():
     body = with_content(TEXT, LINK, INLINE, SOUND, PAPER)
     request = parse(CHAT, body)
-    inline = len(INLINE["image_url"]["url"]) + 2 + len(PAPER["file"]["file_data"]) + 2  # type: ignore[index]
+    inline = len(INLINE["image_url"]["url"]) + 2 + len(PAPER["file"]["file_data"]) + 2
     assert request.parts == Parts(images=2, audios=1, files=1, inline_bytes=inline, audio_bytes=len('"AAAA"'))
     assert request.parts.data_bytes == inline + len('"AAAA"')
     assert not request.unbounded_input

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import openai
 import pytest
@@ -59,7 +58,7 @@ async def test_the_client_reads_a_chat(client):
 
 
 async def test_the_client_reads_a_streamed_chat(client):
-    messages: list[Any] = [{"role": "user", "content": "Hello"}]
+    messages = [{"role": "user", "content": "Hello"}]
     plain = await client.chat.completions.create(model="gpt-4o", messages=messages)
     stream = await client.chat.completions.create(
         model="gpt-4o", messages=messages, stream=True, stream_options={"include_usage": True}
@@ -76,7 +75,7 @@ async def test_the_client_reads_a_streamed_chat(client):
 
 
 async def test_the_client_s_own_stream_helper_is_content(client):
-    messages: list[Any] = [{"role": "user", "content": "Hello"}]
+    messages = [{"role": "user", "content": "Hello"}]
     async with client.chat.completions.stream(model="gpt-4o", messages=messages, n=2) as stream:
         final = await stream.get_final_completion()
     plain = await client.chat.completions.create(model="gpt-4o", messages=messages, n=2)

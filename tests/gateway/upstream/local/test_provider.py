@@ -62,7 +62,7 @@ async def test_answers_have_a_natural_length(local):
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-3.5-turbo"])
 async def test_usage_is_what_tiktoken_counts(local, tokenizer, model):
     vocabulary = vocabulary_for(model)
-    messages: list[Any] = [
+    messages = [
         {"role": "system", "content": "Sei höflich."},
         {"role": "user", "name": "bo", "content": [{"type": "text", "text": "Grüße! " * 3_000}]},
     ]
@@ -78,7 +78,7 @@ async def test_a_maximum_is_kept_exactly(local, tokenizer, name):
     _, whole = await ask(local, CHAT, model="gpt-4o", messages=HELLO)
     natural = whole["usage"]["completion_tokens"]
     for maximum in range(1, natural + 2):
-        limit: dict[str, Any] = {name: maximum}
+        limit = {name: maximum}
         _, answer = await ask(local, CHAT, model="gpt-4o", messages=HELLO, **limit)
         text = answer["choices"][0]["message"]["content"]
         assert whole["choices"][0]["message"]["content"].startswith(text)
@@ -105,7 +105,7 @@ async def test_a_stop_sequence_after_the_maximum_does_not_count(local):
 
 
 async def test_counting_is_done_on_request(local, tokenizer):
-    messages: list[Any] = [
+    messages = [
         {"role": "user", "content": "Please COUNT TO 25 now"},
         {"role": "assistant", "content": "count to 3"},
     ]
@@ -138,7 +138,7 @@ async def test_chunks_with_usage_have_it_null_but_for_the_last(local, path, aske
 
 
 async def test_a_stream_says_what_the_plain_answer_says(local):
-    asked: dict[str, Any] = {"model": "gpt-4o", "messages": HELLO, "n": 3, "max_tokens": 9, "stop": "zz"}
+    asked = {"model": "gpt-4o", "messages": HELLO, "n": 3, "max_tokens": 9, "stop": "zz"}
     _, plain = await ask(local, CHAT, **asked)
     chunks = await events(local, CHAT, **asked)
     for index, choice in enumerate(plain["choices"]):
@@ -311,9 +311,9 @@ async def test_a_vocabulary_is_read_with_the_first_text_that_is_counted_by_it_an
     made = Tokenizer()
     made.verify()
     assert not made._encodings
-    threads: list[int] = []
+    threads = []
     read = made._read
-    made._read = lambda name: (threads.append(threading.get_ident()), read(name))[1]  # type: ignore[method-assign]
+    made._read = lambda name: (threads.append(threading.get_ident()), read(name))[1]
     counts = await asyncio.gather(*(made.count_off_loop("Hello, world.", O200K) for _ in range(5)))
     assert counts == [4] * 5
     assert list(made._encodings) == [O200K]
