@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from billing.api.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
+    from gateway.server.exchange import Exchange
 
 NOT_SHOWN: Final[tuple[str, ...]] = ()
 
@@ -55,6 +56,11 @@ def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | Non
         raise Refuse(refusals.different_keys(error)) from error
 
 
+def secret_of(exchange: Exchange) -> str | None:
+    """Return the API key of a metered request. Raises `Refuse` where there are two that differ."""
+    return key_of(exchange.all_headers(), exchange.path, exchange.match.dialect)
+
+
 class Authenticator:
     """Finds whose key a request shows. `lookup_wait_s` bounds how long a key that is not known is looked up, with those
     before it; `clock` is in Unix seconds; `keys_url` is the page where keys are made."""
@@ -75,7 +81,11 @@ class Authenticator:
 
     def cached(self, secret: str | None) -> Principal | None:
         """Return the principal of a key where it is known and usable."""
-        principal = self._cache.peek(secret_digest(secret)) if secret is not None else None
+        return self.known(secret_digest(secret)) if secret is not None else None
+
+    def known(self, digest: bytes) -> Principal | None:
+        """Return the same by the digest of a key."""
+        principal = self._cache.peek(digest)
         if principal is None or not principal.usable_key(self.clock()):
             return None
         self._cache.used[principal.key_id] = None

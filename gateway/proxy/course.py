@@ -25,9 +25,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing.holds.model import Hold, SettlementLost, Unavailable
+from billing.keys.secrets import secret_digest
 from billing.logs import log_about, subject
 from billing.money import format_usd
-from gateway.auth import key_of
+from gateway.auth import secret_of
 from gateway.dialects.body import BadRequest, GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy import detours
@@ -106,7 +107,6 @@ class Course:
         "put",
         "request",
         "request_id",
-        "secret",
         "sent_s",
         "started_s",
         "state",
@@ -162,11 +162,15 @@ class Course:
         try:
             logged = subject()
             logged.request_id, logged.account_id = self.request_id, None
-            self.secret = key_of(exchange.headers, exchange.path, exchange.match.dialect)
-            principal = proxy.cached(self.secret)
+            digest = exchange.key_digest
+            principal = proxy.known(digest) if digest is not None else None
             if principal is None:
-                self.detour(detours.identify(self))
-                return
+                secret = secret_of(exchange)
+                principal = proxy.cached(secret)
+                if principal is None or secret is None:
+                    self.detour(detours.identify(self, secret))
+                    return
+                exchange.remember(secret_digest(secret))
             logged.account_id = principal.account_id
             self.identified(principal)
         except Exception as error:

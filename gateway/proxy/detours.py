@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from billing.holds.model import SettlementLost
+from billing.keys.secrets import secret_digest
 from gateway.proxy.decoding_tap import BREAKS
 from gateway.proxy.outcomes import uncharged
 from gateway.proxy.provider_request import provider_request_in_thread
@@ -47,7 +48,6 @@ class Course(Protocol):
 
     proxy: Serving
     exchange: Exchange
-    secret: str | None
     kept: Kept | None
     context: RequestContext
     need: Need
@@ -87,10 +87,13 @@ class Course(Protocol):
 # Before the hold.
 
 
-async def identify(course: Course) -> None:
+async def identify(course: Course, secret: str | None) -> None:
     """Look a key up that is not known here."""
     exchange = course.exchange
-    course.identified(await course.proxy.admit(course.secret, exchange.peer, exchange.headers))
+    principal = await course.proxy.admit(secret, exchange.peer, exchange.headers)
+    if secret is not None:
+        exchange.remember(secret_digest(secret))
+    course.identified(principal)
 
 
 async def take_body(course: Course, principal: Principal, body: bytes | None) -> None:
@@ -124,7 +127,7 @@ async def wait_for_hold(course: Course) -> None:
 
 
 def _request(course: Course) -> HoldRequest:
-    return course.proxy.hold_request(course.exchange, course.context, course.need, course.secret)
+    return course.proxy.hold_request(course.exchange, course.context, course.need)
 
 
 async def ask_again(course: Course, reply: list[Any] | RedisError, epoch: int) -> None:

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Target
     from gateway.proxy.context import Granted, RequestContext
+    from gateway.proxy.headers import Fixed
     from gateway.server.exchange import Exchange
 
 # Runs a function for an account off the event loop.
 InThread = Callable[..., Awaitable[Any]]
 # Of a body whose outgoing request is made in the event loop, and before its hold is there.
 MAX_PREPARED_BYTES: Final = 65_536
+# Of one head that is remembered, for how many providers and accounts the lines are kept.
+LINES_KEPT: Final = 16
 # Names of parameters that hold credentials, as `_bare` has them.
 CREDENTIALS: Final = frozenset(
     {
@@ -101,11 +104,24 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
         url = provider_url(target, exchange.path, dialect)
     return UpstreamRequest(
         url,
-        outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
+        _lines_of(exchange, target.fixed, context.principal.account_id),
         body,
         method=context.match.endpoint.method,
         account=context.principal.account_id,
     )
+
+
+def _lines_of(exchange: Exchange, fixed: Fixed, account_id: str) -> bytes:
+    """Return the lines of the client's headers for a provider; of a head that is remembered they are made once."""
+    kept = exchange.kept_lines
+    if kept is None:
+        return outgoing(exchange.raw_headers, fixed, account_id)
+    made = kept.get((id(fixed), account_id))
+    if made is None:
+        if len(kept) >= LINES_KEPT:
+            kept.clear()
+        made = kept[id(fixed), account_id] = (fixed, outgoing(exchange.raw_headers, fixed, account_id))
+    return made[1]
 
 
 async def provider_request_in_thread(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from billing.holds.model import HoldRequest, Need
 from billing.ledger.debits import encode_debit
+from gateway.auth import secret_of
 from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
 from gateway.proxy.attempts import first_timeout_s
@@ -88,7 +89,7 @@ class Serving:
         request = defaults.request
         self.holds = parts.holds
         keys = parts.keys
-        self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
+        self.known, self.cached, self.admit, self.authenticate = keys.known, keys.cached, keys.admit, keys.authenticate
         self.records, self.stored, self.poller = parts.records, parts.stored, parts.poller
         self.transports, self.settlements, self.detached = parts.transports, parts.settlements, parts.detached
         self.prompt = {name: each for name, each in parts.transports.items() if isinstance(each, HttpTransport)}
@@ -173,11 +174,10 @@ class Serving:
         required_nano = need.input_cost_nano + need.unit_nano * need.least_output
         raise Refuse(limit_refusals.billing_required(principal, self.links, available_nano, required_nano))
 
-    async def _renewed(
-        self, exchange: Exchange, context: RequestContext, secret: str | None, *, stale: bool
-    ) -> HoldRequest | None:
+    async def _renewed(self, exchange: Exchange, context: RequestContext, *, stale: bool) -> HoldRequest | None:
         """Make a request anew by the key, account, plan and prices of now: None where they are those that it was made
         from. With `stale` the principal is read from Postgres. Raises `Refuse`, as when it came."""
+        secret = secret_of(exchange)
         if stale:
             principal = await self.authenticate(secret, fresh=True)
         else:
@@ -191,9 +191,9 @@ class Serving:
         context.tags, context.prepared = now.tags, None
         need = self.need(context)
         await self.check_paid(principal, need)
-        return self.hold_request(exchange, context, need, secret)
+        return self.hold_request(exchange, context, need)
 
-    def hold_request(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> HoldRequest:
+    def hold_request(self, exchange: Exchange, context: RequestContext, need: Need) -> HoldRequest:
         """Return what is asked for where that takes more than one question."""
         return HoldRequest(
             id=context.request_id,
@@ -205,5 +205,5 @@ class Serving:
             queue_s=context.principal.plan.admission_queue_s,
             meanwhile=partial(prepare, exchange, context),
             lesser=partial(self._counted_need, context),
-            renew=partial(self._renewed, exchange, context, secret),
+            renew=partial(self._renewed, exchange, context),
         )

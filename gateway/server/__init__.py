@@ -2,7 +2,9 @@
 
 accepting        takes connections as there is room for them; clients  whose there are how many, and which end first
 edge             the server: metered requests go straight to the proxy, all others to the application
-connection       one connection of a client, whose requests are served in order
+front            one connection of a client as long as its requests are metered and plain; known_heads  which heads that
+                 are, and what is remembered of them
+connection       one connection of a client of any other kind: aiohttp's, whose requests are served in order
 aiohttp_private  every private part of aiohttp that this takes, compared at start; plain  the edge without them
 ports, exchange  one metered request and its answer, as bytes: framing; a broken answer can't pass for a whole one
 frames           the same of one message of a WebSocket

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.server.clients import Clients
+    from gateway.server.front import FrontProtocol
     from gateway.server.guard import GuardedProtocol
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,11 @@ class Acceptor:
     """Accepts connections of a listening socket, and has `make` make the protocol of each."""
 
     def __init__(
-        self, listener: socket.socket, make: Callable[[], GuardedProtocol], clients: Clients, most: int
+        self,
+        listener: socket.socket,
+        make: Callable[[], GuardedProtocol | FrontProtocol],
+        clients: Clients,
+        most: int,
     ) -> None:
         self._listener = listener
         self._make = make
@@ -100,7 +105,7 @@ class Acceptor:
             else:
                 self._refuse(connection)
 
-    async def _arrive(self, connection: socket.socket, protocol: GuardedProtocol) -> None:
+    async def _arrive(self, connection: socket.socket, protocol: GuardedProtocol | FrontProtocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError as error:  # its client has left

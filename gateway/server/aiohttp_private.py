@@ -54,6 +54,7 @@ CONNECTION: Final[dict[str, type | tuple[type, ...]]] = {
     "_reading_paused": bool,
     "_request_count": int,
     "_request_in_progress": bool,
+    "_task_handler": type(None),
     "_upgraded": bool,
     "_waiter": type(None),
 }

@@ -38,20 +38,25 @@ Find = Callable[[str, str, Mapping[str, str]], "Match | None"]
 Hand = Callable[[str, str, asyncio.Transport, bytes], bool]
 
 
+# Has the front go on with an idle connection that has received this; False where it is not for the front.
+Back = Callable[["EdgeProtocol", bytes], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Who serves the requests of connections; without `hand` no other process does."""
+    """Who serves the requests of connections; without `hand` no other process does, without `back` no front."""
 
     serve: Serve
     find: Find
     hand: Hand | None = None
+    back: Back | None = None
 
 
 class EdgeProtocol(GuardedProtocol):
     """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
     those that the application serves."""
 
-    __slots__ = ("_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+    __slots__ = ("_back", "_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class EdgeProtocol(GuardedProtocol):
         self._serve = handlers.serve
         self._find = handlers.find
         self._hand = handlers.hand
+        self._back = handlers.back
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
@@ -80,7 +86,9 @@ class EdgeProtocol(GuardedProtocol):
     def _end_early(self) -> None:
         early, self._early = self._early, None
         if early:
+            back, self._back = self._back, None  # what the front has given away it is not asked for again
             self.data_received(early)
+            self._back = back
 
     def _take(self, data: bytes) -> None:
         if self._deaf:
@@ -113,6 +121,8 @@ class EdgeProtocol(GuardedProtocol):
                 if self._request_count == 1 and self._messages:  # aiohttp's loop has not begun
                     self._hands_over(self._messages[0][0], data)
             return
+        if self._back is not None and self._rests and self._back(self, data):
+            return
         self._waiter = None
         self._parse(data)  # queues; there is nobody to wake
         self._waiter = waiter
@@ -131,6 +141,18 @@ class EdgeProtocol(GuardedProtocol):
             self._next(data)
         elif data:
             self._await_head(data)
+
+    @property
+    def _rests(self) -> bool:
+        """Return whether nothing has come since the last answer, and this connection is to be kept."""
+        begun = self._head_bytes or self._head_behind or self._messages or self._message_tail or self._held
+        ends = self._close or self._force_close or self._deaf or self._upgraded
+        return not (begun or ends or self._paused or self._held_back or self._request is not None)
+
+    def part(self) -> None:
+        """Have nothing more to do with the connection, which another protocol goes on with."""
+        self.transport = self._wire = None
+        self.connection_lost(None)
 
     def _note_behind(self, data: bytes) -> None:
         """Note whether `data`, with which a head was completed, may have more behind its request. What can't be told at

@@ -7,7 +7,7 @@ of the application.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
@@ -19,11 +19,16 @@ from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients
 from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers, Serve
 from gateway.server.exchange import CONTINUES, Exchange, Written
+from gateway.server.front import Front, FrontProtocol
 from gateway.server.guard import EdgeRules, Shared
 from gateway.server.heads import Heads
 from gateway.server.ids import Ulids
+from gateway.server.known_heads import KnownHeads
 from gateway.server.paced import Pace
 from gateway.server.plain import serve_plainly
+
+# aiohttp's own.
+KEEPALIVE_S: Final = 3630.0
 
 
 class EdgeServer(web.Server):
@@ -37,6 +42,8 @@ class EdgeServer(web.Server):
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
         clients: Clients | None = None,
+        *,
+        front: bool = True,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             if cast("EdgeProtocol", request.protocol).refused:
@@ -56,20 +63,37 @@ class EdgeServer(web.Server):
             loop=behind._loop,
             **behind._kwargs,
         )
-        self._handlers = Handlers(serve, find, hand)
         self.rules = rules or EdgeRules()
         self.clients = Clients(self.rules.connections, self._loop) if clients is None else clients
         self.shared = Shared(
             Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes_in_flight), self.clients
         )
         self.new_id = Ulids()
+        keepalive_s: float = self._kwargs.get("keepalive_timeout", KEEPALIVE_S)
+        self.front = Front(
+            server=self,
+            behind=self.behind,
+            serve=serve,
+            heads=KnownHeads(find),
+            rules=self.rules,
+            shared=self.shared,
+            new_id=self.new_id,
+            keepalive_s=keepalive_s,
+            loop=self._loop,
+        )
+        self._has_front = front
+        self._handlers = Handlers(serve, find, hand, self.front.takes_back if front else None)
 
     def _noted_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:
         protocol.begin(payload, message.headers)
         protocol._request = made = self._behind.request_factory(message, payload, protocol, writer, task)
         return made
 
-    def __call__(self) -> EdgeProtocol:
+    def __call__(self) -> EdgeProtocol | FrontProtocol:  # type: ignore[override]
+        return FrontProtocol(self.front) if self._has_front else self.behind()
+
+    def behind(self) -> EdgeProtocol:
+        """Return a connection of aiohttp's."""
         return EdgeProtocol(self, self._handlers, self.rules, self.shared, self.new_id, loop=self._loop, **self._kwargs)
 
     def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -80,7 +104,7 @@ class EdgeServer(web.Server):
             transport.write(refusals.too_many_connections().raw(self.new_id()))
             transport.close()
             return
-        self().adopt(transport, data)
+        self.behind().adopt(transport, data)
 
 
 def _leave_out_expect(request: web.BaseRequest) -> None:
@@ -102,9 +126,13 @@ class EdgeRunner(web.AppRunner):
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
         clients: Clients | None = None,
+        *,
+        front: bool = True,
         **options: Any,
     ) -> None:
+        """Without `front` all connections are aiohttp's."""
         super().__init__(app, **options)
+        self._front = front
         self._clients = clients
         self._serve = serve
         self._find = find
@@ -112,7 +140,8 @@ class EdgeRunner(web.AppRunner):
         self._hand = hand
 
     async def _make_server(self) -> web.Server:
-        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand, self._clients)
+        behind = await super()._make_server()
+        return EdgeServer(behind, self._serve, self._find, self._rules, self._hand, self._clients, front=self._front)
 
     def site(self, listener: socket.socket) -> web.BaseSite:
         """Return what accepts connections of a listening socket; after `setup`."""

@@ -47,6 +47,8 @@ _STATUS_LINES: Final = {
 # Less than this that is made of a body at once is not counted: requests as most are.
 LARGE_PIECE_BYTES: Final = 16_384
 Watch = Callable[[int], Awaitable[None]]
+# By the identity of the rules and the account: the rules, which keeps their identity theirs, and the lines.
+KeptLines = dict[tuple[int, str], tuple[object, bytes]]
 
 
 class BodyTooLarge(MetergateError):
@@ -96,6 +98,9 @@ class Exchange:
         "whole",
     )
 
+    key_digest: bytes | None = None
+    """Of the key that it shows, where its head was remembered; `headers` are without the key then."""
+
     def __init__(
         self,
         protocol: ClientConnection,
@@ -137,6 +142,19 @@ class Exchange:
         """Note whose request this is. False where the account has its share of connections."""
         self.account = account
         return account == self._protocol.account or self._protocol.claim(account)
+
+    @property
+    def kept_lines(self) -> KeptLines | None:
+        """Return what was made of these headers for providers, by which rules and for whom; None where nothing of them
+        is kept."""
+        return None
+
+    def all_headers(self) -> CIMultiDictProxy[str]:
+        """Return the headers with what shows the key."""
+        return self.headers
+
+    def remember(self, key_digest: bytes) -> None:
+        """Note the digest of the key, which is usable."""
 
     @property
     def peer(self) -> str:

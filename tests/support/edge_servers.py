@@ -1,13 +1,15 @@
 """What tests of the server's edge share: a server on loopback, clients that speak bytes, both event loops.
 
-`on_both_loops` turns a coroutine into a test that runs on asyncio's own loop and on uvloop, and that fails where a task
-is left behind or an exception reached nobody.
+`on_both_loops` turns a coroutine into a test that runs on asyncio's own loop and on uvloop, there also without the
+front, and that fails where a task is left behind or an exception reached nobody. `behind_the_front` runs it without the
+front alone: what it looks at is aiohttp's part of the edge; `with_the_front` what it looks at is the front.
 """
 
 import asyncio
+import contextvars
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,27 +31,47 @@ from gateway.server.plain import PlainRunner, expected
 from tests.support.edge_clients import BOUND_S, METERED, Client, until
 
 LIMIT_BYTES = 1 << 20
+BEHIND = " behind the front"
 LOOPS = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+# Whether edges are made with a front where nothing else is said.
+_with_front = contextvars.ContextVar("with_front", default=True)
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """See above."""
+    return _on_loops(test, (*LOOPS, "uvloop" + BEHIND))
 
+
+def behind_the_front(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """See above."""
+    return _on_loops(test, [loop + BEHIND for loop in LOOPS])
+
+
+def with_the_front(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """See above."""
+    return _on_loops(test, LOOPS)
+
+
+def _on_loops(test: Callable[..., Coroutine[Any, Any, None]], loops: Iterable[str]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(loop: str, **values: Any) -> None:
         lost: list[dict[str, Any]] = []
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            runner.get_loop().set_exception_handler(lambda _, context: lost.append(context))
-            runner.run(_alone(asyncio.wait_for(test(**values), BOUND_S)))
+        front = _with_front.set(not loop.endswith(BEHIND))
+        try:
+            with asyncio.Runner(loop_factory=LOOPS[loop.removesuffix(BEHIND)]) as runner:
+                runner.get_loop().set_exception_handler(lambda _, context: lost.append(context))
+                runner.run(_alone(asyncio.wait_for(test(**values), BOUND_S)))
+        finally:
+            _with_front.reset(front)
         assert lost == []
 
     taken = inspect.signature(test)
     own = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     run.__signature__ = taken.replace(parameters=[own, *taken.parameters.values()])  # type: ignore[attr-defined]
-    marked: Callable[..., None] = pytest.mark.parametrize("loop", LOOPS)(run)
+    marked: Callable[..., None] = pytest.mark.parametrize("loop", loops)(run)
     return marked
 
 
@@ -117,7 +139,7 @@ async def edge(
     runner = (
         PlainRunner(app, rules or EdgeRules(), **options)
         if plain
-        else EdgeRunner(app, by("edge"), DIALECTS.find, rules, **options)
+        else EdgeRunner(app, by("edge"), DIALECTS.find, rules, front=_with_front.get(), **options)
     )
     await runner.setup()
     listener = bind("127.0.0.1:0")

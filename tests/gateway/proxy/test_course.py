@@ -113,6 +113,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
+    key_digest = kept_lines = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
@@ -124,6 +125,12 @@ class Client:
 
     def claim(self, _: str) -> bool:
         return True
+
+    def all_headers(self) -> Any:
+        return self.headers
+
+    def remember(self, _: bytes) -> None:
+        pass
 
     def here(self, _: int) -> bytes | None:
         return self.body

@@ -168,7 +168,7 @@ async def test_a_pause_that_ends_in_time_costs_nothing():
         client = await served.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(post())
-        await soon(lambda: bool(served.server.connections) and served.server.connections[0].writing_paused)
+        await soon(lambda: any(each.writing_paused for each in served.server.connections))
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len((await client.answer()).body) == 10_000_000
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.server.exchange import Exchange
 from tests.support.edge_clients import ENCODED, METERED, Cut, chunked, get, post, until
-from tests.support.edge_servers import LIMIT_BYTES, Gate, echo, edge, on_both_loops, paced, streamed
+from tests.support.edge_servers import LIMIT_BYTES, Gate, behind_the_front, echo, edge, on_both_loops, paced, streamed
 
 
 @on_both_loops
@@ -53,7 +53,7 @@ async def test_pipelined_requests_are_answered_in_order(size):
         await served.empty()
 
 
-@on_both_loops
+@behind_the_front
 async def test_more_requests_than_the_queue_holds():
     """Reading pauses meanwhile, and goes on."""
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))
@@ -79,7 +79,7 @@ async def _stop_once_then_echo(exchange: Exchange, gate: Gate) -> None:
     await echo(exchange)
 
 
-@on_both_loops
+@behind_the_front
 async def test_a_large_pipelined_body_pauses_reading():
     gate = Gate(lambda exchange, gate: _stop_once_then_echo(exchange, gate))
     async with edge(gate) as served:

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.server.exchange import Exchange
 from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, post, until
-from tests.support.edge_servers import LIMIT_BYTES, Gate, echo, edge, on_both_loops
+from tests.support.edge_servers import LIMIT_BYTES, Gate, behind_the_front, echo, edge, on_both_loops
 
 
 @pytest.mark.parametrize("path", [METERED, ENCODED])
@@ -65,7 +65,7 @@ async def test_a_body_whose_framing_breaks_is_refused(spoilt, path):
 
 @pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("path", [METERED, ENCODED])
-@on_both_loops
+@behind_the_front
 async def test_a_body_that_breaks_before_its_turn_is_refused(spoilt, path):
     """Its request waits behind another, and part of its body is here when the rest turns out to be broken."""
     gate = Gate(_stop_once_then_echo)

@@ -8,7 +8,7 @@ import pytest
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
-from tests.support.edge_servers import Edge, Gate, edge, on_both_loops
+from tests.support.edge_servers import Edge, Gate, behind_the_front, edge, on_both_loops
 
 TRAILER = "Authorization: Bearer mg_of_the_trailer"
 ENDS = {
@@ -77,7 +77,7 @@ async def test_a_chunked_request_without_trailers_keeps_its_connection():
         assert len(served.server.connections) == 1
 
 
-@on_both_loops
+@behind_the_front
 async def test_nothing_behind_a_chunked_request_is_believed_where_its_end_can_not_be_told():
     """What comes in one segment with the end of a chunked request, or waits beside it, is not read as a request."""
     gate = Gate(_stop_then_show)
@@ -127,7 +127,7 @@ async def _connection(served: Edge) -> EdgeProtocol:
     return connection
 
 
-@on_both_loops
+@behind_the_front
 async def test_a_trailer_behind_a_full_queue_is_no_header():
     """The parser stops while many requests wait: the bytes that it has not read yet may hold trailers."""
     gate = Gate(_stop_then_show)

@@ -137,7 +137,7 @@ async def test_a_client_that_leaves_while_it_has_to_wait(reset):
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=8 * MIB)) as served:
         client = await served.connect()
         client.send(post(b"x" * (16 * MIB)))
-        await until(lambda: any(each._resting for each in served.server.connections))
+        await until(lambda: any(getattr(each, "_resting", False) for each in served.server.connections))
         client.writer.transport.abort()
         await client.leave(reset=reset)
         await served.empty()

@@ -1,0 +1,263 @@
+"""The front: what it serves itself, what it gives away and gets back, and that nobody can hold it up."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.server.exchange import BodyTooLarge, Exchange
+from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, FrontProtocol
+from gateway.server.guard import EdgeRules
+from tests.gateway.conftest import Gateway
+from tests.support.edge_clients import ENCODED, Cut, chunked, get, post, until
+from tests.support.edge_servers import Edge, Gate, echo, edge, on_both_loops, with_the_front
+from tests.support.gateways import connect
+
+pytestmark = pytest.mark.slow
+
+
+def in_front(served: Edge) -> bool:
+    """Whether the one connection that there is is the front's."""
+    (connection,) = served.server.connections
+    return isinstance(connection, FrontProtocol)
+
+
+def has_front(served: Edge) -> bool:
+    return isinstance(served.server(), FrontProtocol)
+
+
+UNUSUAL = {
+    "chunks": (chunked(b"a", b"b"), b"metered ab"),
+    "another spelling": (post(b"ab", path=ENCODED), b"metered ab"),
+    "the application's": (get("/plain?x"), b"plain x"),
+    "an expectation": (post(b"ab", "Expect: 100-continue"), b"metered ab"),
+    "a coding": (post(b"ab", "Content-Encoding: identity"), b"metered ab"),
+    "an upgrade": (post(b"ab", "Connection: Upgrade", "Upgrade: h2c"), b"metered ab"),
+    "a large body": (post(b"x" * MOST_BYTES), b"metered " + b"x" * MOST_BYTES),
+    "a large head": (post(b"ab", *[f"X-{at}: {'y' * 4_000}" for at in range(3)]), b"metered ab"),
+    "no ASCII": (post(b"ab").replace(b"Host", b"X: \xe4\r\nHost"), b"metered ab"),
+    "an empty line before it": (b"\r\n" + post(b"ab"), b"metered ab"),
+    "no body": (post(b""), b"metered "),
+}
+
+
+# What stands behind it in the same segment is not believed.
+NOTHING_BEHIND = {"chunks", "an upgrade"}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@on_both_loops
+async def test_what_is_unusual_is_given_away_and_the_connection_comes_back(kind: str) -> None:
+    sent, answer = UNUSUAL[kind]
+    async with edge(echo) as served:
+        client = await served.connect()
+        for _ in range(3):
+            client.send(post(b"plain"))
+            assert (await client.answer()).body == b"metered plain"
+            assert in_front(served) is has_front(served)
+            client.send(sent)
+            assert (await client.answer()).body == answer
+            assert not in_front(served)
+        assert len(served.server.clients) == 1
+        behind = [] if kind in NOTHING_BEHIND else [post(b"plain"), post(b"plain")]
+        client.send(post(b"plain"), sent, *behind)
+        expected = [b"metered plain", answer, *[b"metered plain" for _ in behind]]
+        assert [(await client.answer()).body for _ in expected] == expected
+        await client.leave()
+        await served.empty()
+
+
+@on_both_loops
+async def test_a_body_in_its_own_segment_is_awaited_in_front_for_a_while() -> None:
+    async with edge(echo) as served:
+        client = await served.connect()
+        head, body = post(b"some body").split(b"\r\n\r\n")
+        client.send(head, b"\r\n\r\n")
+        if has_front(served):
+            await until(lambda: bool(served.server.connections) and in_front(served))
+            await until(lambda: served.server.shared.heads.size_bytes == len(head) + 4)
+        client.send(body)
+        assert (await client.answer()).body == b"metered some body"
+        client.send(post(b"some body")[:-4])
+        await until(lambda: not in_front(served))  # after BODY_S
+        assert served.server.shared.heads.size_bytes == 0
+        client.send(b"body")
+        assert (await client.answer()).body == b"metered some body"
+        assert served.ways == ["edge"] * 2
+        assert EdgeRules().body_slow_s > BODY_S
+
+
+@with_the_front
+async def test_what_comes_behind_a_request_is_held_up_to_a_bound() -> None:
+    gate = Gate(_stop_once_then_echo)
+    async with edge(gate) as served:
+        client = await served.connect()
+        client.send(post(b"first"))
+        await gate.reached.wait()
+        requests = [post(b"%d" % number) if number % 3 else get(f"/plain?{number}") for number in range(20_000)]
+        client.send(*requests)
+        (connection,) = served.server.connections
+        assert isinstance(connection, FrontProtocol)
+        await until(lambda: connection._reading_paused)
+        assert HELD_BYTES < len(connection._held) < 20 * HELD_BYTES
+        assert served.server.shared.heads.size_bytes == len(connection._held)
+        gate.opened.set()
+        assert (await client.answer()).body == b"metered first"
+        for number in range(len(requests)):
+            assert (await client.answer()).body == (b"metered %d" if number % 3 else b"plain %d") % number
+        await until(lambda: served.server.shared.heads.size_bytes == 0)
+
+
+async def _stop_once_then_echo(exchange: Exchange, gate: Gate) -> None:
+    if not gate.opened.is_set():
+        await gate.wait()
+    await echo(exchange)
+
+
+@on_both_loops
+async def test_many_small_requests_at_once_let_others_have_their_turn() -> None:
+    """Although none of them waits for anything."""
+    async with edge(echo) as served:
+        client = await served.connect()
+        requests = MOST_BYTES // len(post(b"x"))
+        client.send(post(b"x") * requests)
+        other = await served.connect()
+        other.send(post(b"other"))
+        assert (await other.answer()).body == b"metered other"
+        for _ in range(requests):
+            assert (await client.answer()).body == b"metered x"
+
+
+@pytest.mark.parametrize("stage", ["a body is awaited", "behind a request"])
+@with_the_front
+async def test_what_is_kept_goes_where_all_together_keep_too_much(stage: str) -> None:
+    """A body that is awaited is given away; what came behind a request is dropped, and that request the last."""
+    gate = Gate(_stop_once_then_echo)
+    async with edge(gate) as served:
+        client = await served.connect()
+        if stage == "behind a request":
+            client.send(post(b"first"))
+            await gate.reached.wait()
+        client.send(post(b"some body")[:-4])
+        heads = served.server.shared.heads
+        await until(lambda: heads.size_bytes > 0)
+        (connection,) = heads._sizes
+        connection.end_head()
+        assert heads.size_bytes == 0
+        gate.opened.set()
+        if stage == "behind a request":
+            client.send(b"body")
+            seen = await client.answer()
+            assert (seen.body, seen.last) == (b"metered first", True)
+            await client.closed()
+        else:
+            assert not in_front(served)
+            client.send(b"body")
+            assert (await client.answer()).body == b"metered some body"
+
+
+@with_the_front
+async def test_a_connection_that_is_lost_is_not_given_away() -> None:
+    """Its client leaves as its body has been awaited long enough: aiohttp's loop would begin on what has ended."""
+    async with edge(echo) as served:
+        client = await served.connect()
+        client.send(post(b"some body")[:-4])
+        await until(lambda: served.server.shared.heads.size_bytes > 0)
+        (connection,) = served.server.connections
+        assert isinstance(connection, FrontProtocol)
+        assert connection.transport is not None
+        connection.transport.abort()
+        connection._late()
+        await served.empty()
+        assert served.server.shared.heads.size_bytes == 0
+
+
+@on_both_loops
+async def test_the_server_waits_for_a_body_that_was_on_its_way_as_it_stops() -> None:
+    async with edge(echo, shutdown_timeout=10.0) as served:
+        client, mute = await served.connect(), await served.connect()
+        client.send(post(b"some body")[:-4])
+        await until(lambda: bool(served.ways) or served.server.shared.heads.size_bytes > 0)
+        stopping = asyncio.create_task(served.runner.cleanup())
+        await mute.closed()
+        client.send(b"body")
+        seen = await client.answer()
+        assert (seen.body, seen.last) == (b"metered some body", True)
+        await client.closed()
+        await stopping
+
+
+@on_both_loops
+async def test_a_server_that_stops_does_not_wait_longer_for_a_body() -> None:
+    async with edge(echo, shutdown_timeout=0.05) as served:
+        client = await served.connect()
+        client.send(post(b"some body")[:-4])
+        await until(lambda: bool(served.ways) or served.server.shared.heads.size_bytes > 0)
+        await served.runner.cleanup()
+        with pytest.raises(Cut):
+            await client.answer()
+
+
+@on_both_loops
+async def test_a_body_above_the_bound_of_its_reader() -> None:
+    async def small(exchange: Exchange) -> None:
+        try:
+            exchange.answer(200, b"", exchange.here(3) or await exchange.read(3))
+        except BodyTooLarge:
+            exchange.answer(413, b"", b"")
+
+    async with edge(small) as served:
+        client = await served.connect()
+        for body, status in ((b"123", 200), (b"1234", 413), (b"123", 200)):
+            client.send(post(body))
+            assert (await client.answer()).status == status
+
+
+@with_the_front
+async def test_connections_that_are_only_plain_make_no_connection_of_aiohttp_s() -> None:
+    made: list[Any] = []
+    async with edge(echo) as served:
+        behind = served.server.behind
+        object.__setattr__(served.server.front, "behind", lambda: made.append(1) or behind())  # type: ignore[func-returns-value]
+        for _ in range(5):
+            client = await served.connect()
+            for _ in range(3):
+                client.send(post(b"x" * 1_000))
+                await client.answer()
+            await client.leave()
+        await served.empty()
+        assert made == []
+
+
+async def test_a_remembered_head_shows_the_key_of_its_client_and_no_other(gateway: Gateway) -> None:
+    """As long as it is usable, and with its own tags; nothing in memory holds the key but the request itself."""
+    first, second = await gateway.customer(), await gateway.customer()
+    runner: Any = gateway.runner
+    heads = runner.server.front.heads
+    client = await connect(gateway)
+    for _ in range(4):
+        for customer in (first, second):
+            body = b'{"model": "demo", "messages": [{"role": "user", "content": "Say something."}]}'
+            lines = (f"Authorization: Bearer {customer.key}", "Content-Type: application/json", "X-Metergate-Tags: a=b")
+            client.send(post(body, *lines, path="/v1/chat/completions"))
+            assert (await client.answer()).status == 200
+    assert len(heads) == 2
+    for customer in (first, second):
+        events = await customer.events()
+        assert [event["tags"] for event in events] == [{"a": "b"}] * 4
+        for known in heads._young.values():
+            assert customer.key not in repr((known.headers, known.raw_headers, known.kept_lines))
+            assert len(known.kept_lines) <= 1
+    await gateway.runtime.services.keys.revoke(first.key_id)
+    for customer, status in ((first, 401), (second, 200)):
+        client.send(
+            post(
+                body,
+                f"Authorization: Bearer {customer.key}",
+                "Content-Type: application/json",
+                "X-Metergate-Tags: a=b",
+                path="/v1/chat/completions",
+            )
+        )
+        assert (await client.answer()).status == status
+    await client.leave()
