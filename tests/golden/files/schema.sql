@@ -2528,6 +2528,24 @@ COMMENT ON TABLE public.transfers IS 'Append-only double entry: a row takes from
 
 
 --
+-- Name: troubles; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.troubles (
+    about text NOT NULL,
+    message text NOT NULL,
+    told_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: COLUMN troubles.about; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.troubles.about IS 'What it is about, such as provider:openai or postgres: told once until it has ended.';
+
+
+--
 -- Name: usage_by_account; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -3305,6 +3323,8 @@ CREATE TABLE public.webhook_endpoints (
     id text NOT NULL,
     account_id text,
     url text NOT NULL,
+    format text DEFAULT 'json'::text NOT NULL,
+    routing_key text,
     secret text NOT NULL,
     old_secret text,
     old_secret_until timestamp with time zone,
@@ -3313,7 +3333,9 @@ CREATE TABLE public.webhook_endpoints (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     failing_since timestamp with time zone,
     disabled_at timestamp with time zone,
-    disabled_reason text
+    disabled_reason text,
+    CONSTRAINT webhook_endpoints_check CHECK (((routing_key IS NOT NULL) = (format = 'pagerduty'::text))),
+    CONSTRAINT webhook_endpoints_format_check CHECK ((format = ANY (ARRAY['json'::text, 'slack'::text, 'teams'::text, 'pagerduty'::text])))
 );
 
 
@@ -3322,6 +3344,20 @@ CREATE TABLE public.webhook_endpoints (
 --
 
 COMMENT ON COLUMN public.webhook_endpoints.account_id IS 'Whose notices it gets; null: those of all accounts, as operators do.';
+
+
+--
+-- Name: COLUMN webhook_endpoints.format; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.webhook_endpoints.format IS 'What notices look like there.';
+
+
+--
+-- Name: COLUMN webhook_endpoints.routing_key; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.webhook_endpoints.routing_key IS 'Of the service at PagerDuty that is told; never shown.';
 
 
 --
@@ -4147,6 +4183,14 @@ ALTER TABLE ONLY public.traffic
 
 ALTER TABLE ONLY public.transfers
     ADD CONSTRAINT transfers_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: troubles troubles_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.troubles
+    ADD CONSTRAINT troubles_pkey PRIMARY KEY (about);
 
 
 --
