@@ -40,6 +40,7 @@ from billing.api.application import setup
 from billing.errors import StoreError
 from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.logs import write_json
+from billing.notices.troubles import TroubleNotices
 from billing.owned import BackgroundJobs, OwnedObjects
 from billing.pages import new_id
 from billing.web.application import setup as setup_console
@@ -222,7 +223,10 @@ def _oversight(runtime: Runtime, metrics: Metrics, board: HealthBoard, health: H
     """Return what writes down how providers answer this worker, and what looks at how they answer all, and at what
     waits. The process of pages asks no provider, and is told by the workers."""
     traffic = runtime.services.traffic
-    return History(metrics, traffic, board.changes).work(), health.work(runtime.database, traffic)
+    told = TroubleNotices(
+        runtime.database, lambda: {each.about: each.message for each in health.everywhere()}, new_id()
+    )
+    return History(metrics, traffic, board.changes).work(), health.work(runtime.database, traffic), told.work()
 
 
 async def _stored_nano(runtime: Runtime, account_id: str) -> int:
