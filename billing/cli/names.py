@@ -23,9 +23,14 @@ _ID: Final = re.compile(r"[a-z]{3}_[0-9A-Za-z]{26}", re.ASCII)
 
 
 def _meant(given: dict[str, Any]) -> dict[str, str]:
-    return {
-        name: each for name, each in given.items() if name in _KINDS and isinstance(each, str) and not _ID.match(each)
-    }
+    return {name: each for name, each in given.items() if isinstance(each, str) and _is_name(name, each)}
+
+
+def _is_name(name: str, typed: str) -> bool:
+    """Return whether something else than an id was typed. The user of a key is whatever its owner calls it: of people
+    only mails are taken for names."""
+    kind = _KINDS.get(name)
+    return kind is not None and not _ID.match(typed) and (kind != "person" or "@" in typed)
 
 
 async def of_all(client: "BillingCalls", given: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
-from billing.exports.sinks import ExportEvent, PlainSink, Refusals, SinkFailed, tags, units
+from billing.exports.events import ExportEvent, tags, units
+from billing.exports.sinks import PlainSink, Refusals, SinkFailed
 from billing.money import format_usd
 from billing.times import rfc3339
 

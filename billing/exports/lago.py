@@ -14,19 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.database.connection import queries
-from billing.exports.sinks import (
-    TAKEN,
-    Peer,
-    PlainSink,
-    Refusals,
-    Reply,
-    SinkFailed,
-    Verdict,
-    cents,
-    deliver,
-    flat_properties,
-    unix_s,
-)
+from billing.exports.events import cents, flat_properties, unix_s
+from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkFailed, Verdict, deliver
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -34,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from billing.database.connection import Database
-    from billing.exports.sinks import ExportEvent
+    from billing.exports.events import ExportEvent
 
 JSON: Final = {"Content-Type": "application/json"}
 # Events of one request, by Lago's API.

@@ -18,14 +18,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing.database.connection import queries
-from billing.exports.sinks import HOUR, MEASURES, MOST_REASON, PlainSink, Refusals, SinkFailed
+from billing.exports.events import HOUR, MEASURES
+from billing.exports.sinks import MOST_REASON, PlainSink, Refusals, SinkFailed
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from billing.database.connection import Connection, Database, Row
-    from billing.exports.sinks import ExportEvent
+    from billing.exports.events import ExportEvent
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from billing.audit import Actor, record
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
-from billing.exports.sinks import ExportEvent, SinkFailed
+from billing.exports.events import ExportEvent
+from billing.exports.sinks import SinkFailed
 from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,12 @@ Url = Annotated[
     ),
 ]
 RoutingKey = Annotated[
-    str, matching("[0-9A-Za-z]{32}", description="of a service at PagerDuty, for the format `pagerduty`")
+    str,
+    matching(
+        "[0-9A-Za-z]{32}",
+        description="of a service at PagerDuty, for the format `pagerduty`",
+        examples=["0123456789abcdef0123456789abcdef"],
+    ),
 ]
 Types = Annotated[list[NoticeType], Meta(max_length=50)]
 Description = Annotated[str, Meta(max_length=200)]

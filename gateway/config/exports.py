@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never, cast, get_args
 
-from billing.exports.sinks import MEASURES
+from billing.exports.events import MEASURES
 from gateway.config.providers import NO_KEY, read_base_url, read_key
 from gateway.config.secret import Secret
 from gateway.config.source import Value

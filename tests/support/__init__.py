@@ -23,6 +23,10 @@ edge_servers       the server's edge on loopback
 edge_clients       a client's connection to it, read strictly
 fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
+forwarding         servers on sockets of files, reached by TCP
+programs           programs of the system that tests run, where they are there
+prometheus         Prometheus itself, which scrapes gateways and applies the shipped rules
+system_manager     systemd as the first process of namespaces of its own
 commands           `metergate` as a person runs it
 command_tree       every command, as it is called
 command_calls      what commands do with a client, without a command line

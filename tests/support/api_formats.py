@@ -13,6 +13,7 @@ CURSOR = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 # Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
 # settings; and that 5.0, which is an integer to JSON Schema, is none here.
 BEYOND_SCHEMAS = (
+    "routing_key",
     "two quotas share window, metric and filter",
     "not both",
     "one of the two",

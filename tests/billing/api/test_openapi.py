@@ -78,6 +78,7 @@ def test_a_query_string_is_described_by_its_parameters():
         "tag",
         "estimated",
         "end_user",
+        "min_latency_ms",
         "session",
         "tool",
     }

@@ -102,6 +102,7 @@ async def test_filters_hold_for_both(api):
 
 async def test_where_few_match_pages_go_on(api, monkeypatch):
     monkeypatch.setattr(reports, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(reports, "ENOUGH_S", 0.0)
     account, key = await api.customer()
     made = await used(api, account["id"], key["id"], 10)
     for model, expected in (("m0", made[:1]), ("m7", made[7:8]), ("m9", made[9:]), ("none", [])):

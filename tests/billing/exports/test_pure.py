@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.exports.events import ExportEvent, cents, flat_properties, unix_s
 from billing.exports.lago import LagoMeter, LagoRules, lago_events, lago_verdict
 from billing.exports.meters import StripeMeter, identifier_prefix, parse_identifier
-from billing.exports.sinks import (
-    TAKEN,
-    ExportEvent,
-    Reply,
-    Verdict,
-    cents,
-    deliver,
-    flat_properties,
-    retry_after_s,
-    unix_s,
-)
+from billing.exports.sinks import TAKEN, Reply, Verdict, deliver, retry_after_s
 from billing.exports.worker import ExportRules
 
 NOW = datetime(2026, 11, 23, 14, 59, 59, 999_500, UTC)

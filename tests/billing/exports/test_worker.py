@@ -14,7 +14,8 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.sinks import CloudEvents, CloudEventsRules, ExportEvent, Peer
+from billing.exports.events import ExportEvent
+from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.sums import roll

@@ -196,7 +196,9 @@ def test_a_gateway_that_is_away_is_3(shell):
         assert url in said, command
         assert PASSWORD not in said, command
     (shell.folder / "key").write_text(f"{PASSWORD}\n")
-    message = shell.run("operator", "grant", "acc_1", "5", "--yes", "--api-url", url, "--token-file", "key").failed(3)
+    message = shell.run(
+        "operator", "grant", f"acc_{'1' * 26}", "5", "--yes", "--api-url", url, "--token-file", "key"
+    ).failed(3)
     assert "--idempotency-key " in message
     assert PASSWORD not in message
     assert not shell.data_dir.exists()
