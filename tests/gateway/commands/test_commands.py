@@ -256,7 +256,7 @@ def test_refusals_of_the_api(shell, stores):
         ("account", "quotas", account_id, "--clear", "--quota", "day:tokens=1"),
         ("account", "set", account_id),
         ("requests",),
-        ("requests", "--refused", "--key", "a", "--account", "b"),
+        ("requests", "--refused", "--key", key_id, "--account", account_id),
         ("account", "set", account_id, "--status", "gone"),
         ("key", "update", key_id),
         ("key", "update", key_id, "--name", "x", "--tag", "a=b", "--clear", "tags"),
