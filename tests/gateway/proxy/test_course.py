@@ -615,3 +615,33 @@ TestCourse.settings = settings(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
 )
+
+
+# Single courses.
+
+
+def begun(*, stream: bool = False, known: bool = True, idle: bool = True) -> Life:
+    life = Life()
+    life.begin(stream, known, idle, True, False)
+    return life
+
+
+def fails(*_: object) -> Any:
+    raise Fault
+
+
+def test_who_leaves_while_an_answer_that_broke_is_given_back_is_not_charged():
+    life = begun()
+    life.redis_replies("ok")
+    life.the_head_comes(200, False)
+    (hold,) = life.held
+    moved = hold.moving = life.loop.create_future()
+    life.the_provider_stops("cut")
+    life.turns()
+    life.the_client_leaves(True)
+    life.turns()
+    hold.moving = None
+    life.do(lambda: moved.set_result(None))
+    life.turns()
+    life.teardown()
+    assert hold.state == "voided"
