@@ -630,6 +630,19 @@ def fails(*_: object) -> Any:
     raise Fault
 
 
+def test_a_reply_that_can_t_be_read_refuses_and_its_hold_is_given_back():
+    life = begun()
+    item, late = life.items.pop(0), []
+    item._admitting.running.loop = SimpleNamespace(call_later=lambda *each: late.append(each))
+    with pytest.raises(IndexError):
+        life.do(lambda: item.resolve([layout.OK], EPOCH))
+    item._admitting.running.loop = life.loop
+    life.do(lambda: item.resolve(RedisError("it could not be acted on"), EPOCH))
+    life.turns()
+    assert (life.course.state, life.client.status, len(late)) == ("end", 503, 1)
+    life.teardown()
+
+
 def test_who_leaves_while_an_answer_that_broke_is_given_back_is_not_charged():
     life = begun()
     life.redis_replies("ok")
