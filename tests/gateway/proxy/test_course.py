@@ -558,7 +558,7 @@ class Life(RuleBasedStateMachine):
             assert client.gone or client.whole or client.aborted, "the client is told something"
             if self.held and client.whole and client.status == 200:
                 assert not client.aborted or self.faults.raised
-            if self.link is not None and not self.faults.raised:
+            if self.link is not None:
                 assert self.link.released
         finally:
             pending = asyncio.all_tasks(self.loop)
@@ -628,6 +628,54 @@ def begun(*, stream: bool = False, known: bool = True, idle: bool = True) -> Lif
 
 def fails(*_: object) -> Any:
     raise Fault
+
+
+@pytest.mark.parametrize(("stream", "has_head"), [(False, False), (False, True), (True, True)])
+def test_a_fault_as_a_client_leaves_frees_the_provider_s_connection(stream, has_head):
+    life = begun(stream=stream)
+    life.redis_replies("ok")
+    if has_head:
+        life.the_head_comes(200, False)
+    life.detached._terms = fails  # type: ignore[method-assign]
+    life.the_client_leaves(True)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_a_fault_before_an_awaited_answer_is_looked_at_frees_the_provider_s_connection(monkeypatch):
+    life = begun(idle=False)
+    life.redis_replies("ok")
+    life.turns()
+    monkeypatch.setattr(course_module, "failure_of_status", fails)
+    made = life.connected()
+    life.head(made, 500)
+    life.do(lambda: life.provider.waiting.pop().set_result(made))
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_nothing_fails_beside_the_detour_of_a_request_that_is_told_at_once(monkeypatch):
+    """Redis is away as it is asked: a request that was refused in that moment would be asked for again all the same."""
+    life = begun(known=False)
+    batcher = life.course.proxy.holds.admissions.running.batchers[0]
+    submit = batcher.submit
+
+    def told_at_once(item: Any) -> bool:
+        batcher.submit = submit
+        item.resolve([layout.MISSING], EPOCH)
+        return True
+
+    batcher.submit = told_at_once
+    monkeypatch.setattr(course_module, "prepare", fails)
+    life.turns(20)
+    assert not life.client.begun
+    life.redis_replies("ok")
+    assert life.held
+    life.teardown()
 
 
 def test_a_reply_that_can_t_be_read_refuses_and_its_hold_is_given_back():
