@@ -136,21 +136,21 @@ class Client:
         return self.body
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        assert not self.whole, "one answer"
+        self.machine.must(not self.whole, "one answer")
         self.machine.ends_now(status)
         self.begun = self.whole = True
         self.unsent = False
         self.status = status
 
     def begin(self, status: int, lines: bytes) -> None:
-        assert not self.begun
+        self.machine.must(not self.begun, "one answer")
         self.begun = self.unsent = True
         self.status = status
 
     def put(self, data: bytes) -> bool:
         if self.gone or self.aborted:
             raise ClientGone
-        assert DONE not in data, "the end waits for the debit"
+        self.machine.must(DONE not in data, "the end waits for the debit")
         self.unsent = False
         return not self.stalled
 
@@ -241,6 +241,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, stream: bool, known: bool, idle: bool, bounded: bool, strict: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.faults = Faults()
+        self.broken: list[str] = []
         self.items: list[Any] = []
         self.held: list[Hold] = []
         self.live = _Live(self.held)
@@ -329,13 +330,18 @@ class Life(RuleBasedStateMachine):
 
     # What is noted.
 
+    def must(self, holds: bool, what: str) -> None:
+        """Note what is broken: a course would take an assertion that fails within it for a fault of its own."""
+        if not holds:
+            self.broken.append(what)
+
     def note_over(self) -> None:
-        assert not self.is_over, "it is told once"
+        self.must(not self.is_over, "it is told once")
         self.is_over = True
 
     def sent(self) -> None:
-        assert self.held, "nothing is sent before admission has said yes"
-        assert not self.is_over, "nothing is sent for a client that was told the end, or has left"
+        self.must(bool(self.held), "nothing is sent before admission has said yes")
+        self.must(not self.is_over, "nothing is sent for a client that was told the end, or has left")
         self.is_sent = True
 
     def connected(self) -> Response:
@@ -346,8 +352,8 @@ class Life(RuleBasedStateMachine):
     def ends_now(self, status: int) -> None:
         """The end of an answer is about to be written."""
         if status == 200:
-            assert self.held
-            assert self.held[-1].state in ("settled", "voided"), self.held[-1]
+            ended = bool(self.held) and self.held[-1].state in ("settled", "voided")
+            self.must(ended, "no end of an answer is out before its debit")
 
     def run_course(self, event: Callable[[], object]) -> None:
         with self.faults:
@@ -520,6 +526,10 @@ class Life(RuleBasedStateMachine):
     # What holds.
 
     @invariant()
+    def nothing_is_broken(self) -> None:
+        assert not getattr(self, "broken", [])
+
+    @invariant()
     def a_cut_never_looks_whole(self) -> None:
         client = getattr(self, "client", None)
         if client is not None and client.whole and client.status == 200 and self.held:
@@ -549,6 +559,7 @@ class Life(RuleBasedStateMachine):
                 else:
                     self.detached.drain_now()
                 self.turns()
+            assert not self.broken
             assert self.course.state == "end", self.course
             assert self.course.task is None
             for hold in self.held:
@@ -706,3 +717,28 @@ def test_who_leaves_while_an_answer_that_broke_is_given_back_is_not_charged():
     life.turns()
     life.teardown()
     assert hold.state == "voided"
+
+
+def test_what_a_provider_sends_during_a_detour_waits_for_its_end():
+    life = begun(stream=True)
+    life.redis_replies("ok")
+    life.client.stalled = True
+    life.the_head_comes(200, False)
+    life.more_comes(False)
+    life.turns()
+    task = life.course.task
+    assert task is not None
+    life.more_comes(False)
+    assert life.course.task is task
+    life.teardown()
+
+
+def test_a_stream_ends_after_its_debit():
+    life = begun(stream=True)
+    life.redis_replies("ok")
+    life.the_head_comes(200, True)
+    assert not life.client.whole
+    assert (life.course.state, life.held[-1].state) == ("settle", "settling")
+    life.redis_replies("ok")
+    assert life.client.whole
+    life.teardown()
