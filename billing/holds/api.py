@@ -590,6 +590,8 @@ class Holds:
 
     async def void(self, hold: Hold) -> None:
         """Give a hold back; one that is ending is left alone. When Redis does not answer, the sweep finds it."""
+        if hold.state == "owed":
+            hold.owe_nothing()  # who is cancelled while it moves must not leave it charged
         while hold.moving is not None:
             await asyncio.shield(hold.moving)
         if not hold.is_open:

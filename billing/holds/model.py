@@ -614,18 +614,24 @@ class AdmitItem(PackedItem):
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Tell who asked what Redis has replied."""
-        asker, self._asker = self._asker, None
         if self._is_out:
             self._is_out = False
             self._admitting.is_answered()
         if not isinstance(reply, RedisError) and reply[0] == layout.OK:
+            asker = self._asker
             if asker is None:  # the request is gone: the hold that this made is given back
                 self._admitting.void_late(self.id, self.target)
                 return
-            hold = Hold(self, reply, epoch)
+            try:
+                hold = Hold(self, reply, epoch)
+            except Exception:  # who asked is told of the error that follows
+                self._admitting.void_late(self.id, self.target)
+                raise
+            self._asker = None
             self._admitting.begins(hold)
             asker.admitted(hold)
             return
+        asker, self._asker = self._asker, None
         if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
             self._admitting.void_late(self.id, self.target)
         if asker is not None:

@@ -224,8 +224,12 @@ class Course:
         if admissions.must_wait(target, need, principal.plan.admission_queue_s):
             self.detour(detours.wait_for_hold(self))
             return
-        self.item = admissions.ask(self.request_id, target, need, proxy.expired(context, need), self)
-        if self.item.left:  # where many ask together it would only delay the call
+        before = self.task
+        item = admissions.ask(self.request_id, target, need, proxy.expired(context, need), self)
+        if self.task is not before:
+            return  # Redis is away, which was told at once: a detour asks again, and nothing may fail beside it
+        self.item = item
+        if item.left:  # where many ask together it would only delay the call
             prepare(self.exchange, context)
 
     def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
@@ -326,6 +330,8 @@ class Course:
         """Act on how an attempt has gone: try another, or go on with this one."""
         self.request = None
         health = self.context.target.health
+        if not isinstance(outcome, UpstreamError):
+            self.answer = outcome  # from now on a fault frees its connection
         if isinstance(outcome, UpstreamError):
             failure: Failure | None = failure_of_error(outcome)
         else:
@@ -333,9 +339,7 @@ class Course:
         if failure is not None:
             note_failure(health, self.attempt or Attempt(self.generation, is_probe=False), failure)
             if (wait_s := self.next_attempt(failure)) is not None:
-                if not isinstance(outcome, UpstreamError):
-                    self.answer = outcome
-                    self.let_go()
+                self.let_go()
                 self.state = "send"
                 self.detour(detours.try_again(self, wait_s))
                 return
@@ -647,13 +651,17 @@ class Course:
             self.item.abandon()
         if answer is None:
             return
-        if self.state == "stream":
-            self.leave_stream()
-        elif self.state == "whole":
-            self.proxy.detached.whole(self.exchange, self.context, self.hold, self.taken(), self.head)
-        elif isinstance(answer, Response) and answer.leave():
-            self.answer = None
-            self.proxy.detached.unanswered(self.exchange, self.context, self.hold, answer)
+        try:
+            if self.state == "stream":
+                self.leave_stream()
+            elif self.state == "whole":
+                self.proxy.detached.whole(self.exchange, self.context, self.hold, self.taken(), self.head)
+            elif isinstance(answer, Response) and answer.leave():
+                self.answer = None
+                self.proxy.detached.unanswered(self.exchange, self.context, self.hold, answer)
+        except Exception:
+            answer.release()  # nobody goes on with it
+            raise
 
     def leave_stream(self) -> None:
         """Go on with a stream without its client: the provider is read on for a while, or polled where it works on

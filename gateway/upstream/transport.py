@@ -786,7 +786,7 @@ class HttpTransport:
     async def close(self) -> None:
         """Close every connection; answers that are being read are cut."""
         self._closed = True
-        for connection, (origin, _) in self._used.items():
+        for connection, (origin, _) in list(self._used.items()):  # who looks at one gives it back at once
             connection.fail(UpstreamCut(f"{origin.host}: the gateway is closing"))
         for origin in self._origins.values():
             for connection, _ in origin.idle:

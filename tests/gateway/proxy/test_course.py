@@ -136,21 +136,21 @@ class Client:
         return self.body
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        assert not self.whole, "one answer"
+        self.machine.must(not self.whole, "one answer")
         self.machine.ends_now(status)
         self.begun = self.whole = True
         self.unsent = False
         self.status = status
 
     def begin(self, status: int, lines: bytes) -> None:
-        assert not self.begun
+        self.machine.must(not self.begun, "one answer")
         self.begun = self.unsent = True
         self.status = status
 
     def put(self, data: bytes) -> bool:
         if self.gone or self.aborted:
             raise ClientGone
-        assert DONE not in data, "the end waits for the debit"
+        self.machine.must(DONE not in data, "the end waits for the debit")
         self.unsent = False
         return not self.stalled
 
@@ -241,6 +241,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, stream: bool, known: bool, idle: bool, bounded: bool, strict: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.faults = Faults()
+        self.broken: list[str] = []
         self.items: list[Any] = []
         self.held: list[Hold] = []
         self.live = _Live(self.held)
@@ -329,13 +330,18 @@ class Life(RuleBasedStateMachine):
 
     # What is noted.
 
+    def must(self, holds: bool, what: str) -> None:
+        """Note what is broken: a course would take an assertion that fails within it for a fault of its own."""
+        if not holds:
+            self.broken.append(what)
+
     def note_over(self) -> None:
-        assert not self.is_over, "it is told once"
+        self.must(not self.is_over, "it is told once")
         self.is_over = True
 
     def sent(self) -> None:
-        assert self.held, "nothing is sent before admission has said yes"
-        assert not self.is_over, "nothing is sent for a client that was told the end, or has left"
+        self.must(bool(self.held), "nothing is sent before admission has said yes")
+        self.must(not self.is_over, "nothing is sent for a client that was told the end, or has left")
         self.is_sent = True
 
     def connected(self) -> Response:
@@ -346,8 +352,8 @@ class Life(RuleBasedStateMachine):
     def ends_now(self, status: int) -> None:
         """The end of an answer is about to be written."""
         if status == 200:
-            assert self.held
-            assert self.held[-1].state in ("settled", "voided"), self.held[-1]
+            ended = bool(self.held) and self.held[-1].state in ("settled", "voided")
+            self.must(ended, "no end of an answer is out before its debit")
 
     def run_course(self, event: Callable[[], object]) -> None:
         with self.faults:
@@ -520,6 +526,10 @@ class Life(RuleBasedStateMachine):
     # What holds.
 
     @invariant()
+    def nothing_is_broken(self) -> None:
+        assert not getattr(self, "broken", [])
+
+    @invariant()
     def a_cut_never_looks_whole(self) -> None:
         client = getattr(self, "client", None)
         if client is not None and client.whole and client.status == 200 and self.held:
@@ -549,6 +559,7 @@ class Life(RuleBasedStateMachine):
                 else:
                     self.detached.drain_now()
                 self.turns()
+            assert not self.broken
             assert self.course.state == "end", self.course
             assert self.course.task is None
             for hold in self.held:
@@ -558,7 +569,7 @@ class Life(RuleBasedStateMachine):
             assert client.gone or client.whole or client.aborted, "the client is told something"
             if self.held and client.whole and client.status == 200:
                 assert not client.aborted or self.faults.raised
-            if self.link is not None and not self.faults.raised:
+            if self.link is not None:
                 assert self.link.released
         finally:
             pending = asyncio.all_tasks(self.loop)
@@ -615,3 +626,119 @@ TestCourse.settings = settings(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
 )
+
+
+# Single courses.
+
+
+def begun(*, stream: bool = False, known: bool = True, idle: bool = True) -> Life:
+    life = Life()
+    life.begin(stream, known, idle, True, False)
+    return life
+
+
+def fails(*_: object) -> Any:
+    raise Fault
+
+
+@pytest.mark.parametrize(("stream", "has_head"), [(False, False), (False, True), (True, True)])
+def test_a_fault_as_a_client_leaves_frees_the_provider_s_connection(stream, has_head):
+    life = begun(stream=stream)
+    life.redis_replies("ok")
+    if has_head:
+        life.the_head_comes(200, False)
+    life.detached._terms = fails  # type: ignore[method-assign]
+    life.the_client_leaves(True)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_a_fault_before_an_awaited_answer_is_looked_at_frees_the_provider_s_connection(monkeypatch):
+    life = begun(idle=False)
+    life.redis_replies("ok")
+    life.turns()
+    monkeypatch.setattr(course_module, "failure_of_status", fails)
+    made = life.connected()
+    life.head(made, 500)
+    life.do(lambda: life.provider.waiting.pop().set_result(made))
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_nothing_fails_beside_the_detour_of_a_request_that_is_told_at_once(monkeypatch):
+    """Redis is away as it is asked: a request that was refused in that moment would be asked for again all the same."""
+    life = begun(known=False)
+    batcher = life.course.proxy.holds.admissions.running.batchers[0]
+    submit = batcher.submit
+
+    def told_at_once(item: Any) -> bool:
+        batcher.submit = submit
+        item.resolve([layout.MISSING], EPOCH)
+        return True
+
+    batcher.submit = told_at_once
+    monkeypatch.setattr(course_module, "prepare", fails)
+    life.turns(20)
+    assert not life.client.begun
+    life.redis_replies("ok")
+    assert life.held
+    life.teardown()
+
+
+def test_a_reply_that_can_t_be_read_refuses_and_its_hold_is_given_back():
+    life = begun()
+    item, late = life.items.pop(0), []
+    item._admitting.running.loop = SimpleNamespace(call_later=lambda *each: late.append(each))
+    with pytest.raises(IndexError):
+        life.do(lambda: item.resolve([layout.OK], EPOCH))
+    item._admitting.running.loop = life.loop
+    life.do(lambda: item.resolve(RedisError("it could not be acted on"), EPOCH))
+    life.turns()
+    assert (life.course.state, life.client.status, len(late)) == ("end", 503, 1)
+    life.teardown()
+
+
+def test_who_leaves_while_an_answer_that_broke_is_given_back_is_not_charged():
+    life = begun()
+    life.redis_replies("ok")
+    life.the_head_comes(200, False)
+    (hold,) = life.held
+    moved = hold.moving = life.loop.create_future()
+    life.the_provider_stops("cut")
+    life.turns()
+    life.the_client_leaves(True)
+    life.turns()
+    hold.moving = None
+    life.do(lambda: moved.set_result(None))
+    life.turns()
+    life.teardown()
+    assert hold.state == "voided"
+
+
+def test_what_a_provider_sends_during_a_detour_waits_for_its_end():
+    life = begun(stream=True)
+    life.redis_replies("ok")
+    life.client.stalled = True
+    life.the_head_comes(200, False)
+    life.more_comes(False)
+    life.turns()
+    task = life.course.task
+    assert task is not None
+    life.more_comes(False)
+    assert life.course.task is task
+    life.teardown()
+
+
+def test_a_stream_ends_after_its_debit():
+    life = begun(stream=True)
+    life.redis_replies("ok")
+    life.the_head_comes(200, True)
+    assert not life.client.whole
+    assert (life.course.state, life.held[-1].state) == ("settle", "settling")
+    life.redis_replies("ok")
+    assert life.client.whole
+    life.teardown()

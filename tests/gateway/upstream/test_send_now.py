@@ -153,3 +153,30 @@ async def test_who_leaves_before_all_of_it_is_sent_ends_it(transport):
         assert made is not None
         assert not made.leave()
         assert isinstance(made.failure, UpstreamCut)
+
+
+async def test_closing_cuts_all_answers_also_where_who_looks_lets_go_at_once():
+    made = HttpTransport(connections=3, connect_timeout_s=BOUND_S, timeout_s=BOUND_S)
+    answers: list[Response] = []
+
+    async def peer(reader, writer):
+        await take_request(reader)
+        writer.write(OK)
+        await reader.read()
+
+    def look() -> None:
+        for each in answers:
+            if each.failure is not None:
+                each.release()
+
+    async with serving(peer) as url:
+        first = [await made.send(post(url)) for _ in range(3)]
+        for each in first:
+            await each.read(100)
+            each.release()
+        for _ in first:
+            sent = made.send_now(post(url), look)
+            assert sent is not None
+            answers.append(sent)
+        await made.close()
+        assert [type(each.failure) for each in answers] == [UpstreamCut] * 3
