@@ -90,6 +90,11 @@ class EdgeProtocol(GuardedProtocol):
             self.data_received(early)
             self._back = back
 
+    def close(self) -> None:
+        """End the connection with what has come, also where aiohttp's loop has not begun: the front has read it."""
+        self._end_early()
+        super().close()
+
     def _take(self, data: bytes) -> None:
         if self._deaf:
             self._spend(data, self._payer, chunked=False)

@@ -81,8 +81,8 @@ class Front:
     def takes_back(self, behind: EdgeProtocol, data: bytes) -> bool:
         """Go on with a connection of aiohttp's on which nothing waits but `data`, where that is for the front."""
         transport, account = behind.transport, behind.account
-        if transport is None or not self._serves(data):
-            return False
+        if transport is None or not transport.is_reading() or not self._serves(data):
+            return False  # a slice of what is held comes with reading paused, which nobody here would resume
         behind.part()
         FrontProtocol(self).take_over(transport, account, data)
         return True
@@ -104,6 +104,9 @@ class Taken(NamedTuple):
     lines: bytes
     head_bytes: int
     length: int
+
+    def __repr__(self) -> str:
+        return f"Taken({self.wanted_bytes} bytes)"  # the key is in its lines
 
     @property
     def wanted_bytes(self) -> int:

@@ -1,13 +1,15 @@
 """The front: what it serves itself, what it gives away and gets back, and that nobody can hold it up."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from gateway.server.exchange import BodyTooLarge, Exchange
-from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, FrontProtocol
+from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, FrontProtocol, Taken
 from gateway.server.guard import EdgeRules
+from gateway.server.known_heads import KnownHead
+from gateway.server.paced import SLICE_BYTES
 from tests.gateway.conftest import Gateway
 from tests.support.edge_clients import ENCODED, Cut, chunked, get, post, until
 from tests.support.edge_servers import Edge, Gate, echo, edge, on_both_loops, with_the_front
@@ -170,6 +172,48 @@ async def test_a_connection_that_is_lost_is_not_given_away() -> None:
         connection._late()
         await served.empty()
         assert served.server.shared.heads.size_bytes == 0
+
+
+@with_the_front
+async def test_a_connection_comes_back_only_while_it_is_read() -> None:
+    """What has many lines is parsed in slices, with reading paused; the last slice here is a plain request alone."""
+    async with edge(echo) as served:
+        client = await served.connect()
+        client.send(get("/plain?x"))
+        await client.answer()
+        assert not in_front(served)
+        slice_bytes = SLICE_BYTES // 4
+        head_bytes = len(post(b"x" * slice_bytes)) - slice_bytes
+        first = b"\r\n" * 200 + b"x" * (slice_bytes - head_bytes - 400)
+        last = b"\r\n" * 100
+        assert len(post(first)) == slice_bytes
+        client.send(post(first), post(last))
+        for body in (first, last):
+            assert (await client.answer()).body == b"metered " + body
+        client.send(post(b"more"))
+        assert (await client.answer()).body == b"metered more"
+        assert in_front(served)
+
+
+@pytest.mark.parametrize(("sent", "answer"), [(chunked(b"ab"), b"metered ab"), (get("/plain?x"), b"plain x")])
+@with_the_front
+async def test_what_is_given_away_as_the_server_stops_is_served(sent: bytes, answer: bytes) -> None:
+    async with edge(echo) as served:
+        client = await served.connect()
+        client.send(post(b"plain"))
+        await client.answer()
+        (connection,) = served.server.connections
+        connection.data_received(sent)
+        served.server.pre_shutdown()
+        seen = await client.answer()
+        assert seen.body == answer
+        await client.closed()
+
+
+def test_a_taken_request_does_not_show_its_key() -> None:
+    lines = b"POST / HTTP/1.1\r\nAuthorization: Bearer mg_secret"
+    head = KnownHead("/", cast("Any", None), cast("Any", None), ())
+    assert "secret" not in repr(Taken(head, b"", lines, 60, 4))
 
 
 @on_both_loops
