@@ -194,6 +194,10 @@ def _indent_of(text: str) -> str:
 # YAML, in block style
 
 
+# What ends a line in YAML 1.1, beside those of ASCII.
+_BREAKS: Final = frozenset("\x85\u2028\u2029")
+
+
 def _read_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
@@ -260,7 +264,10 @@ def _end(node: Any) -> int:
 
 
 def _dumped_yaml(value: Any, column: int) -> str:
-    dumped = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": False, "width": 1000}
+    dumped = str(yaml.safe_dump(value, allow_unicode=True, **style))
+    if not _BREAKS.isdisjoint(dumped):  # they would end lines: escaped they end none
+        dumped = str(yaml.safe_dump(value, allow_unicode=False, **style))
     return textwrap.indent(dumped, " " * column)
 
 

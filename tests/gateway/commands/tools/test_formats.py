@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.commands.tools.formats import CannotEdit, set_values
@@ -145,6 +145,8 @@ def test_any_json_keeps_what_it_has(tree, outer, inner, value, indent):
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), TREES, max_size=4), st.sampled_from("abcd"), st.text(max_size=8))
+@example({"a": ""}, "b", "\x85")
+@example({"a": "\u2028x"}, "a", "x\u2029")
 def test_any_yaml_keeps_what_it_has_or_is_left_alone(tree, name, value):
     text = yaml.safe_dump(tree, allow_unicode=True)
     try:
