@@ -147,13 +147,15 @@ def test_any_json_keeps_what_it_has(tree, outer, inner, value, indent):
 @given(st.dictionaries(st.sampled_from("abcd"), TREES, max_size=4), st.sampled_from("abcd"), st.text(max_size=8))
 @example({"a": ""}, "b", "\x85")
 @example({"a": "\u2028x"}, "a", "x\u2029")
+@example({"a": "", "b": "\x85"}, "a", "")
 def test_any_yaml_keeps_what_it_has_or_is_left_alone(tree, name, value):
     text = yaml.safe_dump(tree, allow_unicode=True)
+    kept = yaml.safe_load(text)  # PyYAML writes U+0085 as it is, and reads a space: what the file says is what counts
     try:
         made = set_values("yaml", text, {(name,): value})
     except CannotEdit:
         return
-    assert yaml.safe_load(made) == {**tree, name: value}
+    assert yaml.safe_load(made) == {**kept, name: value}
 
 
 @given(st.lists(st.sampled_from(TOML.splitlines(keepends=True)), max_size=8), st.text(max_size=8))
