@@ -48,6 +48,8 @@ BODY_S: Final = 0.25
 HELD_BYTES: Final = 16_384
 MOST_DIGITS: Final = len(str(UNCOUNTED_BYTES))
 HEAD_END: Final = b"\r\n\r\n"
+# The own API, none of whose requests are for the front: to read their heads twice would cost 15 us each.
+OWN_API: Final = b"POST /api/"
 # A length as clients spell it.
 LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 
@@ -605,7 +607,9 @@ class FrontProtocol(asyncio.Protocol):
 
 def split(data: bytes) -> tuple[bytes, int, bytes]:
     """Return a request's head without the line of its length, that length, and what stands behind the head. The length
-    is -1 where there is no such head, or its length is not spelt as it mostly is."""
+    is -1 where there is no such head, or its length is not spelt as it mostly is, and for the own API."""
+    if data.startswith(OWN_API):
+        return b"", -1, b""
     top, end, body = data.partition(HEAD_END)
     if end and len(top) <= HEAD_BYTES:
         for spelt in LENGTHS:

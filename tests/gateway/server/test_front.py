@@ -5,8 +5,10 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.dialects.body import StructureBounds
+from gateway.dialects.registry import make_dialects
 from gateway.server.exchange import BodyTooLarge, Exchange
-from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, FrontProtocol, Taken
+from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, OWN_API, FrontProtocol, Taken, split
 from gateway.server.guard import EdgeRules
 from gateway.server.known_heads import KnownHead
 from gateway.server.paced import SLICE_BYTES
@@ -305,3 +307,12 @@ async def test_a_remembered_head_shows_the_key_of_its_client_and_no_other(gatewa
         )
         assert (await client.answer()).status == status
     await client.leave()
+
+
+def test_the_own_api_is_never_read_here_and_has_no_metered_path():
+    request = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    assert split(request % b"api/service/debits")[1] == -1
+    assert split(request % b"apis")[1] == 2
+    paths = [endpoint.path for dialect in make_dialects(StructureBounds()).all for endpoint in dialect.endpoints]
+    assert paths
+    assert not any(f"POST {path}".encode().startswith(OWN_API) for path in paths)
