@@ -1,16 +1,25 @@
-"""Migrations: numbered, append-only SQL files, applied in order under an advisory lock, each in its own transaction."""
+"""Migrations: numbered, append-only SQL files, applied in order under an advisory lock, each in its own transaction.
+
+A migration rolls: the release before the one that brings it runs on, and may be started, on a database that has it. One
+that does not says so, in a line of its own: `-- does not roll: WHY`. The database keeps which do, for releases that have
+never seen them.
+"""
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from billing.database.connection import Database, DatabaseError
+from billing.database.connection import Database, DatabaseError, Row
 
 # The advisory lock that migrations hold: "metergat" as 64 bits.
 LOCK_KEY: Final = 0x6D65746572676174
 MONTHS_AHEAD: Final = 3
 MIGRATION_TIMEOUT_S: Final = 3600.0
+_DONE: Final = "SELECT number, name, digest, rolls FROM migrations ORDER BY number"
+_DOES_NOT_ROLL: Final = re.compile(r"^-- does not roll:", re.MULTILINE)
 
 
 class MigrationError(DatabaseError):
@@ -29,6 +38,11 @@ class Migration:
     def full_name(self) -> str:
         """Return what its file is called."""
         return f"{self.number:04d}_{self.name}"
+
+    @property
+    def rolls(self) -> bool:
+        """Return whether the release before runs on a database that has it."""
+        return not _DOES_NOT_ROLL.search(self.sql)
 
     @property
     def digest(self) -> str:
@@ -71,38 +85,54 @@ async def _apply_next(database: Database) -> list[str]:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL, "
-            "digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            "digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), rolls boolean NOT NULL)"
         )
-        rows = await connection.fetch("SELECT number, name, digest FROM migrations ORDER BY number")
-        done = {row["number"]: row["digest"] for row in rows}
         known = migrations()
-        _check(done, known)
+        done = _check(await connection.fetch(_DONE), known)
         left = [each for each in known if each.number not in done]
         following = left[:1] if done else left
         for migration in following:
             await connection.execute(migration.sql)
             await connection.execute(
-                "INSERT INTO migrations (number, name, digest) VALUES ($1, $2, $3)",
+                "INSERT INTO migrations (number, name, digest, rolls) VALUES ($1, $2, $3, $4)",
                 migration.number,
                 migration.name,
                 migration.digest,
+                migration.rolls,
             )
         if not following:
             await connection.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
     return [migration.full_name for migration in following]
 
 
-def _check(done: dict[int, str], known: list[Migration]) -> None:
+def _check(rows: Sequence[Row], known: list[Migration]) -> set[int]:
+    """Return the numbers of migrations that a database has. Raises `MigrationError` where this version can't run on
+    it."""
     ours = {migration.number: migration for migration in known}
-    for number, digest in done.items():
+    for row in rows:
+        number = row["number"]
         if number not in ours:
-            raise MigrationError(f"The database has migration {number}, newer than this version: install that version.")
-        if ours[number].digest != digest:
+            if not row["rolls"]:
+                raise MigrationError(
+                    f"The database has migration {number} of a newer version, beside which this version can't run: "
+                    "install that version, or restore the backup that was made before."
+                )
+        elif ours[number].digest != row["digest"]:
             raise MigrationError(f"Migration {number} has changed since it was applied: restore the released file.")
+    return {row["number"] for row in rows}
 
 
-async def pending(database: Database) -> list[str]:
-    """Return names of migrations that this version has and the database has not. Raises `DatabaseError`."""
+async def pending(database: Database) -> list[Migration]:
+    """Return migrations that this version has and the database has not. Raises `DatabaseError`, of which
+    `MigrationError` says that this version can't run on it."""
     exists = await database.value("SELECT to_regclass('migrations') IS NOT NULL")
-    done = {row["number"] for row in await database.rows("SELECT number FROM migrations")} if exists else set()
-    return [migration.full_name for migration in migrations() if migration.number not in done]
+    known = migrations()
+    done = _check(await database.rows(_DONE), known) if exists else set()
+    return [migration for migration in known if migration.number not in done]
+
+
+async def require_none_pending(database: Database) -> None:
+    """Raises `MigrationError` where the database lacks a migration, or has one beside which this version can't run."""
+    if missing := await pending(database):
+        names = ", ".join(each.full_name for each in missing)
+        raise MigrationError(f"The database lacks migrations ({names}): run `metergate migrate` first.")

@@ -529,7 +529,8 @@ async def check_postgres(stores: Stores) -> list[Check]:
         return [Check("postgres", "fail", f"{where}: {error}", "Start it, or correct DATABASE_URL.")]
     finally:
         await database.close()
-    checks = [_postgres_version(where, row), _postgres_durability(row), _migrations(missing, stores)]
+    names = [each.full_name for each in missing]
+    checks = [_postgres_version(where, row), _postgres_durability(row), _migrations(names, stores)]
     if row["standby"]:
         checks.append(Check("postgres role", "fail", "a standby: it can't be written to", "Name the primary."))
     if set_aside:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output
 from billing.database.connection import Database, DatabaseError, DatabaseHindered, DatabaseUnavailable
-from billing.database.migrate import MigrationError, migrate, pending
+from billing.database.migrate import MigrationError, migrate, require_none_pending
 from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import RedisError, RedisRefused
 from gateway.commands.data_folder import explained_misuse
@@ -168,11 +168,11 @@ async def require_schema(database_url: str) -> None:
     database = Database(database_url, size=1)
     try:
         with named_store(database_url):
-            missing = await pending(database)
+            await require_none_pending(database)
+    except MigrationError as error:
+        raise CommandFailed(str(error)) from error
     finally:
         await database.close()
-    if missing:
-        raise CommandFailed(f"The database lacks migrations ({', '.join(missing)}): run `metergate migrate` first.")
 
 
 async def _running(environment: Environment) -> Endpoints | None:

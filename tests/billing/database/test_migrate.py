@@ -7,7 +7,7 @@ import pytest
 
 from billing.database import migrate as module
 from billing.database.connection import Database, DatabaseHindered
-from billing.database.migrate import Migration, MigrationError, migrate, migrations, pending
+from billing.database.migrate import Migration, MigrationError, migrate, migrations, pending, require_none_pending
 
 FIRST, SECOND = Migration(9001, "first", "CREATE TABLE first ()"), Migration(9002, "second", "CREATE TABLE second ()")
 BROKEN = Migration(9002, "second", "CREATE TABLE second (); SELECT nothing")
@@ -40,7 +40,7 @@ async def test_what_was_applied_before_a_failure_stays(billing, database_url, sh
     shipped.also(FIRST, BROKEN)
     with pytest.raises(DatabaseHindered, match="nothing"):
         await migrate(database_url)
-    assert await pending(billing.database) == ["9002_second"]
+    assert [each.full_name for each in await pending(billing.database)] == ["9002_second"]
     assert await billing.database.value(TABLES) == 2
     shipped.also(FIRST, SECOND, Migration(9003, "third", "SELECT 1"))
     applied = await asyncio.gather(*(migrate(database_url) for _ in range(3)))
@@ -68,7 +68,25 @@ async def test_what_other_migrations_have_made_is_refused(billing, database_url,
     shipped.also(FIRST, Migration(9002, "second", "CREATE TABLE another ()"))
     with pytest.raises(MigrationError, match="Migration 9002 has changed since it was applied"):
         await migrate(database_url)
-    shipped.also(FIRST)
-    with pytest.raises(MigrationError, match="migration 9002, newer than this version"):
-        await migrate(database_url)
     assert await billing.database.value("SELECT to_regclass('another') IS NULL")
+
+
+async def test_a_release_runs_beside_what_the_next_one_has_made_unless_that_does_not_roll(
+    billing, database_url, shipped
+):
+    shipped.also(FIRST, SECOND)
+    assert SECOND.rolls
+    await migrate(database_url)
+    shipped.also(FIRST)
+    assert await migrate(database_url) == []
+    await require_none_pending(billing.database)
+    apart = Migration(9003, "apart", "-- does not roll: the old one reads what is gone\nDROP TABLE second")
+    assert not apart.rolls
+    shipped.also(FIRST, SECOND, apart)
+    with pytest.raises(MigrationError, match="lacks migrations \\(9003_apart\\)"):
+        await require_none_pending(billing.database)
+    await migrate(database_url)
+    shipped.also(FIRST)
+    for refused in (migrate(database_url), require_none_pending(billing.database)):
+        with pytest.raises(MigrationError, match="migration 9003 of a newer version, beside which"):
+            await refused

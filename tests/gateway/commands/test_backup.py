@@ -126,7 +126,7 @@ def test_what_is_no_backup_changes_nothing(shell, database_url, redis_url):
 def test_one_of_a_newer_version_is_refused(shell, database_url, redis_url):
     url, file = with_host(database_url), shell.folder / "a.backup"
     env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
-    value(url, "INSERT INTO migrations (number, name, digest) VALUES (9999, 'later', '') RETURNING 1")
+    value(url, "INSERT INTO migrations (number, name, digest, rolls) VALUES (9999, 'later', '', true) RETURNING 1")
     assert shell.run("backup", str(file), env=env).code == 0
     assert "newer version (migration 9999)" in shell.run("restore", str(file), "--force", env=env).failed(REFUSED)
 
