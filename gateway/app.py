@@ -6,7 +6,8 @@
 It serves on a socket that its supervisor opened. The second one is the process of pages, which serves what workers give
 away (`gateway.process.pages`). Reads the environment like every command; DATABASE_URL and REDIS_URL must be set. On
 SIGTERM it stops accepting, finishes running answers within `shutdown_grace_s`, writes the debits that wait, and ends
-with 0.
+with 0. On SIGUSR2 another worker serves in its place: it stops accepting, too, but keeps the connections that it has
+as long as they last, at most `shutdown_grace_s`. Each request that comes on one is served, and is the last one there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
+from signal import SIGUSR2
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
@@ -37,6 +40,7 @@ from msgspec import structs
 
 from billing.addresses import Addresses
 from billing.api.application import setup
+from billing.database.migrate import require_none_pending
 from billing.errors import StoreError
 from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.logs import write_json
@@ -121,7 +125,7 @@ class Served:
     def runner(self, **options: Any) -> EdgeRunner | PlainRunner:
         """Run it; options are those of `web.AppRunner`."""
         if self.edge == "plain":
-            return PlainRunner(self.app, self.rules, **options)
+            return PlainRunner(self.app, self.rules, clients=self.clients, **options)
         return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, clients=self.clients, **options)
 
 
@@ -169,7 +173,9 @@ async def serving(
     health, aside = Health(engine, runtime.collector, metrics, parts.board), SetAsideCount()
     jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
-    app = _application(runtime, cors)
+    rules = _edge_rules(settings, cors)
+    clients = Clients(rules.connections, asyncio.get_running_loop())
+    app = _application(runtime, cors, clients)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     services = replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last)
@@ -181,8 +187,6 @@ async def serving(
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
-    rules = _edge_rules(settings, cors)
-    clients = Clients(rules.connections, asyncio.get_running_loop())
     _add_gauges(metrics, price_follower, clients)
     metrics.loop_failures = engine.loops.failures
     engine_loops: frozenset[str] | None = None
@@ -355,12 +359,13 @@ def _edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
     )
 
 
-def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
+def _application(runtime: Runtime, cors: Cors | None, clients: Clients) -> web.Application:
     """Make the application, without a route yet."""
     app = web.Application(
         client_max_size=runtime.settings.max_body_bytes, middlewares=[] if cors is None else [answering(cors)]
     )
     app.on_response_prepare.append(_identified)
+    app.on_response_prepare.append(partial(_last_where_leaving, clients))
     if cors is not None:
         app.on_response_prepare.append(cors.on_prepare)
 
@@ -398,7 +403,18 @@ async def _identified(_: web.Request, response: web.StreamResponse) -> None:
         response.headers[REQUEST_ID] = new_id()
 
 
+async def _last_where_leaving(clients: Clients, request: web.Request, response: web.StreamResponse) -> None:
+    """Have a connection end with this answer where another process serves in this one's place."""
+    if clients.leaving and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.force_close()
+        response.headers["Connection"] = "close"
+
+
 KEEPALIVE_S: Final = 75.0
+# How often a worker in whose place another one serves looks whether a connection is left.
+LEAVING_LOOK_S: Final = 0.05
+# For what runs longer than `shutdown_grace_s`, such as a WebSocket that is to be closed with a word.
+LAST_S: Final = 1.0
 # The first two bound how many objects are looked at in one go, some milliseconds for these: thousands of new
 # connections have hundreds of thousands. Each is looked at twice, whatever the second is.
 GC_THRESHOLDS: Final = (10_000, 1, 2_000)
@@ -414,10 +430,11 @@ _M_MMAP_THRESHOLD: Final = -3
 async def serve(settings: Settings, passed: argparse.Namespace) -> None:
     """Serve on the descriptors that `passed` names until one of `stop_signals`. Raises `StoreError` when it can't
     start."""
-    stopping = asyncio.Event()
+    stopping, leaving = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(SIGUSR2, leaving.set)
     assert settings.database_url is not None and settings.redis_url is not None  # noqa: S101, PT018  (checked by main)
     folder = os.environ.get(METRICS_DIR_VARIABLE)
     metrics = Metrics(Path(folder) if folder else None, is_worker=not passed.adopt_fds)
@@ -429,6 +446,7 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
             gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
+        _on_its_schema(runtime),
         serving(runtime, metrics, shared_work=not passed.adopt_fds) as (served, health),
         metrics_served(metrics, None if passed.adopt_fds else inherited_listener(os.environ)),
     ):
@@ -445,9 +463,44 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
             if passed.ready_fd is not None:
                 os.write(passed.ready_fd, b"1")
                 os.close(passed.ready_fd)
-            await stopping.wait()
-            health.ready = False
+            await _first(stopping, leaving)
+            health.ready, served.clients.leaving = not stopping.is_set(), leaving.is_set()
+        if leaving.is_set():
+            await _left(runner, stopping, settings.defaults.process.shutdown_grace_s)
         await runner.cleanup()  # waits shutdown_grace_s for running answers, then closes what is left
+
+
+@asynccontextmanager
+async def _on_its_schema(runtime: Runtime) -> AsyncIterator[None]:
+    """Refuse a schema that is not this release's: a worker may be of another one than the process that starts it.
+    Raises `MigrationError`."""
+    await require_none_pending(runtime.database)
+    yield
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for one of them."""
+    waits = [asyncio.ensure_future(each.wait()) for each in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+
+
+async def _left(runner: EdgeRunner | PlainRunner, stopping: asyncio.Event, grace_s: float) -> None:
+    """Serve on the connections that are there until they end, one of `stop_signals` comes, or `grace_s` have passed:
+    then what is left ends within moments."""
+    server, loop = runner.server, asyncio.get_running_loop()
+    assert server is not None  # noqa: S101  (it was set up)
+    until_s = loop.time() + grace_s
+    while server.connections and loop.time() < until_s and not stopping.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), LEAVING_LOOK_S)
+    if not stopping.is_set() and server.connections:
+        logger.info("%d connections end: another worker has served for %g s", len(server.connections), grace_s)
+        await runner.shutdown()
+        await server.shutdown(LAST_S)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ DISTRIBUTION: Final = "metergate"
 SECTIONS: Final = {
     "Run a gateway": {
         **dict.fromkeys(("up", "serve"), "gateway.commands.serving:add_serving"),
+        "reload": "gateway.commands.reload:add_reload",
         "init": "gateway.commands.init:add_init",
         **dict.fromkeys(("doctor", "migrate"), "gateway.commands.upkeep:add_upkeep"),
         **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),

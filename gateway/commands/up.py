@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from signal import SIGUSR2
 from typing import Any, Final
 
 from billing.audit import SYSTEM
@@ -37,6 +38,7 @@ from gateway.commands.data_folder import (
     withdraw_api_url,
 )
 from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready, serving_lines
+from gateway.commands.reload import announced
 from gateway.commands.stores import Stores, given_stores, named_store, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
 from gateway.config.settings import MAIL_CONSOLE_VARIABLE, Settings, warnings
@@ -156,13 +158,14 @@ async def _supervise(
     with (
         _metrics_folder(settings.data_dir) as folder,
         _metrics_listener(settings, output) as metrics,
+        announced(settings.data_dir, output.note) as tell_replaced,
     ):
         if metrics is not None:
             env = {**env, METRICS_FD_VARIABLE: str(metrics.fileno())}
             output.note(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
         try:
             async with ending_leases(env["DATABASE_URL"]) as end_lease:
-                hooks = Hooks(on_ready=on_ready, on_end=end_lease)
+                hooks = Hooks(on_ready=on_ready, on_end=end_lease, on_replaced=tell_replaced)
                 if publishes:
                     hooks = replace(hooks, on_stop=partial(withdraw_api_url, settings.data_dir))
                 return await supervise(
@@ -220,6 +223,7 @@ async def _until_signalled(work: Coroutine[Any, Any, int], output: Output) -> in
     """Run `work`; a signal that it does not handle itself cancels it, once, and that is a good end."""
     logging.getLogger("gateway").setLevel(logging.WARNING)
     task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(SIGUSR2, lambda: None)  # there is no worker yet to be replaced
 
     def stop() -> None:
         _on_signals(lambda: None)

@@ -1,4 +1,4 @@
-"""Worker processes on one listening socket: started, started again when they die, stopped in order.
+"""Worker processes on one listening socket: started, started again when they die, replaced, stopped in order.
 
 The supervisor binds the address once and hands the socket to every worker, so that a worker's death or restart never
 closes the port. Each worker is `command --fd N --ready-fd M` with
@@ -10,6 +10,10 @@ closes the port. Each worker is `command --fd N --ready-fd M` with
     METERGATE_GATEWAY_ID in its environment, by which other gateways know it: a new one for each process
 
 and a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone.
+
+SIGUSR2 puts a new worker in the place of each, one after the other: what is installed, and configured, by then. The old
+one is told (SIGUSR2) only once the new one serves on the same socket; it keeps its connections for as long as the
+gateway's settings say. A new one that does not come to serve changes nothing: the old ones serve on.
 
 Invariant kept here: no worker outlives its supervisor. Stopped by a signal, the supervisor waits for its workers;
 killed, it takes them along, provided that each worker calls `die_with_parent` first.
@@ -27,7 +31,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals, getsignal
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR2, Signals, getsignal
 from typing import Any
 
 from ulid import ULID
@@ -45,6 +49,8 @@ STABLE_AFTER_S = 10.0  # a worker that ran as long begins anew with its delays
 FAILED_STARTS_LIMIT = 3  # deaths before any worker was ever ready: then something is wrong that no restart mends
 SAME_STOP_S = 1.0  # `timeout`, make and systemd may signal a process and then its whole group: that asks once
 KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
+HAND_OVER_MORE_S = 5.0  # and to that of one in whose place another serves: its last connections get a moment
+READY_WITHIN_S = 120.0  # a new worker that does not serve by then is given up
 PAGES_MORE_S = 5.0  # in which the process of pages ends after the workers: it has no metered request
 NOT_STARTED = "could not be started"  # for the same reason again and again, as without room for a process: told once
 PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
@@ -73,11 +79,13 @@ def die_with_parent(parent_pid: int) -> None:
 class Hooks:
     """What is called: `on_ready` once, with the address, when the first worker is ready; `on_end` with the gateway id
     of each worker whose process has ended, waited for before `supervise` returns, however long it takes; `on_stop`,
-    once or more, before the listening socket is closed."""
+    once or more, before the listening socket is closed; `on_replaced` when SIGUSR2 was obeyed, with what kept new
+    workers from serving, or nothing."""
 
     on_ready: Callable[[str], None] | None = None
     on_end: Callable[[str], Awaitable[None]] | None = None
     on_stop: Callable[[], None] = lambda: None
+    on_replaced: Callable[[str], None] = lambda _: None
 
 
 async def supervise(
@@ -116,6 +124,19 @@ async def supervise(
         return await supervisor.run(workers)
 
 
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where one process runs at a time. `ready`: one of it has come to serve; `over`: none is started here any more.
+    One that is `new` is not started again before it has served; one that is `left` has another one in its place."""
+
+    name: str
+    new: bool = False
+    left: bool = False
+    process: asyncio.subprocess.Process | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @dataclass(slots=True)
 class _Supervisor:
     command: tuple[str, ...]
@@ -130,6 +151,9 @@ class _Supervisor:
     pages: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurrying: asyncio.Event = field(default_factory=asyncio.Event)
+    replacing: asyncio.Event = field(default_factory=asyncio.Event)
+    places: list[_Place] = field(default_factory=list)
+    working: set[asyncio.Task[None]] = field(default_factory=set)
     asked_s: float = 0.0
     failed_starts: int = 0
     was_ready: bool = False
@@ -142,23 +166,37 @@ class _Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 self.spawn = group.create_task
-                stopper = group.create_task(self._stop_on_signal())
-                kept = (self._keep(f"worker {number}", self._run_worker) for number in range(1, workers + 1))
-                working = [group.create_task(each) for each in kept]
+                loop.add_signal_handler(SIGUSR2, self.replacing.set)
+                listening = [group.create_task(each) for each in (self._stop_on_signal(), self._replace_on_signal())]
+                self.places = [_Place(f"worker {number}") for number in range(1, workers + 1)]
+                for place in self.places:
+                    self._work(group, place)
                 if self.channel is None:
-                    await asyncio.wait(working)
+                    await self._worked()
                 else:
-                    pages = group.create_task(self._keep("the process of pages", self._run_pages))
-                    await asyncio.wait(working)
+                    place = _Place("the process of pages")
+                    pages = group.create_task(self._keep(place, self._run_pages))
+                    await self._worked()
                     await self._end_pages(pages, SIGKILL if self.channel.starting else SIGTERM)
-                stopper.cancel()
+                for each in listening:
+                    each.cancel()
         finally:
             self.hooks.on_stop()
             if self.channel is not None:
                 self.channel.close()
-            for number in signals:
+            for number in (*signals, SIGUSR2):
                 loop.remove_signal_handler(number)
         return self.exit_code
+
+    def _work(self, group: asyncio.TaskGroup, place: _Place) -> None:
+        task = group.create_task(self._keep(place, self._run_worker))
+        self.working.add(task)
+        task.add_done_callback(self.working.discard)
+
+    async def _worked(self) -> None:
+        """Wait until there is no worker."""
+        while self.working:
+            await asyncio.wait(tuple(self.working))
 
     def _on_signal(self, number: Signals) -> None:
         now_s = time.monotonic()
@@ -180,6 +218,48 @@ class _Supervisor:
         _log.warning("killing %d processes that have not ended", len(self.running | self.pages))
         _signal(self.running | self.pages, SIGKILL)
 
+    async def _replace_on_signal(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self.replacing.wait()
+                self.replacing.clear()
+                if self.stopping.is_set():
+                    return
+                _log.info("SIGUSR2: putting new workers in the place of the old ones")
+                why_not = await self._replace(group)
+                if why_not:
+                    _log.error("%s: the old ones serve on", why_not)
+                else:
+                    _log.info("new workers serve; the old ones end with their connections")
+                if self.channel is not None and not why_not and not self.channel.starting:
+                    _signal(self.pages, SIGTERM)  # workers make pages until the next look starts another one
+                self.hooks.on_replaced(why_not)
+
+    async def _replace(self, group: asyncio.TaskGroup) -> str:
+        """Put a new worker in the place of each; what keeps one from serving, in words."""
+        for at, old in enumerate(self.places):
+            new = _Place(old.name, new=True)
+            self._work(group, new)
+            await _first(new.ready, new.over, within_s=READY_WITHIN_S)
+            if not new.ready.is_set():
+                new.left = True
+                if new.process is not None:
+                    _signal((new.process,), SIGKILL)
+                return f"{old.name}: the new one does not come to serve"
+            self.places[at] = new
+            group.create_task(self._leave(old))
+        return ""
+
+    async def _leave(self, old: _Place) -> None:
+        """Have a worker end with its connections; killed where it does not."""
+        old.left = True
+        if old.process is not None:
+            _signal((old.process,), SIGUSR2)
+        await _first(old.over, within_s=self.shutdown_grace_s + HAND_OVER_MORE_S + KILL_MARGIN_S)
+        if not old.over.is_set() and old.process is not None:
+            _log.warning("killing %s, in whose place another one serves: it has not ended", old.name)
+            _signal((old.process,), SIGKILL)
+
     async def _end_pages(self, task: asyncio.Task[None], number: Signals) -> None:
         """End the process of pages, which `task` keeps, after the workers: what they gave away last is answered."""
         _signal(self.pages, number)
@@ -188,15 +268,24 @@ class _Supervisor:
             _signal(self.pages, SIGKILL)
             await asyncio.wait([task])
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
-        """Run one process again and again, until a signal stops it; `run` says how it ended, nothing where it was to
-        end."""
-        delay_s, last = 0.0, ""
-        while not self.stopping.is_set():
+    async def _keep(self, place: _Place, run: Callable[[_Place], Awaitable[str]]) -> None:
+        """Run one process again and again, until a signal stops it or another place has its work; `run` says how it
+        ended, nothing where it was to end."""
+        try:
+            await self._keep_up(place, run)
+        finally:
+            place.over.set()
+
+    async def _keep_up(self, place: _Place, run: Callable[[_Place], Awaitable[str]]) -> None:
+        name, delay_s, last = place.name, 0.0, ""
+        while not self.stopping.is_set() and not place.left:
             started = time.monotonic()
-            how = await run()
-            if self.stopping.is_set() or not how:
+            how = await run(place)
+            if self.stopping.is_set() or place.left or not how:
                 continue
+            if place.new and not place.ready.is_set():
+                _log.error("%s %s before it was ready", name, how)
+                return
             if not self.was_ready:
                 self.failed_starts += 1
                 if self.failed_starts >= FAILED_STARTS_LIMIT:
@@ -213,20 +302,22 @@ class _Supervisor:
                 await asyncio.wait_for(self.stopping.wait(), delay_s)
             delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
 
-    async def _run_worker(self) -> str:
+    async def _run_worker(self, place: _Place) -> str:
         fds: dict[str, tuple[int, ...]] = {"--fd": (self.listener.fileno(),)}
         fds |= {} if self.channel is None else {"--hand-fds": self.channel.hand_fds}
-        return await self._run(fds, self.running)
+        return await self._run(place, fds, self.running)
 
-    async def _run_pages(self) -> str:
+    async def _run_pages(self, place: _Place) -> str:
         """Run the process of pages when somebody looks."""
         assert self.channel is not None  # noqa: S101  (checked by run)
         fds = {"--adopt-fds": self.channel.adopt_fds}
         await self.channel.looked_at(self.stopping)
-        how = "" if self.stopping.is_set() else await self._run(fds, self.pages)
+        how = "" if self.stopping.is_set() else await self._run(place, fds, self.pages)
         return "" if self.channel.ended() else how
 
-    async def _run(self, fds: Mapping[str, tuple[int, ...]], among: set[asyncio.subprocess.Process]) -> str:
+    async def _run(
+        self, place: _Place, fds: Mapping[str, tuple[int, ...]], among: set[asyncio.subprocess.Process]
+    ) -> str:
         """Run one process with these options to its end, `among` these meanwhile; how it ended, in words."""
         loop = asyncio.get_running_loop()
         try:
@@ -242,9 +333,10 @@ class _Supervisor:
             finally:
                 os.close(worker_fd)
             among.add(process)
-            if self.stopping.is_set():  # the signal came while this one started
+            place.process = process
+            if self.stopping.is_set() or place.left:  # the signal came while this one started
                 os.kill(process.pid, SIGTERM)
-            loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
+            loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd, place)
             code = await process.wait()
             if self.hooks.on_end is not None and self.spawn is not None:
                 self.spawn(self._announce_end(gateway_id))
@@ -252,6 +344,7 @@ class _Supervisor:
         finally:
             loop.remove_reader(ready_fd)
             os.close(ready_fd)
+            place.process = None
             if process is not None:
                 among.discard(process)
                 if process.returncode is None:  # cancelled
@@ -275,9 +368,12 @@ class _Supervisor:
             start_new_session=True,
         )
 
-    def _on_ready_byte(self, loop: asyncio.AbstractEventLoop, ready_fd: int) -> None:
+    def _on_ready_byte(self, loop: asyncio.AbstractEventLoop, ready_fd: int, place: _Place) -> None:
         loop.remove_reader(ready_fd)
-        if os.read(ready_fd, 1) and not self.was_ready:
+        if not os.read(ready_fd, 1):
+            return
+        place.ready.set()
+        if not self.was_ready:
             self.was_ready = True
             if self.hooks.on_ready is not None:
                 self.hooks.on_ready(address_of(self.listener))
@@ -289,6 +385,16 @@ def _channel() -> Channel | None:
     except OSError as error:
         _log.warning("workers make pages: the system has nothing to share with a process of their own (%s)", error)
         return None
+
+
+async def _first(*events: asyncio.Event, within_s: float) -> None:
+    """Wait for one of them, at most so long."""
+    waits = [asyncio.ensure_future(each.wait()) for each in events]
+    try:
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
 
 
 def _signal(processes: Iterable[asyncio.subprocess.Process], number: Signals) -> None:

@@ -93,6 +93,8 @@ class Clients:
         self.ended: Counter[Awaited] = Counter(dict.fromkeys(AWAITED, 0))
         self.refused: Counter[Share] = Counter(dict.fromkeys(SHARES, 0))
         self._warned = False
+        self.leaving = False
+        """Whether this process takes no new connections any more: those that it has end with their next answer."""
 
     def __len__(self) -> int:
         return len(self._all) + len(self._arriving)

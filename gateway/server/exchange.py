@@ -303,7 +303,8 @@ class Exchange:
         transport.write(data)
 
     def _head_of(self, status: int, lines: bytes, framing: bytes) -> bytes:
-        if self._protocol._close or self._protocol._force_close:
+        protocol = self._protocol
+        if protocol._close or protocol._force_close or protocol._leaves:
             self.keep_alive = False
         if not self.keep_alive:
             framing += b"Connection: close\r\n"

@@ -527,6 +527,10 @@ class FrontProtocol(asyncio.Protocol):
             waiter.set_result(None)
 
     @property
+    def _leaves(self) -> bool:
+        return self.front.shared.clients.leaving
+
+    @property
     def writing_paused(self) -> bool:
         """Return whether the client has to take what is written before there is more."""
         return self._paused

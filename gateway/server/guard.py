@@ -167,6 +167,10 @@ class GuardedProtocol(PacedProtocol):
         self._clients.enter(self)
 
     @property
+    def _leaves(self) -> bool:
+        return self._clients.leaving
+
+    @property
     def _payer(self) -> str:
         """Return whose request is being served, empty where that is not known."""
         return self._exchange.account if self._exchange is not None else ""

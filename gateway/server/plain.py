@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.dialects.base import Match
+    from gateway.server.clients import Clients
     from gateway.server.guard import EdgeRules
 
 # More than this that waits to be sent makes an exchange wait for its client, until less than LOW_BYTES wait.
@@ -39,6 +40,7 @@ GONE_LOOK_S: Final = 0.2
 READ_BYTES: Final = 131_072
 
 RULES: Final = web.AppKey("edge_rules", object)
+CLIENTS: Final = web.AppKey("edge_clients", object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class PlainConnection:
 
     _close = _force_close = False
     account = ""
+
+    @property
+    def _leaves(self) -> bool:
+        clients = cast("Clients | None", self._request.app[CLIENTS])
+        return clients is not None and clients.leaving
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
@@ -126,8 +133,10 @@ class PlainConnection:
 class PlainRunner(web.AppRunner):
     """Runs an application as aiohttp does; options are those of `web.AppRunner`."""
 
-    def __init__(self, app: web.Application, rules: EdgeRules, **options: Any) -> None:
-        app[RULES] = rules
+    def __init__(
+        self, app: web.Application, rules: EdgeRules, *, clients: Clients | None = None, **options: Any
+    ) -> None:
+        app[RULES], app[CLIENTS] = rules, clients
         app.on_response_prepare.append(_end_after_chunks)
         own = {"auto_decompress": False, "read_bufsize": READ_BYTES, "lingering_time": rules.linger_s}
         super().__init__(app, **{**options, **own, "access_log": None})

@@ -36,8 +36,9 @@ class ClientConnection(Protocol):
     """A client's connection.
 
     `_paused` says that nothing more should be written before `_drain_helper` has returned; `_close` and `_force_close`
-    that the connection ends with this answer; `account` is the one that it counts for, by `claim`. They are attributes,
-    not calls: they are read with every piece or request.
+    that the connection ends with this answer, and `_leaves` that it ends with the next one that is begun, because
+    another process serves in this one's place; `account` is the one that it counts for, by `claim`. They are
+    attributes, not calls: they are read with every piece or request.
     """
 
     @property
@@ -50,6 +51,8 @@ class ClientConnection(Protocol):
     def _close(self) -> bool: ...
     @property
     def _force_close(self) -> bool: ...
+    @property
+    def _leaves(self) -> bool: ...
     @property
     def account(self) -> str: ...
     async def _drain_helper(self) -> None: ...

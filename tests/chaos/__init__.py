@@ -15,9 +15,9 @@
     payments      payments under kills; payers  who buys and gives back; tills  where they pay
     paid          the verdict by the provider's objects
     beside        rounds judged by counts of their own: batches  of usage with bad bytes, exports  to a Lago,
-                  migrations  of a filled ledger, later  which they are
+                  handover  to new workers, migrations  of a filled ledger, later  which they are
     run           rounds of faults under load; report  the table
-    soak          ten minutes without faults, watching memory and keys
+    soak          minutes or hours without faults: memory, descriptors and both stores stay as they are
 
 `python -m tests.chaos` runs the long version; `test_chaos.py`, `test_cluster.py` and `test_overspend.py` are the short
 ones.

@@ -1,6 +1,6 @@
 """Rounds that are judged by counts of their own, beside those of requests: each a row of `make chaos`.
 
-`python -m tests.chaos batches|exports|migrations` runs one of them alone.
+`python -m tests.chaos batches|exports|handover|migrations` runs one of them alone.
 """
 
 from collections import Counter
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tests.chaos.batches import batches
 from tests.chaos.exports import exports
+from tests.chaos.handover import handover
 from tests.chaos.migrations import migrations
 
 
@@ -20,6 +21,7 @@ class Beside(Protocol):
 ROWS = {
     "batches": ("batches with bad bytes", batches),
     "exports": ("exports under kills", exports),
+    "handover": ("all workers replaced under load", handover),
     "migrations": ("a migration killed on a filled ledger", migrations),
 }
 

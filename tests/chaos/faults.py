@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2, Signals
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, Signals
 
 import psutil
 
@@ -158,9 +158,9 @@ async def lose_account(stack: Stack, chance: random.Random) -> None:
 async def turn_clock_back(stack: Stack, chance: random.Random) -> None:
     """The wall clock of every worker is an hour behind for a while."""
     pids = stack.worker_pids()
-    send_signal(pids, SIGUSR2)
+    send_signal(pids, SIGUSR1)
     await asyncio.sleep(CLOCK_BACK_S)
-    send_signal(pids, SIGUSR2)
+    send_signal(pids, SIGUSR1)
 
 
 async def command_redis(stack: Stack, *command: bytes | str) -> None:

@@ -1,4 +1,4 @@
-"""A gateway worker whose wall clock goes back an hour on SIGUSR2, and forth again on the next one.
+"""A gateway worker whose wall clock goes back an hour on SIGUSR1, and forth again on the next one.
 
 Everything else is `gateway.app`.
 """
@@ -25,7 +25,7 @@ def _turn(*_: object) -> None:
 
 
 time.time = _shifted
-signal.signal(signal.SIGUSR2, _turn)
+signal.signal(signal.SIGUSR1, _turn)
 
 from gateway.app import main  # noqa: E402  (after the clock)
 

@@ -4,7 +4,8 @@ environment's.
     python supervised_worker.py HOW --fd N [--hand-fds N M] --ready-fd M
     python supervised_worker.py HOW --adopt-fds N M --ready-fd M
 
-HOW: "serve"; "fail" ends with code 3 before it is ready; "stubborn" ignores SIGTERM; "slow" needs a moment to end;
+HOW: "serve"; "fail" ends with code 3 before it is ready, and so does "unless:FILE" once there is such a file;
+"stubborn" ignores SIGTERM; "slow" needs a moment to end;
 "deaf" is stubborn, and the kernel does not tell it of its parent's end. The second one is the process of pages, which a
 worker asks for at once; it says that it was told to end, and does not.
 """
@@ -54,8 +55,11 @@ if given.how in ("stubborn", "deaf"):  # as real workers do; importing it takes 
     die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
 else:
     signal_when_parent_ends(os.getppid(), signal.SIGKILL)
-if given.how == "fail":
+if given.how == "fail" or (given.how.startswith("unless:") and os.path.exists(given.how.removeprefix("unless:"))):
     sys.exit(3)
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(0))
+if given.how == "stubborn":
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 if given.how in ("stubborn", "slow", "deaf"):
     signal.signal(signal.SIGTERM, end_slowly if given.how == "slow" else signal.SIG_IGN)
 listener = socket.socket(fileno=given.fd)

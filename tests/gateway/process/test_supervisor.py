@@ -172,6 +172,67 @@ def test_the_process_of_pages_is_told_last_and_not_waited_for_long():
         supervised.read_until("pages are to end")
 
 
+def test_other_workers_take_the_place_of_all_while_connections_are_taken():
+    with supervising() as supervised:
+        supervised.wait_ready()
+        before = supervised.workers()
+        supervised.process.send_signal(signal.SIGUSR2)
+        until(lambda: supervised.ask()[0] not in before, "another worker answers")
+        supervised.read_until("replaced all")
+        until(lambda: len(supervised.workers()) == 2, "the old ones have ended")
+        assert not supervised.workers() & before
+        [dead, _] = supervised.workers()
+        os.kill(dead, signal.SIGKILL)
+        until(lambda: len(supervised.workers() - {dead}) == 2, "those are started again, too")
+        assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_workers_that_do_not_come_to_serve_take_nobodys_place(tmp_path):
+    broken = tmp_path / "broken"
+    with supervising(f"unless:{broken}", workers=1) as supervised:
+        supervised.wait_ready()
+        before = supervised.workers()
+        broken.touch()
+        supervised.process.send_signal(signal.SIGUSR2)
+        assert supervised.read_until("replaced ") == "replaced worker 1: the new one does not come to serve"
+        assert supervised.workers() == before
+        supervised.ask()
+        broken.unlink()
+        supervised.process.send_signal(signal.SIGUSR2)
+        supervised.read_until("replaced all")
+        until(lambda: not supervised.workers() & before, "the old ones have ended")
+        assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_a_worker_that_does_not_go_is_killed():
+    with supervising("stubborn", workers=1, grace_s=0.1) as supervised:
+        supervised.wait_ready()
+        [old] = supervised.workers()
+        supervised.process.send_signal(signal.SIGUSR2)
+        supervised.read_until("killing worker 1, in whose place another one serves")
+        until(lambda: not is_alive(old), "it has ended")
+        supervised.ask()
+        assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_a_stop_ends_old_and_new_workers():
+    with supervising("stubborn", workers=1, grace_s=3600) as supervised:
+        supervised.wait_ready()
+        [old] = supervised.workers()
+        supervised.process.send_signal(signal.SIGUSR2)
+        supervised.read_until("replaced all")
+        assert len(supervised.workers()) == 2
+        supervised.process.send_signal(signal.SIGTERM)
+        supervised.read_until("SIGTERM: stopping")
+
+        def hurry():
+            supervised.process.send_signal(signal.SIGTERM)
+            return supervised.process.poll() is not None
+
+        until(hurry, "it ends")
+        assert not is_alive(old)
+
+
 def test_a_worker_that_does_not_end_is_killed():
     with supervising("stubborn", workers=1, grace_s=0.1) as supervised:
         supervised.wait_ready()
