@@ -12,7 +12,7 @@ from billing.cli import REFUSED, USAGE, Output
 from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
-from gateway.commands import backup
+from gateway.commands import postgres_programs
 from tests.support.commands import do_curl, with_host
 
 pytestmark = pytest.mark.slow
@@ -65,12 +65,12 @@ def test_traffic_backup_more_traffic_restore(shell):
 
 
 async def test_what_takes_long_says_what_it_is_at(monkeypatch):
-    monkeypatch.setattr(backup, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(postgres_programs, "PROGRESS_S", 0.01)
     dump = """echo 'pg_dump: dumping contents of table "public.{}"' >&2"""
     script = "; ".join(map(dump.format, ("accounts", "usage_events")))
     told = io.StringIO()
     program = await asyncio.create_subprocess_shell(f"{script}; read end", stdin=PIPE, stderr=PIPE)
-    words = backup._Words(Output(Common(), io.StringIO(), told), program.stderr)
+    words = postgres_programs._Words(Output(Common(), io.StringIO(), told), program.stderr)
     async with asyncio.timeout(60):
         while "  table 2: usage_events ..." not in told.getvalue().splitlines():
             await asyncio.sleep(0.01)
