@@ -51,19 +51,36 @@ def add_upkeep(app: typer.Typer) -> None:
     add_command(app, "reconcile", reconcile)
 
 
-async def migrate(output: Output) -> None:
+async def migrate(
+    output: Output,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Change nothing: show what each migration locks, and for how long.")
+    ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="With --plan: measure it on a copy of the whole database, below TMPDIR.")
+    ] = False,
+) -> None:
     """Bring the database to this version's schema."""
     refuse_api_url(output)
+    if copy and not plan:
+        raise CommandFailed("--copy is of --plan.", USAGE)
     from billing.database.migrate import migrate as apply_migrations
     from gateway.commands.stores import explained_failures, named_store, open_stores
     from gateway.config.environment import command_environment
 
     with explained_failures():
         async with open_stores(command_environment(os.environ), output, redis=False) as stores:
-            with named_store(stores.database_url):
-                applied = await apply_migrations(stores.database_url)
-    summary = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
-    output.show(Shown({"applied": applied}, (summary,)))
+            if plan:
+                from gateway.commands import migration_plan
+
+                with named_store(stores.database_url):
+                    shown = migration_plan.shown(await migration_plan.plan(stores, output, copy=copy))
+            else:
+                with named_store(stores.database_url):
+                    applied = await apply_migrations(stores.database_url)
+                summary = f"Applied {', '.join(applied)}." if applied else "The schema is up to date."
+                shown = Shown({"applied": applied}, (summary,))
+    output.show(shown)
 
 
 async def doctor(
