@@ -84,7 +84,7 @@ def test_into_an_empty_database(shell, database_url, empty_database_url, redis_u
     env = {"DATABASE_URL": url, "REDIS_URL": redis_url}
     assert shell.run("operator", "account", "create", "Acme", env=env).code == 0
     made = shell.run("backup", str(file), "--json", env=env)
-    assert made.json == {"file": str(file), "bytes": file.stat().st_size}
+    assert made.json == {"file": str(file), "bytes": file.stat().st_size, "removed": [], "proof": None}
     shell.run("backup", str(file), env=env).failed(USAGE)
     assert "nothing of Metergate's" in shell.run("backup", "x", env={"DATABASE_URL": empty}).failed(REFUSED)
     restored = shell.run("restore", str(file), "--json", env={"DATABASE_URL": empty})
