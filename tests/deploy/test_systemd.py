@@ -27,6 +27,7 @@ from tests.support.system_manager import Manager, manager
 
 FOLDER = CHECKOUT / "deploy" / "systemd"
 UNIT = FOLDER / "metergate.service"
+UNITS = sorted((*FOLDER.glob("*.service"), *FOLDER.glob("*.timer")))
 ADMIN_KEY = "the-admin-key-of-a-unit-that-is-tested"
 # systemd's own figure for what a service that has gone wrong can reach: 10 is everything.
 MOST_EXPOSED = 15  # tenths
@@ -40,13 +41,15 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_systemd_accepts_the_unit():
-    judged = analyze("verify", str(UNIT))
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_accepts_the_units(unit):
+    judged = analyze("verify", str(unit))
     assert (judged.returncode, judged.stdout, judged.stderr) == (0, "", "")
 
 
-def test_a_gateway_that_has_gone_wrong_reaches_next_to_nothing():
-    judged = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(UNIT))
+@pytest.mark.parametrize("unit", [each for each in UNITS if each.suffix == ".service"], ids=lambda path: path.name)
+def test_a_service_that_has_gone_wrong_reaches_next_to_nothing(unit):
+    judged = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(unit))
     assert judged.returncode == 0, judged.stdout[-300:] + judged.stderr
 
 
@@ -139,6 +142,14 @@ async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answer
 
     body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "Count to 20."}]}
     headers = {"Authorization": f"Bearer {key}"}
+    before = {each.pid for each in service.processes()}
+    async with service.session.post(f"{service.url}/v1/chat/completions", json=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        await answer.content.readline()
+        assert await service.manager.systemctl("reload", UNIT.name) == ""
+        await until(lambda: bool({each.pid for each in service.processes()} - before))
+        assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
+    assert (await service.manager.show(UNIT.name, "NRestarts")) == {"NRestarts": "1"}
     async with service.session.post(f"{service.url}/v1/chat/completions", json=body, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         await answer.content.readline()
