@@ -6,7 +6,10 @@
     init        init: files to edit
     upkeep      migrate, doctor, explain, reconcile, ledger verify and set-aside: commands on the database and Redis
                 themselves; export: usage events as files
-    backup      backup, restore: the database in a file
+    migration_plan  migrate --plan: what migrations lock, by a scratch database
+    backup      backup, restore: the database in a file; backup_places  a folder, or a bucket
+    postgres_programs  pg_dump and others, as they are run; scratch  a database for a moment
+    reload      reload: new workers in the place of those that run
     doctor      its findings, of the configuration, the disk, providers, and both stores
     running     what the gateway that runs says of itself
     stores      where the stores are, and what a failure says; store_options  those of one command

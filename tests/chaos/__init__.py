@@ -16,6 +16,7 @@
     paid          the verdict by the provider's objects
     beside        rounds judged by counts of their own: batches  of usage with bad bytes, exports  to a Lago,
                   handover  to new workers, migrations  of a filled ledger, later  which they are
+    releases      two releases side by side under load, with kills, an upgrade and the way back
     run           rounds of faults under load; report  the table
     soak          minutes or hours without faults: memory, descriptors and both stores stay as they are
 

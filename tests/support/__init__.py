@@ -30,6 +30,7 @@ system_manager     systemd as the first process of namespaces of its own
 commands           `metergate` as a person runs it
 command_tree       every command, as it is called
 command_calls      what commands do with a client, without a command line
+releases           two releases of Metergate, each installed in an environment of its own
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process

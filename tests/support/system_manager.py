@@ -37,9 +37,12 @@ read -r nothing
 pkill -KILL -P $!
 wait
 """
-METERGATE = f"""#!/bin/sh
+ENVIRONMENT = f"""#!/bin/sh
 export LD_LIBRARY_PATH={PYTHON}/lib PYTHONHOME={PYTHON} PYTHONPATH=/opt/checkout:/opt/venv PYTHONDONTWRITEBYTECODE=1
-exec {PYTHON}/bin/{Path(sys.executable).resolve().name} -m gateway "$@"
+"""
+INTERPRETER = f"""{ENVIRONMENT}exec {PYTHON}/bin/{Path(sys.executable).resolve().name} "$@"
+"""
+METERGATE = f"""{ENVIRONMENT}exec /opt/metergate/bin/python -m gateway "$@"
 """
 
 
@@ -143,9 +146,10 @@ def boot_script(folder: Path, files: Mapping[str, str]) -> str:
     lines += [f"mount -t tmpfs tmpfs {place}" for place in ("/run", "/var/lib", *TEMPORARY)]
     lines += ["mkdir /run/etc /run/work"]
     lines += ["mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/work /etc"]
-    for path, text in {**files, "/opt/metergate/bin/metergate": METERGATE}.items():
+    programs = {"/opt/metergate/bin/metergate": METERGATE, "/opt/metergate/bin/python": INTERPRETER}
+    for path, text in {**files, **programs}.items():
         lines += [f"mkdir -p {Path(path).parent}", f"cat > {path} <<'EOF'\n{text}EOF", f"chmod 644 {path}"]
-    lines += ["chmod 755 /opt/metergate/bin/metergate", "umount -R /sys/fs/cgroup 2>/dev/null || true"]
+    lines += [f"chmod 755 {' '.join(programs)}", "umount -R /sys/fs/cgroup 2>/dev/null || true"]
     lines += ["mount -t cgroup2 cgroup2 /sys/fs/cgroup", "mount --make-rshared /"]
     named = "container=test SYSTEMD_UNIT_PATH=/opt/test/units SYSTEMD_LOG_TARGET=null"
     return "\n".join([*lines, f"exec env {named} {SYSTEMD} --system --unit=test.target --show-status=no", ""])

@@ -1529,7 +1529,8 @@ CREATE TABLE public.migrations (
     number integer NOT NULL,
     name text NOT NULL,
     digest text NOT NULL,
-    applied_at timestamp with time zone DEFAULT now() NOT NULL
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    rolls boolean NOT NULL
 );
 
 
