@@ -1,16 +1,20 @@
 """Programs of PostgreSQL that commands run, which say how far they are and why they failed.
 
 They are those of the wheel of the embedded server, which also work with older servers; where the wheel has none for
-this machine, those on PATH. No password is an argument of a program, where others could read it.
+this machine, those on PATH. No password is an argument of a program, where others could read it. None outlives the
+command, however that ends.
 """
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Final
 
 from billing.cli import CommandFailed, Output
+from gateway.embedded import launch
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +31,9 @@ CONNECT_S: Final = "10"
 _ANEW: Final = b"DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
 # Which scripts for Postgres 17 and later begin with, and older servers refuse.
 _UNKNOWN_SETTING: Final = b"SET transaction_timeout = 0;\n"
+
+# Has a program end with its parent (`gateway.embedded.launch`).
+LAUNCH: Final = (sys.executable, "-I", "-S", launch.__file__)
 
 Take = Callable[[bytes], object]
 
@@ -130,6 +137,10 @@ async def _started(
 
     target, secret = ((), {}) if url is None else program_target(url)
     process = await asyncio.create_subprocess_exec(
+        *LAUNCH,
+        str(os.getpid()),
+        str(SIGKILL.value),
+        "-",
         str(_program(name)),
         *options,
         *target,

@@ -3,9 +3,12 @@
 import asyncio
 import io
 import stat
+import subprocess
+import sys
 from asyncio.subprocess import PIPE
 from typing import Any
 
+import psutil
 import pytest
 
 from billing.cli import REFUSED, USAGE, Output
@@ -13,7 +16,7 @@ from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
 from gateway.commands import postgres_programs
-from tests.support.commands import do_curl, with_host
+from tests.support.commands import CHECKOUT, WAIT_S, do_curl, with_host
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +147,26 @@ def test_no_password_is_an_argument(url, shown, password):
     options, secret = program_target(url)
     assert options == ("--no-password", f"--dbname={shown}")
     assert secret == ({} if password is None else {"PGPASSWORD": password})
+
+
+SLEEPING = """
+import asyncio, sys
+from gateway.commands.postgres_programs import _started
+async def work():
+    async with _started("psql", ("--command=SELECT pg_sleep(600)",), sys.argv[1]) as program:
+        print(program.pid, flush=True)
+        await program.wait()
+asyncio.run(work())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's end")
+def test_a_command_that_is_killed_takes_the_programs_along(database_url):
+    command = [sys.executable, "-c", SLEEPING, database_url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    assert process.stdout is not None
+    program = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert psutil.wait_procs([program], timeout=WAIT_S)[1] == []
