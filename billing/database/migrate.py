@@ -1,8 +1,8 @@
 """Migrations: numbered, append-only SQL files, applied in order under an advisory lock, each in its own transaction.
 
-A migration rolls: the release before the one that brings it runs on, and may be started, on a database that has it. One
-that does not says so, in a line of its own: `-- does not roll: WHY`. The database keeps which do, for releases that have
-never seen them.
+A migration rolls: the release before the one that brings it runs on, and may be started, on a database that has it.
+One that does not says so, in a line of its own: `-- does not roll: WHY`. The database keeps which do, for releases that
+have never seen them.
 """
 
 import hashlib
