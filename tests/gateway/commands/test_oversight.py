@@ -36,6 +36,18 @@ def test_a_balance_is_adjusted_and_an_account_closed(shell, stores, account):
     assert len(entries) == 5
 
 
+def test_operators_are_told_of_troubles_and_try_whether_they_would_be(shell, stores):
+    webhooks = ("operator", "webhooks")
+    added = shell.run(*webhooks, "add", "https://example.com/pager", "--type", "trouble.began", "--json", env=stores)
+    endpoint = added.json["id"]
+    assert added.json["secret"]
+    assert f"webhooks deliveries {endpoint}" in shell.run(*webhooks, "test", endpoint, env=stores).stdout
+    [sent] = shell.run(*webhooks, "deliveries", endpoint, "--json", env=stores).json["data"]
+    assert sent["type"] == "test"
+    assert "trouble.began" in shell.run(*webhooks, "list", env=stores).stdout
+    assert "removed" in shell.run(*webhooks, "remove", endpoint, env=stores).stdout
+
+
 def test_people(shell, stores, database_url):
     async def register():
         database = Database(database_url)
