@@ -6,7 +6,6 @@ variables that every client of S3 reads (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KE
 is written there is whole or not there.
 """
 
-import asyncio
 import os
 import re
 from collections.abc import Mapping
@@ -83,6 +82,8 @@ class Bucket:
 
     async def put(self, name: str, file: Path) -> None:
         """Write a file under a name."""
+        import asyncio
+
         import obstore
 
         with _explained(self.place):
@@ -92,6 +93,8 @@ class Bucket:
 
     async def get(self, name: str, file: Path) -> None:
         """Read what a name has into a file that is there."""
+        import asyncio
+
         import obstore
 
         with _explained(self.place):

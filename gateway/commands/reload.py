@@ -5,7 +5,6 @@ supervisor stays. While it runs it holds the lock of `DATA_DIR/gateway`, where i
 of each time that it was asked.
 """
 
-import asyncio
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -104,6 +103,8 @@ async def reload(
 
 
 async def _became(folder: Path, pid: int, before: int, wait_s: float) -> Replaced:
+    import asyncio
+
     try:
         async with asyncio.timeout(wait_s):
             while holder(folder) == pid:

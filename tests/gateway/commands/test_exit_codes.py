@@ -67,6 +67,9 @@ OF_THE_API = {
     "operator stripe events": "operator stripe events",
     "operator stripe replay": "operator stripe replay evt_x",
     "operator stripe reconcile": "operator stripe reconcile",
+    "operator webhooks list": "operator webhooks list",
+    "operator webhooks add": "operator webhooks add https://example.com",
+    **{f"operator webhooks {what}": f"operator webhooks {what} x" for what in ("remove", "test", "deliveries")},
     "operator key create": "operator key create acc_x k",
     "operator key list": "operator key list acc_x",
     "operator key update": "operator key update key_x --name y",
@@ -104,8 +107,8 @@ DONE = [
     "operator price try openai/gpt-4o input_tokens=1",
 ]
 # `up` brings its own stores; `connect` writes files of coding agents; `doctor` says of stores that are away that they
-# are, and ends with 1.
-ALONE = ("up", "doctor", "connect")
+# are, and ends with 1; `reload` asks for a gateway that runs here, and for nothing else.
+ALONE = ("up", "doctor", "connect", "reload")
 # It makes the configuration, and reads none.
 UNCONFIGURED = ("init",)
 
