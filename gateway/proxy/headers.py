@@ -50,10 +50,8 @@ _ANSWERED: Final = frozenset(
 _RENAMED_PREFIXES: Final = _names(*of_all(lambda each: each.renamed_prefixes))
 _PROVIDERS_REQUEST_ID: Final = frozenset(_names(*of_all(lambda each: each.request_id_headers)))
 
-# A line is joined from its name with a colon, its value and its end: to format each costs twice as much.
 _COLON: Final = b": "
 _LINE_END: Final = b"\r\n"
-_PARTS: Final = 3
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 
 # What happens to a header, by its name.
@@ -138,7 +136,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
 
 def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines for the provider, from the headers of an account's client: complete but for Host and framing."""
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     policy = fixed.policy
     for name, value in headers:
@@ -146,22 +144,22 @@ def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
         if not action:  # dropped, as most are
             continue
         if action == _PASSES:
-            parts += begins, value, _LINE_END
+            lines.append(begins + value)
         elif action == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
         elif action == _IDEMPOTENCY_KEY and value.strip():
-            parts += b"Idempotency-Key: ", _own_idempotency_key(account_id, value), _LINE_END
+            lines.append(b"Idempotency-Key: " + _own_idempotency_key(account_id, value))
     if named:
-        parts = _without(parts, named)
-    parts.append(fixed.lines)
-    return b"".join(parts)
+        lines = _without(lines, named)
+    lines.append(fixed.lines)
+    return _LINE_END.join(lines)
 
 
 def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) -> ResponseHead:
     """Return what becomes of the headers of a provider's answer; `own` are lines that the client gets before them. With
     `private` these say what caches may do, and not the provider."""
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
     policy = _OF_PROVIDERS
@@ -182,19 +180,16 @@ def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) ->
                 content_type = value.strip().lower()
             elif action == _CONTENT_ENCODING:
                 encoding = value.decode("latin-1").strip().lower()
-        parts += begins, value, _LINE_END
+        lines.append(begins + value)
     if named:
-        parts = _without(parts, named)
-    return ResponseHead(own + b"".join(parts), content_type, encoding, request_id)
+        lines = _without(lines, named)
+    lines.append(b"")
+    return ResponseHead(own + _LINE_END.join(lines), content_type, encoding, request_id)
 
 
-def _without(parts: list[bytes], named: frozenset[bytes]) -> list[bytes]:
-    """Return the parts of lines, three each, but for those of names that are for this hop alone."""
-    kept: list[bytes] = []
-    for at in range(0, len(parts), _PARTS):
-        if parts[at].removesuffix(_COLON).lower() not in named:
-            kept += parts[at : at + _PARTS]
-    return kept
+def _without(lines: list[bytes], named: frozenset[bytes]) -> list[bytes]:
+    """Return lines but for those of names that are for this hop alone."""
+    return [line for line in lines if line.partition(_COLON)[0].lower() not in named]
 
 
 def _of_client(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:
