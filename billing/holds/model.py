@@ -85,12 +85,13 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     ladder: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least_output <= self.most_output <= MAX_OUTPUT_TOKENS:
+        tokens, cost_nano, unit_nano, choices = self.input_tokens, self.input_cost_nano, self.unit_nano, self.choices
+        most = self.most_output
+        if not 0 <= self.least_output <= most <= MAX_OUTPUT_TOKENS:
             raise NeedTooLarge("the maximum of output tokens is out of bounds")
-        if self.choices < 1 or min(self.input_tokens, self.input_cost_nano, self.unit_nano) < 0:
+        if choices < 1 or tokens < 0 or cost_nano < 0 or unit_nano < 0:
             raise ValueError("a need counts up from zero, and from one choice")
-        worst = self.input_cost_nano + self.unit_nano * self.most_output
-        if max(worst, self.input_tokens + self.choices * self.most_output) > MAX_NANO:
+        if cost_nano + unit_nano * most > MAX_NANO or tokens + choices * most > MAX_NANO:
             raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
         if self.ladder:
             self._check_ladder()
