@@ -23,14 +23,12 @@ from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, Plain, charge, markup_of
 from gateway.proxy.provider_tools import most_granted
 from gateway.proxy.senders import NOBODY, Sender
-from gateway.server.ids import paid_lines_of
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
     from billing.holds.model import AdmissionTarget, Hold
     from gateway.config.defaults import EstimateSettings
     from gateway.proxy.candidates import Route
-    from gateway.server.ids import PaidLines
 
 
 class Granted(NamedTuple):
@@ -78,16 +76,15 @@ class Terms:
 
 class Facts:
     """A key's facts of a model at an endpoint: who of the `route` serves that, the `terms` by the names of
-    destinations, the `target` of holds, and the `lines` of answers, each made when it is first asked for."""
+    destinations, and the `target` of holds, each made when it is first asked for."""
 
-    __slots__ = ("destinations", "lines", "route", "target", "terms")
+    __slots__ = ("destinations", "route", "target", "terms")
 
     def __init__(self, route: Route, destinations: tuple[Destination, ...]) -> None:
         self.route = route
         self.destinations = destinations
         self.terms: dict[str, Terms] = {}
         self.target: AdmissionTarget | None = None
-        self.lines: PaidLines | None = None
 
 
 def keep_facts(principal: Principal, kept_as: tuple[str, ...], facts: Facts) -> None:
@@ -219,13 +216,6 @@ class RequestContext(msgspec.Struct, gc=False):
         if not work.open_tools or self.match.endpoint.free:
             return None
         return hold.granted_calls if self.strict else most_granted(work, self.terms.rules.default_tool_calls)
-
-    def paid_lines(self, hold: Hold, charged_nano: int | None) -> bytes:
-        """Return the header lines of its own that an answer begins with; `charged_nano` where that is known."""
-        lines, minute = self.facts.lines, hold.target.limits.minute
-        if lines is None or lines.minute is not minute:
-            lines = self.facts.lines = paid_lines_of(minute, self.match.endpoint.id_header)
-        return lines.of(hold, charged_nano)
 
     def balance_before_nano(self, hold: Hold) -> int:
         """Return what the account had when this request was admitted, all other holds taken off."""

@@ -45,7 +45,7 @@ from gateway.proxy.stored import Withheld, running_of, tokens_to_go_on_from
 from gateway.server import limit_refusals, refusals
 from gateway.server.caching import PRIVATE_LINES
 from gateway.server.exchange import BodyTooLarge, ClientGone
-from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line
+from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.server.refusals import Refuse
 from gateway.upstream.base import UpstreamError, UpstreamTooLarge
 from gateway.upstream.health import Attempt
@@ -436,7 +436,7 @@ class Course:
         told = self.settled if created is None else None
         settlement = proxy.settlements.reported(context, hold, reported, partial(dialect.output, body), told)
         # while Redis is asked:
-        self.lines = head.lines + context.paid_lines(hold, settlement.debit.charged_nano)
+        self.lines = head.lines + paid_lines(hold, settlement.debit.charged_nano, context.match.endpoint.id_header)
         if created is not None:
             tokens = tokens_to_go_on_from(context, hold, reported)
             self.detour(detours.record_while_settling(self, settlement, created, tokens))
@@ -491,7 +491,7 @@ class Course:
         proxy, context, hold = self.proxy, self.context, self.hold
         context.first_byte_s = proxy.clock()
         proxy.metrics.time_to_first_byte(context.route.provider.name, context.first_byte_s - context.started_s)
-        lines = self.head.lines + context.paid_lines(hold, None)
+        lines = self.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
         self.exchange.begin(OK, lines + balance_line(context.balance_before_nano(hold)))
 
     def look_at_stream(self, answer: Response) -> None:

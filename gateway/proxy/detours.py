@@ -18,7 +18,7 @@ from gateway.proxy.outcomes import uncharged
 from gateway.proxy.provider_request import provider_request_in_thread
 from gateway.proxy.stored import tokens_to_go_on_from
 from gateway.server import refusals
-from gateway.server.ids import balance_line
+from gateway.server.ids import balance_line, paid_lines
 from gateway.upstream.base import UpstreamError, send_within
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ async def estimate_whole(course: Course, output: Output, created: Created | None
         course.unsettled(error)
         return
     await proxy.stored.record(context, created, tokens_to_go_on_from(context, hold, None))
-    course.lines = course.head.lines + context.paid_lines(hold, charged_nano)
+    course.lines = course.head.lines + paid_lines(hold, charged_nano, context.match.endpoint.id_header)
     course.give_whole(settled)
 
 
@@ -258,7 +258,7 @@ async def leave_running(course: Course, running: Created) -> None:
         raise
     context.body = b""
     proxy.settlements.hand_over(hold, following)
-    lines = course.head.lines + context.paid_lines(hold, None)
+    lines = course.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
     course.exchange.answer(200, lines + balance_line(context.balance_before_nano(hold)), course.body)
     proxy.outcomes.count(context, 200)
     await flush(course)

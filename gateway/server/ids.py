@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from billing.money import NANO_PER_CENT, NANO_PER_USD
@@ -60,65 +60,64 @@ def usd(nano: int) -> bytes:
     """Return an amount as `billing.money.format_usd` shows it, as bytes."""
     if nano < 0:
         return b"-" + usd(-nano)
-    rest = nano % NANO_PER_USD
-    if rest % NANO_PER_CENT:
-        return (b"%d.%09d" % (nano // NANO_PER_USD, rest)).rstrip(b"0")
-    return b"%d.%02d" % (nano // NANO_PER_USD, rest // NANO_PER_CENT)
+    whole, rest = divmod(nano, NANO_PER_USD)
+    cents, smaller = divmod(rest, NANO_PER_CENT)
+    if smaller:
+        return (b"%d.%09d" % (whole, rest)).rstrip(b"0")
+    return b"%d.%02d" % (whole, cents)
 
 
-class PaidLines:
-    """Header lines of answers whose keys have these `minute` windows, also with the request's id as `id_header`: as
-    templates of what is the same in all of them."""
+class _Lines(NamedTuple):
+    """Lines as templates: `first` says which request it was, `charged` also what it cost, `limits` what its minute has
+    left. `windows` are, by metric, windows as (limit, index among the minute's)."""
 
-    __slots__ = ("_charged", "_first", "_limits", "_shows_id_twice", "_windows", "minute")
-
-    def __init__(self, minute: Minute, id_header: str | None) -> None:
-        self.minute = minute
-        found: dict[str, list[tuple[int, int]]] = {}
-        for index, (metric, limit) in enumerate(minute):
-            if metric in _SHOWN:
-                found.setdefault(metric, []).append((limit, index))
-        limits = "".join(
-            f"x-ratelimit-limit-{each}: %d\r\nx-ratelimit-remaining-{each}: %d\r\nx-ratelimit-reset-{each}: %b\r\n"
-            for each in found
-        )
-        first = f"{REQUEST_ID}: %b\r\n"
-        own = f"{id_header}: %b\r\n" if id_header is not None else ""
-        self._first = f"{first}{own}".encode()
-        self._charged = f"{first}{CHARGE}: %b\r\n{COST}: %b\r\n{own}".encode()
-        self._limits = limits.encode()
-        self._shows_id_twice = id_header is not None
-        self._windows = tuple(map(tuple, found.values()))
-        """By metric, windows as (limit, index among the minute's)."""
-
-    def of(self, hold: Hold, charged_nano: int | None) -> bytes:
-        """Return lines: which request this was, what was charged where that is known, how many output tokens it could
-        have where the hold has bounded them and not the client, and of the minute's windows by metric the one that has
-        the least left, as admission left it."""
-        template, request_id = self._first, hold.id_bytes
-        values: tuple[object, ...] = (request_id,)
-        if charged_nano is not None:
-            charge_usd = usd(charged_nano)
-            template, values = self._charged, (request_id, charge_usd, charge_usd)
-        if self._shows_id_twice:
-            values = (*values, request_id)
-        if hold.granted_output < hold.need.most_output:
-            template += GRANTED_LINE
-            values = (*values, hold.granted_output)
-        if self._windows:
-            template += self._limits
-            used, reset = hold.minute_used, duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
-            for windows in self._windows:
-                most, index = windows[0]
-                left = most - used[index]
-                for limit, at in windows[1:]:
-                    if limit - used[at] < left:
-                        most, left = limit, limit - used[at]
-                values += (most, left if left > 0 else 0, reset)
-        return template % values
+    first: bytes
+    charged: bytes
+    limits: bytes
+    windows: tuple[tuple[tuple[int, int], ...], ...]
 
 
-paid_lines_of: Final = lru_cache(maxsize=WINDOWS_KEPT)(PaidLines)
+@lru_cache(maxsize=WINDOWS_KEPT)
+def _lines_of(minute: Minute, id_header: str | None) -> _Lines:
+    """Return the templates for these windows."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for index, (metric, limit) in enumerate(minute):
+        if metric in _SHOWN:
+            found.setdefault(metric, []).append((limit, index))
+    limits = "".join(
+        f"x-ratelimit-limit-{metric}: %d\r\nx-ratelimit-remaining-{metric}: %d\r\nx-ratelimit-reset-{metric}: %b\r\n"
+        for metric in found
+    )
+    first = f"{REQUEST_ID}: %b\r\n"
+    own = f"{id_header}: %b\r\n" if id_header is not None else ""
+    charged = f"{first}{CHARGE}: %b\r\n{COST}: %b\r\n{own}"
+    return _Lines(f"{first}{own}".encode(), charged.encode(), limits.encode(), tuple(map(tuple, found.values())))
+
+
+def paid_lines(hold: Hold, charged_nano: int | None, id_header: str | None = None) -> bytes:
+    """Return header lines: which request this was (also in `id_header`), what was charged where that is known, how many
+    output tokens it could have where the hold has bounded them and not the client, and of the minute's windows by
+    metric the one that has the least left, as admission left it."""
+    first, charged, limits, shown = _lines_of(hold.target.limits.minute, id_header)
+    values: list[object] = [hold.id_bytes]
+    if charged_nano is not None:
+        first, charge_usd = charged, usd(charged_nano)
+        values += (charge_usd, charge_usd)
+    if id_header is not None:
+        values.append(hold.id_bytes)
+    if hold.granted_output < hold.need.most_output:
+        first += GRANTED_LINE
+        values.append(hold.granted_output)
+    if shown:
+        used, reset = hold.minute_used, duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
+        for windows in shown:
+            most, index = windows[0]
+            left = most - used[index]
+            for limit, at in windows[1:]:
+                if limit - used[at] < left:
+                    most, left = limit, limit - used[at]
+            values += (most, left if left > 0 else 0, reset)
+    return first % tuple(values) if not shown else (first + limits) % tuple(values)
 
 
 def served_lines(provider: str, model: str) -> bytes:

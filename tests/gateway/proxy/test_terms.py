@@ -20,7 +20,7 @@ from gateway.proxy.candidates import Candidate, Route
 from gateway.proxy.context import Facts, Terms, keep_facts
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.provider_request import provider_body
-from gateway.server.ids import MINUTE_MS, PaidLines, duration, usd
+from gateway.server.ids import MINUTE_MS, duration, paid_lines, usd
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import priced, request
 
@@ -171,7 +171,7 @@ def test_own_lines_say_which_request_it_was_its_charge_and_its_tightest_windows(
         left, limit = min(((limit - used, limit) for other, limit, used in windows if other == name), key=first)
         lines += [f"x-ratelimit-limit-{name}: {limit}", f"x-ratelimit-remaining-{name}: {max(0, left)}"]
         lines.append(f"x-ratelimit-reset-{name}: {duration(MINUTE_MS - at_ms % MINUTE_MS).decode()}")
-    assert PaidLines(held.minute, id_header).of(held, charged_nano).decode() == "\r\n".join((*lines, ""))
+    assert paid_lines(held, charged_nano, id_header).decode() == "\r\n".join((*lines, ""))
 
 
 @given(st.integers(-MAX_NANO, MAX_NANO) | st.integers(-(10**6), 10**6).map(lambda cents: cents * 10**7))
