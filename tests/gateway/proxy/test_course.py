@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from multidict import CIMultiDict
 
 from billing.holds.api import Holds
-from billing.holds.model import AdmitItem, Hold, HoldSettings, Settled, Settlement, Unavailable, VoidItem, refusal
+from billing.holds.model import Hold, HoldSettings, Settled, Settlement, Unavailable, VoidItem, refusal
 from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError
 from gateway.config.defaults import AttemptSettings, EstimateSettings, RequestSettings
@@ -399,7 +399,7 @@ class Life(RuleBasedStateMachine):
         def made(item: Any) -> Any:
             if how == "away":
                 return RedisAway("away")
-            if isinstance(item, AdmitItem):
+            if isinstance(item, Hold):
                 if how == "refused":
                     return [layout.BALANCE, 0, 10, 0]
                 if how == "missing":
