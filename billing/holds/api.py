@@ -29,7 +29,6 @@ from billing.holds.epochs import LostWrites
 from billing.holds.model import (
     LASTING,
     AdmissionTarget,
-    AdmitItem,
     Hold,
     Refused,
     Reload,
@@ -112,18 +111,18 @@ class Admissions:
     def _is_full(self, target: AdmissionTarget) -> bool:
         return self.backlog.full or self.backlog.full_of(target.account_id)
 
-    def ask(self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker) -> AdmitItem:
+    def ask(self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker) -> Hold:
         """Ask Redis for a hold, once and without waiting; `asker` is told. The item `left` at once where many do not
         ask together."""
         partition = target.partition
-        item = AdmitItem(request_id, target, need, expired, asker, self)
-        item.ask_until(partition.now_ms() + self._timeout_ms)
+        hold = Hold(request_id, target, need, expired, asker, self)
+        hold.ask_until(partition.now_ms() + self._timeout_ms)
         self.backlog.asking += 1
         if partition.epoch is None:
-            item.resolve(StaleEpoch("no epoch is agreed on"), -1)
+            hold.resolve(StaleEpoch("no epoch is agreed on"), -1)
         else:
-            item.left = self.running.batchers[partition.number].submit(item)
-        return item
+            hold.left = self.running.batchers[partition.number].submit(hold)
+        return hold
 
     def is_answered(self) -> None:
         """Note that Redis has answered an admission."""

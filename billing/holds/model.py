@@ -7,6 +7,7 @@ A request asks for a hold (`HoldRequest`). A `Decision` answers it: a `Hold`, a 
 does not list raises `IllegalTransition`, so a hold ends exactly once. A settlement that Redis does not confirm becomes
 a direct ledger write (rule R4) and stays `settling` until the ledger has it.
 
+asked        Redis is asked for it. Where it says no, or nobody is there any more, it stays this.
 held         admitted, and nothing to be paid for has been done. Left open, it is given back.
 owed         a provider has worked for it. Left open, it is settled as the debit that `owed_debit` makes.
 handed_over  a task of this process serves it in place of the request that opened it. Left open, it ends as above.
@@ -85,12 +86,13 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     ladder: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least_output <= self.most_output <= MAX_OUTPUT_TOKENS:
+        tokens, cost_nano, unit_nano, choices = self.input_tokens, self.input_cost_nano, self.unit_nano, self.choices
+        most = self.most_output
+        if not 0 <= self.least_output <= most <= MAX_OUTPUT_TOKENS:
             raise NeedTooLarge("the maximum of output tokens is out of bounds")
-        if self.choices < 1 or min(self.input_tokens, self.input_cost_nano, self.unit_nano) < 0:
+        if choices < 1 or tokens < 0 or cost_nano < 0 or unit_nano < 0:
             raise ValueError("a need counts up from zero, and from one choice")
-        worst = self.input_cost_nano + self.unit_nano * self.most_output
-        if max(worst, self.input_tokens + self.choices * self.most_output) > MAX_NANO:
+        if cost_nano + unit_nano * most > MAX_NANO or tokens + choices * most > MAX_NANO:
             raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
         if self.ladder:
             self._check_ladder()
@@ -278,9 +280,10 @@ def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
     return QuotaExceeded(tuple(exhausted), reply[1], min(fitting), min(unheld) or min(empty))
 
 
-State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
+State = Literal["asked", "held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
 
 NEXT: Final[Mapping[State, frozenset[State]]] = {
+    "asked": frozenset(("held",)),
     "held": frozenset(("owed", "handed_over", "settling", "voided", "lasting")),
     "owed": frozenset(("held", "handed_over", "settling", "voided")),
     "handed_over": frozenset(("settling", "voided", "lasting")),
@@ -352,17 +355,111 @@ class AdmissionTarget:
         self.tail = self.limits.packed + len(self.names).to_bytes(2, "little") + self.names
 
 
-class Hold:
-    """A hold that was admitted: settle or void it, once. `granted_output` is the maximum of output tokens of one
-    choice, `granted_calls` that of calls of tools at the provider, where the request left them open; `need` is with so
-    many calls.
+ADMIT_CODE: Final = 1
+SETTLE_CODE: Final = 2
+VOID_CODE: Final = 3
+# Added to a code where the item counts for a user, too.
+OF_USER: Final = 3
 
-    `epoch` is the one in which Redis has it; holding it again in a new epoch changes that. `outcome` is that of its
-    settlement, once that has begun. `waited_s` is how long the request waited before Redis was asked the question that
-    admitted it. `on_closed` is called where the ledger turns out to have closed it while it was served.
+
+class StateKeys(NamedTuple):
+    """The names of a hold's states in Redis. `any_user_key` is that of the key's user, with limits or without: they may
+    have come since the hold was admitted."""
+
+    account_key: bytes
+    key_key: bytes
+    any_user_key: bytes | None = None
+
+
+class PackedItem:
+    """What admissions, settlements and voids share as items of a script call (`billing.holds.batch.Item`).
+
+    A reply takes effect when it comes, whether or not anyone still waits, so that a cancelled request loses nothing. An
+    item is packed when it is made: one that can't be must fail its own caller, and not the items beside it.
+    """
+
+    __slots__ = ("account_key", "body", "id_bytes", "key_key", "user_key")
+
+    code: ClassVar[int]
+    id_bytes: bytes
+    account_key: bytes
+    key_key: bytes
+    user_key: bytes | None
+    body: bytes
+
+    def pack(self, account_position: int, key_position: int, user_position: int = 0) -> bytes:
+        """Return the item as the script reads it; positions are positions in KEYS, from 1."""
+        if user_position:
+            code = self.code + OF_USER
+            return (
+                layout.ITEM_OF_USER.pack(code, self.id_bytes, account_position, key_position, user_position) + self.body
+            )
+        return layout.ITEM.pack(self.code, self.id_bytes, account_position, key_position) + self.body
+
+
+def pack_admission(target: AdmissionTarget, need: Need, until_ms: int, expired: bytes) -> bytes:
+    """Return what a script reads of an admission behind its item's head; `expired` is the debit that it becomes where
+    its gateway dies, encoded."""
+    amounts = layout.ADMIT.pack(
+        *target.versions_and_credit,
+        need.input_cost_nano,
+        need.unit_nano,
+        need.input_tokens,
+        need.choices,
+        need.least_output,
+        need.most_output,
+        until_ms,
+        *target.most_running,
+        len(need.ladder),
+    )
+    if not need.ladder:
+        return amounts + target.tail + expired
+    return b"".join((amounts, *(layout.RUNG.pack(*rung) for rung in need.ladder), target.tail, expired))
+
+
+def pack_settlement(debit: Debit) -> bytes:
+    """Return what a script reads of a settlement behind its item's head."""
+    return layout.SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
+
+
+class Asker(Protocol):
+    """Who asks for a hold: told once what came of that, unless the item is abandoned before."""
+
+    def admitted(self, hold: Hold) -> None:
+        """Take the hold, and see to its end."""
+
+    def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        """Take Redis's reply, which admits nothing."""
+
+
+class Admitting(Protocol):
+    """Who admits: it keeps the holds, and sees to those whose fate is not known."""
+
+    def is_answered(self) -> None: ...
+
+    def begins(self, hold: Hold) -> None: ...
+
+    def void_late(self, request_id: bytes, target: AdmissionTarget) -> None: ...
+
+
+class Hold(PackedItem):
+    """A hold of a request: asked for, and once Redis has admitted it, to be settled or voided, once.
+
+    As an item it is its own admission, which Redis does not carry out later than it was asked for; `left` says that it
+    went out at once. Where it may or may not have been carried out, and where it was and nobody waits for it, it is
+    voided late.
+
+    The rest is there once it is admitted. `granted_output` is the maximum of output tokens of one choice,
+    `granted_calls` that of calls of tools at the provider, where the request left them open; `need` is with so many
+    calls. `epoch` is the one in which Redis has it; holding it again in a new epoch changes that. `outcome` is that of
+    its settlement, once that has begun. `waited_s` is how long the request waited before Redis was asked the question
+    that admitted it. `on_closed` is called where the ledger turns out to have closed it while it was served.
     """
 
     __slots__ = (
+        "_admitting",
+        "_asker",
+        "_is_out",
         "_state",
         "admitted_at_ms",
         "available_nano",
@@ -371,7 +468,7 @@ class Hold:
         "granted_calls",
         "granted_output",
         "id",
-        "id_bytes",
+        "left",
         "minute_used",
         "moving",
         "need",
@@ -383,24 +480,32 @@ class Hold:
         "waited_s",
     )
 
-    def __init__(self, asked: AdmitItem, reply: list[Any], epoch: int) -> None:
-        """Read Redis's reply to an admission, from its second field on: output tokens granted, time in Unix
-        milliseconds, nano-USD available, the rung of the need's ladder, and what is used of the limits by the
-        minute."""
-        self.id_bytes = asked.id
-        self.id = asked.request_id
-        self.target = asked.target
-        self.granted_calls: int = reply[4] + 1
-        self.need = need = asked.need if not asked.need.ladder else asked.need.with_calls(self.granted_calls)
-        self.payload = asked.expired
-        self.epoch = epoch
-        self.granted_output: int = reply[1]
-        self.admitted_at_ms: int = reply[2]
-        self.available_nano: int = reply[3]
-        self.minute_used: list[int] = reply[5:]
-        self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
+    code = ADMIT_CODE
+
+    epoch: int
+    granted_calls: int
+    granted_output: int
+    admitted_at_ms: int
+    available_nano: int
+    minute_used: list[int]
+    cost_nano: int
+
+    def __init__(
+        self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker, admitting: Admitting
+    ) -> None:
+        """`expired` is the debit that it becomes where its gateway dies, encoded."""
+        self.id = request_id
+        self.id_bytes = request_id.encode()
+        self.target = target
+        self.account_key, self.key_key, self.user_key = target.account_key, target.key_key, target.user_key
+        self.need = need
+        self.payload = expired
+        self._asker: Asker | None = asker
+        self._admitting = admitting
+        self._is_out = True
+        self.left = False
+        self._state: State = "asked"
         self.waited_s = 0.0
-        self._state: State = "held"
         self.moving: asyncio.Future[None] | None = None
         self.owed_debit: Callable[[Hold], Debit] | None = None
         self.outcome: Settlement | None = None
@@ -408,6 +513,53 @@ class Hold:
 
     def __repr__(self) -> str:
         return f"Hold({self.id}, {self._state})"
+
+    def ask_until(self, until_ms: int) -> None:
+        """Pack its admission, which is carried out before `until_ms` (Unix time) or not at all. One that can't be
+        packed fails here, and not among others."""
+        self.body = pack_admission(self.target, self.need, until_ms, self.payload)
+
+    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
+        """Tell who asked what Redis has replied."""
+        if self._is_out:
+            self._is_out = False
+            self._admitting.is_answered()
+        asker = self._asker
+        if not isinstance(reply, RedisError) and reply[0] == layout.OK:
+            if asker is None:  # the request is gone: the hold that this made is given back
+                self._admitting.void_late(self.id_bytes, self.target)
+                return
+            try:
+                self.admit(reply, epoch)
+            except Exception:  # who asked is told of the error that follows
+                self._admitting.void_late(self.id_bytes, self.target)
+                raise
+            self._asker = None
+            self._admitting.begins(self)
+            asker.admitted(self)
+            return
+        self._asker = None
+        if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
+            self._admitting.void_late(self.id_bytes, self.target)
+        if asker is not None:
+            asker.not_admitted(reply, epoch)
+
+    def abandon(self) -> None:
+        """Give it back when Redis has answered: nobody waits for that any more."""
+        self._asker = None
+
+    def admit(self, reply: list[Any], epoch: int) -> None:
+        """Become what Redis's reply says, from its second field on: output tokens granted, time in Unix milliseconds,
+        nano-USD available, the rung of the need's ladder, and what is used of the limits by the minute."""
+        calls: int = reply[4] + 1
+        need = self.need if not self.need.ladder else self.need.with_calls(calls)
+        granted: int = reply[1]
+        self.cost_nano = need.input_cost_nano + need.unit_nano * granted
+        self.enter("held")
+        self.need, self.granted_calls, self.granted_output = need, calls, granted
+        self.admitted_at_ms, self.available_nano, self.minute_used = reply[2], reply[3], reply[5:]
+        self.epoch = epoch
+        self.body = b""  # it is out, and a stream would keep it
 
     @property
     def state(self) -> State:
@@ -501,147 +653,6 @@ def as_counted(debit: Debit, epoch: int, dseq: int) -> Debit:
     return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)
 
 
-ADMIT_CODE: Final = 1
-SETTLE_CODE: Final = 2
-VOID_CODE: Final = 3
-# Added to a code where the item counts for a user, too.
-OF_USER: Final = 3
-
-
-class StateKeys(NamedTuple):
-    """The names of a hold's states in Redis. `any_user_key` is that of the key's user, with limits or without: they may
-    have come since the hold was admitted."""
-
-    account_key: bytes
-    key_key: bytes
-    any_user_key: bytes | None = None
-
-
-class PackedItem:
-    """What admissions, settlements and voids share as items of a script call (`billing.holds.batch.Item`).
-
-    A reply takes effect when it comes, whether or not anyone still waits, so that a cancelled request loses nothing. An
-    item is packed when it is made: one that can't be must fail its own caller, and not the items beside it.
-    """
-
-    __slots__ = ("account_key", "body", "id", "key_key", "user_key")
-
-    code: ClassVar[int]
-    id: bytes
-    account_key: bytes
-    key_key: bytes
-    user_key: bytes | None
-    body: bytes
-
-    def pack(self, account_position: int, key_position: int, user_position: int = 0) -> bytes:
-        """Return the item as the script reads it; positions are positions in KEYS, from 1."""
-        if user_position:
-            code = self.code + OF_USER
-            return layout.ITEM_OF_USER.pack(code, self.id, account_position, key_position, user_position) + self.body
-        return layout.ITEM.pack(self.code, self.id, account_position, key_position) + self.body
-
-
-def pack_admission(target: AdmissionTarget, need: Need, until_ms: int, expired: bytes) -> bytes:
-    """Return what a script reads of an admission behind its item's head; `expired` is the debit that it becomes where
-    its gateway dies, encoded."""
-    amounts = layout.ADMIT.pack(
-        *target.versions_and_credit,
-        need.input_cost_nano,
-        need.unit_nano,
-        need.input_tokens,
-        need.choices,
-        need.least_output,
-        need.most_output,
-        until_ms,
-        *target.most_running,
-        len(need.ladder),
-    )
-    if not need.ladder:
-        return amounts + target.tail + expired
-    return b"".join((amounts, *(layout.RUNG.pack(*rung) for rung in need.ladder), target.tail, expired))
-
-
-def pack_settlement(debit: Debit) -> bytes:
-    """Return what a script reads of a settlement behind its item's head."""
-    return layout.SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
-
-
-class Asker(Protocol):
-    """Who asks for a hold: told once what came of that, unless the item is abandoned before."""
-
-    def admitted(self, hold: Hold) -> None:
-        """Take the hold, and see to its end."""
-
-    def not_admitted(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        """Take Redis's reply, which admits nothing."""
-
-
-class Admitting(Protocol):
-    """Who admits: it keeps the holds, and sees to those whose fate is not known."""
-
-    def is_answered(self) -> None: ...
-
-    def begins(self, hold: Hold) -> None: ...
-
-    def void_late(self, request_id: bytes, target: AdmissionTarget) -> None: ...
-
-
-class AdmitItem(PackedItem):
-    """An admission; Redis does not carry it out from `until_ms` (Unix time) on. Where it may or may not have been
-    carried out, and where it was and nobody waits for it, it is voided late. `left` says that it went out at once."""
-
-    __slots__ = ("_admitting", "_asker", "_is_out", "expired", "left", "need", "request_id", "target")
-
-    code = ADMIT_CODE
-
-    def __init__(
-        self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker, admitting: Admitting
-    ) -> None:
-        self.request_id = request_id
-        self.id = request_id.encode()
-        self.target = target
-        self.account_key, self.key_key, self.user_key = target.account_key, target.key_key, target.user_key
-        self.need = need
-        self.expired = expired
-        self._asker: Asker | None = asker
-        self._admitting = admitting
-        self._is_out = True
-        self.left = False
-
-    def ask_until(self, until_ms: int) -> None:
-        """Pack it: one that can't be packed fails here, and not among others."""
-        self.body = pack_admission(self.target, self.need, until_ms, self.expired)
-
-    def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
-        """Tell who asked what Redis has replied."""
-        if self._is_out:
-            self._is_out = False
-            self._admitting.is_answered()
-        if not isinstance(reply, RedisError) and reply[0] == layout.OK:
-            asker = self._asker
-            if asker is None:  # the request is gone: the hold that this made is given back
-                self._admitting.void_late(self.id, self.target)
-                return
-            try:
-                hold = Hold(self, reply, epoch)
-            except Exception:  # who asked is told of the error that follows
-                self._admitting.void_late(self.id, self.target)
-                raise
-            self._asker = None
-            self._admitting.begins(hold)
-            asker.admitted(hold)
-            return
-        asker, self._asker = self._asker, None
-        if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
-            self._admitting.void_late(self.id, self.target)
-        if asker is not None:
-            asker.not_admitted(reply, epoch)
-
-    def abandon(self) -> None:
-        """Give back its hold when Redis has answered: nobody waits for that any more."""
-        self._asker = None
-
-
 OnSettleReply = Callable[["Settlement", "list[Any] | RedisError", int], None]
 Told = Callable[["Settlement"], None]
 
@@ -662,8 +673,8 @@ class Settlement(PackedItem):
         self._waiting: asyncio.Future[Settled] | None = None
         self.settled: Settled | None = None
         self.lost: SettlementLost | None = None
-        self.id, self.account_key, self.key_key = hold.id_bytes, hold.target.account_key, hold.target.key_key
-        self.user_key = hold.target.user_key
+        self.id_bytes, self.user_key = hold.id_bytes, hold.user_key
+        self.account_key, self.key_key = hold.account_key, hold.key_key
         self.body = pack_settlement(debit)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
@@ -723,7 +734,7 @@ class VoidItem(PackedItem):
     code = VOID_CODE
 
     def __init__(self, request_id: bytes, keys: StateKeys | AdmissionTarget) -> None:
-        self.id, self.body = request_id, b""
+        self.id_bytes, self.body = request_id, b""
         self.account_key, self.key_key, self.user_key = keys.account_key, keys.key_key, keys.any_user_key
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self.vanished_in: int | None = None

@@ -44,6 +44,10 @@ class Betas:
                 merged.setdefault(header.lower(), {}).update(lowered)
         self._by_header = tuple((istr(header), effects) for header, effects in merged.items())
 
+    def stand_in(self, headers: MultiMapping[str]) -> bool:
+        """Return whether headers name features at all."""
+        return any(header in headers for header, _ in self._by_header)
+
     def applied(self, parsed: ParsedRequest, headers: MultiMapping[str]) -> ParsedRequest:
         """Return a request as its headers change it; the same object where they change nothing. Raises `BadRequest`,
         which names all features that are refused."""

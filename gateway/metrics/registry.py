@@ -282,8 +282,10 @@ class Metrics:
         self._refusals: _Cells[str, int] = _Cells([0], OTHER)
         self._upstream_refusals: _Cells[tuple[str, int | str], int] = _Cells([0], (OTHER, OTHER))
         self._failed_attempts: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
-        self._tokens: _Cells[str, int] = _Cells([0] * len(TOKEN_CLASSES), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES))
-        self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
+        # Tokens by class, then what they cost and what is charged for them.
+        self._usage: _Cells[str, int] = _Cells(
+            [0] * (len(TOKEN_CLASSES) + 2), OTHER, LABEL_SETS_LIMIT // len(TOKEN_CLASSES)
+        )
         self._hold_exceeded = 0
         self._implausible_usage = 0
         self._usage_anomalies: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
@@ -329,15 +331,13 @@ class Metrics:
         """Count a debit that is outside the process, `seconds` after its answer's end: its tokens, what it costs at the
         provider, what its account is charged, and how its hold ended. As in usage events, input tokens include the
         cached, output tokens reasoning."""
-        provider, settle = debit.provider, self._settle
-        cell = self._tokens[provider]
+        settle, cell = self._settle, self._usage[debit.provider]
         cell[0] += debit.input_tokens
         cell[1] += debit.cached_input_tokens
         cell[2] += debit.output_tokens
         cell[3] += debit.reasoning_tokens
-        money = self._money[provider]
-        money[0] += debit.cost_nano
-        money[1] += debit.charged_nano
+        cell[4] += debit.cost_nano
+        cell[5] += debit.charged_nano
         settle[bisect_left(STEP_BOUNDS, seconds)] += 1
         settle[-1] += seconds
         self._settlements[outcome, debit.estimated][0] += 1
@@ -482,11 +482,11 @@ class Metrics:
                 "failed_attempts": {_labels(key): cell[0] for key, cell in self._failed_attempts.items()},
                 "tokens": {
                     (name, provider): count
-                    for provider, cell in self._tokens.items()
-                    for name, count in zip(TOKEN_CLASSES, cell, strict=True)
+                    for provider, cell in self._usage.items()
+                    for name, count in zip(TOKEN_CLASSES, cell[:-2], strict=True)
                 },
-                "cost_nano_usd": {(provider,): cell[0] for provider, cell in self._money.items()},
-                "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
+                "cost_nano_usd": {(provider,): cell[-2] for provider, cell in self._usage.items()},
+                "charged_nano_usd": {(provider,): cell[-1] for provider, cell in self._usage.items()},
                 "hold_exceeded": {(): self._hold_exceeded},
                 "implausible_usage": {(): self._implausible_usage},
                 "usage_anomalies": {key: cell[0] for key, cell in self._usage_anomalies.items()},

@@ -54,7 +54,7 @@ from gateway.upstream.transport import Response, StaleConnection, may_repeat
 if TYPE_CHECKING:
     import asyncio
 
-    from billing.holds.model import AdmitItem, Decision, Need, Settled, Settlement
+    from billing.holds.model import Decision, Need, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
@@ -144,7 +144,7 @@ class Course:
         self.principal: Principal | None = None
         self.parsed: ParsedRequest | None = None
         self.kept: Kept | None = None
-        self.item: AdmitItem | None = None
+        self.item: Hold | None = None
         self.request: UpstreamRequest | None = None
         self.answer: UpstreamResponse | None = None
         self.attempts: Attempts | None = None

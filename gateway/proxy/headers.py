@@ -50,10 +50,8 @@ _ANSWERED: Final = frozenset(
 _RENAMED_PREFIXES: Final = _names(*of_all(lambda each: each.renamed_prefixes))
 _PROVIDERS_REQUEST_ID: Final = frozenset(_names(*of_all(lambda each: each.request_id_headers)))
 
-# A line is joined from its name, a colon, its value and its end: to format each costs twice as much.
 _COLON: Final = b": "
 _LINE_END: Final = b"\r\n"
-_PARTS: Final = 4
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 
 # What happens to a header, by its name.
@@ -70,18 +68,24 @@ _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 ) = range(9)
 
 
-class _Policy(dict[bytes, int]):
-    """What happens to headers, by their names as they are spelled: remembered for up to NAMES_KEPT short ones."""
+class _Policy(dict[bytes, tuple[int, bytes]]):
+    """What happens to headers, and how their lines begin on the other side, by their names as they are spelled:
+    remembered for up to NAMES_KEPT short ones."""
 
     def __init__(self, find: Callable[[bytes], int]) -> None:
         super().__init__()
         self._find = find
 
-    def __missing__(self, name: bytes) -> int:
-        action = self._find(name.lower())
+    def __missing__(self, name: bytes) -> tuple[int, bytes]:
+        action, shown = self._find(name.lower()), name
+        if action == _REQUEST_ID:
+            shown = b"x-upstream-request-id"
+        elif action == _RENAMED:
+            shown = b"x-upstream-" + name.lower().removeprefix(b"x-")
+        made = action, shown + _COLON
         if len(self) < NAMES_KEPT and len(name) <= NAME_BYTES:
-            self[name] = action
-        return action
+            self[name] = made
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,67 +136,60 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
 
 def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines for the provider, from the headers of an account's client: complete but for Host and framing."""
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     policy = fixed.policy
     for name, value in headers:
-        action = policy[name]
+        action, begins = policy[name]
         if not action:  # dropped, as most are
             continue
         if action == _PASSES:
-            parts += name, _COLON, value, _LINE_END
+            lines.append(begins + value)
         elif action == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
         elif action == _IDEMPOTENCY_KEY and value.strip():
-            parts += b"Idempotency-Key", _COLON, _own_idempotency_key(account_id, value), _LINE_END
+            lines.append(b"Idempotency-Key: " + _own_idempotency_key(account_id, value))
     if named:
-        parts = _without(parts, named)
-    parts.append(fixed.lines)
-    return b"".join(parts)
+        lines = _without(lines, named)
+    lines.append(fixed.lines)
+    return _LINE_END.join(lines)
 
 
 def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) -> ResponseHead:
     """Return what becomes of the headers of a provider's answer; `own` are lines that the client gets before them. With
     `private` these say what caches may do, and not the provider."""
-    parts: list[bytes] = []
+    lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
     policy = _OF_PROVIDERS
     for name, value in headers:
-        action = policy[name]
+        action, begins = policy[name]
         if not action:
-            continue
-        if action == _PASSES:
-            parts += name, _COLON, value, _LINE_END
             continue
         if action == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
             continue
-        if action == _CACHING and private:
-            continue
-        if action == _REQUEST_ID:
-            name, request_id = b"x-upstream-request-id", value
-        elif action == _CONTENT_TYPE:
-            content_type = value.strip().lower()
-        elif action == _CONTENT_ENCODING:
-            encoding = value.decode("latin-1").strip().lower()
-        elif action == _RENAMED:
-            name = b"x-upstream-" + name.lower().removeprefix(b"x-")
-        parts += name, _COLON, value, _LINE_END
+        if action != _PASSES:
+            if action == _CACHING and private:
+                continue
+            if action == _REQUEST_ID:
+                request_id = value
+            elif action == _CONTENT_TYPE:
+                content_type = value.strip().lower()
+            elif action == _CONTENT_ENCODING:
+                encoding = value.decode("latin-1").strip().lower()
+        lines.append(begins + value)
     if named:
-        parts = _without(parts, named)
-    return ResponseHead(own + b"".join(parts), content_type, encoding, request_id)
+        lines = _without(lines, named)
+    lines.append(b"")
+    return ResponseHead(own + _LINE_END.join(lines), content_type, encoding, request_id)
 
 
-def _without(parts: list[bytes], named: frozenset[bytes]) -> list[bytes]:
-    """Return the parts of lines, four each, but for those of names that are for this hop alone."""
-    kept: list[bytes] = []
-    for at in range(0, len(parts), _PARTS):
-        if parts[at].lower() not in named:
-            kept += parts[at : at + _PARTS]
-    return kept
+def _without(lines: list[bytes], named: frozenset[bytes]) -> list[bytes]:
+    """Return lines but for those of names that are for this hop alone."""
+    return [line for line in lines if line.partition(_COLON)[0].lower() not in named]
 
 
 def _of_client(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from multidict import istr
@@ -23,12 +23,15 @@ from gateway.proxy.context import FEATURE, Facts, RequestContext, Terms, keep_fa
 from gateway.proxy.estimate import NotPriced, dearest
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
 from gateway.server import limit_refusals, refusals
+from gateway.server.exchange import keep_of_head
 from gateway.server.ids import REQUEST_ID
 from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from multidict import MultiMapping
 
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.routing import Router
-    from gateway.proxy.senders import Senders
+    from gateway.proxy.senders import Sender, Senders
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.server.limit_refusals import Links
@@ -56,6 +59,17 @@ TURN_CHARACTERS: Final = 131_072
 MAX_COUNTED_BYTES: Final = 4 << 20
 
 
+class HeadFacts(NamedTuple):
+    """What the gateway itself reads of a client's headers: the tags that they name, the client's own id of the request,
+    whether it wants to see the cost in a stream, who sent it, and whether opt-ins stand there that change the bill."""
+
+    tags: Mapping[str, str]
+    client_request_id: str | None
+    include_cost: bool
+    sender: Sender
+    has_betas: bool
+
+
 @dataclass(frozen=True, slots=True)
 class KnownHeaders:
     """What the configuration knows of clients' headers: opt-ins that change the bill, and what names who sent a
@@ -63,6 +77,17 @@ class KnownHeaders:
 
     senders: Senders
     betas: Betas = NO_BETAS
+
+    def read(self, headers: MultiMapping[str]) -> HeadFacts:
+        """Return what a client's headers say, whatever its body does. Raises `BadRequest`."""
+        client_id = headers.get(CLIENT_REQUEST_ID)
+        return HeadFacts(
+            read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA,
+            shown_id(client_id) if client_id else None,
+            headers.get(INCLUDE_COST, "").lower() == "true",
+            self.senders.of(headers, None),
+            self.betas.stand_in(headers),
+        )
 
 
 class Preparation:
@@ -99,9 +124,9 @@ class Preparation:
     ) -> RequestContext:
         """Return what is known of a request before it is held: its route, and the terms of its key there. Raises
         `Refuse`, `BadRequest`."""
-        headers = exchange.headers
-        parsed = self._headers.betas.applied(parsed, headers)
-        named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
+        head = self._head_facts(exchange)
+        if head.has_betas:
+            parsed = self._headers.betas.applied(parsed, exchange.headers)
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
         match = exchange.match
@@ -118,10 +143,11 @@ class Preparation:
             terms = facts.terms[first.kept_as] = Terms(principal, facts.route, candidate, self._rules)
         if parsed.work.models:
             candidate = self._with_others(principal, candidate, parsed.work.models)
-        client_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
-        tags = terms.tags
-        if named or parsed.metadata:
-            tags = request_tags(principal.tags, named, parsed.metadata)
+        tags, sender = terms.tags, head.sender
+        if head.tags or parsed.metadata:
+            tags = request_tags(principal.tags, head.tags, parsed.metadata)
+        if parsed.session is not None and sender.session is None:
+            sender = self._headers.senders.of(exchange.headers, parsed.session)
         return RequestContext(  # by position, which takes a fifth of the time that it takes by name
             request_id,
             match,
@@ -134,14 +160,26 @@ class Preparation:
             target,
             body,
             started_s,
-            shown_id(client_id) if client_id else None,
-            include_cost is not None and include_cost.lower() == "true",
+            head.client_request_id,
+            head.include_cost,
             self._rules.strict,
             facts,
             terms,
             tags,
-            self._headers.senders.of(headers, parsed.session),
+            sender,
         )
+
+    def _head_facts(self, exchange: Exchange) -> HeadFacts:
+        """Return what a client's headers say; of a head that is remembered they are read once."""
+        known, kept = self._headers, exchange.kept_facts
+        if kept is None:
+            return known.read(exchange.headers)
+        made = kept.get((id(known), ""))
+        if made is None:
+            made = known, known.read(exchange.headers)
+            keep_of_head(kept, "", made)
+        facts: HeadFacts = made[1]
+        return facts
 
     def _destinations(
         self, match: Match, principal: Principal, parsed: ParsedRequest

@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote_plus
 from gateway.dialects.base import Changes
 from gateway.dialects.declared import of_all
 from gateway.proxy.headers import outgoing
+from gateway.server.exchange import keep_of_head
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 InThread = Callable[..., Awaitable[Any]]
 # Of a body whose outgoing request is made in the event loop, and before its hold is there.
 MAX_PREPARED_BYTES: Final = 65_536
-# Of one head that is remembered, for how many providers and accounts the lines are kept.
-LINES_KEPT: Final = 16
 # Names of parameters that hold credentials, as `_bare` has them.
 CREDENTIALS: Final = frozenset(
     {
@@ -113,15 +112,15 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
 
 def _lines_of(exchange: Exchange, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines of the client's headers for a provider; of a head that is remembered they are made once."""
-    kept = exchange.kept_lines
+    kept = exchange.kept_facts
     if kept is None:
         return outgoing(exchange.raw_headers, fixed, account_id)
     made = kept.get((id(fixed), account_id))
     if made is None:
-        if len(kept) >= LINES_KEPT:
-            kept.clear()
-        made = kept[id(fixed), account_id] = (fixed, outgoing(exchange.raw_headers, fixed, account_id))
-    return made[1]
+        made = fixed, outgoing(exchange.raw_headers, fixed, account_id)
+        keep_of_head(kept, account_id, made)
+    lines: bytes = made[1]
+    return lines
 
 
 async def provider_request_in_thread(

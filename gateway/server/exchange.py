@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
@@ -47,8 +47,20 @@ _STATUS_LINES: Final = {
 # Less than this that is made of a body at once is not counted: requests as most are.
 LARGE_PIECE_BYTES: Final = 16_384
 Watch = Callable[[int], Awaitable[None]]
-# By the identity of the rules and the account: the rules, which keeps their identity theirs, and the lines.
-KeptLines = dict[tuple[int, str], tuple[object, bytes]]
+# Of a head that is remembered, by the identity of the rules and the account: the rules, which keeps their identity
+# theirs, and what was made by them.
+KeptFacts = dict[tuple[int, str], tuple[object, Any]]
+
+
+# How many of them are kept of one head.
+FACTS_KEPT: Final = 16
+
+
+def keep_of_head(kept: KeptFacts, account_id: str, made: tuple[object, Any]) -> None:
+    """Keep what was made of a head by rules, for an account."""
+    if len(kept) >= FACTS_KEPT:
+        kept.clear()
+    kept[id(made[0]), account_id] = made
 
 
 class BodyTooLarge(MetergateError):
@@ -144,9 +156,8 @@ class Exchange:
         return account == self._protocol.account or self._protocol.claim(account)
 
     @property
-    def kept_lines(self) -> KeptLines | None:
-        """Return what was made of these headers for providers, by which rules and for whom; None where nothing of them
-        is kept."""
+    def kept_facts(self) -> KeptFacts | None:
+        """Return what was made of these headers, by which rules and for whom; None where nothing of them is kept."""
         return None
 
     def all_headers(self) -> CIMultiDictProxy[str]:

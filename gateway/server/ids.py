@@ -60,11 +60,10 @@ def usd(nano: int) -> bytes:
     """Return an amount as `billing.money.format_usd` shows it, as bytes."""
     if nano < 0:
         return b"-" + usd(-nano)
-    whole, rest = divmod(nano, NANO_PER_USD)
-    cents, smaller = divmod(rest, NANO_PER_CENT)
-    if smaller:
-        return (b"%d.%09d" % (whole, rest)).rstrip(b"0")
-    return b"%d.%02d" % (whole, cents)
+    rest = nano % NANO_PER_USD
+    if rest % NANO_PER_CENT:
+        return (b"%d.%09d" % (nano // NANO_PER_USD, rest)).rstrip(b"0")
+    return b"%d.%02d" % (nano // NANO_PER_USD, rest // NANO_PER_CENT)
 
 
 class _Lines(NamedTuple):

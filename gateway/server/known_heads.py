@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.dialects.base import Match
-    from gateway.server.exchange import KeptLines
+    from gateway.server.exchange import KeptFacts
 
     Find = Callable[[str, str, Mapping[str, str]], Match | None]
 
@@ -63,9 +63,9 @@ Lines = tuple[tuple[bytes, bytes], ...]
 
 class KnownHead:
     """A head as it was read. `key_digest` is that of its key, once that is known; then its headers are without what
-    shows the key. `kept_lines` are what was made of it for providers."""
+    shows the key. `kept_facts` are what was made of it."""
 
-    __slots__ = ("headers", "kept_lines", "key_digest", "match", "path", "raw_headers")
+    __slots__ = ("headers", "kept_facts", "key_digest", "match", "path", "raw_headers")
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class KnownHead:
         self.headers = headers
         self.raw_headers = raw_headers
         self.key_digest = key_digest
-        self.kept_lines: KeptLines = {}
+        self.kept_facts: KeptFacts = {}
 
     def without_key(self, key_digest: bytes) -> KnownHead | None:
         """Return what may be remembered of it; None where it holds a secret that can't be left out."""

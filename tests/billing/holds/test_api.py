@@ -8,7 +8,7 @@ from ulid import ULID
 from billing.accounts.grants import Grants
 from billing.holds import engine
 from billing.holds.batch import Batcher
-from billing.holds.model import AdmitItem, Exhausted, Hold, InsufficientBalance, QuotaExceeded
+from billing.holds.model import Exhausted, Hold, InsufficientBalance, QuotaExceeded
 from billing.holds.recovery import Swept
 from billing.holds.redis.layout import OK
 from billing.ledger.debits import Debit
@@ -110,7 +110,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(make_world, 
     """Redis has admitted and its answer is here, but the client's leaving comes before the request goes on."""
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
-    request_id, resolve = str(ULID()), AdmitItem.resolve
+    request_id, resolve = str(ULID()), Hold.resolve
 
     def resolve_and_leave(self, reply, epoch):
         resolve(self, reply, epoch)
@@ -124,7 +124,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(make_world, 
     async def nothing_given_back(*_, **__):
         return Swept(0, 0, 0)
 
-    monkeypatch.setattr(AdmitItem, "resolve", resolve_and_leave)
+    monkeypatch.setattr(Hold, "resolve", resolve_and_leave)
     monkeypatch.setattr(world.engine.recovery, "sweep", nothing_given_back)
     serving = asyncio.create_task(serve())
     with pytest.raises(asyncio.CancelledError):
@@ -139,7 +139,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(make_world, 
 
 async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(world, principal, monkeypatch):
     """Also for an account that has to be loaded first, for which Redis is asked twice."""
-    submit, resolve, seen = Batcher.submit, AdmitItem.resolve, list[str]()
+    submit, resolve, seen = Batcher.submit, Hold.resolve, list[str]()
 
     def submitted(self, item):
         seen.append("asked")
@@ -150,7 +150,7 @@ async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(w
         resolve(self, reply, epoch)
 
     monkeypatch.setattr(Batcher, "submit", submitted)
-    monkeypatch.setattr(AdmitItem, "resolve", answered)
+    monkeypatch.setattr(Hold, "resolve", answered)
     gathered = ["asked", "answered", "asked", "meanwhile", "answered"]  # the first one waits for company
     for expected in (gathered, ["asked", "meanwhile", "answered"]):
         request_id = str(ULID())

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from multidict import CIMultiDict
 
 from billing.holds.api import Holds
-from billing.holds.model import AdmitItem, Hold, HoldSettings, Settled, Settlement, Unavailable, VoidItem, refusal
+from billing.holds.model import Hold, HoldSettings, Settled, Settlement, Unavailable, VoidItem, refusal
 from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError
 from gateway.config.defaults import AttemptSettings, EstimateSettings, RequestSettings
@@ -113,7 +113,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
-    key_digest = kept_lines = None
+    key_digest = kept_facts = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
@@ -399,7 +399,7 @@ class Life(RuleBasedStateMachine):
         def made(item: Any) -> Any:
             if how == "away":
                 return RedisAway("away")
-            if isinstance(item, AdmitItem):
+            if isinstance(item, Hold):
                 if how == "refused":
                     return [layout.BALANCE, 0, 10, 0]
                 if how == "missing":

@@ -7,6 +7,8 @@ from datetime import date
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
+from multidict import CIMultiDict
 
 from billing.pricing import PriceRow, PriceTable
 from billing.principals import Principal
@@ -20,6 +22,7 @@ from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.routing import Router
 from gateway.proxy.senders import Senders
 from gateway.proxy.target_health import HealthBoard
+from gateway.server.exchange import FACTS_KEPT, KeptFacts
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refuse
 from tests.gateway.proxy import test_terms
@@ -34,6 +37,7 @@ class Asked:
 
     match: Match = field(default_factory=lambda: Match(DIALECT, DIALECT.endpoints[0]))
     headers: Mapping[str, str] = field(default_factory=dict)
+    kept_facts: KeptFacts | None = None
 
 
 def anew() -> Principal:
@@ -50,8 +54,8 @@ def preparation(rate: int, **provider: Any) -> Preparation:
     return Preparation(router, EstimateSettings(), none, none, time.time, links=Links(None, {}), headers=headers)
 
 
-def prepared(made: Preparation, principal: Principal) -> RequestContext:
-    return made.context(cast("Any", Asked()), "01", principal, parse(CHAT, BODY), BODY, 0.0)
+def prepared(made: Preparation, principal: Principal, asked: Asked | None = None) -> RequestContext:
+    return made.context(cast("Any", asked or Asked()), "01", principal, parse(CHAT, BODY), BODY, 0.0)
 
 
 def test_terms_are_kept_for_one_route_of_one_principal():
@@ -64,6 +68,41 @@ def test_terms_are_kept_for_one_route_of_one_principal():
     assert other.terms is not context.terms, "another price row is in force"
     assert dearer.need(other).unit_nano == 2 * one.need(context).unit_nano
     assert prepared(one, principal).terms.route is context.terms.route
+
+
+HEADERS = {
+    "X-Metergate-Tags": "team=search",
+    "x-request-id": "mine",
+    "x-metergate-include-cost": "true",
+    "User-Agent": "codex/1.2",
+}
+
+
+def facts_of(context: RequestContext) -> tuple[object, ...]:
+    return context.tags, context.client_request_id, context.include_cost, context.sender
+
+
+def test_headers_that_are_remembered_are_read_once_by_one_configuration():
+    made, principal, kept = preparation(1), anew(), KeptFacts()
+    headers = CIMultiDict(HEADERS)
+    first = prepared(made, principal, Asked(headers=headers, kept_facts=kept))
+    assert facts_of(first) == facts_of(prepared(made, principal, Asked(headers=headers)))
+    assert first.include_cost
+    assert first.sender.tool == "codex"
+    nobody = Asked(headers=CIMultiDict(), kept_facts=kept)
+    assert facts_of(prepared(made, principal, nobody)) == facts_of(first), "they were read before"
+    for _ in range(FACTS_KEPT + 1):
+        other = preparation(1)
+        assert prepared(other, principal, Asked(headers=CIMultiDict(), kept_facts=kept)).client_request_id is None
+        assert len(kept) <= FACTS_KEPT
+
+
+@pytest.mark.parametrize("kept", [None, {}])
+def test_a_session_in_the_body_counts_where_no_header_names_one(kept):
+    made, principal, parsed = preparation(1), anew(), structs.replace(parse(CHAT, BODY), session="body")
+    for headers, session in ((HEADERS, "body"), (HEADERS | {"X-Metergate-Session": "header"}, "header")):
+        asked: Any = Asked(headers=CIMultiDict(headers), kept_facts=None if kept is None else {})
+        assert made.context(asked, "01", principal, parsed, BODY, 0.0).sender.session == session
 
 
 def test_what_may_not_be_used_is_refused_in_order():
