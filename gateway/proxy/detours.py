@@ -172,11 +172,15 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
 
 def _leave_pending(course: Course, pending: Pending, error: BaseException) -> None:
     """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
-    if isinstance(error, asyncio.CancelledError):
-        course.proxy.detached.unanswered(course.exchange, course.context, course.hold, pending)
-    elif isinstance(error, Exception):
+    try:
+        if isinstance(error, asyncio.CancelledError):
+            course.proxy.detached.unanswered(course.exchange, course.context, course.hold, pending)
+            return
         course.hold.owe(course.context.unresolved)
-        pending.release()
+    except Exception:
+        pending.release()  # nobody goes on with it
+        raise
+    pending.release()
 
 
 async def try_again(course: Course, wait_s: float) -> None:

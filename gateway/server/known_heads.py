@@ -130,10 +130,6 @@ class KnownHeads:
         elif (kept := head.without_key(key_digest)) is not None:
             self._keep(digest, kept)
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._young, self._old, self._young_bytes = {}, {}, 0
-
     def _keep(self, digest: bytes, head: KnownHead) -> None:
         size_bytes = len(head.path) + sum(len(name) + len(value) for name, value in head.raw_headers)
         if len(self._young) >= HEADS_KEPT or self._young_bytes + size_bytes > BYTES_KEPT:
