@@ -263,11 +263,16 @@ class Exchange:
 
     def put(self, data: bytes) -> bool:
         """Write a piece of the answer; False: wait for `flushed` before the next. Raises `ClientGone`."""
-        head, self._head = self._head, None
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._write(head + data if head is not None else data)
-        return not self._protocol._paused
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        transport.write(data)
+        return not protocol._paused
 
     def finish(self, last: bytes) -> None:
         """Write the last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""

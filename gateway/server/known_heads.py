@@ -16,6 +16,7 @@ import re
 import secrets
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -85,7 +86,8 @@ class KnownHead:
     def without_key(self, key_digest: bytes) -> KnownHead | None:
         """Return what may be remembered of it; None where it holds a secret that can't be left out."""
         declared = self.match.dialect.declared
-        if "?" in self.path and declared.key_parameter is not None:
+        query = self.path.partition("?")[2]
+        if query and declared.key_parameter is not None and declared.key_parameter in unquote_plus(query):
             return None
         shows = frozenset((AUTHORIZATION, *(name.lower() for name in key_headers(declared))))
         kept = tuple((name, value) for name, value in self.raw_headers if name.decode().lower() not in shows)
