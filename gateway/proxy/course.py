@@ -19,7 +19,7 @@ import contextvars
 import logging
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -66,6 +66,54 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 State = Literal["read", "admit", "send", "head", "whole", "stream", "settle", "end"]
+# What a course may be told in each state, and the states that it may go on to; with any event it may stay there, or
+# end. What only its detours tell is marked. With what a detour goes on in the same state is not here: `prepare`,
+# `ask_provider`, `finish`.
+NEXT: Final[Mapping[State, Mapping[str, frozenset[State]]]] = {
+    "read": {
+        "begin": frozenset(("admit",)),
+        "identified": frozenset(("admit",)),  # detour
+        "read": frozenset(("admit",)),  # detour
+        "ask": frozenset(("admit",)),  # detour
+        "left": frozenset(),
+    },
+    "admit": {
+        "admitted": frozenset(("send", "head")),
+        "not_admitted": frozenset(),
+        "not_held": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "send": {
+        "send": frozenset(("head",)),  # detour
+        "outcome": frozenset(("head", "whole", "stream")),  # detour
+        "left": frozenset(),
+    },
+    "head": {
+        "heard": frozenset(("send", "whole", "stream", "settle")),
+        "left": frozenset(),
+    },
+    "whole": {
+        "heard": frozenset(("settle",)),
+        "whole": frozenset(("settle",)),  # detour
+        "not_whole": frozenset(),  # detour
+        "give_whole": frozenset(),  # detour
+        "unsettled": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "stream": {
+        "heard": frozenset(("settle",)),
+        "look_at_stream": frozenset(("settle",)),  # detour
+        "passed": frozenset(("settle",)),  # detour
+        "left": frozenset(),
+    },
+    "settle": {
+        "settled": frozenset(),
+        "stream_settled": frozenset(),  # detour
+        "unsettled": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "end": {"left": frozenset()},
+}
 JSON: Final = b"application/json"
 REFUSALS: Final = (Refuse, BadRequest, BodyTooLarge)
 
@@ -327,11 +375,9 @@ class Course:
             self.outcome(failure)
 
     def outcome(self, outcome: UpstreamResponse | UpstreamError) -> None:
-        """Act on how an attempt has gone: try another, or go on with this one."""
+        """Act on how an attempt has gone: try another, or go on with this one. An answer is noted before."""
         self.request = None
         health = self.context.target.health
-        if not isinstance(outcome, UpstreamError):
-            self.answer = outcome  # from now on a fault frees its connection
         if isinstance(outcome, UpstreamError):
             failure: Failure | None = failure_of_error(outcome)
         else:

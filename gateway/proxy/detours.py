@@ -59,6 +59,7 @@ class Course(Protocol):
     head: ResponseHead
     body: bytes
     lines: bytes
+    answer: UpstreamResponse | None
     drained: Callable[[], Awaitable[None]]
 
     def identified(self, principal: Principal) -> None: ...
@@ -164,7 +165,8 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
     course.attempt = attempt = None if health.sound else health.begin()
     outcome: UpstreamResponse | UpstreamError
     try:
-        outcome = await (sender(request) if timeout_s is None else send_within(sender, request, timeout_s))
+        sending = sender(request) if timeout_s is None else send_within(sender, request, timeout_s)
+        course.answer = outcome = await sending  # noted before anything else: a fault frees its connection
     except UpstreamError as error:
         outcome = error
     except BaseException as error:

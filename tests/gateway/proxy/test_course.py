@@ -10,6 +10,7 @@ import linecache
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
@@ -134,7 +135,7 @@ class Client:
         pass
 
     def here(self, _: int) -> bytes | None:
-        return self.body
+        return None if self.machine.is_slow else self.body
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         self.machine.must(not self.whole, "one answer")
@@ -237,7 +238,12 @@ class Provider(HttpTransport):
 
 
 class Life(RuleBasedStateMachine):
-    """One request."""
+    """One request. `has_usage` says whether its provider reports usage, `is_slow` that its body does not come with its
+    head, `is_unpaid` that its account's status must be looked at."""
+
+    course_class = Course
+    has_usage = True
+    is_slow = is_unpaid = False
 
     @initialize(
         stream=st.booleans(), known=st.booleans(), idle=st.booleans(), bounded=st.booleans(), strict=st.booleans()
@@ -255,6 +261,8 @@ class Life(RuleBasedStateMachine):
         self.is_sent = self.is_over = False
         self.stream, self.known, self.strict = stream, known, strict
         self.pieces = list(PIECES[stream])
+        if not self.has_usage:
+            self.pieces = [*WORDS, DONE] if stream else [msgspec.json.encode(answer(reported={}))]
         fields: dict[str, Any] = {"model": "m", "messages": [], **({"max_tokens": 5} if bounded else {})}
         self.client = Client(self, msgspec.json.encode({**fields, "stream": True} if stream else fields))
 
@@ -288,7 +296,7 @@ class Life(RuleBasedStateMachine):
         holds = Holds(none, repairs, running, outbox, direct, gateway_id="g", settings=HoldSettings())  # type: ignore[arg-type]
         made = preparation(1_000_000)
         made._rules = EstimateSettings(strict=self.strict)
-        principal = anew()
+        principal = replace(anew(), status="suspended") if self.is_unpaid else anew()
         request = RequestSettings()
         proxy = Proxy.__new__(Proxy)
         proxy.holds, proxy.metrics = holds, metrics
@@ -314,15 +322,30 @@ class Life(RuleBasedStateMachine):
         proxy.cached = lambda _: principal if self.known else None  # type: ignore[method-assign]
 
         async def admit(*_: Any) -> Any:
-            await asyncio.sleep(0)
+            for _ in range(4):  # whose client may leave meanwhile
+                await asyncio.sleep(0)
             if not self.known and self.client.gone:
                 raise Refuse(refusals.invalid_key(None))
             return principal
 
+        async def slowly(*_: Any) -> Any:
+            await asyncio.sleep(0)
+            body, self.client.body = self.client.body, b""
+            return body, DIALECT.parse(self.client, body)  # type: ignore[arg-type]
+
+        async def paid(*_: Any) -> None:
+            await asyncio.sleep(0)
+
+        async def record(*_: Any) -> None:
+            await asyncio.sleep(0)
+
+        some: Any = _Anything(of=lambda _: _Anything(), record=record)
+        proxy.bodies = proxy.stored = some
+        proxy.intake, proxy.check_paid = SimpleNamespace(slowly=slowly), paid  # type: ignore[method-assign, assignment]
         proxy.admit = admit  # type: ignore[method-assign]
         proxy.clock, proxy.new_id = loop.time, lambda: "01ARZ3NDEKTSV4RRFFQ69G5FAV"
         proxy.start, proxy.call_soon = loop.create_task, loop.call_soon
-        course = self.course = Course(proxy, self.client, self.note_over)  # type: ignore[arg-type]
+        course = self.course = self.course_class(proxy, self.client, self.note_over)  # type: ignore[arg-type]
         assert course.state == "read"
 
     async def decide(self, reply: Any, epoch: int, request: Any, target: Any, deadline: float) -> Any:
