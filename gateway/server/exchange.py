@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
@@ -49,17 +49,6 @@ LARGE_PIECE_BYTES: Final = 16_384
 Watch = Callable[[int], Awaitable[None]]
 # By the identity of the rules and the account: the rules, which keeps their identity theirs, and the lines.
 KeptLines = dict[tuple[int, str], tuple[object, bytes]]
-
-
-class KeptOfHead:
-    """What was made of a head that is remembered: `lines` for providers, and what it has `said` of its requests
-    (`gateway.proxy.preparation.Said`)."""
-
-    __slots__ = ("lines", "said")
-
-    def __init__(self) -> None:
-        self.lines: KeptLines = {}
-        self.said: Any = None
 
 
 class BodyTooLarge(MetergateError):
@@ -155,8 +144,9 @@ class Exchange:
         return account == self._protocol.account or self._protocol.claim(account)
 
     @property
-    def kept(self) -> KeptOfHead | None:
-        """Return what was made of these headers; None where nothing of them is kept."""
+    def kept_lines(self) -> KeptLines | None:
+        """Return what was made of these headers for providers, by which rules and for whom; None where nothing of them
+        is kept."""
         return None
 
     def all_headers(self) -> CIMultiDictProxy[str]:

@@ -23,7 +23,7 @@ from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11
 from billing.addresses import FORWARDED_HEADER
 from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES
-from gateway.server.exchange import BodyTooLarge, Exchange, KeptOfHead, Watch
+from gateway.server.exchange import BodyTooLarge, Exchange, KeptLines, Watch
 from gateway.server.known_heads import HEAD_BYTES
 from gateway.server.stalls import HalfClosed, may_be_half_closed
 
@@ -147,9 +147,9 @@ class WholeExchange(Exchange):
         self.key_digest = head.key_digest
 
     @property
-    def kept(self) -> KeptOfHead | None:
-        """Return what was made of these headers; None where they are not remembered."""
-        return self._known.kept if self._known.key_digest is not None else None
+    def kept_lines(self) -> KeptLines | None:
+        """Return what was made of these headers for providers; None where they are not remembered."""
+        return self._known.kept_lines if self._known.key_digest is not None else None
 
     def all_headers(self) -> CIMultiDictProxy[str]:
         """Return the headers with what shows the key, which is read again where the head was remembered."""

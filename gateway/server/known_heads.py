@@ -21,12 +21,12 @@ from urllib.parse import unquote_plus
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.dialects.declared import KEY_HEADERS, key_headers
-from gateway.server.exchange import KeptOfHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.dialects.base import Match
+    from gateway.server.exchange import KeptLines
 
     Find = Callable[[str, str, Mapping[str, str]], Match | None]
 
@@ -64,9 +64,9 @@ Lines = tuple[tuple[bytes, bytes], ...]
 
 class KnownHead:
     """A head as it was read. `key_digest` is that of its key, once that is known; then its headers are without what
-    shows the key. `kept` is what was made of it."""
+    shows the key. `kept_lines` are what was made of it for providers."""
 
-    __slots__ = ("headers", "kept", "key_digest", "match", "path", "raw_headers")
+    __slots__ = ("headers", "kept_lines", "key_digest", "match", "path", "raw_headers")
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class KnownHead:
         self.headers = headers
         self.raw_headers = raw_headers
         self.key_digest = key_digest
-        self.kept = KeptOfHead()
+        self.kept_lines: KeptLines = {}
 
     def without_key(self, key_digest: bytes) -> KnownHead | None:
         """Return what may be remembered of it; None where it holds a secret that can't be left out."""

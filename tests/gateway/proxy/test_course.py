@@ -115,7 +115,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
-    key_digest = kept = None
+    key_digest = kept_lines = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
