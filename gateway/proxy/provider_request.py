@@ -67,6 +67,8 @@ _SYSTEM: Final = "$"
 MAX_PARAMETERS: Final = 100
 # What begins as a key of this gateway does.
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
+# What is shorter has none, so that it may be remembered.
+OWN_KEY_CHARACTERS: Final = 23
 # Not `;`, which some servers take for `&`.
 _SAFE: Final = "!$%'()*+,/:=?@[]~"
 _BARE: Final = re.compile(r"[^a-z0-9]+")
@@ -173,7 +175,13 @@ def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str
 def upstream_query(base: str, given: str, dialect: Dialect) -> str:
     """Return the query string for a provider, without `?`, in ASCII: that of its base URL and what passes of a
     client's."""
-    never = _never(dialect.kept_parameters, dialect.passed_parameters)
+    made = _query if len(given) < OWN_KEY_CHARACTERS else _query.__wrapped__
+    return made(base, given, dialect.kept_parameters, dialect.passed_parameters)
+
+
+@lru_cache(maxsize=256)
+def _query(base: str, given: str, kept: frozenset[str], passed: frozenset[str]) -> str:
+    never = _never(kept, passed)
     taken = {_name(pair).strip().lower() for pair in base.split("&")}
     parameters = given.partition("#")[0].split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
     pairs = [base] if base else []
