@@ -671,11 +671,32 @@ class _PlainEvent(msgspec.Struct):
     error: None = None
 
 
+class _UsageEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """The event that OpenAI sends for its usage alone."""
+
+    usage: PlainUsage
+    choices: Annotated[list[None], msgspec.Meta(max_length=0)]
+    id: str | None = None
+    object: str | None = None
+    created: int | None = None
+    service_tier: str | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    obfuscation: str | None = None
+    error: None = None
+
+
 _PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
+_USAGE_EVENT: Final = msgspec.json.Decoder(_UsageEvent)
+_NO_CHOICES: Final = b'"choices":[]'
 
 
 def _plain_facts(data: bytes) -> EventFacts | None:
     """Return what an event with usage says, where it is as OpenAI writes it: in one go."""
+    if data.find(_NO_CHOICES) >= 0 and (alone := decoded(_USAGE_EVENT, data)) is not None:
+        if (usage := plain_usage(alone.usage)) is None:
+            return None
+        return EventFacts(Reported(usage, alone.service_tier, alone.model), has_usage=True, is_usage_only=True)
     event = decoded(_PLAIN_EVENT, data)
     if event is None or (usage := plain_usage(event.usage)) is None:
         return None
