@@ -657,7 +657,9 @@ _EVENT_END: Final = b"}\n\n"
 _NULL_USAGE_LAST: Final = b',"usage":null' + _EVENT_END
 # Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that it
 # stands at the top level, so that nothing has to be decoded.
-_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
+_PADDING: Final = rb'"obfuscation":"[^"\\]*"\}\n\n'
+_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?=%b)' % _PADDING)
+_PADDED_LAST: Final = re.compile(rb'"usage":null,(%b)' % _PADDING)
 _DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 
@@ -781,6 +783,8 @@ class OpenAIEvents(EventReader):
                 return block[: at - 1] + _EVENT_END, -1
             block = _EVENT_END.join(block.split(_NULL_USAGE_LAST))  # `replace` searches twice
             at = block.find(_USAGE_NAME, at)
+        elif (padded := _PADDED_LAST.fullmatch(block, at)) is not None:
+            return block[:at] + padded[1], -1
         if not _has_null_usage(block, at):
             return block, at
         start = last_end(block, 0, at)
