@@ -176,6 +176,8 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
             _leave_pending(course, request.pending, error)
         raise
     del request  # whose body may be large
+    if isinstance(outcome, Response):
+        outcome.on_change = course.heard  # from now on as where nothing was awaited
     course.outcome(outcome)
 
 
