@@ -189,6 +189,7 @@ STORES: Final = (
         (
             ("sum(metergate_refusals_dropped{})", "refusals"),
             ("sum(metergate_request_log_dropped{})", "lines of the request log"),
+            ("sum(metergate_traces_dropped{})", "traces"),
         ),
     ),
 )

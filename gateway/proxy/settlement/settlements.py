@@ -121,6 +121,8 @@ class Settlements:
         now_s = self._clock()
         debit = context.settled(hold, guess.usage, guess.charge, reason=guess.reason, now_s=now_s)
         context.charged, context.settling_s = debit, now_s
+        if context.trace is not None:
+            context.trace.begin("settle", now_s)
         return self._holds.settle(hold, debit, told)
 
     async def complete(self, context: RequestContext, hold: Hold, settlement: Settlement) -> tuple[Settled, int]:
