@@ -46,7 +46,6 @@ EVENT_END_BYTES: Final = 3
 _NULLS: Final = (b":null", b": null")
 _NEWLINE: Final = ord("\n")
 _END: Final = b"\n\n"
-_BRACE_END: Final = b"}\n\n"
 _DATA_BYTES: Final = len(b"data: ")
 # What a usage object says of the charge; the first is the name until the next release.
 CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
@@ -112,8 +111,8 @@ def event_data(event: bytes) -> bytes:
 
     A byte order mark before it is passed over, as clients do; a line that is JSON by itself is read as data, too.
     """
-    if event.startswith(b"data: {") and event.find(b"\n") == len(event) - len(_END) and event.endswith(_BRACE_END):
-        return event[_DATA_BYTES : -len(_END)]  # as nearly all are: one line
+    if event.find(b"\n") == len(event) - 2 and event.startswith(b"data: ") and event.endswith(_END):
+        return event[_DATA_BYTES:-2].removesuffix(b"\r")  # as nearly all are: one line
     lines = []
     for line in event.removeprefix(codecs.BOM_UTF8).split(b"\n"):
         if line.startswith(b"{"):
@@ -220,10 +219,11 @@ class EventReader(Protocol):
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
         """Return the output in the data of an event that broke off, as far as it can be told."""
 
-    def without_null_usage(self, block: bytes) -> bytes:
+    def without_null_usage(self, block: bytes, at: int) -> tuple[bytes, int]:
         """Return whole events without the usage that is null in them, because the gateway asked for it; all else byte
-        for byte."""
-        return block
+        for byte. `at` says where the first usage marker stands; where it does then is returned, below 0 where none is
+        left."""
+        return block, at
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
@@ -357,7 +357,7 @@ class SseTap(Passed):
         "_error_marker",
         "_held",
         "_hold_usage",
-        "_markers",
+        "_other_markers",
         "_oversize",
         "_partial",
         "_read_on",
@@ -388,7 +388,7 @@ class SseTap(Passed):
         self._reader = reader
         self._usage_marker = reader.usage_marker
         self._error_marker = reader.error_marker
-        self._markers = (reader.usage_marker, reader.error_marker, *reader.terminal_markers)
+        self._other_markers = (reader.error_marker, *reader.terminal_markers)
         self._terminal_markers = reader.terminal_markers
         self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
@@ -474,15 +474,9 @@ class SseTap(Passed):
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
         """Pass a block of whole events, of which `sent_bytes` are out: mostly as it is, for nothing in it matters."""
-        find = block.find  # `in` asks for a buffer first, which takes as long as the search
-        usage = find(self._usage_marker)
+        usage = block.find(self._usage_marker)  # `in` asks for a buffer first, which takes as long as the search
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
-            start = last_end(block, 0, usage)
-            rest = block[start:] if start else block
-            if (shorter := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
-                block = block[:start] + shorter if start else shorter
-                find = block.find
-                usage = find(self._usage_marker, start)
+            block, usage = self._reader.without_null_usage(block, usage)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
             if kept_bytes - self._packed_bytes > MAX_PLAIN_BYTES and self._kept:
@@ -493,16 +487,19 @@ class SseTap(Passed):
             self._not_kept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
+        find, marked, held = block.find, usage >= 0, bool(self._held)
         positions = [usage]
-        for marker in self._markers[1:]:
-            positions.append(find(marker))
-        if self._held or (max(positions) >= 0 and self._marked(block, -1, positions) < len(block)):
-            return self._inspect(block, sent_bytes, 0 if self._held else last_end(block, 0, min(positions)), positions)
+        for marker in self._other_markers:
+            positions.append(at := find(marker))
+            marked = marked or at >= 0
+        if held or (marked and self._marked(block, -1, positions) < len(block)):
+            return self._inspect(block, sent_bytes, 0 if held else last_end(block, 0, min(positions)), positions)
         return block[sent_bytes:] if sent_bytes else block
 
     def _marked(self, block: bytes, start: int, positions: list[int]) -> int:
         """Return where the first marker stands: see `first_marked`."""
-        return first_marked(block, start, positions, self._markers, self._reader.usage_pattern)
+        markers = (self._usage_marker, *self._other_markers)
+        return first_marked(block, start, positions, markers, self._reader.usage_pattern)
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """Take a chunk that begins or ends within an event."""
@@ -580,7 +577,10 @@ class SseTap(Passed):
         return b"".join(out)
 
     def _is_terminal(self, event: bytes, data: bytes) -> bool:
-        return any(marker in event for marker in self._terminal_markers) and self._reader.is_terminal(event, data)
+        for marker in self._terminal_markers:
+            if event.find(marker) >= 0:
+                return self._reader.is_terminal(event, data)
+        return False
 
     def _hold_terminal(self, unsent: bytes, data: bytes) -> list[bytes]:
         """Read the terminal event, which may have the usage, and hold it; what is to pass before it."""

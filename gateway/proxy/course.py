@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.holds.model import Hold, SettlementLost, Unavailable
+from billing.holds.model import SettlementLost, Unavailable
 from billing.keys.secrets import secret_digest
 from billing.logs import log_about, subject
 from billing.money import format_usd
@@ -54,7 +54,7 @@ from gateway.upstream.transport import Response, StaleConnection, may_repeat
 if TYPE_CHECKING:
     import asyncio
 
-    from billing.holds.model import AdmitItem, Decision, Need, Settled, Settlement
+    from billing.holds.model import AdmitItem, Hold, Need, Refused, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
@@ -248,22 +248,22 @@ class Course:
         except Exception as error:
             self.fault(error)
 
-    def decided(self, decision: Decision) -> None:
-        """Act on an admission that took more than one question."""
-        if isinstance(decision, Hold):
-            self.admitted(decision)
-        elif isinstance(decision, Unavailable):
+    def not_held(self, decision: Refused | Unavailable) -> None:
+        """Refuse a request that is not held, however often it was asked for."""
+        if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", self.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        else:
-            context = self.context
-            max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
-            links = self.proxy.links
-            raise Refuse(limit_refusals.of_decision(decision, context.principal, links, max_field))
+        context = self.context
+        max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
+        links = self.proxy.links
+        raise Refuse(limit_refusals.of_decision(decision, context.principal, links, max_field))
 
     def admitted(self, hold: Hold) -> None:
         """Serve a request that is held."""
         self.item, self.hold, self.is_held = None, hold, True
+        if self.state == "end":  # it has ended while a detour asked
+            self.proxy.holds.leave(hold)
+            return
         try:
             proxy = self.proxy
             proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
@@ -698,6 +698,8 @@ class Course:
         try:
             if self.item is not None:
                 self.item.abandon()
+            if self.task is not None and self.is_started:
+                self.task.cancel()  # nothing that it tells is heard any more
             self.let_go()
             if isinstance(error, REFUSALS):
                 self.refuse(error)

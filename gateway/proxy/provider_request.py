@@ -68,6 +68,8 @@ _SYSTEM: Final = "$"
 MAX_PARAMETERS: Final = 100
 # What begins as a key of this gateway does.
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
+# What is shorter has none, so that it may be remembered.
+OWN_KEY_CHARACTERS: Final = 23
 # Not `;`, which some servers take for `&`.
 _SAFE: Final = "!$%'()*+,/:=?@[]~"
 _BARE: Final = re.compile(r"[^a-z0-9]+")
@@ -118,9 +120,10 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
 
 def _lines_of(exchange: Exchange, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines of the client's headers for a provider; of a head that is remembered they are made once."""
-    kept = exchange.kept_lines
-    if kept is None:
+    kept_of_head = exchange.kept
+    if kept_of_head is None:
         return outgoing(exchange.raw_headers, fixed, account_id)
+    kept = kept_of_head.lines
     made = kept.get((id(fixed), account_id))
     if made is None:
         if len(kept) >= LINES_KEPT:
@@ -179,7 +182,13 @@ def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str
 def upstream_query(base: str, given: str, dialect: Dialect) -> str:
     """Return the query string for a provider, without `?`, in ASCII: that of its base URL and what passes of a
     client's."""
-    never = _never(dialect.kept_parameters, dialect.passed_parameters)
+    made = _query if len(given) < OWN_KEY_CHARACTERS else _query.__wrapped__
+    return made(base, given, dialect.kept_parameters, dialect.passed_parameters)
+
+
+@lru_cache(maxsize=256)
+def _query(base: str, given: str, kept: frozenset[str], passed: frozenset[str]) -> str:
+    never = _never(kept, passed)
     taken = {_name(pair).strip().lower() for pair in base.split("&")}
     parameters = given.partition("#")[0].split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
     pairs = [base] if base else []

@@ -178,6 +178,13 @@ class Response:
         if (failure := self.broken) is not None:
             raise failure
 
+    @property
+    def goes_on(self) -> bool:
+        """Return whether the sink has what is here, and waits for more: nothing but that has changed."""
+        if self.sink is None or self.ended or self._stalled:
+            return False
+        return self._connection is not None and self.failure is None and self._refused is None
+
     def pass_to(self, sink: Sink) -> None:
         """Give `sink` what is here of the body, and the rest as it arrives: see `pump`."""
         self.sink = sink
@@ -228,8 +235,20 @@ class Response:
             self.buffered_bytes += len(piece)
             if sink is not None:
                 self.deliver()
+            return
+        try:
+            takes_more = sink(piece)
+        except Exception as error:  # raised in the pumping task
+            self._refused = error
         else:
-            self._give(piece, sink, connection)
+            if takes_more:
+                if connection.paused:
+                    connection.resume()  # a burst was above what is kept
+                return
+            self._stalled = True
+            connection.pause()
+        if self.on_change is None:
+            connection.wake()  # else who has asked for what is here looks by himself
 
     def deliver(self) -> None:
         """Pass what has arrived to the sink; wake `pump` where that can't take more."""
@@ -237,19 +256,7 @@ class Response:
             return
         pieces, self.pieces = self.pieces, []
         self.buffered_bytes = 0
-        self._give(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.sink, self._connection)
-
-    def _give(self, piece: bytes, sink: Sink, connection: Connection) -> None:
-        try:
-            self._stalled = not sink(piece)
-        except Exception as error:  # raised in the pumping task
-            self._refused = error
-        if self._stalled:
-            connection.pause()
-        elif connection.paused:
-            connection.resume()  # a burst was above what is kept
-        if (self._stalled or self._refused is not None) and self.on_change is None:
-            connection.wake()  # else who has asked for what is here looks by himself
+        self.receive(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def release(self) -> None:
         """Free the connection where the body was read to its end; else close it, which stops the
@@ -442,7 +449,7 @@ class Connection(asyncio.Protocol):
             if answer.sink is None:
                 self.wake()
         self._reading = False
-        if answer.on_change is not None:
+        if answer.on_change is not None and not answer.goes_on:
             answer.on_change()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -27,8 +27,8 @@ from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
 # Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there.
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
 _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
-# One of these stands in every piece after which no more may come.
-END_MARKERS: Final = (*_OF_THE_END, b'"error"')
+# One of these stands in every piece after which no more may come; the first is how those names end.
+END_MARKERS: Final = (b'Reason"', b'"error"')
 # Models that Google bills one search for, however many they do.
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 _CODE: Final = b'"executableCode"'
@@ -140,11 +140,12 @@ class Reading:
         if piece is None:
             return False
         model, counts = decoded(TEXT, piece.model), decoded(OBJECT, piece.usage)
-        if not model or not counts or any(map(pieces.__contains__, _OF_TOOLS)):
+        if not model or not counts:
             return False
         begins = last.rfind(_USAGE)
         usage = last[begins : last.find(piece.usage, begins) + len(piece.usage)]
-        if pieces.translate(None, _DIGITS).count(usage.translate(None, _DIGITS)) != pieces.count(_USAGE):
+        others = b" ".join(pieces.translate(None, _DIGITS).split(usage.translate(None, _DIGITS)))
+        if others.find(_USAGE) >= 0 or any(others.find(name) >= 0 for name in _OF_TOOLS):
             return False
         self._model = model
         self._merge(counts)

@@ -191,7 +191,7 @@ class _PlainContent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: str | None = None
 
 
-_PLAIN: Final = msgspec.json.Decoder(list[_PlainContent])
+_PLAIN: Final = msgspec.json.Decoder(list[_PlainContent] | _PlainContent)
 
 
 class Counted:
@@ -227,9 +227,10 @@ def _is_plain(contents: bytes, bounds: StructureBounds) -> bool:
     """Return whether all parts are texts, each name once: told by the number of strings, or of the names where some
     strings are escaped (a name within a string has escaped quotes)."""
     try:
-        turns = _PLAIN.decode(contents)
+        found = _PLAIN.decode(contents)
     except UNREADABLE:
         return False
+    turns = found if isinstance(found, list) else [found]
     parts, roles = sum(len(turn.parts) for turn in turns), sum(turn.role is not None for turn in turns)
     if len(turns) > bounds.messages or parts > bounds.parts:
         return False  # which is said elsewhere
@@ -549,10 +550,11 @@ def _check_model(fields: Mapping[str, Raw], model: str) -> None:
 
 def _check_query(path: str, method: str) -> None:
     """Refuse a format of the answer that can't be metered. Raises `BadRequest`."""
-    if "?" not in path:
+    query = path.partition("?")[2]
+    if not query or (method == STREAM and query == "alt=sse"):  # as most are
         return
     known = ("json", "sse") if method == STREAM else ("json",)
-    for name, value in parse_qsl(path.partition("?")[2], keep_blank_values=True):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name.strip().lower() == "alt" and value not in known:
             raise BadRequest(f"Invalid value for 'alt': expected {' or '.join(known)}.", "alt")
 

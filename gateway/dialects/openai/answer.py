@@ -60,7 +60,7 @@ from gateway.dialects.body import FIELDS, NULL, OBJECT, TEXT, decoded, decoded_a
 from gateway.dialects.declarations import MORE_IN_TOTAL
 from gateway.dialects.facts import MAX_ANOMALIES, EventFacts, Reported, cut_down, shared_out, unknown_counts
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
-from gateway.dialects.streaming import EventReader
+from gateway.dialects.streaming import EventReader, last_end
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Anomaly
@@ -653,7 +653,8 @@ _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
 # Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at the
 # top level stands there.
 MOST_TRIED: Final = 8
-_NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
+_EVENT_END: Final = b"}\n\n"
+_NULL_USAGE_LAST: Final = b',"usage":null' + _EVENT_END
 # Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that it
 # stands at the top level, so that nothing has to be decoded.
 _NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
@@ -689,9 +690,9 @@ def _says_no_more(data: bytes) -> bool:
     return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
 
 
-def _has_null_usage(block: bytes) -> bool:
-    """Return whether usage that is null stands in a block: a byte search finds it in a fraction of a pattern's time."""
-    at = block.find(_USAGE_NAME)
+def _has_null_usage(block: bytes, at: int) -> bool:
+    """Return whether usage that is null stands in a block, the first of whose usages stands at `at`: a byte search
+    finds it in a fraction of a pattern's time."""
     while at >= 0:
         if _NULL_USAGE.match(block, at) is not None:
             return True
@@ -751,11 +752,19 @@ class OpenAIEvents(EventReader):
             is_error=is_error,
         )
 
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Return whole events without the `"usage": null` at their top level that is there because the gateway
-        asked."""
-        block = block.replace(_NULL_USAGE_LAST, b"}\n\n")
-        if not _has_null_usage(block):
-            return block
-        block = _NULL_USAGE_PADDED.sub(b"", block)
-        return _DATA_LINE.sub(_without_null_usage, block) if _has_null_usage(block) else block
+    def without_null_usage(self, block: bytes, at: int) -> tuple[bytes, int]:
+        """Return whole events without the `"usage": null` at their top level that is there because the gateway asked,
+        and where the first usage stands that is left."""
+        if block.startswith(_NULL_USAGE_LAST, at - 1):  # which no search is needed to see
+            if at - 1 + len(_NULL_USAGE_LAST) == len(block):
+                return block[: at - 1] + _EVENT_END, -1
+            block = _EVENT_END.join(block.split(_NULL_USAGE_LAST))  # `replace` searches twice
+            at = block.find(_USAGE_NAME, at)
+        if not _has_null_usage(block, at):
+            return block, at
+        start = last_end(block, 0, at)
+        rest = _NULL_USAGE_PADDED.sub(b"", block[start:].replace(_NULL_USAGE_LAST, _EVENT_END))
+        if _has_null_usage(rest, rest.find(_USAGE_NAME)):
+            rest = _DATA_LINE.sub(_without_null_usage, rest)
+        block = block[:start] + rest
+        return block, block.find(_USAGE_NAME, start)

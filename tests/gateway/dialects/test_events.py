@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.openai.answer import OpenAIEvents
 from gateway.dialects.streaming import event_data, first_event, split_events
+from tests.gateway.dialects.openai.test_events import without_null_usage
 
 PIECES = st.lists(
     st.sampled_from([b"\n", b"\r", b"\n\n", b"\r\n", b"data: {", b"}", b"data:", b": x", b"\xef\xbb\xbf"]), max_size=12
@@ -34,6 +34,6 @@ def test_an_event_of_one_line_has_the_data_that_any_event_has(inner):
     ],
 )
 def test_usage_that_is_null_is_taken_out_of_the_event_alone(written, left):
-    assert OpenAIEvents().without_null_usage(written) == left
+    assert without_null_usage(written) == left
     usage = b'data: {"usage":{"total_tokens":3}}\n\n'
-    assert OpenAIEvents().without_null_usage(usage + written + usage) == usage + left + usage
+    assert without_null_usage(usage + written + usage) == usage + left + usage

@@ -28,6 +28,7 @@ from gateway.config.defaults import AttemptSettings, EstimateSettings, RequestSe
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy import course as course_module
+from gateway.proxy import detached_answer
 from gateway.proxy.course import Course
 from gateway.proxy.detached_answer import DetachedAnswer, Running
 from gateway.proxy.handler import Proxy
@@ -113,7 +114,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
-    key_digest = kept_lines = None
+    key_digest = kept = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
@@ -214,6 +215,8 @@ class Provider(HttpTransport):
         self.machine = machine
         self.idle = True
         self.waiting: list[asyncio.Future[Response]] = []
+        self.requests: list[Any] = []
+        """That were sent, and whose answers are awaited."""
 
     def send_now(self, request: Any, on_change: Callable[[], None]) -> Response | None:
         self.machine.sent()
@@ -227,6 +230,7 @@ class Provider(HttpTransport):
         self.machine.sent()
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
+        self.requests.append(request)
         return await future
 
     repeat = send
@@ -663,6 +667,49 @@ def test_a_fault_before_an_awaited_answer_is_looked_at_frees_the_provider_s_conn
     made = life.connected()
     life.head(made, 500)
     life.do(lambda: life.provider.waiting.pop().set_result(made))
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_a_fault_as_a_refusal_is_passed_on_frees_the_provider_s_connection(monkeypatch):
+    life = begun()
+    life.redis_replies("ok")
+    monkeypatch.setattr(Hold, "owe_nothing", fails)
+    life.the_head_comes(400, True)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    assert life.client.status >= 500
+    life.teardown()
+
+
+def test_a_fault_after_the_client_has_left_frees_the_provider_s_connection(monkeypatch):
+    life = begun()
+    life.redis_replies("ok")
+    life.the_client_leaves(True)
+    monkeypatch.setattr(detached_answer, "incoming", fails)
+    life.turns()
+    life.the_head_comes(200, False)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_fault_as_an_awaited_answer_is_left_frees_the_provider_s_connection(monkeypatch, leaves):
+    life = begun(idle=False)
+    life.redis_replies("ok")
+    life.turns()
+    life.provider.requests.pop().pending = life.connected()
+    if leaves:
+        life.detached._terms = fails  # type: ignore[method-assign]
+        life.the_client_leaves(True)
+    else:
+        monkeypatch.setattr(Hold, "owe", fails)
+        life.do(lambda: life.provider.waiting.pop().set_exception(Fault()))
     life.turns()
     assert life.link is not None
     assert life.link.released
