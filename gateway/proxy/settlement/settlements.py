@@ -142,7 +142,7 @@ class Settlements:
             self._metrics.settled(debit.estimated, "lost")
             return
         outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
-        self._metrics.charged(debit, outcome, self._clock() - context.settling_s)
+        self._metrics.charged(debit, outcome, self._clock() - context.settling_s, context.principal.plan.id)
         if debit.charged_nano > hold.cost_nano:
             self._metrics.hold_exceeded()
 
