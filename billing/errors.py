@@ -161,6 +161,7 @@ MetergateError
 +-- AddressInUse                   gateway.server.listening
 +-- Refuse                         gateway.server.refusals
 +-- VocabularyError                gateway.tokens
++-- ExportFailed                   gateway.tracing.exporter
 +-- UpstreamError                  gateway.upstream.base
 |   +-- ToolOverrun                gateway.proxy.overrun
 |   +-- UpstreamBusy               gateway.upstream.base

@@ -9,6 +9,7 @@ dialects/    what an API's requests ask for, and where usage sits in its answers
 upstream/    how a request reaches a provider and its answer comes back; the local provider
 endpoints/   what the gateway answers by itself: models, the key's limits, one request's cost, health, jobs, /docs
 metrics/     counted cheaply in each worker, shown as one sum
+tracing/     traces of requests, over OTLP
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
 tokens       counting with tiktoken and `vocabularies/`

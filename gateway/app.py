@@ -94,6 +94,7 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.listening import LEAST_SHARERS, connections_within, raise_file_limit
 from gateway.server.plain import PlainRunner
 from gateway.tokens import Tokenizer
+from gateway.tracing.exporter import Tracer
 from gateway.upstream.local.openai import SharedObjects
 from gateway.upstream.local.provider import LocalTransport
 from gateway.upstream.transport import HttpTransport
@@ -140,9 +141,14 @@ class _Parts:
     dialects: Dialects
     bodies: Bodies
     request_log: RequestLog | None
+    tracer: Tracer | None
     detached: DetachedAnswer
     poller: BackgroundPoller
     proxy: Proxy
+
+    def work(self) -> tuple[Periodic, ...]:
+        """Return the loops of its own."""
+        return () if self.tracer is None else (self.tracer.work(),)
 
     async def close(self) -> None:
         """Close connections, threads and files."""
@@ -187,7 +193,7 @@ async def serving(
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
-    _add_gauges(metrics, price_follower, clients)
+    _add_gauges(metrics, price_follower, clients, parts.tracer)
     metrics.loop_failures = engine.loops.failures
     engine_loops: frozenset[str] | None = None
     try:
@@ -195,7 +201,7 @@ async def serving(
         engine_loops = frozenset(engine.loops.tasks)
         runtime.start(*house_work(runtime, metrics, health, aside))
         runtime.start(runtime.follower.work(), runtime.refused.work())
-        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look))
+        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look), *parts.work())
         _share_health(engine, parts.board)
         if shared_work:
             runtime.start(*_oversight(runtime, metrics, parts.board, health))
@@ -237,7 +243,8 @@ async def _stored_nano(runtime: Runtime, account_id: str) -> int:
     return (await runtime.accounts.get(account_id)).balance_nano
 
 
-def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients) -> None:
+def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients, tracer: Tracer | None) -> None:
+    metrics.gauge("traces_dropped", "Traces that were not sent.", lambda: 0 if tracer is None else tracer.dropped)
     metrics.gauge(
         "prices_unreadable",
         "1 while the file of prices can't be read and the table before it is in force.",
@@ -264,6 +271,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     links = links_of(settings, runtime.follower.plans)
     log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.process.request_log_lines)
     records = Records(runtime.refused, log)
+    tracer = None if settings.traces is None else Tracer(settings.traces, defaults.process.traces_waiting)
     missing = MissingUsage(defaults.request.missing_usage, tokenizer)
     settlements = Settlements(engine.holds, missing, metrics, defaults.request.max_usage_factor)
     jobs = BackgroundJobs(
@@ -294,9 +302,10 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             stored=stored,
             poller=poller,
             in_thread=bodies.in_thread,
+            tracer=tracer,
         )
     )
-    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, detached, poller, proxy)
+    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, tracer, detached, poller, proxy)
 
 
 def _show_targets(metrics: Metrics, board: HealthBoard, providers: Iterable[str]) -> None:

@@ -67,6 +67,18 @@ BUSINESS: Final = (
     _stat("Margin", "currencyUSD", f"{_in_range('charged')} - {_in_range('cost')}"),
     _stat("Requests answered", "short", 'sum(increase(metergate_requests_total{status=~"2.."}[$__range]))'),
     _one("Charged in an hour", "currencyUSD", _hourly("charged"), "{{provider}}"),
+    _one(
+        "Charged in an hour, by model",
+        "currencyUSD",
+        "sum by (model) (increase(metergate_model_charged_nano_usd_total{}[1h])) / 1e9",
+        "{{model}}",
+    ),
+    _one(
+        "Charged in an hour, by plan",
+        "currencyUSD",
+        "sum by (plan) (increase(metergate_model_charged_nano_usd_total{}[1h])) / 1e9",
+        "{{plan}}",
+    ),
     _one("Cost in an hour", "currencyUSD", _hourly("cost"), "{{provider}}"),
     _one("Margin of an hour", "currencyUSD", _hourly("margin"), "{{provider}}"),
     _one(
@@ -190,6 +202,7 @@ STORES: Final = (
         (
             ("sum(metergate_refusals_dropped{})", "refusals"),
             ("sum(metergate_request_log_dropped{})", "lines of the request log"),
+            ("sum(metergate_traces_dropped{})", "traces"),
         ),
     ),
 )

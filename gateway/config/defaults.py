@@ -320,6 +320,9 @@ class ProcessSettings(Struct, frozen=True):
     request_log_lines: Annotated[
         int, within(1, 1_000_000, "lines that may wait for the request log; more are dropped")
     ] = 10_000
+    traces_waiting: Annotated[
+        int, within(1, 100_000, "traces that may wait in one process for their endpoint; more are dropped")
+    ] = 2048
     export_alarm_s: Annotated[
         float,
         within(60, 31 * DAY_S, "an export whose oldest event waits for as long raises an alarm, and degrades /healthz"),

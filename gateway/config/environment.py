@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -36,6 +36,7 @@ T = TypeVar("T")
 Mode = Literal["serve", "up", "command"]
 PLACE: Final = "environment"
 _DURATION: Final = re.compile(r"(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s?)?", re.ASCII)
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", re.ASCII)
 
 
@@ -381,6 +382,51 @@ def read_log_format(read: Reader) -> Literal["text", "json"]:
     return "json" if name == "json" else "text"
 
 
+class TraceSettings(Struct, frozen=True, kw_only=True):
+    """Where traces are sent: the whole URL, headers for it, the name of this service, and the share of requests that
+    are sampled, 0 to 1."""
+
+    endpoint: str
+    headers: Mapping[str, str] = {}
+    service: str
+    ratio: float
+
+    def __repr__(self) -> str:
+        return f"TraceSettings({self.endpoint!r})"  # headers hold keys
+
+
+TRACES_PATH: Final = "/v1/traces"
+_RATIO: Final = re.compile(r"0(\.\d{1,9})?|1(\.0{1,9})?", re.ASCII)
+
+
+def read_traces(read: Reader) -> TraceSettings | None:
+    """Return where traces are sent, by OpenTelemetry's own variables; None for nowhere."""
+    service = read.text("OTEL_SERVICE_NAME")
+    base, endpoint = read.url("OTEL_EXPORTER_OTLP_ENDPOINT"), read.url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    headers: dict[str, str] = read.parsed(
+        "OTEL_EXPORTER_OTLP_HEADERS", parse_otlp_headers, "names and values, a=b,c=d", {}
+    )
+    ratio = read.parsed(
+        "OTEL_TRACES_SAMPLER_ARG", lambda text: text if _RATIO.fullmatch(text) else None, "a share from 0 to 1", "1"
+    )
+    endpoint = endpoint or (None if base is None else base + TRACES_PATH)
+    if endpoint is None:
+        return None
+    return TraceSettings(endpoint=endpoint, headers=headers, service=service, ratio=float(ratio))
+
+
+def parse_otlp_headers(text: str) -> dict[str, str] | None:
+    """Return headers of `name=value,name=value`, whose values are percent-encoded; None for anything else."""
+    headers: dict[str, str] = {}
+    for pair in text.split(","):
+        name, equals, value = pair.partition("=")
+        name, value = name.strip(), unquote(value.strip())
+        if not equals or not _HEADER_NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
+            return None
+        headers[name] = value
+    return headers
+
+
 def read_payment_provider(read: Reader) -> PaymentProvider | None:
     """Return the payment provider; None: payments are off. A gateway must not take local payments for real ones only
     because nobody named the provider: it is local by itself for `up` alone, and never beside a key of Stripe's."""
@@ -515,6 +561,23 @@ class Environment:
         "FRONTEND_URL", "page where customers ask you for credit or a better plan; refusals name it"
     )
     image: str = declare_text("IMAGE", "full image reference that the container was started from, for `/api/ping`")
+
+    traces: TraceSettings | None = declare(
+        read_traces,
+        Variable(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "",
+            "OTLP/HTTP endpoint that gets traces, at `/v1/traces` below it",
+        ),
+        Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "the same as a whole URL, which wins"),
+        Variable("OTEL_EXPORTER_OTLP_HEADERS", "", "headers for it, `name=value,name=value`", secret=True),
+        Variable("OTEL_SERVICE_NAME", "metergate", "name of this service in traces"),
+        Variable(
+            "OTEL_TRACES_SAMPLER_ARG",
+            "1",
+            "share of requests that are traced, 0 to 1; none whose caller says so in its `traceparent`",
+        ),
+    )
 
     admin_api_key: Secret | None = declare_key(
         "ADMIN_API_KEY", "for `X-Admin-Key`, 24 characters or more; unset: `up` makes one, `serve` refuses admin calls"

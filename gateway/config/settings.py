@@ -347,6 +347,7 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
 # The first setting of each group, and the group's title.
 _TITLES: Final = {
     "listen_addr": "Gateway",
+    "traces": "Traces",
     "admin_api_key": "Keys of operators and services",
     "auth_base_url": "Sign-in",
     "payment_provider": "Payments",

@@ -40,8 +40,11 @@ from billing.traffic.counts import BOUNDS_MS, FAILED, FIRST_BYTE, HEAD, PASSED_O
 # Names the folder to a worker.
 METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
 Outcome = Literal["settled", "voided", "direct_write", "lost"]
+# How a request that was held ended, as its client sees it: `failed` was given back.
+Ending = Literal["answered", "cut", "failed"]
 Labels = tuple[str, ...]
 
+FIRST_ERROR: Final = 400
 # Label sets of one metric; what comes beyond is counted under OTHER.
 LABEL_SETS_LIMIT: Final = 1_000
 OTHER: Final = "other"
@@ -81,6 +84,8 @@ COUNTERS: Final = {
     "usage_anomalies": Counter("Reports of usage with something unknown or contradictory.", ("provider", "anomaly")),
     "unknown_tools": Counter("Requests with a tool of a type that is not known here, by the type.", ("type",)),
     "tool_overruns": Counter("Streams that were cut because tools at the provider went beyond their hold."),
+    "model_requests": Counter("Requests that were held, by how they ended.", ("model", "plan", "outcome")),
+    "model_charged_nano_usd": Counter("What accounts were charged, in nano-USD.", ("model", "plan", "outcome")),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
     "connections_ended": Counter("Connections that ended for others, by what they awaited.", ("awaited",)),
     "connections_refused": Counter("Connections and requests refused where a share is full.", ("share",)),
@@ -291,6 +296,7 @@ class Metrics:
         self._usage_anomalies: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
         self._unknown_tools: _Cells[str, int] = _Cells([0], OTHER)
         self._tool_overruns = 0
+        self._models: _Cells[tuple[str, str, str], int] = _Cells([0, 0], (OTHER,) * 3)
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
@@ -327,11 +333,19 @@ class Metrics:
         self._failed_attempts[provider, reason][0] += 1
         self.last_failures[provider] = time.time(), reason
 
-    def charged(self, debit: "Debit", outcome: Outcome, seconds: float) -> None:
+    def failed(self, model: str, plan: str) -> None:
+        """Count one request that was held, and given back."""
+        self._models[model, plan, "failed"][0] += 1
+
+    def charged(self, debit: "Debit", outcome: Outcome, seconds: float, plan: str) -> None:
         """Count a debit that is outside the process, `seconds` after its answer's end: its tokens, what it costs at the
         provider, what its account is charged, and how its hold ended. As in usage events, input tokens include the
         cached, output tokens reasoning."""
         settle, cell = self._settle, self._usage[debit.provider]
+        ended: Ending = "answered" if debit.status < FIRST_ERROR else "cut"
+        of_model = self._models[debit.model, plan, ended]
+        of_model[0] += 1
+        of_model[1] += debit.charged_nano
         cell[0] += debit.input_tokens
         cell[1] += debit.cached_input_tokens
         cell[2] += debit.output_tokens
@@ -492,6 +506,8 @@ class Metrics:
                 "usage_anomalies": {key: cell[0] for key, cell in self._usage_anomalies.items()},
                 "unknown_tools": {(kind,): cell[0] for kind, cell in self._unknown_tools.items()},
                 "tool_overruns": {(): self._tool_overruns},
+                "model_requests": {key: cell[0] for key, cell in self._models.items()},
+                "model_charged_nano_usd": {key: cell[1] for key, cell in self._models.items()},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
                 "connections_ended": {(awaited,): count for awaited, count in self.connections_ended.items()},
                 "connections_refused": {(share,): count for share, count in self.connections_refused.items()},

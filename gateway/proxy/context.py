@@ -23,6 +23,7 @@ from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, Plain, charge, markup_of
 from gateway.proxy.provider_tools import most_granted
 from gateway.proxy.senders import NOBODY, Sender
+from gateway.tracing.trace import Trace
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ class RequestContext(msgspec.Struct, gc=False):
     """Whether the request log has its line, or will."""
     cut: Reason | None = None
     """Why the client does not get the whole answer, where that is known."""
+    trace: Trace | None = None
+    """What is traced of it, where it is sampled."""
     unread: bool = False
     """Whether the gateway stopped reading a provider that may bill more than it has shown: see
     `gateway.proxy.detached_answer`."""

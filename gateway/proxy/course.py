@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from gateway.proxy.serving import Serving
     from gateway.server.bodies import Kept
     from gateway.server.exchange import Exchange
+    from gateway.tracing.exporter import Tracer
+    from gateway.tracing.trace import Trace
     from gateway.upstream.base import UpstreamRequest, UpstreamResponse
 
 logger = logging.getLogger(__name__)
@@ -160,6 +162,7 @@ class Course:
         "state",
         "task",
         "timeout_s",
+        "trace",
         "watch",
     )
 
@@ -198,6 +201,8 @@ class Course:
         self.attempts: Attempts | None = None
         self.attempt: Attempt | None = None
         self.watch: StreamWatch | None = None
+        tracer = proxy.tracer
+        self.trace = None if tracer is None else tracer.begin(exchange.headers, exchange.match.endpoint, self.started_s)
 
     def __repr__(self) -> str:
         return f"Course({self.request_id}, {self.state})"
@@ -251,6 +256,7 @@ class Course:
         self.parsed = parsed
         proxy = self.proxy
         context = self.context = proxy.prepare(self.exchange, self.request_id, principal, parsed, body, self.started_s)
+        context.trace = self.trace
         self.need = proxy.need(context)
         if principal.status != "active":
             self.detour(detours.check_paid(self, principal))
@@ -265,6 +271,8 @@ class Course:
         principal, admissions = context.principal, proxy.holds.admissions
         self.state = "admit"
         self.asked_s = proxy.clock()
+        if self.trace is not None:
+            self.trace.begin("admit", self.asked_s)
         facts = context.facts
         target = facts.target
         if target is None:
@@ -307,6 +315,8 @@ class Course:
         try:
             proxy = self.proxy
             proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
+            if self.trace is not None:
+                self.trace.stages[-1].wait_s = hold.waited_s
             proxy.running.begin(self.exchange)
             hold.on_closed = self.exchange.hold_closed
             self.timeout_s = proxy.first_timeout_s
@@ -321,6 +331,8 @@ class Course:
         proxy, context = self.proxy, self.context
         self.state = "send"
         self.sent_s = proxy.clock()
+        if self.trace is not None:
+            self.trace.begin("attempt", self.sent_s, context.route.provider.name, context.route.model)
         request, context.prepared = context.prepared, None  # nothing keeps a second body once it is sent
         parsed = context.parsed
         bounded = parsed.max_output_tokens is not None and not parsed.work.open_tools
@@ -402,6 +414,8 @@ class Course:
         proxy, context = self.proxy, self.context
         provider = context.route.provider.name
         proxy.metrics.attempt_failed(provider, failure.reason)
+        if self.trace is not None:
+            self.trace.end_stage(proxy.clock(), failure.reason)
         attempts = self.attempts = self.attempts or Attempts(proxy.attempts, self.sent_s)
         wait_s = attempts.next(context, failure, proxy.estimate, proxy.clock(), random.random())  # noqa: S311
         if wait_s is not None:
@@ -764,6 +778,8 @@ class Course:
         proxy.count(refusal).answer(exchange, self.request_id)
         if self.is_held:
             self.context.logged = True
+        if self.trace is not None:
+            self.trace.status, self.trace.error = refusal.status, refusal.code
         path = exchange.match.endpoint.path
         proxy.records.refused(self.request_id, path, self.principal, self.parsed, refusal, self.started_s)
 
@@ -818,7 +834,20 @@ class Course:
         finally:
             if self.is_held:
                 self.proxy.holds.leave(self.hold)
+            if self.trace is not None and self.proxy.tracer is not None:
+                self.traced(self.trace, self.proxy.tracer)
             self.item = self.answer = self.request = None
+
+    def traced(self, trace: Trace, tracer: Tracer) -> None:
+        """Have the trace sent, with what is known at the end."""
+        trace.request_id = self.request_id
+        if self.principal is not None:
+            trace.account_id, trace.key_id = self.principal.account_id, self.principal.key_id
+        if self.is_held:
+            trace.debit, trace.first_byte_s = self.context.charged, self.context.first_byte_s
+            if self.context.cut is not None:
+                trace.error = self.context.cut
+        tracer.end(trace)
 
     # Detours.
 

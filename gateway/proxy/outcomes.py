@@ -49,6 +49,10 @@ class Outcomes:
     def count(self, context: RequestContext, status: int, code: str | None = None) -> None:
         """Count one answer; `code` is that of a refusal of ours."""
         self._metrics.request(context.endpoint, context.route.provider.name, status, context.parsed.stream)
+        if status >= FIRST_ERROR and context.charged is None and status != CLIENT_GONE:
+            self._metrics.failed(context.route.entry, context.principal.plan.id)
+        if context.trace is not None:
+            context.trace.status, context.trace.error = status, code
         if self._records.log is not None and status != CLIENT_GONE:
             self._records.answered(context, status, code)
 

@@ -81,7 +81,9 @@ def prepare(exchange: Exchange, context: RequestContext) -> None:
     answered. Not of a large body: a request that is refused should not cost that; nor where calls of tools are
     granted."""
     large = len(context.body) > MAX_PREPARED_BYTES
-    if context.prepared is None and not large and not context.parsed.work.open_tools:
+    # A traced one names the span of its attempt, which begins with the hold.
+    later = large or context.parsed.work.open_tools or context.trace is not None
+    if context.prepared is None and not later:
         context.prepared = provider_request(exchange, context, None)
 
 
@@ -103,9 +105,12 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
         )
     if "?" in exchange.path and target.takes_query:
         url = provider_url(target, exchange.path, dialect)
+    lines = _lines_of(exchange, target.fixed, context.principal.account_id)
+    if context.trace is not None:
+        lines += context.trace.provider_lines()
     return UpstreamRequest(
         url,
-        _lines_of(exchange, target.fixed, context.principal.account_id),
+        lines,
         body,
         method=context.match.endpoint.method,
         account=context.principal.account_id,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gateway.server.exchange import BodyTooLarge, Exchange
     from gateway.server.limit_refusals import Links
     from gateway.tokens import Tokenizer
+    from gateway.tracing.exporter import Tracer
     from gateway.upstream.base import Transport
 
 
@@ -72,6 +73,7 @@ class ServingParts:
     stored: StoredObjects
     poller: BackgroundPoller
     in_thread: InThread | None = None
+    tracer: Tracer | None = None
 
 
 class Serving:
@@ -94,7 +96,7 @@ class Serving:
         self.transports, self.settlements, self.detached = parts.transports, parts.settlements, parts.detached
         self.prompt = {name: each for name, each in parts.transports.items() if isinstance(each, HttpTransport)}
         """Transports that may send at once."""
-        self.in_thread = parts.in_thread
+        self.in_thread, self.tracer = parts.in_thread, parts.tracer
         self.metrics = parts.metrics
         self.running = Running(request.max_request_s)
         self.outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)

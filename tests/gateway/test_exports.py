@@ -2,6 +2,8 @@
 
 import asyncio
 import csv
+import json
+import subprocess
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
 from tests.support.commands import Shell
 from tests.support.gateways import ask
+from tests.support.programs import judge
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 
 
@@ -65,6 +68,7 @@ async def test_what_was_used_is_told_and_written_to_files(make_gateway, tmp_path
         done = await asyncio.to_thread(shell.run, *run, str(tmp_path / "x"), "--format", format, env=stores)
         assert (done.json["events"], done.json["charged_usd"]) == (1, event["charged_usd"])
     assert written(tmp_path / "x") == [(event["id"], Decimal(event["charged_usd"]))] * 2
+    assert await asyncio.to_thread(summed, tmp_path / "x") == [(event["model"], 1, Decimal(event["charged_usd"]))]
     wrong = await asyncio.to_thread(shell.run, *run, "x", "--format", "xml", env=stores)
     assert "csv, parquet" in wrong.failed(2)
 
@@ -77,3 +81,18 @@ def written(folder: Path) -> list[tuple[str, Decimal]]:
     rows += pyarrow.parquet.read_table(of_parquet).to_pylist()
     assert rows[0].keys() == rows[1].keys()
     return [(row["request_id"], Decimal(row["charged_usd"])) for row in rows]
+
+
+# The query of docs/exports.md.
+SUM = """
+import json, sys, duckdb
+query = "SELECT model, count(*), sum(charge_usd)::text FROM read_parquet(?) GROUP BY model ORDER BY 3 DESC"
+print(json.dumps(duckdb.execute(query, [sys.argv[1] + "/*/usage-*.parquet"]).fetchall()))
+"""
+
+
+def summed(folder: Path) -> list[tuple[str, int, Decimal]]:
+    """Requests and charges by model, as DuckDB reads them; skips where it is not installed."""
+    python = Path(judge("kubernetes-validate")).with_name("python")
+    ran = subprocess.run([python, "-c", SUM, str(folder)], capture_output=True, check=True, timeout=BOUND_S)
+    return [(model, requests, Decimal(charged)) for model, requests, charged in json.loads(ran.stdout)]

@@ -121,6 +121,8 @@ class Settlements:
         now_s = self._clock()
         debit = context.settled(hold, guess.usage, guess.charge, reason=guess.reason, now_s=now_s)
         context.charged, context.settling_s = debit, now_s
+        if context.trace is not None:
+            context.trace.begin("settle", now_s)
         return self._holds.settle(hold, debit, told)
 
     async def complete(self, context: RequestContext, hold: Hold, settlement: Settlement) -> tuple[Settled, int]:
@@ -140,7 +142,7 @@ class Settlements:
             self._metrics.settled(debit.estimated, "lost")
             return
         outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
-        self._metrics.charged(debit, outcome, self._clock() - context.settling_s)
+        self._metrics.charged(debit, outcome, self._clock() - context.settling_s, context.principal.plan.id)
         if debit.charged_nano > hold.cost_nano:
             self._metrics.hold_exceeded()
 

@@ -217,6 +217,8 @@ def test_no_secret_shows():
         "AUTH_COOKIE_SECRET": "hidden" * 7,
         "AUTH_AUDIENCE": "here",
         "SMTP_USER": "mailer",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-team=hidden",
     }
     assert "hidden" not in repr(read(**(hidden | right | {"STRIPE_SECRET_KEY": ""})))
 
@@ -266,3 +268,32 @@ def test_wrong_sources_are_refused_by_place(item):
     good = '{"source_id": "good", "base_url": "https://a"}'
     (problem,) = refusals(EXPORTER_SOURCES_JSON=f"[{good}, {item}]")
     assert problem.startswith("environment: EXPORTER_SOURCES_JSON[1]")
+
+
+OTLP = "http://127.0.0.1:4318"
+
+
+def test_traces_go_where_opentelemetrys_variables_say():
+    assert read().traces is None
+    found = read(OTEL_EXPORTER_OTLP_ENDPOINT=OTLP, OTEL_EXPORTER_OTLP_HEADERS="a=1,b=two%20words").traces
+    assert (found.endpoint, found.headers, found.service, found.ratio) == (
+        f"{OTLP}/v1/traces",
+        {"a": "1", "b": "two words"},
+        "metergate",
+        1.0,
+    )
+    whole = read(OTEL_EXPORTER_OTLP_ENDPOINT=OTLP, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="https://t/otlp").traces
+    assert whole.endpoint == "https://t/otlp"
+    assert read(OTEL_EXPORTER_OTLP_ENDPOINT=OTLP, OTEL_TRACES_SAMPLER_ARG="0.25").traces.ratio == 0.25
+
+
+@pytest.mark.parametrize("ratio", ["1.5", "-1", "half", "1e-3"])
+def test_a_share_of_requests_is_from_0_to_1(ratio):
+    (refused,) = refusals(OTEL_TRACES_SAMPLER_ARG=ratio)
+    assert refused == f'environment: OTEL_TRACES_SAMPLER_ARG: expected a share from 0 to 1, got "{ratio}"'
+
+
+@pytest.mark.parametrize("headers", ["a", "a=1,,", "a b=1", "a=1%0d%0aX-Admin-Key: 1"])
+def test_headers_for_traces_are_names_and_values(headers):
+    (refused,) = refusals(OTEL_EXPORTER_OTLP_HEADERS=headers)
+    assert refused == "environment: OTEL_EXPORTER_OTLP_HEADERS: expected names and values, a=b,c=d"

@@ -351,7 +351,7 @@ async def test_the_public_port_shows_metrics_to_the_admin_alone(gateway, custome
 async def test_metrics_have_a_door_of_their_own(gateway):
     metrics = Metrics()
     debit = Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="a", provider="openai", cost_nano=7)
-    metrics.charged(debit, "settled", 0.001)
+    metrics.charged(debit, "settled", 0.001, "pro")
     with bind("127.0.0.1:0") as listener:
         url = f"http://{address_of(listener)}"
         async with metrics_served(metrics, listener):

@@ -118,7 +118,7 @@ def worker(folder: Path) -> Iterator[Worker]:
 
 
 def charged(**fields: Any) -> Debit:
-    fields = {"provider": "openai", **fields}
+    fields = {"provider": "openai", "model": "gpt", "status": 200, **fields}
     return Debit(request_id="1", admitted_at_ms=0, outcome="settled", account_id="acct_1", **fields)
 
 
@@ -129,10 +129,14 @@ def test_every_metric_shows_what_was_counted():
     metrics.request("/v1/embeddings", "local", 502, False)
     metrics.refusal("quota_exceeded")
     counts = {"input_tokens": 100, "cached_input_tokens": 20, "output_tokens": 30, "reasoning_tokens": 10}
-    metrics.charged(charged(cost_nano=1_000, charged_nano=1_200, **counts), "settled", 0.004)
+    metrics.charged(charged(cost_nano=1_000, charged_nano=1_200, **counts), "settled", 0.004, "pro")
     metrics.charged(
-        charged(input_tokens=1, output_tokens=2, cost_nano=500, charged_nano=600, estimated=True), "direct_write", 7.0
+        charged(input_tokens=1, output_tokens=2, cost_nano=500, charged_nano=600, estimated=True, status=499),
+        "direct_write",
+        7.0,
+        "pro",
     )
+    metrics.failed("gpt", "pro")
     metrics.hold_latency(0.002)
     metrics.upstream_latency("openai", 1.5)
     metrics.time_to_first_byte("openai", 0.3)
@@ -148,6 +152,11 @@ def test_every_metric_shows_what_was_counted():
         'metergate_tokens_total{class="reasoning",provider="openai"}': 10,
         'metergate_cost_nano_usd_total{provider="openai"}': 1_500,
         'metergate_charged_nano_usd_total{provider="openai"}': 1_800,
+        'metergate_model_requests_total{model="gpt",outcome="answered",plan="pro"}': 1,
+        'metergate_model_requests_total{model="gpt",outcome="cut",plan="pro"}': 1,
+        'metergate_model_requests_total{model="gpt",outcome="failed",plan="pro"}': 1,
+        'metergate_model_charged_nano_usd_total{model="gpt",outcome="answered",plan="pro"}': 1_200,
+        'metergate_model_charged_nano_usd_total{model="gpt",outcome="cut",plan="pro"}': 600,
         "metergate_hold_exceeded_total": 1,
         'metergate_settlements_total{estimated="false",outcome="settled"}': 1,
         'metergate_settlements_total{estimated="true",outcome="direct_write"}': 1,
@@ -192,8 +201,8 @@ def test_a_bucket_holds_what_is_at_most_its_bound(seconds):
 def test_money_is_added_up_exactly(tmp_path):
     odd = 2**53 + 1  # no float has it
     one, two = Metrics(tmp_path), Metrics(tmp_path)
-    one.charged(charged(cost_nano=odd, charged_nano=odd + 2), "settled", 0.0)
-    two.charged(charged(cost_nano=odd, charged_nano=1), "settled", 0.0)
+    one.charged(charged(cost_nano=odd, charged_nano=odd + 2), "settled", 0.0, "pro")
+    two.charged(charged(cost_nano=odd, charged_nano=1), "settled", 0.0, "pro")
     two.flush()
     assert exact(one, "metergate_cost_nano_usd") == {("openai",): 2 * odd}
     assert exact(one, "metergate_charged_nano_usd") == {("openai",): odd + 3}
@@ -208,7 +217,7 @@ def test_label_sets_are_bounded_and_nothing_goes_uncounted(tmp_path):
         two.refusal(f"two-{number}")
         one.request("/v1/x", "openai", number, False)
         debit = charged(provider=f"provider-{number}", input_tokens=1, output_tokens=2)
-        one.charged(debit, "settled", 0.0)
+        one.charged(debit, "settled", 0.0, "pro")
     refusals = exact(one, "metergate_refusals")
     assert len(refusals) == LABEL_SETS_LIMIT + 1
     assert refusals[OTHER,] == 500

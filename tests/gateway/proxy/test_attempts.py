@@ -78,6 +78,8 @@ async def test_without_fallbacks_a_failure_is_the_answer(make_gateway, upstream,
     assert served(fetched) == ("openai", "gpt-4o-mini", "1")
     assert len(first.sent) == (0 if status is None else 1)
     await assert_free(customer)
+    line = b'metergate_model_requests_total{model="gpt-4o-mini",outcome="failed",plan="enterprise"} 1.0'
+    assert line in await customer.gateway.metrics()
 
 
 @pytest.mark.parametrize("status", [None, 401, 403, 408, 429, 500, 503, 529])

@@ -315,7 +315,7 @@ class Life(RuleBasedStateMachine):
         proxy.prompt = {"p": self.provider}
         proxy.attempts, proxy.estimate = AttemptSettings(retries=1, retry_backoff_ms=0), EstimateSettings()
         proxy.first_timeout_s, proxy.in_thread, proxy.answer_bytes = None, None, 1_000
-        proxy.tool_overrun_percent = 20
+        proxy.tool_overrun_percent, proxy.tracer = 20, None
         proxy.max_body_bytes = proxy.small_bytes = 1_000_000
         proxy.links, proxy.prepare, proxy.need = Links(None, {}), made.context, made.need
         proxy._charge_expired = False
