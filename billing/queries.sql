@@ -184,6 +184,26 @@ SELECT
 -- name: mail_enqueue
 INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)
 
+-- name: pending
+-- What there is to do in the background, by kind; each part is one look at an index of what waits.
+SELECT
+    coalesce(
+        (SELECT true FROM accounts WHERE version > pushed_version ORDER BY id LIMIT 1),
+        (SELECT true FROM api_keys WHERE version > pushed_version ORDER BY id LIMIT 1),
+        (SELECT true FROM accounts WHERE xseq > pushed_xseq ORDER BY id LIMIT 1), false) AS changes,
+    coalesce(
+        (SELECT true FROM notices WHERE handed_out_at IS NULL ORDER BY created_at, id LIMIT 1),
+        (SELECT next_attempt_at <= now() FROM webhook_deliveries WHERE delivered_at IS NULL AND parked_at IS NULL
+            ORDER BY next_attempt_at, id LIMIT 1), false) AS notices,
+    coalesce((SELECT next_attempt_at <= now() FROM mail_outbox WHERE sent_at IS NULL AND failed_at IS NULL
+        ORDER BY next_attempt_at LIMIT 1), false) AS mails,
+    coalesce((SELECT true FROM payment_events WHERE state = 'waiting' ORDER BY next_attempt_at, received_at LIMIT 1),
+        false) AS payment_events,
+    coalesce((SELECT lease_until < now() FROM background_jobs WHERE done_at IS NULL ORDER BY lease_until LIMIT 1),
+        false) AS jobs,
+    coalesce((SELECT true FROM service_holds WHERE state = 'held' ORDER BY partition, id LIMIT 1), false) AS service_holds,
+    (SELECT max(revision) FROM plan_revisions) AS plans_revision
+
 -- name: record_objects
 -- Objects of one account each, as a JSON array ($1). One that is known stays its first account's; of its own account's it takes
 -- the total that is known now. Returns what is the given account's.

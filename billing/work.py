@@ -66,7 +66,8 @@ def until_next_s(every_s: float, least_s: float | None = None) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Periodic:
     """A round every `every_s` seconds, the first at once unless it is `delayed`; `woken` begins the next one early.
-    Where `due` says that there is nothing to do, neither the lease is taken nor the round made. `otherwise` is called
+    Where `due`, which is not asked then, says that there is nothing to do, neither the lease is taken nor the round
+    made. `otherwise` is called
     where another gateway has the lease, and after failures; `close` at the end."""
 
     name: str
@@ -93,10 +94,11 @@ class Periodic:
         if self.delayed:
             await asyncio.sleep(self.every_s)
         while True:
+            woken = self.woken is not None and self.woken.is_set()
             if self.woken is not None:
                 self.woken.clear()
             try:
-                if self.due is not None and not await self.due():
+                if not woken and self.due is not None and not await self.due():
                     pass
                 elif self.lease is None or await self.lease.take(self.every_s * _LEASED_SHARE):
                     await self.round()

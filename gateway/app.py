@@ -200,7 +200,7 @@ async def serving(
         await engine.start(shared_work=shared_work)
         engine_loops = frozenset(engine.loops.tasks)
         runtime.start(*house_work(runtime, metrics, health, aside))
-        runtime.start(runtime.follower.work(), runtime.refused.work())
+        runtime.start(runtime.follower.work(engine.pending), runtime.refused.work())
         runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look), *parts.work())
         _share_health(engine, parts.board)
         if shared_work:
@@ -279,7 +279,14 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     )
     providers = JobProviders(transports, router, defaults.request)
     poller = BackgroundPoller(
-        jobs, providers, settlements, dialects.creations(), defaults, new_id=new_id, clock=time.time
+        jobs,
+        providers,
+        settlements,
+        dialects.creations(),
+        defaults,
+        pending=engine.pending,
+        new_id=new_id,
+        clock=time.time,
     )
     detached = DetachedAnswer(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)

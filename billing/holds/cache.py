@@ -251,17 +251,17 @@ class RedisChangeNotifier:
     async def account_changed(self, account_id: str) -> None:
         """Push an account's newest version to Redis and to every gateway's cache."""
         await self._publish(_Change(account_id))
-        await self._note()
+        await self.note()
 
     async def key_changed(self, key_id: str, account_id: str) -> None:
         """Push a key's newest version to Redis and to every gateway's cache."""
         await self._publish(_Change(account_id, key_id))
-        await self._note()
+        await self.note()
 
     async def balance_changed(self, account_id: str) -> None:
         """Send Redis an account's new corrections."""
         await self._publish(_Change(account_id, of_balance=True))
-        await self._note()
+        await self.note()
 
     async def _publish(self, change: _Change) -> None:
         """Publish a change; what fails is published again by the relay."""
@@ -290,7 +290,7 @@ class RedisChangeNotifier:
         if version is not None:
             self._published[PUSHED_KEY if key_id else PUSHED_ACCOUNT][name] = version
 
-    async def _note(self) -> None:
+    async def note(self) -> None:
         """Mark in Postgres what was published since the last time, each kind with one statement, and log what was
         not."""
         failed, self._failed = self._failed, []
@@ -335,13 +335,13 @@ class RedisChangeNotifier:
     async def relay(self) -> None:
         """Publish again what Redis and the gateways may not have, new changes first. What takes long goes on when this
         has ended. Raises `DatabaseError`."""
-        await self._note()
+        await self.note()
         pending = await self._read_pending()
         if not any(pending):
             return
         until_s = asyncio.get_running_loop().time() + RELAY_S
         await asyncio.gather(*(self._begin_all(changes, until_s) for changes in pending))
-        await self._note()
+        await self.note()
 
     async def _read_pending(self) -> tuple[list[_Change], ...]:
         """Return changes of accounts, of keys and of balances, on from those that were read last."""

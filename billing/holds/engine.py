@@ -40,6 +40,7 @@ from billing.holds.redis.connection import RedisError
 from billing.holds.redis.state import RedisState
 from billing.ledger.leases import end_all_leases
 from billing.ledger.sums import Roller
+from billing.pending import Pending
 from billing.plans import DEFAULT_PLAN, Plan
 from billing.work import Loops, asked_to_end, until_next_s
 
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# From one round's beginning to the next: a change that its maker could not publish takes effect within a second.
+# From one round's beginning to the next.
 RELAY_INTERVAL_S: Final = 0.5
 # At least, between the end of a round that took long and the next one.
 RELAY_PAUSE_S: Final = 0.05
@@ -77,6 +78,7 @@ class Upkeep:
     backlog: Backlog
     cache: PrincipalCache
     change_notifier: RedisChangeNotifier
+    pending: Pending
     sweep_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def join(self, partition: Partition) -> bool:
@@ -89,16 +91,23 @@ class Upkeep:
             return False
 
     async def relay(self) -> None:
-        """Publish pending changes."""
-        clock = asyncio.get_running_loop().time
+        """Publish pending changes as they are found, and note what was published."""
+        clock, changes = asyncio.get_running_loop().time, self.pending.changes
+        late = True
         while not asked_to_end():
-            begun_s = clock()
+            found, begun_s = late or changes.is_set(), clock()
+            changes.clear()
             try:
-                await self.change_notifier.relay()
+                await (self.change_notifier.relay() if found else self.change_notifier.note())
             except (StoreError, TimeoutError) as error:
                 logger.info("relay: %s", error)
             late = clock() - begun_s > RELAY_INTERVAL_S - RELAY_PAUSE_S
-            await asyncio.sleep(RELAY_PAUSE_S if late else until_next_s(RELAY_INTERVAL_S, RELAY_PAUSE_S))
+            if late:
+                await asyncio.sleep(RELAY_PAUSE_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until_next_s(RELAY_INTERVAL_S, RELAY_PAUSE_S)):
+                    await changes.wait()
 
     async def tend(self) -> None:
         """Keep up with epochs and the backlog, each second and at once in a new epoch."""
@@ -107,8 +116,7 @@ class Upkeep:
                 async with asyncio.timeout(until_next_s(TEND_INTERVAL_S)):
                     await self.partitions.renewal.wait()
             self.partitions.renewal.clear()
-            await asyncio.gather(self._refresh_ledger(), *map(self._tend, self.partitions.all))
-            await self.backlog.refresh()
+            await asyncio.gather(self._refresh_ledger(), self.backlog.refresh(), *map(self._tend, self.partitions.all))
 
     async def _refresh_ledger(self) -> None:
         try:
@@ -124,6 +132,8 @@ class Upkeep:
                 current = partition.epoch is not None and await self.partitions.is_current(partition)
                 if not current or partition.has_quarantined or partition.quarantined:
                     await self.join(partition)
+                if not current:
+                    await self.backlog.refresh()
         except (StoreError, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
 
@@ -219,6 +229,7 @@ class Engine:
         self.roller = Roller(database, self.gateway_id)
         self.cache = PrincipalCache(parts.load_principal, settings.cache, time.monotonic)
         self._sweep_now = asyncio.Event()
+        self.pending = Pending(database)
         self.peers = peers = Peers(database, self.gateway_id, settings.lease_s)
         self.lease = Lease(
             peers,
@@ -255,7 +266,7 @@ class Engine:
         )
         self.replay = Replay(self.outbox, self._database)
         expiry = Expiry(corrections, self.lease.renew, settings.expired_hold)
-        self.lasting = LastingHolds(corrections, running, self.gateway_id)
+        self.lasting = LastingHolds(corrections, running, self.gateway_id, self.pending)
         self.epoch_start = EpochStart(
             gateway_id=self.gateway_id,
             partitions=partitions,
@@ -294,6 +305,7 @@ class Engine:
             backlog=self.holds.backlog,
             cache=self.cache,
             change_notifier=self.change_notifier,
+            pending=self.pending,
             sweep_now=self._sweep_now,
         )
 
@@ -376,6 +388,7 @@ class Engine:
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("direct_writer", self.direct_writer.run)
         self.loops.start("tend", self.upkeep.tend)
+        self.loops.start("pending", self.pending.run)
         self.loops.start("relay", self.upkeep.relay)
         self.loops.start("subscribe", partial(self.upkeep.subscribe, subscribed))
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):

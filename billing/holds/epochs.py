@@ -341,10 +341,12 @@ class Partitions:
         session, epoch = partition.session, partition.epoch
         if session is None or epoch is None:
             return False
-        if (await self.redis.meta(session, partition.number)).epoch != epoch or await session.has_changed():
+        meta, has_changed, _ = await asyncio.gather(  # they are sent together, and answered together
+            self.redis.meta(session, partition.number), session.has_changed(), self._set_clock(partition, session)
+        )
+        if meta.epoch != epoch or has_changed:
             partition.forget()
             return False
-        await self._set_clock(partition, session)
         arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
         keys = [partition.meta, partition.installed]
         open_ = await self.redis.client.call(self._beat, keys, arguments)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from billing.holds.epochs import Partition
     from billing.holds.loading import Corrections
     from billing.holds.redis.layout import Keyspace
+    from billing.pending import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +82,13 @@ class LastingHold:
 class LastingHolds:
     """What keeps the entries of lasting holds with their rows; `open_of` is how many each account has, as of late."""
 
-    def __init__(self, corrections: Corrections, running: RunningHolds, gateway_id: str) -> None:
+    def __init__(self, corrections: Corrections, running: RunningHolds, gateway_id: str, pending: Pending) -> None:
         self._partitions = partitions = corrections.partitions
         self._database, self._redis, self._keyspace = partitions.database, partitions.redis, partitions.keyspace
         self._corrections = corrections
         self._running = running
         self._gateway_id = gateway_id
+        self._pending = pending
         self.open_of: Counter[str] = Counter()
 
     async def held(self, partition: Partition) -> AsyncIterator[list[LastingHold]]:
@@ -119,7 +121,7 @@ class LastingHolds:
         while True:
             await asyncio.sleep(until_next_s(ROUND_S))
             try:
-                rows = await self._database.rows(COUNT)
+                rows = await self._database.rows(COUNT) if self._pending.work.service_holds else []
                 self.open_of = Counter({row["account_id"]: row["open"] for row in rows})
                 if not rows and idle < TIDY_EVERY:
                     idle += 1

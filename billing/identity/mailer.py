@@ -26,11 +26,13 @@ from billing.addresses import is_this_machine
 from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.mail import SERVICE
+from billing.pending import Standing
 from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.identity.codes import Codes
+    from billing.pending import Pending
     from billing.settings import MailSettings
 
 logger = logging.getLogger(__name__)
@@ -85,17 +87,17 @@ Delivery = Callable[[], AbstractAsyncContextManager[Sender]]
 
 
 class Mailer:
-    """Sends by `delivery`; None: nothing sends, and mails are parked in time. `owner` names this process. `waiting`,
-    `parked` and `lag_s`, how long the oldest has waited, are as of the last round that was this process's."""
+    """Sends by `delivery`; None: nothing sends, and mails are parked in time. `owner` names this process. `standing` is
+    as of the last round that was this process's."""
 
     def __init__(
         self, database: Database, codes: Codes, delivery: Delivery | None, settings: MailSettings, owner: str
     ) -> None:
         self._database, self._codes, self._delivery = database, codes, delivery
         self._settings, self._owner = settings, owner
-        self._forget_stats()
+        self.standing = Standing(database, _query("mail_standing"))
 
-    def work(self) -> tuple[Periodic, ...]:
+    def work(self, pending: Pending) -> tuple[Periodic, ...]:
         """Return what sends and what tidies up. Who can't send has another lease than who can."""
         name = LEASE if self._delivery is not None else f"{LEASE} tidied"
         send, tidy = (Lease(self._database, each, self._owner) for each in (name, TIDY))
@@ -105,18 +107,15 @@ class Mailer:
                 every_s=EVERY_S,
                 round=self._turn,
                 lease=send,
-                due=self._look,
-                otherwise=self._forget_stats,
+                due=lambda: self.standing.due(pending.work.mails),
+                otherwise=self.standing.forget,
             ),
             Periodic(name=TIDY, every_s=TIDY_EVERY_S, round=self.tidy, lease=tidy),
         )
 
     async def _turn(self) -> None:
         await self.round()
-        await self._look()
-
-    def _forget_stats(self) -> None:
-        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+        await self.standing.refresh()
 
     async def round(self) -> int:
         """Send what waits, `MOST` mails at most, each taken before it is sent and no more than one at a time, so that
@@ -161,13 +160,6 @@ class Mailer:
             failed,
         )
         await self._database.execute(_query("mail_failed"), mail.id, str(failed), for_good)
-
-    async def _look(self) -> bool:
-        """Count what waits and what was given up; return whether anything waits."""
-        row = await self._database.row(_query("mail_standing"))
-        if row is not None:
-            self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return bool(self.waiting)
 
     async def tidy(self) -> None:
         """Set aside what has waited for too long, and drop what is over, a bounded number of each. Raises

@@ -20,12 +20,14 @@ from billing.notices.delivery import Outcome, Poster, key_of, signed_headers
 from billing.notices.emit import emit
 from billing.notices.formats import Notice, body_of
 from billing.notices.mail_templates import letter_of
+from billing.pending import Standing
 from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.database.connection import Connection, Database
+    from billing.pending import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,7 @@ class OperatorHook:
 
 
 class NoticeWorker:
-    """Tells notices; `owner` names this process. `waiting`, `parked` and `lag_s`, how long the oldest has waited, are
-    as of the last round that was this process's."""
+    """Tells notices; `owner` names this process. `standing` is as of the last round that was this process's."""
 
     def __init__(
         self,
@@ -96,9 +97,9 @@ class NoticeWorker:
         self._claiming = asyncio.Lock()
         self._busy: set[str] = set()
         self._none_due = False
-        self._forget_stats()
+        self.standing = Standing(database, _query("outbox_standing"))
 
-    def work(self) -> tuple[Periodic, ...]:
+    def work(self, pending: Pending) -> tuple[Periodic, ...]:
         """Return what tells notices, and what forgets old ones."""
         tell, tidy = (Lease(self._database, name, self._owner) for name in (LEASE, TIDY))
         return (
@@ -107,8 +108,8 @@ class NoticeWorker:
                 every_s=EVERY_S,
                 round=self._turn,
                 lease=tell,
-                due=self._look,
-                otherwise=self._forget_stats,
+                due=lambda: self.standing.due(pending.work.notices),
+                otherwise=self.standing.forget,
                 close=self._close,
             ),
             Periodic(name=TIDY, every_s=TIDY_EVERY_S, round=self.tidy, lease=tidy),
@@ -121,17 +122,7 @@ class NoticeWorker:
 
     async def _turn(self) -> None:
         await self.round()
-        await self._look()
-
-    async def _look(self) -> bool:
-        """Count what waits and what was given up; return whether anything waits."""
-        row = await self._database.row(_query("outbox_standing"))
-        if row is not None:
-            self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return bool(self.waiting)
-
-    def _forget_stats(self) -> None:
-        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+        await self.standing.refresh()
 
     async def tidy(self) -> None:
         """Forget notices that are old, a bounded number of them. Raises `DatabaseError`."""

@@ -74,7 +74,7 @@ class PaymentParts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payments:
     """Everything about payments. `acts` serves the local provider's pages, None for another one; `work` goes on beside
-    requests."""
+    requests, as does that of `events`."""
 
     provider: PaymentProvider
     orders: Orders
@@ -157,7 +157,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     )
     auto_recharge = AutoRecharge(database, orders, flows, rules.declines, now)
     recovery = Recovery(database, subscriptions, parts.effects, new_id())
-    work = [*events.work(), comparisons.work(), recovery.work(), auto_recharge.work(new_id()), orders.work()]
+    work = [comparisons.work(), recovery.work(), auto_recharge.work(new_id()), orders.work()]
     acts = None
     if isinstance(provider, LocalProvider):  # whose events go the way of every provider's
         acts, provider.receiver = Acts(provider), events.accept

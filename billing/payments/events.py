@@ -45,12 +45,14 @@ from billing.payments.port import (
     PaymentRefused,
     Refund,
 )
+from billing.pending import Standing
 from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Row
     from billing.payments.port import Event, PaymentProvider, ProviderObject
+    from billing.pending import Pending
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
@@ -354,8 +356,8 @@ class StoredEvent:
 
 
 class PaymentEvents:
-    """Takes in events and looks into them. `new_id` makes ULIDs. `waiting`, `parked` and `lag_s`, how long the oldest
-    has waited, are as of this process's last round. Methods raise `DatabaseError`."""
+    """Takes in events and looks into them. `new_id` makes ULIDs. `standing` is as of this process's last round.
+    Methods raise `DatabaseError`."""
 
     def __init__(
         self,
@@ -372,7 +374,7 @@ class PaymentEvents:
         self._database, self._provider, self._refresh, self._new_id = database, provider, refresh, new_id
         self._rules = rules or EventRules()
         self._came = asyncio.Event()
-        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+        self.standing = Standing(database, _query("events_standing"))
 
     @property
     def provider(self) -> str:
@@ -404,18 +406,22 @@ class PaymentEvents:
         self._came.set()
         return new
 
-    def work(self) -> tuple[Periodic, ...]:
+    def work(self, pending: Pending) -> tuple[Periodic, ...]:
         """Return what looks into what waits, and what tidies up."""
         return (
             Periodic(
-                name="payment_events", every_s=EVERY_S, round=self._turn, woken=self._came, due=self.refresh_stats
+                name="payment_events",
+                every_s=EVERY_S,
+                round=self._turn,
+                woken=self._came,
+                due=lambda: self.standing.due(pending.work.payment_events),
             ),
             Periodic(name="payment_events_tidy", every_s=TIDY_EVERY_S, round=self.tidy),
         )
 
     async def _turn(self) -> None:
         await self.round()
-        await self.refresh_stats()
+        await self.standing.refresh()
 
     async def tidy(self) -> None:
         """Drop old events, and idempotency keys that nobody has asked for in a long time."""
@@ -472,13 +478,6 @@ class PaymentEvents:
             reason,
         )
         await self._database.execute(_query("events_failed"), self.provider, row["id"], reason[:MOST_ERROR], for_good)
-
-    async def refresh_stats(self) -> bool:
-        """Count what waits and what was given up; return whether anything waits."""
-        row = await self._database.row(_query("events_standing"))
-        if row is not None:
-            self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-        return bool(self.waiting)
 
     async def page(self, limit: int, after: str | None = None, *, state: EventState | None = None) -> Page[StoredEvent]:
         """Return events, those that came last first; `after` is the number that ended the page before."""

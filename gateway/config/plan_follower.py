@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.migrate import pending
-from billing.ledger.catalogue import Revision, newest_revision, plans_in_force, revision_of, sync_plans
+from billing.ledger.catalogue import Revision, plans_in_force, revision_of, sync_plans
 from billing.plans import LivePlans
 from billing.work import Periodic
 from gateway.config.source import PLANS_FILE
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.database.connection import Database
+    from billing.pending import Pending
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# A change is felt within a second: by then every gateway has the new plans and has read its principals anew.
+# Where newer plans could not be taken on at once, they are tried again.
 FOLLOW_EVERY_S: Final = 0.5
 
 
@@ -78,13 +79,13 @@ class PlanFollower:
             whose = PLANS_FILE if own else f"another {PLANS_FILE} than this one"
             logger.info("revision %d of the plans is in force, from %s", self.revision, whose)
 
-    def work(self) -> Periodic:
-        """Return what takes on newer plans as they come."""
-        return Periodic(name="plans", every_s=FOLLOW_EVERY_S, round=self.refresh, delayed=True)
+    def work(self, pending: Pending) -> Periodic:
+        """Return what takes on newer plans as soon as they are found."""
 
-    async def refresh(self) -> None:
-        """Take on what is in force now. Raises `DatabaseError`."""
-        await self.follow(await newest_revision(self._database))
+        async def follow() -> None:
+            await self.follow(pending.work.plans_revision)
+
+        return Periodic(name="plans", every_s=FOLLOW_EVERY_S, round=follow, woken=pending.plans)
 
     def _take(self, in_force: Revision) -> None:
         self.revision = in_force.revision

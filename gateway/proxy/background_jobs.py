@@ -23,6 +23,7 @@ from billing.holds.model import SettlementLost
 from billing.ledger.debits import other_counts, total_usage
 from billing.owned import BackgroundJobs, Job
 from billing.usage import Usage
+from billing.work import until_next_s
 from gateway.dialects.base import Match
 from gateway.dialects.body import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
@@ -36,6 +37,7 @@ from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, Ups
 if TYPE_CHECKING:
     from billing.holds.model import Hold
     from billing.ledger.debits import Debit
+    from billing.pending import Pending
     from gateway.config.defaults import Defaults, RequestSettings
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored
@@ -166,10 +168,12 @@ class BackgroundPoller:
         creations: Mapping[str, tuple[Dialect, Creation]],
         defaults: Defaults,
         *,
+        pending: Pending,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
+        self._pending = pending
         self._providers = providers
         self._settlements = settlements
         self._creations = creations
@@ -275,14 +279,14 @@ class BackgroundPoller:
             room = min(CLAIMED_AT_ONCE, self._settings.background_jobs - len(self._following))
             try:
                 await self._tend()
-                for job in await self._jobs.claim(room) if room > 0 else ():
+                for job in await self._jobs.claim(room) if room > 0 and self._pending.work.jobs else ():
                     if job.request_id not in self._following:
                         task = asyncio.create_task(self._follow(job, self._payer(job), None))
                         self._tasks.add(task)
                         task.add_done_callback(self._tasks.discard)
             except DatabaseError as error:
                 logger.info("background jobs can't be looked for: %s", error)
-            await self._pause()
+            await self._pause(until_next_s(self._settings.background_poll_s))
 
     async def _tend(self) -> None:
         """Note which jobs their streams have paid, and keep those whose streams pass from being taken over."""
@@ -299,9 +303,9 @@ class BackgroundPoller:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _pause(self) -> None:
+    async def _pause(self, seconds: float | None = None) -> None:
         try:
-            async with asyncio.timeout(self._settings.background_poll_s):
+            async with asyncio.timeout(self._settings.background_poll_s if seconds is None else seconds):
                 await self._stopping.wait()
         except TimeoutError:
             pass

@@ -99,10 +99,14 @@ def start_notices(runtime: Runtime, metrics: Metrics) -> None:
         kept_days=defaults.webhooks.notice_retention_days,
     )
     worker = NoticeWorker(runtime.database, to_customers, hook, rules, new_id, new_id())
-    metrics.gauge("notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.waiting, "max")
-    metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.parked, "max")
-    metrics.gauge("notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.lag_s, "max")
-    runtime.start(*worker.work())
+    metrics.gauge(
+        "notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.standing.waiting, "max"
+    )
+    metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.standing.parked, "max")
+    metrics.gauge(
+        "notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.standing.lag_s, "max"
+    )
+    runtime.start(*worker.work(runtime.engine.pending))
 
 
 def start_mailer(runtime: Runtime, metrics: Metrics) -> None:
@@ -110,7 +114,11 @@ def start_mailer(runtime: Runtime, metrics: Metrics) -> None:
     settings = runtime.settings
     mails, delivery = settings.defaults.mails, delivery_here(settings)
     mailer = Mailer(runtime.database, runtime.people.codes, delivery, mails, new_id())
-    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
-    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
-    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
-    runtime.start(*mailer.work())
+    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.standing.waiting, "max")
+    metrics.gauge(
+        "mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.standing.parked, "max"
+    )
+    metrics.gauge(
+        "mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.standing.lag_s, "max"
+    )
+    runtime.start(*mailer.work(runtime.engine.pending))

@@ -166,18 +166,18 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     payments = runtime.services.payments
     if payments is None:
         return
-    events = payments.events
+    standing = payments.events.standing
     told = "Events of payments that are to be looked into."
-    metrics.gauge("payment_events_waiting", told, lambda: events.waiting, "max")
-    metrics.gauge("payment_events_parked", "Events of payments that were given up.", lambda: events.parked, "max")
-    metrics.gauge("payment_event_lag_seconds", "How long the oldest has waited.", lambda: events.lag_s, "max")
+    metrics.gauge("payment_events_waiting", told, lambda: standing.waiting, "max")
+    metrics.gauge("payment_events_parked", "Events of payments that were given up.", lambda: standing.parked, "max")
+    metrics.gauge("payment_event_lag_seconds", "How long the oldest has waited.", lambda: standing.lag_s, "max")
     told = "Objects that still differed from the payment provider's at the last comparison."
     metrics.gauge("payment_differences", told, lambda: payments.comparisons.differences, "max")
     told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
     told = "Automatic charges that the payment provider has not decided about in a day."
     metrics.gauge("payments_undecided", told, lambda: payments.orders.undecided, "max")
-    runtime.start(*payments.work)
+    runtime.start(*payments.events.work(runtime.engine.pending), *payments.work)
 
 
 def _start_credit(runtime: Runtime) -> None:

@@ -331,6 +331,7 @@ async def test_the_lease_is_kept_whatever_the_relay_waits_for(world):
         await asyncio.Event().wait()
 
     world.engine.change_notifier.relay = relay
+    world.engine.pending.changes.set()
     await eventually_set(stuck)
     await eventually(await renewed(world))
 

@@ -118,6 +118,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(world, na
     await spend(world, principal)
     await world.link.publish(world.keys.channel, b"nothing")
     engine.direct_writer._arrived.set()
+    engine.pending.changes.set()
 
     async def has_failed():
         return engine.loops.failures[name] == 1

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from billing.identity.codes import Codes
 from billing.identity.mailer import Delivery, Mailer, MailFailed, Smtp, to_console
 from billing.mail import enqueue
+from billing.pending import Pending
 from billing.settings import CodeSettings, MailSettings
 from billing.work import TAKE_LEASE
 from tests.billing.support import Billing
@@ -97,8 +98,8 @@ async def test_a_recipient_that_is_refused_keeps_no_other_back(billing):
     grey = (await rows(billing))[1]
     assert (grey["attempts"], grey["body"]) == (3, "")
     assert grey["failed_at"] is not None
-    await mailer._look()
-    assert (mailer.waiting, mailer.parked) == (0, 2)
+    await mailer.standing.refresh()
+    assert (mailer.standing.waiting, mailer.standing.parked) == (0, 2)
 
 
 async def test_mails_wait_for_a_server_that_is_away(billing):
@@ -109,9 +110,9 @@ async def test_mails_wait_for_a_server_that_is_away(billing):
     first, second = await rows(billing)
     assert (first["attempts"], second["attempts"]) == (1, 0)
     assert "ConnectError" in first["error"]
-    await mailer._look()
-    assert mailer.waiting == 2
-    assert mailer.lag_s >= 0
+    await mailer.standing.refresh()
+    assert mailer.standing.waiting == 2
+    assert mailer.standing.lag_s >= 0
     await due(billing)
     mailbox = Mailbox()
     controller = Controller(mailbox, hostname="127.0.0.1", port=port)
@@ -174,13 +175,13 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(billing, m
     monkeypatch.setattr(billing.database, "row", noted)
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
-        running = asyncio.create_task(mailer_of(billing, Smtp("127.0.0.1", port, FROM)).work()[0].run())
+        running = asyncio.create_task(mailer_of(billing, Smtp("127.0.0.1", port, FROM)).work(Pending(billing.database))[0].run())
         async with asyncio.timeout(60):
             for _ in range(3):
                 await asked.acquire()
             assert (mailbox.taken, took.is_set()) == ([], False)
             unable = asyncio.create_task(
-                mailer_of(billing, None).work()[0].run()
+                mailer_of(billing, None).work(Pending(billing.database))[0].run()
             )  # a gateway without SMTP_HOST keeps none back
             await took.wait()
             unable.cancel()

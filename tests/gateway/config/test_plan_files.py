@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from billing.pending import Pending
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config import plan_follower
@@ -81,7 +82,10 @@ async def test_a_running_gateway_takes_on_a_newer_file(make_runtime):
     follower = await begun(older)
     newer = await make_runtime(NEW, 3)
     await begun(newer)
-    await follower.refresh()
+    pending = Pending(older.database)
+    await pending.refresh()
+    assert pending.plans.is_set()
+    await follower.work(pending).round()
     assert follower.revision == 2
     assert dict(older.follower.plans) == {"free": NEW}
     assert older.engine.loader.account_quotas("free", []) == NEW.quotas

@@ -93,8 +93,8 @@ async def test_any_order_and_repetition_of_events_ends_the_same(stripe, provider
     moved = await payments.transfers(account.id)
     assert sum(moved.values()) == (2 * 2500 - 500) * NANO_PER_CENT
     assert moved[f"stripe:pi:{paid}"] == 2500 * NANO_PER_CENT
-    await gateways[0].refresh_stats()
-    assert (gateways[0].waiting, gateways[0].parked) == (0, 0)
+    await gateways[0].standing.refresh()
+    assert (gateways[0].standing.waiting, gateways[0].standing.parked) == (0, 0)
 
 
 async def test_what_is_not_ours_is_acknowledged_and_left(stripe, provider, payments):
@@ -142,8 +142,8 @@ async def test_event_that_fails_is_tried_again_given_up_and_replayed(stripe, pro
     assert parked.error is not None
     assert "Stripe failed" in parked.error
     assert "parked" in caplog.text
-    await events.refresh_stats()
-    assert (events.waiting, events.parked) == (0, 1)
+    await events.standing.refresh()
+    assert (events.standing.waiting, events.standing.parked) == (0, 1)
     assert (await payments.orders.get(purchase.order_id)).status == "open"
 
     assert (await events.replay(parked.id)).state == "waiting"
