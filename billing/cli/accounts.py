@@ -190,7 +190,7 @@ async def quotas(
         )
         received, by = account.received, {"account": account.quotas, f"plan {account.plan}": account.plan_quotas}
     rows = [(quota_text(each), of) for of, found in by.items() for each in found]
-    return Shown(received, page_parts(("quota", "of"), rows, None))
+    return Shown(received, page_parts(Table(("quota", "of"), rows)))
 
 
 async def _much_credit(client: "BillingCalls", given: Mapping[str, Any]) -> Sequence[str]:
@@ -257,7 +257,17 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
     lots = command_of(
         CreditOperations.account_lots,
         "List the grants and purchases of an account, newest first, with what is left of each.",
-        columns("id", "kind", "state", "amount_usd", "left_usd", "priority", "promotional", "expires_at"),
+        columns(
+            "id",
+            "kind",
+            "state",
+            "amount_usd",
+            "left_usd",
+            "priority",
+            "promotional",
+            "expires_at",
+            folded=("promotional", "priority"),
+        ),
         {"open": switch("--open", "Those alone of which something is left.", "true")},
     )
     add_calls(app, connect, lots=lots)

@@ -32,6 +32,7 @@ _COLUMNS: Final[tuple[Column, ...]] = (
     "returned_usd",
     "net_usd",
 )
+_FOLDED: Final = ("returned USD", "voided", "unpriced", "estimated")
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
 # Rows of a comparison that people are shown; --json has all.
 _SHOWN: Final = 50
@@ -65,7 +66,7 @@ async def margin(
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
     groups = [(each.group or "-", each) for each in found.data]
     rows = [(name, *(cell_of(each, column) for column in _COLUMNS)) for name, each in (*groups, ("total", found.total))]
-    parts = page_parts((by, *map(title, _COLUMNS)), rows, found.next_cursor)
+    parts = page_parts(Table((by, *map(title, _COLUMNS)), rows, _FOLDED), found.next_cursor)
     return Shown(found.received, (f"From {found.since} and before {found.until} (days of UTC):", *parts))
 
 

@@ -10,14 +10,14 @@ from billing.api.operations import BrowserOperations, ExportOperations, Oversigh
 from billing.cli.calls import add_calls, argument, command_of, option, switch
 from billing.cli.commands import Connect, group, lazy_group
 from billing.cli.options import Limit, parse_moment
-from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
+from billing.cli.output import Shown, Table, cell, columns, details, listed, page_parts, says
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.base import Listing
     from billing.schemas.people import LoginLinkShape, UserDetailShape
-    from billing.schemas.system import ProviderShape
+    from billing.schemas.system import ProviderShape, TargetShape
 
 # The commands of the group, and what adds them.
 ADDERS: Final = {
@@ -50,7 +50,7 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     audit = command_of(
         OversightOperations.audit,
         "Show who did what, newest first; --json has what it said before and after.",
-        columns(("time", "created_at"), "actor", "action", "subject", "address", "request_id"),
+        columns(("time", "created_at"), "actor", "action", "subject", "address", "request_id", folded=("request", "address")),
         {
             "account_id": option("ACCOUNT_ID", "About this account.", "--account"),
             "user_id": option("USER_ID", "About this user.", "--user"),
@@ -85,7 +85,7 @@ async def requests(
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
     found = await client.refusals(key_id=key, account_id=account, limit=limit)
-    return listed(found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message")
+    return listed(found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message", folded=("key", "model"))
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
@@ -156,48 +156,52 @@ def _shown_user(user: "UserDetailShape", _: object) -> Shown:
     return details(user, rows)
 
 
+# The columns of the list of providers, what matters most first, and those that a narrow terminal leaves out.
+_PROVIDER: Final[tuple[str, ...]] = (
+    "provider",
+    "circuit",
+    "a minute",
+    "failed %",
+    "p50 ms",
+    "p95 ms",
+    "first byte ms",
+    "last failure",
+    "models",
+    "target",
+    "origin",
+    "weight",
+    "kind",
+    "serves",
+)
+_SEEN: Final = ("attempts_per_minute", "error_percent", "head_p50_ms", "head_p95_ms", "first_byte_p50_ms")
+_PROVIDER_FOLDED: Final = ("serves", "kind", "weight", "target", "origin", "models", "first byte ms", "p50 ms")
+
+
 def shown_providers(found: "Listing[ProviderShape]", _: object) -> Shown:
-    """Return providers, and the health of their base URLs and keys."""
-    rows = [
-        tuple(
-            map(
-                cell,
-                (
-                    each.name,
-                    each.kind,
-                    each.off_reason or "on",
-                    ", ".join(each.dialects),
-                    len(each.models),
-                    target.number,
-                    target.origin,
-                    target.weight,
-                    target.state,
-                    target.open_until,
-                    None if each.traffic is None else each.traffic.attempts_per_minute,
-                    None if each.traffic is None else each.traffic.error_percent,
-                    None if each.traffic is None else each.traffic.head_p95_ms,
-                ),
-            )
-        )
-        for each in found.data
-        for target in each.targets
-    ]
-    headers = (
-        "provider",
-        "kind",
-        "status",
-        "serves",
-        "models",
-        "target",
-        "origin",
-        "weight",
-        "state",
-        "open until",
-        "a minute",
-        "failed %",
-        "p95 ms",
+    """Return providers that are on, how they answer and the health of their base URLs and keys; below them in one line
+    those that are off, with what each lacks."""
+    on = [each for each in found.data if each.off_reason is None]
+    off = [f"{each.name} ({each.off_reason})" for each in found.data if each.off_reason is not None]
+    rows = [tuple(map(cell, _of_target(each, target))) for each in on for target in each.targets]
+    parts = page_parts(Table(_PROVIDER, rows, _PROVIDER_FOLDED))
+    return Shown(found.received, (*parts, *([f"Off: {', '.join(off)}."] if off else ())))
+
+
+def _of_target(provider: "ProviderShape", target: "TargetShape") -> tuple[object, ...]:
+    seen = provider.traffic
+    last = None if seen is None else seen.last_failure
+    return (
+        provider.name,
+        "ok" if target.state == "closed" else f"{target.state.replace('_', ' ')} until {cell(target.open_until)}",
+        *(None if seen is None else getattr(seen, name) for name in _SEEN),
+        None if last is None else f"{last.at} {last.reason}",
+        len(provider.models),
+        target.number,
+        target.origin,
+        target.weight,
+        provider.kind,
+        ", ".join(provider.dialects),
     )
-    return Shown(found.received, page_parts(headers, rows, None))
 
 
 def add_exports(app: typer.Typer, connect: Connect) -> None:

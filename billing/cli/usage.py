@@ -48,6 +48,7 @@ _TAKES: Final = {
 }
 _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
+_FOLDED: Final = ("input", "output")
 
 # Columns of a line of the arithmetic.
 _CLASS, _QUANTITY = 14, 12
@@ -137,7 +138,7 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
     if what == "buckets":
         return await _buckets(client, query)
     tokens = ("input", "input_tokens"), ("output", "output_tokens")
-    return listed(await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd")
+    return listed(await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd", folded=("key", *_FOLDED))
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
@@ -146,7 +147,7 @@ async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
     rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
     rows.append((*("total" if index == 0 else "" for index in range(len(names))), *_used(summary.total)))
     since, until = summary.since or "the beginning", summary.until or "now"
-    parts = page_parts((*names, *_USED), rows, summary.next_cursor)
+    parts = page_parts(Table((*names, *_USED), rows, _FOLDED), summary.next_cursor)
     return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", *parts))
 
 
@@ -157,7 +158,8 @@ async def _buckets(client: "BillingCalls", query: dict[str, Any]) -> Shown:
     for each in buckets.data:
         rows.append((each.local_start, *("" for _ in names), *_used(each)))
         rows += [("", *(group.group.get(name) or "-" for name in names), *_used(group)) for group in each.groups]
-    return Shown(buckets.received, page_parts(("from", *names, *_USED), rows, buckets.next_cursor))
+    table = Table(("from", *names, *_USED), rows, _FOLDED)
+    return Shown(buckets.received, page_parts(table, buckets.next_cursor))
 
 
 def _used(used: "UsedShape") -> tuple[str, ...]:
@@ -211,9 +213,9 @@ async def requests(
     if refused:
         if model is not None or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
-        return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code")
+        return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code", folded=("key",))
     found = await client.usage_events(key_id=key, model=model, **page.asked)
-    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd")
+    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd", folded=("key",))
 
 
 async def explained(client: "BillingCalls", request_id: str) -> Shown:
