@@ -1,6 +1,6 @@
 """What the console's pages take in a large installation, and what a look at them costs the proxy.
 
-    python -m benchmarks console [--folder FOLDER] [--events N]
+    python -m benchmarks console [--folder FOLDER] [--events N] [--pages TEXT]
 
 Every page is fetched from a real worker, one after the other, `LOOKS` times: those of customers as the owner of the
 first account of `crowd`, some as that of the second one too, those of operators by an operator's link. Then the proxy
@@ -235,14 +235,17 @@ def pages(given: dict[str, str]) -> list[Looked]:
     return [*found, *(Looked(who, path) for who, paths in MORE.items() for path in paths)]
 
 
-async def console(stage: Stage, events: int, report: Report) -> Found:
-    """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
+async def console(stage: Stage, events: int, report: Report, only: str = "") -> Found:
+    """Look at every page, then at the proxy; with `only` at no more than the pages whose address has it. Raises
+    `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
     worker = await stage.serve(installation, 1)
     given = await ids(installation.database_url)
-    found = Found(pages(given))
+    found = Found([each for each in pages(given) if only in each.path])
     async with browsers(worker) as people:
         await _looks(stage, worker, people, found.pages, report)
+        if only:
+            return found
         found.reads = await read_all(stage, worker, given, PASSWORD, report)
         await _beside(stage, installation, worker, people, found, report)
     return found

@@ -132,7 +132,7 @@ def _add_changes(app: typer.Typer, connect: Connect) -> None:
         ),
         refund=command_of(
             AccountOperations.refund,
-            "Give an account back what it was charged, once for an idempotency key.",
+            "Give an account back what it was charged. Once for an idempotency key.",
             _shown_grant,
             {
                 "amount_usd": _AMOUNT,
@@ -170,7 +170,7 @@ async def quotas(
     quota: Annotated[list[str] | None, _QUOTAS.declared] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
     user: Annotated[
-        str | None, typer.Option(metavar="USER_ID", help="Those of a user, whose keys in the account share them.")
+        str | None, typer.Option(metavar="USER", help="Those of a user, whose keys in the account share them.")
     ] = None,
 ) -> Shown:
     """Show an account's quotas: its own and its plan's. --quota replaces its own, --clear takes them away; with --user
@@ -256,7 +256,7 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
     """Add `lots` and the group `coupon`."""
     lots = command_of(
         CreditOperations.account_lots,
-        "List the grants and purchases of an account, newest first, with what is left of each.",
+        "List the grants and purchases of an account. Newest first, with what is left of each.",
         columns(
             "id",
             "kind",
@@ -385,7 +385,7 @@ def _or_any(value: int | None) -> str:
 
 def add_orders(app: typer.Typer, connect: Connect) -> None:
     """Add the group `order`."""
-    order = group("What was bought: orders, refunds of them, and payments that could not be credited.")
+    order = group("Orders, their refunds, and payments not credited.")
     parked_id = argument("The id of what waits, prk_..., or that of its order.")
     add_calls(
         order,
@@ -414,7 +414,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
             says("{amount_usd} USD of {payment_id} are credited to {account_id}."),
             {
                 "parked_id": parked_id,
-                "account_id": option("ACCOUNT_ID", "Whose it is, where that is not known.", "--account"),
+                "account_id": option("ACCOUNT", "Whose it is, where that is not known.", "--account"),
                 "note": _NOTE,
             },
             confirmed=_credit_of_parked,
@@ -430,7 +430,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
         ),
         refund=command_of(
             PaymentOperations.refund_order,
-            "Give money of an order back to the payer, at most what is left of its credit.",
+            "Give money of an order back to the payer. At most what is left of its credit.",
             says("{amount_usd} USD are given back: {refund_id} ({status})."),
             {
                 "amount_usd": option("USD", "How much; else all that is left of its credit.", "--amount"),
@@ -445,7 +445,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
 
 async def list_orders(
     client: "BillingCalls",
-    account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Of one account.")] = None,
+    account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT", help="Of one account.")] = None,
     status: Annotated[
         str | None,
         typer.Option(help="open, paid, credited, failed, expired, refunded, disputed or parked.", metavar="STATUS"),
@@ -453,7 +453,7 @@ async def list_orders(
     parked: Annotated[bool, typer.Option("--parked", help="Payments that wait for you, with the reason.")] = False,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """List orders, newest first; with --parked payments that could not be credited."""
+    """List orders, newest first. With --parked payments that could not be credited."""
     if parked:
         amount = ("amount", lambda each: f"{each.amount_usd} {each.currency}")
         return listed(await client.parked(**page.asked), "id", "order_id", "account_id", amount, "reason")

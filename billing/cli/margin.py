@@ -60,7 +60,7 @@ async def margin(
     as_csv: Annotated[bool, typer.Option("--csv", help="All fields of the groups as CSV.")] = False,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """Show what was charged less what it cost, with estimated, unpriced and voided work beside it."""
+    """Show what was charged less what it cost. Estimated, unpriced and voided work stands beside it."""
     found = await client.margin(since=since, until=until, **page.asked, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
@@ -97,7 +97,7 @@ async def reconcile(
     ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="What was fetched last: nobody is asked.")] = False,
 ) -> Shown:
-    """Compare what a provider says that it has billed with the ledger, by day and model."""
+    """Compare a provider's bill with the ledger. By day and model."""
     if kept:
         found = await client.bill(provider, since=since, until=until, source="api" if file is None else "invoice")
     else:

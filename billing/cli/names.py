@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
 
 # Arguments and options that are ids, and of what.
-_KINDS: Final[dict[str, Literal["account", "key", "person"]]] = {
+KINDS: Final[dict[str, Literal["account", "key", "person"]]] = {
     "account": "account",
     "account_id": "account",
     "key": "key",
@@ -28,9 +28,9 @@ def _meant(given: dict[str, Any]) -> dict[str, str]:
 
 def _is_name(name: str, typed: str) -> bool:
     """Return whether something else than an id was typed. The user of a key is whatever its owner calls it: of people
-    only mails are taken for names."""
-    kind = _KINDS.get(name)
-    return kind is not None and not _ID.match(typed) and (kind != "person" or "@" in typed)
+    only mails, and how ids begin, are taken for names."""
+    kind = KINDS.get(name)
+    return kind is not None and not _ID.match(typed) and (kind != "person" or "@" in typed or typed.startswith("usr_"))
 
 
 async def of_all(client: "BillingCalls", given: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +38,8 @@ async def of_all(client: "BillingCalls", given: dict[str, Any]) -> dict[str, Any
     `CommandFailed`."""
     found = {}
     for name, typed in _meant(given).items():
-        listing = await client.search(q=typed, kind=_KINDS[name])
-        found[name] = _only(_KINDS[name], typed, [(each.id, each.name) for each in listing.data])
+        listing = await client.search(q=typed, kind=KINDS[name])
+        found[name] = _only(KINDS[name], typed, [(each.id, each.name) for each in listing.data])
     return {**given, **found}
 
 
@@ -47,7 +47,7 @@ async def of_own_keys(client: "BillingCalls", given: dict[str, Any]) -> dict[str
     """Return what a person gave, with names of their account's keys replaced by ids. Raises `CommandFailed`."""
     found = {}
     for name, typed in _meant(given).items():
-        if _KINDS[name] == "key":
+        if KINDS[name] == "key":
             keys = (await client.own_keys(limit=MAX_LIMIT)).data
             alike = [(each.id, each.name) for each in keys if _begins(typed, each.id, each.name)]
             found[name] = _only("key", typed, alike)

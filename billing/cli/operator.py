@@ -49,11 +49,13 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     """Add `audit`, `requests` and `login-link`."""
     audit = command_of(
         OversightOperations.audit,
-        "Show who did what, newest first; --json has what it said before and after.",
-        columns(("time", "created_at"), "actor", "action", "subject", "address", "request_id", folded=("request", "address")),
+        "Show who did what, newest first. --json has what it said before and after.",
+        columns(
+            ("time", "created_at"), "actor", "action", "subject", "address", "request_id", folded=("request", "address")
+        ),
         {
-            "account_id": option("ACCOUNT_ID", "About this account.", "--account"),
-            "user_id": option("USER_ID", "About this user.", "--user"),
+            "account_id": option("ACCOUNT", "About this account.", "--account"),
+            "user_id": option("USER", "About this user.", "--user"),
             "actor": option("WHO", "By admin, user:usr_..., key:key_..."),
             "action": option("ACTION", "Such as key.revoke, or key.* for all."),
             "since": option("TIME", "From then on: a time, a day, or 7d, 24h, today, yesterday.", read=parse_moment),
@@ -62,7 +64,7 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     )
     login_link = command_of(
         BrowserOperations.login_link,
-        "Make a link that signs you in to the console as the operator: once, within ten minutes.",
+        "Make a link that signs the operator in to the console. Once, within ten minutes.",
         _shown_link,
     )
     add_calls(app, connect, audit=audit, requests=requests, login_link=login_link)
@@ -75,17 +77,19 @@ def _shown_link(link: "LoginLinkShape", _: object) -> Shown:
 async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of this key, key_...")] = None,
-    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account's keys, acc_...")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key.")] = None,
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account's keys.")] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> Shown:
-    """Show the last requests that were refused, newest first; `metergate explain` says more of one."""
+    """Show the last requests that were refused. Newest first; `metergate explain` says more of one."""
     if not refused:
         raise typer.BadParameter("give --refused; requests that were served are in the usage events of their account")
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
     found = await client.refusals(key_id=key, account_id=account, limit=limit)
-    return listed(found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message", folded=("key", "model"))
+    return listed(
+        found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message", folded=("key", "model")
+    )
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
@@ -117,7 +121,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
         enable=command_of(change, "Enable a disabled user again.", _shown_user, fixed={"status": "active"}),
         operator=command_of(
             change,
-            "Let a user do what the admin key may, by their own token; it needs a second factor.",
+            "Let a user do what the admin key may. By their own token, with a second factor.",
             _shown_user,
             {
                 "right": right,
@@ -126,8 +130,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
         ),
         remove_app=command_of(
             change,
-            "Remove the authenticator app of who has lost it, and their recovery codes. Make sure that it is they who "
-            "ask.",
+            "Remove a lost authenticator app. The recovery codes go, too. Make sure that it is they who ask.",
             _shown_user,
             fixed={"second_factor": False},
         ),
@@ -212,7 +215,7 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
         connect,
         list=command_of(
             ExportOperations.exports,
-            "List exports: how many events wait, for how long the oldest does, and what is parked.",
+            "List exports. How many events wait, for how long the oldest does, and what is parked.",
             columns(
                 ("export", "name"),
                 "kind",
@@ -284,7 +287,7 @@ def add_collection(app: typer.Typer, connect: Connect) -> None:
         connect,
         subjects=command_of(
             OversightOperations.collect_subjects,
-            "List whom exporters count, newest first, and all bytes that they counted.",
+            "List whom exporters count, newest first. With all bytes that they counted.",
             columns(
                 "uuid",
                 ("e-mail", "email"),
@@ -303,7 +306,7 @@ def add_collection(app: typer.Typer, connect: Connect) -> None:
             says("{account_id} was given {assigned} of that name."),
             {
                 "subject": argument("The uuid, or the e-mail address."),
-                "account_id": argument("The account's id, acc_..."),
+                "account_id": argument("The account: its id, its name, or how these begin."),
             },
         ),
     )

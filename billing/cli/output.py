@@ -33,6 +33,8 @@ UNREACHABLE: Final = 3
 # A result may hold a secret.
 FILE_MODE: Final = 0o600
 DISTRIBUTION: Final = "metergate"
+# Clears the line of a terminal.
+_ERASED: Final = "\r\x1b[2K"
 
 
 class CommandFailed(MetergateError):
@@ -61,7 +63,7 @@ class Output:
     def __init__(self, common: Common, stdout: TextIO, stderr: TextIO) -> None:
         self.common = common
         self._stdout, self._stderr = stdout, stderr
-        self._written = False
+        self._written = self._is_passing = self._is_shown = False
         self._log: logging.Logger | None = None
 
     @classmethod
@@ -84,10 +86,19 @@ class Output:
         """Return whether the result goes to a terminal."""
         return self._stdout.isatty()
 
+    @property
+    def may_show_secrets(self) -> bool:
+        """Return whether a secret that was not asked for may stand in the result: to a person, in a private file, or in
+        what a script takes; a pipe may end in a log."""
+        return self.is_terminal or self.common.json or self.common.output is not None
+
     def show(self, shown: Shown) -> None:
         """Show the result: in the form that the options ask for, or not at all."""
+        self._is_shown = True
         for note in shown.notes:
             self.note(note)
+        if self._is_passing:
+            self._replace_passing("")
         if shown.silent:
             return
         if shown.secret and self.common.output is not None:
@@ -98,11 +109,6 @@ class Output:
             for part in shown.parts:
                 self._write(printable(part)) if isinstance(part, str) else self._table(part)
 
-    def must_show(self, lines: Sequence[str]) -> None:
-        """Show lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
-        if not self.common.json:
-            self._write("\n".join(map(printable, lines)))
-
     def note(self, text: str) -> None:
         """Show progress or a warning, on stderr: left out with --quiet."""
         if self.common.quiet:
@@ -112,15 +118,28 @@ class Output:
         else:
             self.error(text)
 
+    def progress(self, text: str) -> None:
+        """Show what is being done. Until there is a result, a terminal has it in a line that the next one replaces."""
+        if self._is_shown or self._log is not None or not self._stderr.isatty() or os.environ.get("TERM") == "dumb":
+            self.note(text)
+        elif not self.common.quiet:
+            self._replace_passing(printable(text))
+            self._is_passing = True
+
+    def _replace_passing(self, text: str) -> None:
+        """Write to stderr in the place of a line of `progress`, if there is one."""
+        with suppress(OSError):
+            self._stderr.write(f"{_ERASED if self._is_passing else ''}{text}")
+            self._stderr.flush()
+        self._is_passing = False
+
     def error(self, text: str) -> None:
         """Show a line on stderr, always. One that nobody can read any more, as its terminal was closed, keeps nothing
         from going on, least of all a stop in order."""
         if self._log is not None:
             self._log.error("%s", text)
             return
-        with suppress(OSError):
-            self._stderr.write(f"{printable(text)}\n")
-            self._stderr.flush()
+        self._replace_passing(f"{printable(text)}\n")
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:

@@ -23,6 +23,7 @@ from billing.cli.output import (
     details,
     listed,
     page_parts,
+    title,
     whole_file,
 )
 from billing.cli.session import FindSession
@@ -73,7 +74,7 @@ class About:
     granularity: Annotated[
         str | None, typer.Option(metavar="STEP", help="Of buckets: minute, hour, day, week, month.")
     ] = None
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Events of one model.")] = None
 
@@ -130,7 +131,7 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         query.pop("cursor", None)
         totals = await client.usage(**query)
         shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
-        rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
+        rows = [(title(name), str(value)) for name, value in shown.items()]
         return details(totals, rows)
     query["limit"] = limit
     if what == "summary":
@@ -138,7 +139,9 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
     if what == "buckets":
         return await _buckets(client, query)
     tokens = ("input", "input_tokens"), ("output", "output_tokens")
-    return listed(await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd", folded=("key", *_FOLDED))
+    return listed(
+        await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd", folded=("key", *_FOLDED)
+    )
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
@@ -205,7 +208,7 @@ def add_requests(app: typer.Typer, find: FindSession) -> None:
 async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
@@ -215,7 +218,7 @@ async def requests(
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
         return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code", folded=("key",))
     found = await client.usage_events(key_id=key, model=model, **page.asked)
-    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd", folded=("key",))
+    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd", folded=("key", "tokens"))
 
 
 async def explained(client: "BillingCalls", request_id: str) -> Shown:

@@ -186,7 +186,7 @@ class DetachedAnswer:
         try:
             answer = await self._until(context, deadline_s, pending.head())
         except UpstreamError as error:
-            return await self._failed(hold, error)
+            return await self._failed(context, hold, error)
         if answer is None:
             pending.release()
             await self._settlements.estimated(context, hold, NO_OUTPUT, reason)
@@ -198,7 +198,7 @@ class DetachedAnswer:
             answer.release()
             if answer.status >= FIRST_ERROR:
                 return await self._settlements.refused(context, hold)
-            return await self._failed(hold, UpstreamError(f"status {answer.status}"))
+            return await self._failed(context, hold, UpstreamError(f"status {answer.status}"))
         dialect = context.match.dialect
         if dialect.is_stream(context.parsed, head.content_type):
             tap = dialect.tap(head.content_type, usage_added=False, include_cost=False)
@@ -228,7 +228,7 @@ class DetachedAnswer:
         except UpstreamTooLarge:
             reported, output, reason = None, Output(known=False), "answer_too_large"
         except (UpstreamError, GarbageAnswer, zlib.error) as error:
-            return await self._failed(hold, error)
+            return await self._failed(context, hold, error)
         finally:
             answer.release()
         if running is not None:
@@ -277,9 +277,9 @@ class DetachedAnswer:
             await self._settlements.stream(context, hold, watch.tap, reason, failed=failed)
         return None
 
-    async def _failed(self, hold: Hold, error: Exception) -> None:
+    async def _failed(self, context: RequestContext, hold: Hold, error: Exception) -> None:
         """Give the hold back: the provider refused the request, or failed before any output."""
-        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        logger.warning("%s failed: %s", context.described, error)
         await self._settlements.void(hold)
 
 
