@@ -249,6 +249,8 @@ def _connected(call: Call, connect: Connect) -> Work:
         with explained_answers():
             async with connect(output) as client:
                 shown = await call(client, **await names.of_all(client, given))
+                if output.shows_tables:
+                    shown = await names.with_names(client, shown)
         output.show(shown)
 
     return work
@@ -263,7 +265,8 @@ def _signed_in(call: Call) -> Call:
     @functools.wraps(call)
     async def signed_in(session: Session, **given: Any) -> Shown:
         client = await session.open_signed_in()
-        return await call(client, **await names.of_own_keys(client, given))
+        shown = await call(client, **await names.of_own_keys(client, given))
+        return await names.with_own_names(client, shown) if session.shows_tables else shown
 
     return signed_in
 

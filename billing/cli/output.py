@@ -87,6 +87,11 @@ class Output:
         return self._stdout.isatty()
 
     @property
+    def shows_tables(self) -> bool:
+        """Return whether a person reads the result as tables."""
+        return self.is_terminal and not self.common.json and not self.common.quiet
+
+    @property
     def may_show_secrets(self) -> bool:
         """Return whether a secret that was not asked for may stand in the result: to a person, in a private file, or in
         what a script takes; a pipe may end in a log."""

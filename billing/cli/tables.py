@@ -15,6 +15,7 @@ GAP: Final = 2
 LEAST_WRAPPED: Final = 16
 _TIME: Final = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})\.\d{1,6}Z", re.ASCII)
 # Ids that arguments take by their beginning: the time in one, and twenty bits that are random.
+SHORT_ID: Final = 18
 _LONG_ID: Final = re.compile(r"\b((?:acc|key|usr)_[0-9A-Z]{14})[0-9A-Z]{12}\b", re.ASCII)
 # Columns that say how something is, and the colours of what they say; other words have none.
 _STATES: Final = frozenset({"", "state", "status", "outcome", "circuit", "second factor"})
