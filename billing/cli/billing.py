@@ -411,7 +411,7 @@ def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
         list=command_of(
             BudgetOperations.budgets,
             "List budgets, newest first. With what was spent of each and a forecast.",
-            columns(*_BUDGET),
+            columns(*_BUDGET, folded=("period", "ends")),
         ),
         create=command_of(
             BudgetOperations.create_budget,
@@ -463,6 +463,7 @@ _DELIVERIES = columns(
     "created_at",
     ("next try", "next_attempt_at"),
     ("why", "error"),
+    folded=("tries", "created"),
 )
 
 
@@ -483,6 +484,7 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
                 ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
                 ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
                 "failing_since",
+                folded=("format", "types"),
             ),
         ),
         add=command_of(

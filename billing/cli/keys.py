@@ -146,7 +146,7 @@ def add_keys(app: typer.Typer, connect: Connect) -> None:
         list=command_of(
             KeyOperations.keys,
             "List an account's keys, newest first.",
-            columns("id", ("begins", "prefix"), "name", *_LISTED),
+            columns("id", ("begins", "prefix"), "name", *_LISTED, folded=("begins",)),
             {
                 "account_id": account_id,
             },
@@ -185,7 +185,7 @@ def add_own_keys(app: typer.Typer, find: FindSession) -> None:
         list=command_of(
             OwnKeyOperations.own_keys,
             "List the account's keys, newest first. Revoked ones stay listed.",
-            columns("id", ("begins", "prefix"), "name", "user_id", *_LISTED),
+            columns("id", ("begins", "prefix"), "name", "user_id", *_LISTED, folded=("user", "begins")),
             {
                 "user_id": option("USER_ID", "Those of one user.", "--user"),
             },

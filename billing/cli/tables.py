@@ -63,8 +63,7 @@ def print_table(terminal: TextIO, table: Table) -> None:
     console.print(of_rich)
     left_out = [name for at, name in enumerate(table.headers) if at not in shown]
     if left_out:
-        wide = "A wider terminal, a pipe or --json has them."
-        console.print(Text(f"Left out, as they don't fit: {', '.join(left_out)}. {wide}", "dim"))
+        console.print(Text(f"Left out: {', '.join(left_out)}. A wider terminal or --json has them.", "dim"))
 
 
 def _fitting(table: Table, rows: list[tuple[str, ...]], width: int) -> tuple[list[int], list[tuple[str, ...]]]:

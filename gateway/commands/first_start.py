@@ -93,14 +93,16 @@ class Welcome:
 
     def keys_line(self) -> str:
         """Return which keys are in which files."""
-        account = "" if self.first is None else f"the account {ACCOUNT_NAME} ({format_usd(GRANT_NANO)} USD)"
+        first = f"the account {ACCOUNT_NAME} ({format_usd(GRANT_NANO)} USD)"
         files = (
-            (account, None if self.first is None else self.first_key_file),
+            (first, self.first_key_file if self.first is not None else None),
             ("`metergate operator`", self.admin_key_file),
             ("other services (X-API-Key)", self.service_key_file),
         )
-        named = [f"of {whose} {file}" for whose, file in files if file is not None]
-        return f"Keys: {', '.join(named)}. " if named else ""
+        named = [(whose, file) for whose, file in files if file is not None]
+        if not named:
+            return ""
+        return f"Keys, in {named[0][1].parent}: {', '.join(f'{file.name} of {whose}' for whose, file in named)}. "
 
 
 SERVED: Final = Welcome()
