@@ -64,7 +64,7 @@ def main() -> int:
                 print(json.dumps(sample))
             return 0
         if arguments.command == "console":
-            print(uvloop.run(_until_told(_console(arguments.folder, arguments.events, note))))
+            print(uvloop.run(_until_told(_console(arguments.folder, arguments.events, arguments.pages, note))))
             return 0
         results = uvloop.run(_until_told(_measure(mode, note, arguments.target)))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -97,9 +97,9 @@ async def _collect(sources: int, series: int, note: Report) -> list[Sample]:
         return await collect(stage, sources, series, note)
 
 
-async def _console(folder: Path | None, events: int, note: Report) -> str:
+async def _console(folder: Path | None, events: int, only: str, note: Report) -> str:
     async with open_stage(folder) as stage:
-        return (await console.console(stage, events, note)).text()
+        return (await console.console(stage, events, note, only)).text()
 
 
 def _mode(arguments: argparse.Namespace) -> Mode:
@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--series", type=int, default=1000, help="collect: series of each, two a sample")
     parser.add_argument("--folder", type=Path, help="console: where the ledger is kept for the next run")
     parser.add_argument("--events", type=int, default=console.EVENTS, help="console: of the ledger")
+    parser.add_argument("--pages", metavar="TEXT", default="", help="console: those alone whose address has this")
     growth.add_arguments(parser)
     return parser
 

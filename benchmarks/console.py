@@ -1,6 +1,6 @@
 """What the console's pages take in a large installation, and what a look at them costs the proxy.
 
-    python -m benchmarks console [--folder FOLDER] [--events N]
+    python -m benchmarks console [--folder FOLDER] [--events N] [--pages TEXT]
 
 Every page is fetched from a real worker, one after the other, `LOOKS` times: those of customers as the owner of the
 first account of `crowd`, some as that of the second one too, those of operators by an operator's link. Then the proxy
@@ -21,7 +21,7 @@ import asyncpg
 from argon2 import PasswordHasher
 
 from benchmarks.answers import read_all
-from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, fold_all, ids
+from benchmarks.crowd import ACCOUNTS, EMAIL, KEY, LARGE, PERSON, SMALL_KEY, STATEMENT_S, check, fill, fold_all, ids
 from benchmarks.figures import Spread
 from benchmarks.installation import Installation, write_config
 from benchmarks.looks import Looked, lines, slowest
@@ -55,6 +55,30 @@ ADMIN_KEY: Final = "mg_admin_of_the_benchmark_of_pages"
 PASSWORD: Final = "quiet tulip anvil harbour"  # noqa: S105 - of a benchmark
 # What pages are about that this installation has none of.
 NOT_LOOKED_AT: Final = ("secret", "provider", "token", "endpoint_id")
+# What operators look for in the log of requests: what is common, what is rare, and what there is none of.
+LOG_FILTERS: Final = (
+    "limit=100",
+    f"key_id={KEY}",
+    f"key_id={SMALL_KEY}",
+    "model=model-7",
+    "model=model-9",
+    "provider=provider-1",
+    "status=499",
+    "status=500",
+    "tag=team%3Dteam3",
+    "tag=team%3Dnone",
+    "session=session-20000",
+    "session=none",
+    "end_user=end-user-7",
+    "end_user=nobody",
+    "min_latency_ms=3000",
+    "min_latency_ms=60000",
+    "min_latency_ms=600000",
+    "last=1h",
+    "last=30d",
+    "last=1h&format=csv&model=model-7",
+    "last=30d&provider=provider-1&min_latency_ms=3000&tag=team%3Dteam3",
+)
 # Pages with other parameters, by who looks.
 MORE: Final = {
     "large": (
@@ -70,7 +94,8 @@ MORE: Final = {
     "operator": (
         *(f"/operator/margin?by={by}" for by in ("account", "model", "provider", "day")),
         "/operator/accounts?q=company+777",
-        f"/operator/requests?account_id={LARGE}",
+        *(f"/operator/requests?{only}" for only in LOG_FILTERS),
+        *(f"/operator/requests?account_id={LARGE}&{only}" for only in LOG_FILTERS),
         "/operator/keys?limit=1000",
         f"/operator/keys?account_id={LARGE}",
     ),
@@ -210,14 +235,17 @@ def pages(given: dict[str, str]) -> list[Looked]:
     return [*found, *(Looked(who, path) for who, paths in MORE.items() for path in paths)]
 
 
-async def console(stage: Stage, events: int, report: Report) -> Found:
-    """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
+async def console(stage: Stage, events: int, report: Report, only: str = "") -> Found:
+    """Look at every page, then at the proxy; with `only` at no more than the pages whose address has it. Raises
+    `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
     worker = await stage.serve(installation, 1)
     given = await ids(installation.database_url)
-    found = Found(pages(given))
+    found = Found([each for each in pages(given) if only in each.path])
     async with browsers(worker) as people:
         await _looks(stage, worker, people, found.pages, report)
+        if only:
+            return found
         found.reads = await read_all(stage, worker, given, PASSWORD, report)
         await _beside(stage, installation, worker, people, found, report)
     return found

@@ -31,6 +31,9 @@ STATEMENT_S: Final = 3600.0
 LARGE: Final = "01K0000000000000000000ACC0"
 # The second one, with a twentieth of them and 1,000 keys.
 WIDE: Final = "01K0000000000000000000ACC1"
+# A key of the first account, and one of the last of ten thousand, which has few events.
+KEY: Final = f"01K{7:023}"
+SMALL_KEY: Final = f"01K{1020 + 9_997 * 10:023}"
 EMAIL: Final = "person{}@example.com"
 # The owners of both; the second one is a member of the first one's organization, too.
 PERSON: Final = ("01KUSER0000000000000000000", "01KUSER0000000000000000001")
@@ -119,12 +122,15 @@ _EVENTS: Final = """
 INSERT INTO usage_events (request_id, admitted_at, outcome, account_id, user_id, key_id, upstream_request_id, endpoint,
     feature, model, provider, provider_model, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
     reasoning_tokens, cost_nano, charged_nano, price_id, markup_scaled, estimated, status, stream, latency_ms, tags,
-    epoch, dseq, created_at)
+    epoch, dseq, created_at, session, tool, end_user, attempts)
 SELECT e.id, e.at, 'settled', d.account_id, d.user_id, d.key_id, 'req_4f1c0f6ea8b1c5b4', d.endpoint,
     d.feature, d.model, d.provider, d.model, e.input_tokens, e.cached, 0, e.output_tokens, 0, e.cost_nano,
-    e.charged_nano, 'price_30eb9ef80b9b50d83ef73cb1', 0, e.n % 1000 = 0, 200, e.n % 3 = 0, 500,
+    e.charged_nano, 'price_30eb9ef80b9b50d83ef73cb1', 0, e.n % 1000 = 0,
+    CASE WHEN e.n % 200 = 0 THEN 499 ELSE 200 END, e.n % 3 = 0,
+    200 + pg_temp.hashed(e.n * 5) % 3000 + CASE WHEN e.n % 10000 = 0 THEN 60000 ELSE 0 END,
     CASE WHEN team IS NOT NULL THEN jsonb_build_object('team', 'team' || team, 'project', 'project' || project) END,
-    1, e.n, e.at
+    1, e.n, e.at, CASE WHEN e.n % 4 = 0 THEN 'session-' || e.n / 400 END, CASE WHEN e.n % 4 = 0 THEN 'claude-code' END,
+    CASE WHEN e.n % 2 = 0 THEN 'end-user-' || pg_temp.hashed(e.n) % 50000 END, 1 + (e.n % 100 = 0)::integer
 FROM crowd_events AS e JOIN usage_dimensions AS d ON d.id = e.dimensions
 WHERE e.n BETWEEN $1 AND $2 ORDER BY e.n
 """

@@ -169,6 +169,8 @@ from billing.schemas.system import (
     GatewayHealthShape,
     HelloShape,
     ImageShape,
+    NamesQuery,
+    NamesShape,
     OperatorSettingsShape,
     OwnAuditQuery,
     OwnRefusedQuery,
@@ -480,6 +482,7 @@ class OversightOperations:
     traffic = operation("GET", "/api/admin/traffic", TrafficShape, TrafficQuery)
     health = operation("GET", "/api/admin/health", GatewayHealthShape)
     search = operation("GET", "/api/admin/search", Listing[FoundShape], SearchQuery)
+    names = operation("GET", "/api/admin/names", NamesShape, NamesQuery)
     dry_accounts = operation("GET", "/api/admin/dry-accounts", Listing[DryAccountShape])
     ping = operation("GET", "/api/ping", ImageShape, who=ANYONE)
     hello = operation("GET", "/api/hello", HelloShape, who=ANYONE)

@@ -49,6 +49,8 @@ from billing.schemas.system import (
     FoundShape,
     HelloShape,
     ImageShape,
+    NamesQuery,
+    NamesShape,
     OperatorSettingsShape,
     OwnAuditQuery,
     OwnRefusedQuery,
@@ -135,6 +137,12 @@ async def search(call: Call, query: SearchQuery) -> Listing[FoundShape]:
             for each in islice(models, MOST_FOUND)
         ]
     return Listing(data=found, next_cursor=None)
+
+
+@serves(OversightOperations.names)
+async def names(call: Call, query: NamesQuery) -> NamesShape:
+    """Return what accounts, keys, people and organizations are called, by their ids."""
+    return NamesShape(names=await call.services.audit.names(query.ids.split(",")))
 
 
 @serves(OversightOperations.operator_settings)

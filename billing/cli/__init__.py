@@ -20,7 +20,8 @@ How a command reaches the billing API is passed in (`commands.Connect`): this pa
 
 from billing.cli.commands import Connect, add_command, group, lazy_group, outermost_group
 from billing.cli.options import REMOTE, RESULT, TIMED, Common
-from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table
+from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown
+from billing.cli.tables import Table
 
 __all__ = [
     "REFUSED",

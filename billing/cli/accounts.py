@@ -23,20 +23,9 @@ from billing.cli.options import (
     quotas_text,
     some_change,
 )
-from billing.cli.output import (
-    REFUSED,
-    CommandFailed,
-    Shown,
-    Table,
-    cell,
-    columns,
-    details,
-    facts,
-    listed,
-    page_parts,
-    says,
-)
+from billing.cli.output import REFUSED, CommandFailed, Shown, cell, columns, details, facts, listed, page_parts, says
 from billing.cli.prompts import Yes, confirm
+from billing.cli.tables import Table
 from billing.money import MOST_PRIORITY, MoneyError, parse_usd
 from billing.pages import MAX_LIMIT
 from billing.schemas.accounts import Against, GrantShape
@@ -132,7 +121,7 @@ def _add_changes(app: typer.Typer, connect: Connect) -> None:
         ),
         refund=command_of(
             AccountOperations.refund,
-            "Give an account back what it was charged, once for an idempotency key.",
+            "Give an account back what it was charged. Once for an idempotency key.",
             _shown_grant,
             {
                 "amount_usd": _AMOUNT,
@@ -170,7 +159,7 @@ async def quotas(
     quota: Annotated[list[str] | None, _QUOTAS.declared] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
     user: Annotated[
-        str | None, typer.Option(metavar="USER_ID", help="Those of a user, whose keys in the account share them.")
+        str | None, typer.Option(metavar="USER", help="Those of a user, whose keys in the account share them.")
     ] = None,
 ) -> Shown:
     """Show an account's quotas: its own and its plan's. --quota replaces its own, --clear takes them away; with --user
@@ -190,7 +179,7 @@ async def quotas(
         )
         received, by = account.received, {"account": account.quotas, f"plan {account.plan}": account.plan_quotas}
     rows = [(quota_text(each), of) for of, found in by.items() for each in found]
-    return Shown(received, page_parts(("quota", "of"), rows, None))
+    return Shown(received, page_parts(Table(("quota", "of"), rows)))
 
 
 async def _much_credit(client: "BillingCalls", given: Mapping[str, Any]) -> Sequence[str]:
@@ -256,8 +245,18 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
     """Add `lots` and the group `coupon`."""
     lots = command_of(
         CreditOperations.account_lots,
-        "List the grants and purchases of an account, newest first, with what is left of each.",
-        columns("id", "kind", "state", "amount_usd", "left_usd", "priority", "promotional", "expires_at"),
+        "List the grants and purchases of an account. Newest first, with what is left of each.",
+        columns(
+            "id",
+            "kind",
+            "state",
+            "amount_usd",
+            "left_usd",
+            "priority",
+            "promotional",
+            "expires_at",
+            folded=("promotional", "priority"),
+        ),
         {"open": switch("--open", "Those alone of which something is left.", "true")},
     )
     add_calls(app, connect, lots=lots)
@@ -375,7 +374,7 @@ def _or_any(value: int | None) -> str:
 
 def add_orders(app: typer.Typer, connect: Connect) -> None:
     """Add the group `order`."""
-    order = group("What was bought: orders, refunds of them, and payments that could not be credited.")
+    order = group("Orders, their refunds, and payments not credited.")
     parked_id = argument("The id of what waits, prk_..., or that of its order.")
     add_calls(
         order,
@@ -404,7 +403,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
             says("{amount_usd} USD of {payment_id} are credited to {account_id}."),
             {
                 "parked_id": parked_id,
-                "account_id": option("ACCOUNT_ID", "Whose it is, where that is not known.", "--account"),
+                "account_id": option("ACCOUNT", "Whose it is, where that is not known.", "--account"),
                 "note": _NOTE,
             },
             confirmed=_credit_of_parked,
@@ -420,7 +419,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
         ),
         refund=command_of(
             PaymentOperations.refund_order,
-            "Give money of an order back to the payer, at most what is left of its credit.",
+            "Give money of an order back to the payer. At most what is left of its credit.",
             says("{amount_usd} USD are given back: {refund_id} ({status})."),
             {
                 "amount_usd": option("USD", "How much; else all that is left of its credit.", "--amount"),
@@ -435,7 +434,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
 
 async def list_orders(
     client: "BillingCalls",
-    account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Of one account.")] = None,
+    account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT", help="Of one account.")] = None,
     status: Annotated[
         str | None,
         typer.Option(help="open, paid, credited, failed, expired, refunded, disputed or parked.", metavar="STATUS"),
@@ -443,7 +442,7 @@ async def list_orders(
     parked: Annotated[bool, typer.Option("--parked", help="Payments that wait for you, with the reason.")] = False,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """List orders, newest first; with --parked payments that could not be credited."""
+    """List orders, newest first. With --parked payments that could not be credited."""
     if parked:
         amount = ("amount", lambda each: f"{each.amount_usd} {each.currency}")
         return listed(await client.parked(**page.asked), "id", "order_id", "account_id", amount, "reason")

@@ -8,9 +8,10 @@ import typer
 
 from billing.cli.calls import UNAUTHORIZED, Org, add_person_calls, add_session_calls, org_of
 from billing.cli.commands import group
-from billing.cli.output import USAGE, CommandFailed, Shown, Table, details
+from billing.cli.output import USAGE, CommandFailed, Shown, details
 from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Kept, Pending, Session
+from billing.cli.tables import Table
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ async def verify(
     email: Annotated[str | None, typer.Option("--email", metavar="ADDRESS", help="Yours; else the last one.")] = None,
     otp_stdin: OtpStdin = False,
 ) -> Shown:
-    """Sign in with the code that was mailed; the first time it proves your address."""
+    """Sign in with the code that was mailed. The first time it proves your address."""
     client, pending = session.open_anew(), session.files.pending()
     if pending is not None and (email not in (None, pending.email) or pending.url != client.base_url):
         pending = None
@@ -122,7 +123,7 @@ async def token(
         bool, typer.Option("--show", help="Print the token, or write it to --output, and keep the one there is.")
     ] = False,
 ) -> Shown:
-    """Make a token for the commands that follow: a fresh one, with fewer scopes, or for another organization."""
+    """Make a token for the commands that follow. A fresh one, with fewer scopes, or for another organization."""
     if session.given_token is not None:
         if not show:
             raise CommandFailed("With --token-file or METERGATE_API_TOKEN, give --show: nothing is kept.", USAGE)
@@ -151,7 +152,7 @@ async def logout(
     session: Session,
     local: Annotated[bool, typer.Option("--local", help="Remove the tokens here, whatever the gateway says.")] = False,
 ) -> Shown:
-    """End the session, on every gateway at once, and remove its tokens."""
+    """End the session, and remove its tokens. It ends on every gateway at once."""
     from billing.client.errors import Refused
 
     kept = session.files.kept()
@@ -277,7 +278,7 @@ async def reset(
 
 
 async def enrol(session: Session, stdin: SecretsStdin = False) -> Shown:
-    """Make the secret of an authenticator app, which counts once `auth totp confirm` has had a code of it."""
+    """Make the secret of an authenticator app. It counts once `auth totp confirm` has had a code of it."""
     client = await session.open_signed_in()
     password = None
     if (await client.who_am_i()).has_password:
@@ -297,7 +298,7 @@ async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:
 
 
 async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown:
-    """Replace your recovery codes, by a code of the app or one of them. The new ones are printed this once."""
+    """Replace your recovery codes. It takes a code of the app or one of them. The new ones are printed this once."""
     client = await session.open_signed_in()
     made = await client.renew_recovery_codes(**ask_factor(session, from_stdin=stdin))
     return Shown(made.received, (_KEEP, *made.recovery_codes), secret=True)

@@ -49,7 +49,7 @@ def run(
         bool, typer.Option("--keep-going", help="Go on after a command that fails; else it is the last one.")
     ] = False,
 ) -> int:
-    """Run a file of commands, a line each, without the leading `metergate`.
+    """Run a file of commands. A line each, without the leading `metergate`.
 
     Options that are given here stand for those that a line leaves out. The exit code is that of the first command that
     has failed.

@@ -12,22 +12,10 @@ from billing.api.operations import BudgetOperations, CreditOperations, PaymentOp
 from billing.cli.calls import add_person_calls, argument, command_of, ended, option
 from billing.cli.commands import group
 from billing.cli.options import given
-from billing.cli.output import (
-    USAGE,
-    Column,
-    CommandFailed,
-    Shown,
-    Table,
-    cell,
-    cell_of,
-    columns,
-    details,
-    facts,
-    says,
-    title,
-)
+from billing.cli.output import USAGE, Column, CommandFailed, Shown, cell, cell_of, columns, details, facts, says, title
 from billing.cli.prompts import Yes, confirm
 from billing.cli.session import FindSession
+from billing.cli.tables import Table
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -94,7 +82,7 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
         setup=setup,
         portal=command_of(
             PaymentOperations.billing_portal,
-            "Open a page where payment methods, invoices and the subscription are managed, and print its address.",
+            "Open a page to manage methods, invoices and the plan. Prints its address.",
             _shown_page,
             {"return_url": option(*_RETURN)},
         ),
@@ -144,12 +132,16 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
 
 
 async def status(client: "BillingCalls") -> Shown:
-    """Show the balance, the plan, what is left of quotas and features, this month, and what to do next."""
+    """Show balance, plan and quotas, and what to do next. Features and this month, too."""
     found, month = await client.billing_status(), await client.billing_summary()
     parts: list[str | Table] = [Table((), [*_account(found), *_month(month), *_subscription(found.subscription)])]
     for rows, of in ((found.windows, _WINDOWS), (found.features, _FEATURES)):
         if rows:
-            parts.append(Table(tuple(map(title, of)), [tuple(cell_of(row, each) for each in of) for row in rows]))
+            parts.append(
+                Table(
+                    tuple(map(title, of)), [tuple(cell_of(row, each) for each in of) for row in rows], ("model", "held")
+                )
+            )
     if found.state == "quota_exhausted":
         windows = [each for each in found.received["windows"] if _is_nothing(str(each["remaining"]))]
         parts.append(msgspec.json.encode(windows).decode())
@@ -167,7 +159,7 @@ async def setup(
     ] = False,
     return_url: ReturnUrl = None,
 ) -> Shown:
-    """Open a page where credit is bought and the payment method kept, and print its address."""
+    """Open a page to buy credit and save a payment method. Prints its address."""
     if save_only and amount is not None:
         raise typer.BadParameter("give --amount-usd or --save-only, not both", param_hint="--save-only")
     page = await client.setup_billing(return_url=return_url, save_only=save_only, **given(amount_usd=amount))
@@ -191,14 +183,17 @@ async def checkout(
     ] = None,
     yes: Yes = False,
 ) -> Shown:
-    """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
-    plan."""
+    """Open a page to buy credit or a plan. Prints its address; asks before it orders a plan. Where there
+    is a subscription already, --plan changes it, as `billing change-plan` does."""
     from billing.schemas.payments import preview_sentences
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
-    if plan is not None and not yes:
-        confirm(preview_sentences(await client.preview_plan(plan)))
+    if plan is not None:
+        preview = await client.preview_plan(plan)
+        if preview.how != "buy":
+            return await change_plan(client, plan, yes=yes)
+        confirm(preview_sentences(preview), yes=yes)
     page = await client.checkout(
         save_method=save_method,
         return_url=return_url,
@@ -213,8 +208,8 @@ async def change_plan(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="As `billing plans` lists it.", show_default=False)],
     yes: Yes = False,
 ) -> Shown:
-    """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
-    Shows what is charged and by which means, and asks."""
+    """Change the plan. To a dearer one at once, to a cheaper one with the next period; a free one ends it. Shows
+    what is charged and by which means, and asks."""
     from billing.schemas.payments import preview_sentences
 
     preview = await client.preview_plan(plan)
@@ -268,7 +263,7 @@ async def alert(
     ] = None,
     default: Annotated[bool, typer.Option("--default", help="Below the operator's amount again.")] = False,
 ) -> Shown:
-    """Show or set below what the account is told that its balance is low."""
+    """Show or set what balance counts as low. Below it the account is told."""
     if default and low_balance_usd is not None:
         raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
     is_change = default or low_balance_usd is not None
@@ -341,7 +336,7 @@ def _add_auto_recharge(billing: typer.Typer, find: FindSession) -> None:
     recharge = group("The saved payment method is charged when credit runs low.")
     show = command_of(
         CreditOperations.auto_recharge,
-        "Show whether and when the saved payment method is charged, and what became of it.",
+        "Show when the saved payment method is charged. And what became of it.",
         _shown_recharge,
     )
     add_person_calls(recharge, find, show=show, set=set_auto_recharge, off=end_auto_recharge)
@@ -355,8 +350,9 @@ async def set_auto_recharge(
     monthly_cap_usd: Annotated[str | None, Usd] = None,
     yes: Yes = False,
 ) -> Shown:
-    """Have the saved payment method charged --amount-usd when what may be spent falls below --threshold-usd, in a month
-    no more than --monthly-cap-usd. What stopped it before is forgotten. Shows the amounts, and asks."""
+    """Charge the saved payment method when credit runs low. It is charged --amount-usd when what may be spent falls
+    below --threshold-usd, in a month no more than --monthly-cap-usd. What stopped it before is forgotten.
+    Shows the amounts, and asks."""
     asked = given(threshold_usd=threshold_usd, amount_usd=amount_usd, monthly_cap_usd=monthly_cap_usd)
     wish = _wish(await client.auto_recharge(), asked, enabled=True)
     when = f"when less than {wish['threshold_usd']} USD may be spent, at most {wish['monthly_cap_usd']} USD a month"
@@ -402,8 +398,8 @@ def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
         find,
         list=command_of(
             BudgetOperations.budgets,
-            "List budgets, newest first, with what was spent of each and a forecast.",
-            columns(*_BUDGET),
+            "List budgets, newest first. With what was spent of each and a forecast.",
+            columns(*_BUDGET, folded=("period", "ends")),
         ),
         create=command_of(
             BudgetOperations.create_budget,
@@ -412,7 +408,7 @@ def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
             {
                 "amount_usd": argument("The sum, such as 100.00."),
                 "period": terms["period"],
-                "key": option("KEY_ID", "Of one key; else of the account."),
+                "key": option("KEY", "Of one key; else of the account."),
                 "user": option("USER_ID", "Of one user's keys."),
                 "tag": option("NAME=VALUE", "Of requests with this tag."),
                 "thresholds": terms["thresholds"],
@@ -455,6 +451,7 @@ _DELIVERIES = columns(
     "created_at",
     ("next try", "next_attempt_at"),
     ("why", "error"),
+    folded=("tries", "created"),
 )
 
 
@@ -475,6 +472,7 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
                 ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
                 ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
                 "failing_since",
+                folded=("format", "types"),
             ),
         ),
         add=command_of(
@@ -502,7 +500,7 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
         test=command_of(WebhookOperations.send_test_notice, "Send a notice of the type `test` to an endpoint.", sent),
         deliveries=command_of(
             WebhookOperations.webhook_deliveries,
-            "List what was sent to an endpoint, newest first, and what became of it.",
+            "List what was sent to an endpoint, newest first. And what became of it.",
             _DELIVERIES,
         ),
         redeliver=command_of(

@@ -6,8 +6,10 @@ function of a client, or of a `Session`. `add_calls` and `add_person_calls` make
 result shown, and what the client raises told in a sentence.
 """
 
+import copy
 import functools
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,6 +55,23 @@ _IDS: Final = {
     "order_id": "The order's id, ord_...",
     "user_id": "The user: their id, their address, or how these begin.",
 }
+
+# What the gateway says to programs, and what a command says in its place.
+_SAID: Final = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (
+            r",? (?:as|in) (?:`?Authorization: Bearer[^`.]*(?:\.\.\.)?`?|X-Admin-Key(?: or as Authorization: Bearer)?)",
+            "",
+        ),
+        (
+            r"There is nothing at (\S+)\. GET /docs lists the endpoints\.",
+            r"That gateway has no \1: is it the right address?",
+        ),
+        (r"`?POST /api/auth/otp`? mails one", "`metergate auth login` has one mailed"),
+        (r"`?POST /api/auth/revoke-all`?", "the console's page Security"),
+    )
+)
 
 Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
 
@@ -152,12 +171,16 @@ def _parameter(operation: Operation[..., Any], name: str, parameter: Parameter) 
     fields = [each for asked in (operation.query, operation.body) if asked is not None for each in _fields(asked)]
     field = next((each for each in fields if each.name == name), None)
     kind = parameter.kind or (str if field is None else _kind(field.type, parameter.declared.metavar))
+    declared = parameter.declared
+    if declared.metavar is None and isinstance(declared, typer.models.ArgumentInfo):
+        declared = copy.copy(declared)
+        declared.metavar = (name.removesuffix("_id") if name in names.KINDS else name).upper()
     if parameter.required:
-        return _keyword(name, Annotated[kind, parameter.declared])
+        return _keyword(name, Annotated[kind, declared])
     default = False if kind is bool else None if field is None or kind == list[str] else field.default
     if default is None or default is UNSET or default is NODEFAULT:
-        return _keyword(name, Annotated[kind | None, parameter.declared], None)
-    return _keyword(name, Annotated[kind, parameter.declared], default)
+        return _keyword(name, Annotated[kind | None, declared], None)
+    return _keyword(name, Annotated[kind, declared], default)
 
 
 def _fields(asked: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
@@ -226,6 +249,8 @@ def _connected(call: Call, connect: Connect) -> Work:
         with explained_answers():
             async with connect(output) as client:
                 shown = await call(client, **await names.of_all(client, given))
+                if output.shows_tables:
+                    shown = await names.with_names(client, shown)
         output.show(shown)
 
     return work
@@ -240,7 +265,8 @@ def _signed_in(call: Call) -> Call:
     @functools.wraps(call)
     async def signed_in(session: Session, **given: Any) -> Shown:
         client = await session.open_signed_in()
-        return await call(client, **await names.of_own_keys(client, given))
+        shown = await call(client, **await names.of_own_keys(client, given))
+        return await names.with_own_names(client, shown) if session.shows_tables else shown
 
     return signed_in
 
@@ -278,6 +304,13 @@ def repeatable(what: str, key: str) -> Iterator[None]:
         raise CommandFailed(f"{error.message} {unknown}", UNREACHABLE) from error
 
 
+def said_to_people(text: str) -> str:
+    """Return what the gateway says, without control characters, headers and HTTP calls."""
+    for pattern, words in _SAID:
+        text = pattern.sub(words, text)
+    return printable(text)
+
+
 def _of_operator(error: "Refused") -> str:
     if error.status == UNAUTHORIZED:
         return f"{error.message} Set ADMIN_API_KEY, or name a file that holds the admin key with --token-file."
@@ -293,10 +326,10 @@ def explained_answers(refusal: "Callable[[Refused], str]" = _of_operator) -> Ite
         yield
     except Refused as error:
         code = UNREACHABLE if error.status == _AWAY else REFUSED
-        raise CommandFailed(printable(refusal(error)), code) from error
+        raise CommandFailed(said_to_people(refusal(error)), code) from error
     except ClientError as error:
         runs = ", and that the gateway runs there" if isinstance(error, Unreachable) else ""
-        message = f"{printable(str(error))} Check --api-url or METERGATE_API_URL{runs}."
+        message = f"{said_to_people(str(error))} Check --api-url or METERGATE_API_URL{runs}."
         raise CommandFailed(message, UNREACHABLE) from error
 
 

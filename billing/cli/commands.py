@@ -71,7 +71,8 @@ def _quickened(parameters: list[Any]) -> list[Any]:
 
 def _read(parameter: Any, read: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
     """Return what `read`, which is typer's, would return."""
-    several, is_text = parameter.multiple or parameter.nargs == -1, parameter.type_descriptor.annotation in _TEXTS
+    several, of = parameter.multiple or parameter.nargs == -1, parameter.type_descriptor
+    is_text = of.annotation in _TEXTS and of.parameter_info.parser is None
     if value is None and not parameter.required:
         value = () if several else None
     elif is_text and several and value and all(type(each) is str for each in value):

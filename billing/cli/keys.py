@@ -22,9 +22,10 @@ from billing.cli.calls import (
 )
 from billing.cli.commands import Connect, group
 from billing.cli.options import quotas_of, quotas_text, some_change
-from billing.cli.output import Column, Shown, Table, columns
+from billing.cli.output import Column, Shown, columns
 from billing.cli.prompts import ask_secret
 from billing.cli.session import FindSession, Session
+from billing.cli.tables import Table
 from billing.money import MAX_NANO
 from billing.schemas.keys import RULES, KeyShape, NewKeyShape, Option
 
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 # What `--clear` can name, and the rule's field; scopes go back to the default ones.
 _CLEARED: Final = {rule.option.called: name for name, rule in RULES.items()}
 _UPDATE: Final = (
-    "Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."
+    "Change a key. Given options replace its values, the rest stays. Every gateway applies it within a second."
 )
 _CREATE: Final = "Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."
-_REVOKE: Final = "Make a key invalid for good, on every gateway within a second."
+_REVOKE: Final = "Make a key invalid for good. On every gateway within a second."
 
 
 def rule_option(of: Option) -> Parameter:
@@ -127,7 +128,7 @@ _LISTED: Final[tuple[Column, ...]] = (
 
 def add_keys(app: typer.Typer, connect: Connect) -> None:
     """Add the group `key`."""
-    key, account_id = group("API keys of accounts."), argument("The account's id, acc_...")
+    key, account_id = group("API keys of accounts."), argument("The account: its id, its name, or how these begin.")
     user_id = option("ID", "Whose key it is within the account.")
     add_calls(
         key,
@@ -146,7 +147,7 @@ def add_keys(app: typer.Typer, connect: Connect) -> None:
         list=command_of(
             KeyOperations.keys,
             "List an account's keys, newest first.",
-            columns("id", ("begins", "prefix"), "name", *_LISTED),
+            columns("id", ("begins", "prefix"), "name", *_LISTED, folded=("begins",)),
             {
                 "account_id": account_id,
             },
@@ -184,8 +185,8 @@ def add_own_keys(app: typer.Typer, find: FindSession) -> None:
         ),
         list=command_of(
             OwnKeyOperations.own_keys,
-            "List the account's keys, newest first; revoked ones stay listed.",
-            columns("id", ("begins", "prefix"), "name", "user_id", *_LISTED),
+            "List the account's keys, newest first. Revoked ones stay listed.",
+            columns("id", ("begins", "prefix"), "name", "user_id", *_LISTED, folded=("user", "begins")),
             {
                 "user_id": option("USER_ID", "Those of one user.", "--user"),
             },
@@ -233,7 +234,7 @@ async def revoke_leaked(
         bool, typer.Option("--key-stdin", help="Read the secret from stdin, else METERGATE_LEAKED_KEY, else ask.")
     ] = False,
 ) -> Shown:
-    """Revoke a key by its secret, which somebody has found: whose it is does not matter, and nobody need sign in."""
+    """Revoke a leaked key by its secret. Whose it is does not matter, and nobody need sign in."""
     secret = ask_secret("secret of the key", session.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
     done = await session.open_anew().revoke_leaked_key(key=secret.strip())
     return Shown(done.received, (done.message,))

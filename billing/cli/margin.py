@@ -12,7 +12,8 @@ from billing.cli.calls import add_calls, command_of, option
 from billing.cli.commands import Connect, group
 from billing.cli.operator import shown_providers
 from billing.cli.options import FIRST_PAGE, Paging, day, given
-from billing.cli.output import USAGE, Column, CommandFailed, Shown, Table, cell_of, page_parts, title
+from billing.cli.output import USAGE, Column, CommandFailed, Shown, cell_of, page_parts, title
+from billing.cli.tables import Table
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -32,6 +33,7 @@ _COLUMNS: Final[tuple[Column, ...]] = (
     "returned_usd",
     "net_usd",
 )
+_FOLDED: Final = ("returned USD", "voided", "unpriced", "estimated")
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
 # Rows of a comparison that people are shown; --json has all.
 _SHOWN: Final = 50
@@ -59,13 +61,13 @@ async def margin(
     as_csv: Annotated[bool, typer.Option("--csv", help="All fields of the groups as CSV.")] = False,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """Show what was charged less what it cost, with estimated, unpriced and voided work beside it."""
+    """Show what was charged less what it cost. Estimated, unpriced and voided work stands beside it."""
     found = await client.margin(since=since, until=until, **page.asked, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
     groups = [(each.group or "-", each) for each in found.data]
     rows = [(name, *(cell_of(each, column) for column in _COLUMNS)) for name, each in (*groups, ("total", found.total))]
-    parts = page_parts((by, *map(title, _COLUMNS)), rows, found.next_cursor)
+    parts = page_parts(Table((by, *map(title, _COLUMNS)), rows, _FOLDED), found.next_cursor)
     return Shown(found.received, (f"From {found.since} and before {found.until} (days of UTC):", *parts))
 
 
@@ -96,7 +98,7 @@ async def reconcile(
     ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="What was fetched last: nobody is asked.")] = False,
 ) -> Shown:
-    """Compare what a provider says that it has billed with the ledger, by day and model."""
+    """Compare a provider's bill with the ledger. By day and model."""
     if kept:
         found = await client.bill(provider, since=since, until=until, source="api" if file is None else "invoice")
     else:

@@ -11,13 +11,14 @@ from billing.cli.calls import add_calls, argument, command_of, option, switch
 from billing.cli.commands import Connect, group, lazy_group
 from billing.cli.options import Limit, parse_moment
 from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
+from billing.cli.tables import Table
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.base import Listing
     from billing.schemas.people import LoginLinkShape, UserDetailShape
-    from billing.schemas.system import ProviderShape
+    from billing.schemas.system import ProviderShape, TargetShape
 
 # The commands of the group, and what adds them.
 ADDERS: Final = {
@@ -50,11 +51,13 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     """Add `audit`, `requests` and `login-link`."""
     audit = command_of(
         OversightOperations.audit,
-        "Show who did what, newest first; --json has what it said before and after.",
-        columns(("time", "created_at"), "actor", "action", "subject", "address", "request_id"),
+        "Show who did what, newest first. --json has what it said before and after.",
+        columns(
+            ("time", "created_at"), "actor", "action", "subject", "address", "request_id", folded=("request", "address")
+        ),
         {
-            "account_id": option("ACCOUNT_ID", "About this account.", "--account"),
-            "user_id": option("USER_ID", "About this user.", "--user"),
+            "account_id": option("ACCOUNT", "About this account.", "--account"),
+            "user_id": option("USER", "About this user.", "--user"),
             "actor": option("WHO", "By admin, user:usr_..., key:key_..."),
             "action": option("ACTION", "Such as key.revoke, or key.* for all."),
             "since": option("TIME", "From then on: a time, a day, or 7d, 24h, today, yesterday.", read=parse_moment),
@@ -63,7 +66,7 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     )
     login_link = command_of(
         BrowserOperations.login_link,
-        "Make a link that signs you in to the console as the operator: once, within ten minutes.",
+        "Make a link that signs the operator in to the console. Once, within ten minutes.",
         _shown_link,
     )
     add_calls(app, connect, audit=audit, requests=requests, login_link=login_link)
@@ -76,17 +79,19 @@ def _shown_link(link: "LoginLinkShape", _: object) -> Shown:
 async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of this key, key_...")] = None,
-    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account's keys, acc_...")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key.")] = None,
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account's keys.")] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> Shown:
-    """Show the last requests that were refused, newest first; `metergate explain` says more of one."""
+    """Show the last requests that were refused. Newest first; `metergate explain` says more of one."""
     if not refused:
         raise typer.BadParameter("give --refused; requests that were served are in the usage events of their account")
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
     found = await client.refusals(key_id=key, account_id=account, limit=limit)
-    return listed(found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message")
+    return listed(
+        found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message", folded=("key", "model")
+    )
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
@@ -118,7 +123,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
         enable=command_of(change, "Enable a disabled user again.", _shown_user, fixed={"status": "active"}),
         operator=command_of(
             change,
-            "Let a user do what the admin key may, by their own token; it needs a second factor.",
+            "Let a user do what the admin key may. By their own token, with a second factor.",
             _shown_user,
             {
                 "right": right,
@@ -127,8 +132,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
         ),
         remove_app=command_of(
             change,
-            "Remove the authenticator app of who has lost it, and their recovery codes. Make sure that it is they who "
-            "ask.",
+            "Remove a lost authenticator app. The recovery codes go, too. Make sure that it is they who ask.",
             _shown_user,
             fixed={"second_factor": False},
         ),
@@ -157,48 +161,52 @@ def _shown_user(user: "UserDetailShape", _: object) -> Shown:
     return details(user, rows)
 
 
+# The columns of the list of providers, what matters most first, and those that a narrow terminal leaves out.
+_PROVIDER: Final[tuple[str, ...]] = (
+    "provider",
+    "circuit",
+    "a minute",
+    "failed %",
+    "p50 ms",
+    "p95 ms",
+    "first byte ms",
+    "last failure",
+    "models",
+    "target",
+    "origin",
+    "weight",
+    "kind",
+    "serves",
+)
+_SEEN: Final = ("attempts_per_minute", "error_percent", "head_p50_ms", "head_p95_ms", "first_byte_p50_ms")
+_PROVIDER_FOLDED: Final = ("serves", "kind", "weight", "target", "origin", "models", "first byte ms", "p50 ms")
+
+
 def shown_providers(found: "Listing[ProviderShape]", _: object) -> Shown:
-    """Return providers, and the health of their base URLs and keys."""
-    rows = [
-        tuple(
-            map(
-                cell,
-                (
-                    each.name,
-                    each.kind,
-                    each.off_reason or "on",
-                    ", ".join(each.dialects),
-                    len(each.models),
-                    target.number,
-                    target.origin,
-                    target.weight,
-                    target.state,
-                    target.open_until,
-                    None if each.traffic is None else each.traffic.attempts_per_minute,
-                    None if each.traffic is None else each.traffic.error_percent,
-                    None if each.traffic is None else each.traffic.head_p95_ms,
-                ),
-            )
-        )
-        for each in found.data
-        for target in each.targets
-    ]
-    headers = (
-        "provider",
-        "kind",
-        "status",
-        "serves",
-        "models",
-        "target",
-        "origin",
-        "weight",
-        "state",
-        "open until",
-        "a minute",
-        "failed %",
-        "p95 ms",
+    """Return providers that are on, how they answer and the health of their base URLs and keys; below them in one line
+    those that are off, with what each lacks."""
+    on = [each for each in found.data if each.off_reason is None]
+    off = [f"{each.name} ({each.off_reason})" for each in found.data if each.off_reason is not None]
+    rows = [tuple(map(cell, _of_target(each, target))) for each in on for target in each.targets]
+    parts = page_parts(Table(_PROVIDER, rows, _PROVIDER_FOLDED))
+    return Shown(found.received, (*parts, *([f"Off: {', '.join(off)}."] if off else ())))
+
+
+def _of_target(provider: "ProviderShape", target: "TargetShape") -> tuple[object, ...]:
+    seen = provider.traffic
+    last = None if seen is None else seen.last_failure
+    return (
+        provider.name,
+        "ok" if target.state == "closed" else f"{target.state.replace('_', ' ')} until {cell(target.open_until)}",
+        *(None if seen is None else getattr(seen, name) for name in _SEEN),
+        None if last is None else f"{last.at} {last.reason}",
+        len(provider.models),
+        target.number,
+        target.origin,
+        target.weight,
+        provider.kind,
+        ", ".join(provider.dialects),
     )
-    return Shown(found.received, page_parts(headers, rows, None))
 
 
 def add_exports(app: typer.Typer, connect: Connect) -> None:
@@ -209,7 +217,7 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
         connect,
         list=command_of(
             ExportOperations.exports,
-            "List exports: how many events wait, for how long the oldest does, and what is parked.",
+            "List exports. How many events wait, for how long the oldest does, and what is parked.",
             columns(
                 ("export", "name"),
                 "kind",
@@ -281,7 +289,7 @@ def add_collection(app: typer.Typer, connect: Connect) -> None:
         connect,
         subjects=command_of(
             OversightOperations.collect_subjects,
-            "List whom exporters count, newest first, and all bytes that they counted.",
+            "List whom exporters count, newest first. With all bytes that they counted.",
             columns(
                 "uuid",
                 ("e-mail", "email"),
@@ -300,7 +308,7 @@ def add_collection(app: typer.Typer, connect: Connect) -> None:
             says("{account_id} was given {assigned} of that name."),
             {
                 "subject": argument("The uuid, or the e-mail address."),
-                "account_id": argument("The account's id, acc_..."),
+                "account_id": argument("The account: its id, its name, or how these begin."),
             },
         ),
     )

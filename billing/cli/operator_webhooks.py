@@ -7,7 +7,8 @@ import typer
 from billing.api.operations import WebhookOperations
 from billing.cli.calls import add_calls, argument, command_of, ended, option
 from billing.cli.commands import Connect, group
-from billing.cli.output import Shown, Table, columns, says
+from billing.cli.output import Shown, columns, says
+from billing.cli.tables import Table
 
 if TYPE_CHECKING:
     from billing.schemas.webhooks import NewEndpointShape

@@ -80,7 +80,10 @@ def day(help_text: str) -> Any:
     return typer.Option(metavar="DAY", parser=parse_day, help=help_text)
 
 
-AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
+AccountId = Annotated[
+    str,
+    typer.Argument(metavar="ACCOUNT", help="The account: its id, its name, or how these begin.", show_default=False),
+]
 
 
 def parse_quota_text(text: str) -> QuotaShape:
@@ -139,7 +142,7 @@ def some_change(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most to show.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Most to show.")]
 Cursor = Annotated[
     str | None, typer.Option(metavar="CURSOR", help="Where the page before ended, as it was printed there.")
 ]

@@ -50,7 +50,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
         find,
         list=command_of(
             OrganizationOperations.organizations,
-            "List the organizations that you belong to, newest first.",
+            "List your organizations, newest first.",
             columns("slug", "name", "role", "id", "account_id"),
         ),
         show=command_of(OrganizationOperations.organization, "Show an organization.", _shown),
@@ -79,7 +79,7 @@ def _add_invitations(org: typer.Typer, find: FindSession) -> None:
         find,
         invite=command_of(
             OrganizationOperations.invite,
-            "Send an invitation to an address; its mail has what `org accept` takes.",
+            "Send an invitation to an address. Its mail has what `org accept` takes.",
             _INVITED,
             {
                 "email": argument("Who.", "ADDRESS"),
@@ -88,7 +88,7 @@ def _add_invitations(org: typer.Typer, find: FindSession) -> None:
         ),
         invitations=command_of(
             OrganizationOperations.invitations,
-            "List invitations, newest first, also those that are over.",
+            "List invitations, newest first. Also those that are over.",
             columns("id", ("address", "email"), "role", "status", "expires_at"),
         ),
         resend_invitation=command_of(
@@ -157,7 +157,7 @@ async def accept(
         bool, typer.Option("--token-stdin", help=f"Read the token from stdin, else {INVITATION}, else ask.")
     ] = False,
 ) -> Shown:
-    """Join an organization by the token of an invitation's mail."""
+    """Join an organization by an invitation's token."""
     client = await session.open_signed_in()
     token = ask_secret("invitation's token", session.environ, INVITATION, from_stdin=token_stdin).strip()
     if not token:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, TextIO
 
@@ -24,6 +24,7 @@ import msgspec
 from msgspec import structs
 
 from billing.cli.options import Common
+from billing.cli.tables import Table, aligned, print_table
 from billing.errors import MetergateError
 
 REFUSED: Final = 1
@@ -32,9 +33,8 @@ UNREACHABLE: Final = 3
 # A result may hold a secret.
 FILE_MODE: Final = 0o600
 DISTRIBUTION: Final = "metergate"
-_GAP: Final = "  "
-# Characters of a line that a column of several words has at least.
-LEAST_WRAPPED: Final = 16
+# Clears the line of a terminal.
+_ERASED: Final = "\r\x1b[2K"
 
 
 class CommandFailed(MetergateError):
@@ -43,14 +43,6 @@ class CommandFailed(MetergateError):
     def __init__(self, message: str, code: int = REFUSED) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of texts. Without headers, the first column names what the second says."""
-
-    headers: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +63,7 @@ class Output:
     def __init__(self, common: Common, stdout: TextIO, stderr: TextIO) -> None:
         self.common = common
         self._stdout, self._stderr = stdout, stderr
-        self._written = False
+        self._written = self._is_passing = self._is_shown = False
         self._log: logging.Logger | None = None
 
     @classmethod
@@ -94,10 +86,24 @@ class Output:
         """Return whether the result goes to a terminal."""
         return self._stdout.isatty()
 
+    @property
+    def shows_tables(self) -> bool:
+        """Return whether a person reads the result as tables."""
+        return self.is_terminal and not self.common.json and not self.common.quiet
+
+    @property
+    def may_show_secrets(self) -> bool:
+        """Return whether a secret that was not asked for may stand in the result: to a person, in a private file, or in
+        what a script takes; a pipe may end in a log."""
+        return self.is_terminal or self.common.json or self.common.output is not None
+
     def show(self, shown: Shown) -> None:
         """Show the result: in the form that the options ask for, or not at all."""
+        self._is_shown = True
         for note in shown.notes:
             self.note(note)
+        if self._is_passing:
+            self._replace_passing("")
         if shown.silent:
             return
         if shown.secret and self.common.output is not None:
@@ -108,11 +114,6 @@ class Output:
             for part in shown.parts:
                 self._write(printable(part)) if isinstance(part, str) else self._table(part)
 
-    def must_show(self, lines: Sequence[str]) -> None:
-        """Show lines that can't be had again, with --quiet too; with --json they must be in the result instead."""
-        if not self.common.json:
-            self._write("\n".join(map(printable, lines)))
-
     def note(self, text: str) -> None:
         """Show progress or a warning, on stderr: left out with --quiet."""
         if self.common.quiet:
@@ -122,15 +123,28 @@ class Output:
         else:
             self.error(text)
 
+    def progress(self, text: str) -> None:
+        """Show what is being done. Until there is a result, a terminal has it in a line that the next one replaces."""
+        if self._is_shown or self._log is not None or not self._stderr.isatty() or os.environ.get("TERM") == "dumb":
+            self.note(text)
+        elif not self.common.quiet:
+            self._replace_passing(printable(text))
+            self._is_passing = True
+
+    def _replace_passing(self, text: str) -> None:
+        """Write to stderr in the place of a line of `progress`, if there is one."""
+        with suppress(OSError):
+            self._stderr.write(f"{_ERASED if self._is_passing else ''}{text}")
+            self._stderr.flush()
+        self._is_passing = False
+
     def error(self, text: str) -> None:
         """Show a line on stderr, always. One that nobody can read any more, as its terminal was closed, keeps nothing
         from going on, least of all a stop in order."""
         if self._log is not None:
             self._log.error("%s", text)
             return
-        with suppress(OSError):
-            self._stderr.write(f"{printable(text)}\n")
-            self._stderr.flush()
+        self._replace_passing(f"{printable(text)}\n")
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -173,11 +187,11 @@ class Output:
         self._stdout.flush()
 
     def _table(self, table: Table) -> None:
-        rows = [tuple(printable(cell) for cell in row) for row in table.rows]
-        if not self.is_terminal:
-            self._write("\n".join(_aligned(table.headers, rows)))
-            return
-        _print_table(self._stdout, table.headers, rows)
+        safe = replace(table, rows=[tuple(printable(cell) for cell in row) for row in table.rows])
+        if self.is_terminal:
+            print_table(self._stdout, safe)
+        else:
+            self._write("\n".join(aligned(safe)))
 
 
 # What shows an answer, by it and by what the command was given.
@@ -186,9 +200,9 @@ Show = Callable[[Any, Mapping[str, Any]], Shown]
 Column = str | tuple[str, str | Callable[[Any], Any]]
 
 
-def columns(*of: Column) -> Show:
-    """Return what shows a page of a list as a table."""
-    return lambda page, _: listed(page, *of)
+def columns(*of: Column, folded: tuple[str, ...] = ()) -> Show:
+    """Return what shows a page of a list as a table, with the columns that a narrow terminal leaves out first."""
+    return lambda page, _: listed(page, *of, folded=folded)
 
 
 def facts(*of: Column) -> Show:
@@ -201,10 +215,11 @@ def says(sentence: str) -> Show:
     return lambda answer, given: Shown(answer.received, (sentence.format_map({**given, **structs.asdict(answer)}),))
 
 
-def listed(page: Any, *of: Column) -> Shown:
+def listed(page: Any, *of: Column, folded: tuple[str, ...] = ()) -> Shown:
     """Return a page of a list, or a list that has no pages, as a table, and how to get the next one."""
     rows = [tuple(cell_of(row, each) for each in of) for row in page.data]
-    return Shown(page.received, page_parts(tuple(map(title, of)), rows, getattr(page, "next_cursor", None)))
+    table = Table(tuple(map(title, of)), rows, folded)
+    return Shown(page.received, page_parts(table, getattr(page, "next_cursor", None)))
 
 
 def title(column: Column) -> str:
@@ -235,11 +250,9 @@ def details(found: Any, rows: Sequence[tuple[str, str]], *more: str, secret: boo
     return Shown(found.received, (Table((), rows), *more), secret=secret)
 
 
-def page_parts(
-    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
-) -> tuple[str | Table, ...]:
+def page_parts(table: Table, cursor: str | None = None) -> tuple[str | Table, ...]:
     """Return a page of a list, and how to get the next one."""
-    parts: list[str | Table] = [Table(headers, rows)] if rows else ["There are none."]
+    parts: list[str | Table] = [table] if table.rows else ["There are none."]
     if cursor is not None:
         parts.append(f"There are more: --cursor {cursor}")
     return tuple(parts)
@@ -250,39 +263,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def _aligned(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [headers, *rows] if headers else list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def _print_table(terminal: TextIO, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of texts without control characters; without headers the first column names what the second says.
-    Only columns of several words are wrapped: an id must stay whole to be copied. Where the others leave those too
-    little of a line, rows are printed as into a pipe."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    console, columns = Console(file=terminal), list(zip(*rows, strict=True))
-    names = headers or ("",) * len(columns)
-    whole = [not any(" " in cell for cell in column) for column in columns]
-    least = [
-        max(len(name), *map(len, column)) if is_whole else LEAST_WRAPPED
-        for name, column, is_whole in zip(names, columns, whole, strict=True)
-    ]
-    if sum(least) + 3 * len(least) + 1 > console.width:  # with the padding and the box
-        terminal.writelines(f"{line}\n" for line in _aligned(headers, rows))
-        return
-    shown = RichTable(box=box.SIMPLE_HEAD if headers else None, show_header=bool(headers))
-    for name, is_whole in zip(names, whole, strict=True):
-        shown.add_column(name, overflow="fold", no_wrap=is_whole, style=None if headers else "default")
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
 
 
 @contextmanager

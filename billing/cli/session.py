@@ -164,7 +164,7 @@ class TokenFiles:
 class Session:
     """Whom a command for people works for, and at which gateway: `given_url` comes from an option or a variable,
     `own_url` finds the gateway of the data folder, `given_token` is that of --token-file or METERGATE_API_TOKEN; `open`
-    makes a client of a URL and a token; `clock` gives Unix seconds."""
+    makes a client of a URL and a token; `clock` gives Unix seconds; with `shows_tables` a person reads the results."""
 
     files: TokenFiles
     given_url: str | None
@@ -174,6 +174,7 @@ class Session:
     environ: Mapping[str, str]
     timeout_s: float
     clock: Callable[[], float] = time.time
+    shows_tables: bool = False
 
     def open_anew(self) -> "BillingCalls":
         """Return a client to sign in with. Raises `CommandFailed` where no gateway is known."""

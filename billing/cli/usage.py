@@ -14,18 +14,9 @@ from msgspec import UNSET
 from billing.cli.calls import add_person_calls, explained_to_people
 from billing.cli.commands import add_command
 from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given, moment
-from billing.cli.output import (
-    Column,
-    CommandFailed,
-    Output,
-    Shown,
-    Table,
-    details,
-    listed,
-    page_parts,
-    whole_file,
-)
+from billing.cli.output import Column, CommandFailed, Output, Shown, details, listed, page_parts, title, whole_file
 from billing.cli.session import FindSession
+from billing.cli.tables import Table
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -48,6 +39,7 @@ _TAKES: Final = {
 }
 _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
+_FOLDED: Final = ("input", "output")
 
 # Columns of a line of the arithmetic.
 _CLASS, _QUANTITY = 14, 12
@@ -72,7 +64,7 @@ class About:
     granularity: Annotated[
         str | None, typer.Option(metavar="STEP", help="Of buckets: minute, hour, day, week, month.")
     ] = None
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Events of one model.")] = None
 
@@ -129,7 +121,7 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         query.pop("cursor", None)
         totals = await client.usage(**query)
         shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
-        rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
+        rows = [(title(name), str(value)) for name, value in shown.items()]
         return details(totals, rows)
     query["limit"] = limit
     if what == "summary":
@@ -137,7 +129,9 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
     if what == "buckets":
         return await _buckets(client, query)
     tokens = ("input", "input_tokens"), ("output", "output_tokens")
-    return listed(await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd")
+    return listed(
+        await client.usage_events(**query), *_REQUEST, "status", *tokens, "charge_usd", folded=("key", *_FOLDED)
+    )
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
@@ -146,7 +140,7 @@ async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
     rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
     rows.append((*("total" if index == 0 else "" for index in range(len(names))), *_used(summary.total)))
     since, until = summary.since or "the beginning", summary.until or "now"
-    parts = page_parts((*names, *_USED), rows, summary.next_cursor)
+    parts = page_parts(Table((*names, *_USED), rows, _FOLDED), summary.next_cursor)
     return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", *parts))
 
 
@@ -157,7 +151,8 @@ async def _buckets(client: "BillingCalls", query: dict[str, Any]) -> Shown:
     for each in buckets.data:
         rows.append((each.local_start, *("" for _ in names), *_used(each)))
         rows += [("", *(group.group.get(name) or "-" for name in names), *_used(group)) for group in each.groups]
-    return Shown(buckets.received, page_parts(("from", *names, *_USED), rows, buckets.next_cursor))
+    table = Table(("from", *names, *_USED), rows, _FOLDED)
+    return Shown(buckets.received, page_parts(table, buckets.next_cursor))
 
 
 def _used(used: "UsedShape") -> tuple[str, ...]:
@@ -203,7 +198,7 @@ def add_requests(app: typer.Typer, find: FindSession) -> None:
 async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
@@ -211,9 +206,9 @@ async def requests(
     if refused:
         if model is not None or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
-        return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code")
+        return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code", folded=("key",))
     found = await client.usage_events(key_id=key, model=model, **page.asked)
-    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd")
+    return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd", folded=("key", "tokens"))
 
 
 async def explained(client: "BillingCalls", request_id: str) -> Shown:

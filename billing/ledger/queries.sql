@@ -270,6 +270,9 @@ SELECT usage_events.*, prices.said AS price_said
 FROM usage_events LEFT JOIN prices ON prices.id = usage_events.price_id
 WHERE request_id = $1 AND ($2::text IS NULL OR account_id = $2)
 
+-- name: reports_account_of_key
+SELECT account_id FROM api_keys WHERE id = $1
+
 -- name: reports_all_events
 -- The same of all accounts: in their order of admission, which has an index of its own. So that each statement has one plan, it
 -- is written out; parameters are the same, and $1 is nobody's.

@@ -309,9 +309,12 @@ class Reports:
         Raises `pages.BadCursor` for an `after` that no page has given.
         """
         found: list[UsageEvent] = []
+        only = only or EventFilter()
+        if account_id is None and only.key_id is not None:  # its events are among its account's, which are far fewer
+            account_id = await self._database.value(_query("reports_account_of_key"), only.key_id)
         until_s = time.monotonic() + ENOUGH_S
         while True:
-            rows = await self._looked_at(account_id, limit - len(found), after, only or EventFilter())
+            rows = await self._looked_at(account_id, limit - len(found), after, only)
             found += [event_of_row(row) for row in rows if row["matches"]]
             if len(found) > limit or not rows or not rows[-1]["is_last"]:
                 return page_of(found, limit, _cursor)

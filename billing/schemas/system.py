@@ -149,6 +149,24 @@ class FoundShape(Answer, frozen=True, kw_only=True):
     about: str
 
 
+class NamesQuery(Query, frozen=True, kw_only=True):
+    """Of what the names are asked for."""
+
+    ids: Annotated[
+        str,
+        Meta(
+            pattern="^[0-9A-Za-z_]{1,40}(,[0-9A-Za-z_]{1,40}){0,99}$",
+            description="at most 100 ids of accounts, keys, people and organizations, separated by commas",
+        ),
+    ]
+
+
+class NamesShape(Answer, frozen=True, kw_only=True):
+    """Names by id: of people their addresses. What has none is missing."""
+
+    names: dict[str, str]
+
+
 class TroubleShape(Answer, frozen=True, kw_only=True):
     """One thing that an operator should look at; `about` names it, such as `provider:openai` or `mail`."""
 

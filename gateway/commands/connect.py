@@ -87,6 +87,7 @@ def finder(environ: Mapping[str, str]) -> "FindSession":
             open=partial(_for_people, output.common.timeout_s),
             environ=environ,
             timeout_s=output.common.timeout_s,
+            shows_tables=output.shows_tables,
         )
 
     return find

@@ -4,6 +4,7 @@ address, what is on and off, the first key, a line to try."""
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -58,30 +59,12 @@ def local_url(address: str) -> str:
     return f"http://{_ANY_HOST.get(host, host)}:{port}"
 
 
-def first_account_lines(first: FirstAccount) -> tuple[str, ...]:
-    """Return lines with the account and its key, which is shown this once."""
-    return (
-        f"Account {ACCOUNT_NAME} ({first.account_id}) has {format_usd(GRANT_NANO)} USD.",
-        f"Its key, shown only this once: {first.key}",
-    )
-
-
 def try_line(url: str, key: str) -> str:
-    """Return a curl line that gets an answer from the demonstration model."""
+    """Return a curl line that gets an answer from the demonstration model. `key` is as it stands between double quotes
+    in a shell: a key, or what reads one."""
     body = msgspec.json.encode({"model": DEMO_MODEL, "messages": [{"role": "user", "content": "Hello"}]}).decode()
-    return shlex.join(
-        [
-            "curl",
-            "-sS",
-            f"{url}/v1/chat/completions",
-            "-H",
-            f"Authorization: Bearer {key}",
-            "-H",
-            "Content-Type: application/json",
-            "-d",
-            body,
-        ]
-    )
+    headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
+    return f"curl -sS {shlex.quote(f'{url}/v1/chat/completions')} {headers} -d {shlex.quote(body)}"
 
 
 def serving_lines(settings: "Settings", address: str, warnings: Sequence[str]) -> tuple[str, ...]:
@@ -96,49 +79,65 @@ def serving_lines(settings: "Settings", address: str, warnings: Sequence[str]) -
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What `up` has made and found before it serves: the first account, where it was made by this start, the files that
+    keys are in, and a link that signs the operator in."""
+
+    first: FirstAccount | None = None
+    first_key_file: Path | None = None
+    admin_key_file: Path | None = None
+    service_key_file: Path | None = None
+    link: "LoginLink | None" = None
+    shows_mails: bool = False
+
+    def keys_line(self) -> str:
+        """Return which keys are in which files."""
+        first = f"the account {ACCOUNT_NAME} ({format_usd(GRANT_NANO)} USD)"
+        files = (
+            (first, self.first_key_file if self.first is not None else None),
+            ("`metergate operator`", self.admin_key_file),
+            ("other services (X-API-Key)", self.service_key_file),
+        )
+        named = [(whose, file) for whose, file in files if file is not None]
+        if not named:
+            return ""
+        return f"Keys, in {named[0][1].parent}: {', '.join(f'{file.name} of {whose}' for whose, file in named)}. "
+
+
+SERVED: Final = Welcome()
+
+
 def ready(
     settings: "Settings",
     address: str,
     warnings: Sequence[str],
     *,
-    first: FirstAccount | None = None,
-    admin_key_file: str | None = None,
-    service_key_file: str | None = None,
-    link: "LoginLink | None" = None,
+    welcome: Welcome = SERVED,
+    with_secrets: bool = False,
 ) -> Shown:
-    """Return the result of a start that went well."""
-    url = local_url(address)
+    """Return the result of a start that went well; `with_secrets` for a person, a private file or a script."""
+    url, first = local_url(address), welcome.first
     console = f"{settings.identity.public_url or url}{CONSOLE}/"
-    login_url = None if link is None else f"{console}enter/{link.secret}"
+    login_url = f"{console}enter/{welcome.link.secret}" if with_secrets and welcome.link is not None else None
     parts = list(serving_lines(settings, address, warnings))
-    if admin_key_file is not None and service_key_file is not None:
-        parts.append(
-            f"Keys: `metergate operator` reads {admin_key_file}; other services send what is in {service_key_file} "
-            "as X-API-Key."
-        )
-    elif admin_key_file is not None:
-        parts.append(f"Keys: `metergate operator` reads {admin_key_file}.")
-    elif service_key_file is not None:
-        parts.append(f"Keys: other services send what is in {service_key_file} as X-API-Key.")
-    if login_url is None:
-        parts.append(f"The console is at {console}")
+    if login_url is not None:
+        parts.append(f"Console, as the operator, once within ten minutes: {login_url}")
     else:
-        parts.append(f"The operator's console, once within ten minutes: {login_url}")
-    if link is not None and settings.smtp_host is None:
-        parts.append("Mails, such as the codes of people who register, are shown here: SMTP_HOST names no server.")
+        parts.append(f"Console: {console} (`metergate operator login-link` makes a link that signs the operator in)")
     if first is not None and DEMO_MODEL in settings.models:
-        parts += ["Try it:", try_line(url, first.key)]
+        from_file = f"$(cat {shlex.quote(str(welcome.first_key_file))})"
+        parts.append(f"Try it: {try_line(url, first.key if with_secrets else from_file)}")
     elif first is None:
-        parts.append(
-            "A key for an account: metergate operator account list; metergate operator key create ACCOUNT NAME"
-        )
-    parts.append("Ctrl-C stops it.")
+        parts.append("A key for an account: metergate operator key create ACCOUNT NAME")
+    mails = "Mails, such as codes, are shown here: SMTP_HOST names no server. " if welcome.shows_mails else ""
+    parts.append(f"{welcome.keys_line()}{mails}Ctrl-C stops it.")
     data = {
         "url": url,
         "account_id": first and first.account_id,
         "key": first and first.key,
-        "admin_key_file": admin_key_file,
-        "service_key_file": service_key_file,
+        "admin_key_file": welcome.admin_key_file and str(welcome.admin_key_file),
+        "service_key_file": welcome.service_key_file and str(welcome.service_key_file),
         "console_url": console,
         "login_url": login_url,
         "providers": [
@@ -147,4 +146,4 @@ def ready(
         ],
         "warnings": list(warnings),
     }
-    return Shown(data, tuple(parts))
+    return Shown(data, tuple(parts), secret=with_secrets)

@@ -87,13 +87,13 @@ async def list_prices(
 
 
 async def check(output: Output, file: File = None) -> None:
-    """Say whether a file can be read, and what is wrong with it, line by line."""
+    """Say whether a file can be read. If not, what is wrong with it, line by line."""
     rows = len(_table(file).rows)
     output.show(Shown({"rows": rows}, (f"{rows} rows, nothing wrong.",)))
 
 
 async def import_prices(output: Output, file: Annotated[Path, typer.Argument(help="A prices.yaml.")]) -> None:
-    """Check a file and put it in the place of the one in force; running gateways follow within a second."""
+    """Check a file and put it in force. Running gateways follow within a second."""
     from gateway.config.source import SHIPPED_FOLDER
 
     rows, target = len(_table(file).rows), _path()
@@ -170,7 +170,7 @@ class Period:
     model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
     since: Annotated[str, moment("From then on: a time, a day, or 7d, 24h.")]
     until: Annotated[str, moment("Before then.")]
-    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account alone.")] = None
     price_id: Annotated[
         str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
     ] = None
@@ -184,7 +184,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
         apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
         yes: Yes = False,
     ) -> None:
-        """Compare what requests of a period were charged with another price; with --apply correct it by transfers.
+        """Compare what a period was charged with another price. With --apply it is corrected by transfers.
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """

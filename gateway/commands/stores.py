@@ -141,8 +141,8 @@ async def own_stores(environment: Environment, output: Output) -> AsyncIterator[
         yield named_stores(database_url, redis_url)
         return
     started_s = time.monotonic()
-    async with EmbeddedServers(environment.data_dir, report=output.note) as servers:
-        output.note(f"Postgres and Redis run in {environment.data_dir} ({time.monotonic() - started_s:.1f} s)")
+    async with EmbeddedServers(environment.data_dir, report=output.progress) as servers:
+        output.progress(f"Postgres and Redis run in {environment.data_dir} ({time.monotonic() - started_s:.1f} s)")
         yield _stores(servers.endpoints, database_url, redis_url, started=True)
 
 

@@ -33,11 +33,11 @@ SecretFile = Annotated[
 
 def add_stripe(app: typer.Typer, connect: Connect) -> None:
     """Add the group `stripe`."""
-    stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
+    stripe = group("Stripe: its endpoint, its events, differences.")
     add_command(stripe, "sync", sync)
     events = command_of(
         PaymentOperations.payment_events,
-        "List events that the payment provider has delivered, those that came last first.",
+        "List events of the payment provider. Those that came last first.",
         columns("received_at", ("event", "id"), "type", "object_id", "state", ("tries", "attempts"), "error"),
         {
             "state": option("STATE", "waiting, done, ignored or parked."),
@@ -56,7 +56,7 @@ def add_stripe(app: typer.Typer, connect: Connect) -> None:
 
 
 async def sync(output: Output, url: Url, secret_file: SecretFile = Path("stripe-webhook-secret")) -> None:
-    """Make the webhook endpoint at Stripe, or bring it to our version and events; look at the prices of plans.
+    """Make the webhook endpoint at Stripe, or update it. Looks at the prices of plans.
 
     Reads STRIPE_API_KEY and STRIPE_PRICE_...; nothing else is needed, and no gateway has to run."""
     from urllib.parse import urlsplit
@@ -136,7 +136,7 @@ async def reconcile(
     client: "BillingCalls",
     since: Annotated[str | None, moment("Compare all that was made since: a time, a day, or 7d, 24h.")] = None,
 ) -> Shown:
-    """Show how the provider's payments differ from ours; with --since they are compared anew, for up to --timeout."""
+    """Show how the provider's payments differ from ours. With --since they are compared anew, for up to --timeout."""
     import asyncio
 
     if since is None:

@@ -20,7 +20,7 @@ from signal import SIGUSR2
 from typing import Any, Final
 
 from billing.audit import SYSTEM
-from billing.cli.output import USAGE, CommandFailed, Output, Shown
+from billing.cli.output import USAGE, CommandFailed, Output
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction
@@ -37,7 +37,7 @@ from gateway.commands.data_folder import (
     service_key_file,
     withdraw_api_url,
 )
-from gateway.commands.first_start import first_account_lines, local_url, make_first_account, ready, serving_lines
+from gateway.commands.first_start import SERVED, Welcome, local_url, make_first_account, ready, serving_lines
 from gateway.commands.reload import announced
 from gateway.commands.stores import Stores, given_stores, named_store, named_stores, own_stores, require_schema
 from gateway.config.defaults import Defaults
@@ -76,7 +76,8 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         if not stores.embedded:
             await _require_redis(stores.redis_url)
         _check_address(settings)
-        with output.step("The schema is up to date"), named_store(stores.database_url):
+        output.progress("Bringing the schema up to date ...")
+        with named_store(stores.database_url):
             await migrate(stores.database_url)
         await require_seals(stores.database_url, settings)
         admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
@@ -92,20 +93,18 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
             first = await make_first_account(runtime)
             link = await runtime.services.browsers.make_link(SYSTEM)
         if first is not None:
-            in_logs = settings.log_format == "json"
-            if not in_logs:
-                output.must_show(first_account_lines(first))
             keep_first_key(settings.data_dir, first.key)
-            if in_logs:  # which are kept and sent on: no secret is in them
+            if settings.log_format == "json":  # logs are kept and sent on: no secret is in them
                 output.note(f"The key of the first account is in {first_key_file(settings.data_dir)}")
         env = _worker_environment(settings, environ, stores)
         env |= {"ADMIN_API_KEY": admin_key.reveal(), "SERVICE_API_KEY": service_key.reveal()}
         env[MAIL_CONSOLE_VARIABLE] = "1"
-        key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
-        services_file = None if settings.service_api_key else str(service_key_file(settings.data_dir))
-        welcome = partial(ready, first=first, admin_key_file=key_file, service_key_file=services_file, link=link)
-        publishes = key_file is not None and stores.own_folder
-        return await _supervise(settings, env, workers, output, welcome, publishes=publishes)
+        operators = None if settings.admin_api_key else admin_key_file(settings.data_dir)
+        services = None if settings.service_api_key else service_key_file(settings.data_dir)
+        file, shows_mails = first_key_file(settings.data_dir), settings.smtp_host is None
+        made = Welcome(first, file, operators, services, link, shows_mails)
+        publishes = operators is not None and stores.own_folder
+        return await _supervise(settings, env, workers, output, made, publishes=publishes)
 
 
 async def _serve(
@@ -129,7 +128,7 @@ async def _serve(
         output.note("ADMIN_API_KEY is not set: admin calls are refused.")
     if settings.smtp_host is None:
         output.note("SMTP_HOST is not set: no mail is sent, so that nobody can verify an address.")
-    return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, ready)
+    return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, SERVED)
 
 
 async def _supervise(
@@ -137,23 +136,22 @@ async def _supervise(
     env: Mapping[str, str],
     workers: int,
     output: Output,
-    welcome: Callable[..., Shown],
+    welcome: Welcome,
     *,
     publishes: bool = False,
 ) -> int:
     """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
-    started = time.monotonic()
 
     def on_ready(address: str) -> None:
         if publishes:
             _publish(settings.data_dir, address, output)
-        output.note(f"The gateway serves ({time.monotonic() - started:.1f} s)")
         if settings.log_format == "json" and not output.common.json:
             for line in serving_lines(settings, address, warnings(settings, time.time())):
                 output.note(line)
-        else:
-            output.show(welcome(settings, address, warnings(settings, time.time())))
+            return
+        told, secrets = warnings(settings, time.time()), output.may_show_secrets
+        output.show(ready(settings, address, told, welcome=welcome, with_secrets=secrets))
 
     with (
         _metrics_folder(settings.data_dir) as folder,
@@ -162,7 +160,7 @@ async def _supervise(
     ):
         if metrics is not None:
             env = {**env, METRICS_FD_VARIABLE: str(metrics.fileno())}
-            output.note(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
+            output.progress(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
         try:
             async with ending_leases(env["DATABASE_URL"]) as end_lease:
                 hooks = Hooks(on_ready=on_ready, on_end=end_lease, on_replaced=tell_replaced)

@@ -57,7 +57,7 @@ class PlanFollower:
         if synced.follows:
             logger.warning("%s", follows_another(synced.file_revision, synced.in_force))
         else:
-            logger.info("%s is revision %d of the plans, and in force", PLANS_FILE, self.revision)
+            logger.debug("%s is revision %d of the plans, and in force", PLANS_FILE, self.revision)
 
     async def follow(self, revision: int | None) -> None:
         """Take on what is in force, where that has a higher revision than what is applied here.

@@ -190,6 +190,12 @@ class RequestContext(msgspec.Struct, gc=False):
     """Whether the gateway stopped reading a provider that may bill more than it has shown: see
     `gateway.proxy.detached_answer`."""
 
+    @property
+    def described(self) -> str:
+        """Return who asks whom, for a line of the log."""
+        provider, account_id = self.route.provider.name, self.principal.account_id
+        return f"request {self.request_id}: {provider}, model {self.route.model}, account {account_id}"
+
     def turn(self, following: Destination, target: Target, rules: EstimateSettings) -> None:
         """Go on to another candidate of `further`; those before it are passed over."""
         self.terms = Terms(self.principal, self.terms.route, following.candidate, rules)

@@ -412,15 +412,14 @@ class Course:
         """Count a failed attempt and turn the request to the next one; return the seconds to wait before it, None where
         the failure is the answer."""
         proxy, context = self.proxy, self.context
-        provider = context.route.provider.name
-        proxy.metrics.attempt_failed(provider, failure.reason)
+        about = context.described
+        proxy.metrics.attempt_failed(context.route.provider.name, failure.reason)
         if self.trace is not None:
             self.trace.end_stage(proxy.clock(), failure.reason)
         attempts = self.attempts = self.attempts or Attempts(proxy.attempts, self.sent_s)
         wait_s = attempts.next(context, failure, proxy.estimate, proxy.clock(), random.random())  # noqa: S311
         if wait_s is not None:
-            following = context.route.provider.name
-            logger.info("request %s: %s failed (%s): %s is asked", self.request_id, provider, failure.reason, following)
+            logger.warning("%s failed (%s): %s is asked", about, failure.reason, context.route.provider.name)
         return wait_s
 
     def answered(self, answer: UpstreamResponse) -> None:
@@ -605,7 +604,7 @@ class Course:
         self, settling: Coroutine[Any, Any, object], failure: Exception, reason: Reason, *, free: bool = False
     ) -> None:
         """Settle what passed of a stream that broke or was stopped."""
-        logger.info("request %s: %s: %s", self.request_id, type(failure).__name__, failure)
+        logger.warning("%s: the stream was cut: %s", self.context.described, failure)
         self.detour(detours.cut(self, settling, reason, free=free))
 
     def works_on(self, watch: StreamWatch, *, clean: bool) -> None:

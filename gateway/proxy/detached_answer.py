@@ -186,7 +186,7 @@ class DetachedAnswer:
         try:
             answer = await self._until(context, deadline_s, pending.head())
         except UpstreamError as error:
-            return await self._failed(hold, error)
+            return await self._failed(context, hold, error)
         except BaseException:
             pending.release()
             raise
@@ -203,7 +203,7 @@ class DetachedAnswer:
             answer.release()
             if answer.status >= FIRST_ERROR:
                 return await self._settlements.refused(context, hold)
-            return await self._failed(hold, UpstreamError(f"status {answer.status}"))
+            return await self._failed(context, hold, UpstreamError(f"status {answer.status}"))
         if watch is not None:
             return await self._stream(context, hold, answer, watch, deadline_s, reason)
         return await self._whole(context, hold, answer, head, deadline_s, reason)
@@ -230,7 +230,7 @@ class DetachedAnswer:
         except UpstreamTooLarge:
             reported, output, reason = None, Output(known=False), "answer_too_large"
         except (UpstreamError, GarbageAnswer, zlib.error) as error:
-            return await self._failed(hold, error)
+            return await self._failed(context, hold, error)
         finally:
             answer.release()
         if running is not None:
@@ -279,9 +279,9 @@ class DetachedAnswer:
             await self._settlements.stream(context, hold, watch.tap, reason, failed=failed)
         return None
 
-    async def _failed(self, hold: Hold, error: Exception) -> None:
+    async def _failed(self, context: RequestContext, hold: Hold, error: Exception) -> None:
         """Give the hold back: the provider refused the request, or failed before any output."""
-        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        logger.warning("%s failed: %s", context.described, error)
         await self._settlements.void(hold)
 
 

@@ -22,7 +22,7 @@ from gateway.server.ids import (
     balance_line,
     header_text,
 )
-from gateway.upstream.base import UpstreamError, UpstreamResponse
+from gateway.upstream.base import UpstreamBusy, UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
     from billing.holds.model import Hold, Settled
@@ -65,7 +65,8 @@ class Outcomes:
 
     async def failed(self, exchange: Exchange, context: RequestContext, hold: Hold, error: Exception) -> None:
         """Give the hold back and refuse: there is no usable answer, and no output has passed."""
-        logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
+        busy = isinstance(error, UpstreamBusy)  # by our own bounds: the provider was not asked
+        logger.log(logging.INFO if busy else logging.WARNING, "%s failed: %s", context.described, error)
         await self._settlements.void(hold)
         self.refuse(exchange, context, uncharged(refusals.of_upstream(error), context, hold))
 

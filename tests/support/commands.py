@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -222,15 +222,19 @@ class Answer:
     json: Any
 
 
+_FROM_FILE: Final = re.compile(r"\$\(cat (.+)\)")
+
+
 def do_curl(line: str) -> Answer:
-    """Do what a curl line says, with what machines have that lack curl."""
-    words = iter(shlex.split(line))
+    """Do what a curl line says, with what machines have that lack curl and a shell; what stands before it is passed
+    over."""
+    words = iter(shlex.split(line[line.index("curl ") :]))
     assert next(words) == "curl"
     url, headers, body = "", {}, None
     for word in words:
         if word == "-H":
             name, _, value = next(words).partition(": ")
-            headers[name] = value
+            headers[name] = _FROM_FILE.sub(lambda found: Path(shlex.split(found[1])[0]).read_text().strip(), value)
         elif word == "-d":
             body = next(words).encode()
         elif word != "-sS":

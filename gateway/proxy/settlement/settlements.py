@@ -223,12 +223,12 @@ class Settlements:
 
     async def refused(self, context: RequestContext, hold: Hold) -> None:
         """Give the hold back because the provider refused the request with `context.status`, and tell the operator."""
-        status, route, provider = context.status, context.route, context.route.provider.name
-        self._metrics.upstream_refusal(provider, status)
+        status = context.status
+        self._metrics.upstream_refusal(context.route.provider.name, status)
         if status in KEY_REFUSED:
-            logger.error("request %s: %s answered %d to %s: check its key", hold.id, provider, status, route.model)
+            logger.error("%s answered %d: check its key", context.described, status)
         else:
-            logger.warning("request %s: %s answered %d to %s", hold.id, provider, status, route.model)
+            logger.warning("%s answered %d", context.described, status)
         await self.void(hold)
 
     async def void(self, hold: Hold) -> None:

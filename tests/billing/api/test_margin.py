@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from billing.cli.margin import margin as command
 from billing.cli.margin import reconcile
-from billing.cli.output import Table
+from billing.cli.tables import Table
 from billing.client.client import Client
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from billing.cli.accounts import add_plans
-from billing.cli.output import CommandFailed, Table
+from billing.cli.output import CommandFailed
+from billing.cli.tables import Table
 from billing.metering.features import Features
 from billing.money import parse_usd
 from metergate import Client

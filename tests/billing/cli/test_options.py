@@ -1,11 +1,14 @@
 """The options of several commands: times as people write them."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from billing.cli.options import parse_day, parse_moment, parse_timeout_s
+from billing.cli.commands import add_command, group
+from billing.cli.options import day, moment, parse_day, parse_moment, parse_timeout_s
 from billing.times import parse_rfc3339
 
 
@@ -45,6 +48,22 @@ def test_how_long_ago(given, ago):
     moment = parse_rfc3339(parse_moment(given))
     assert before - timedelta(milliseconds=1) <= moment <= datetime.now(UTC) - ago
     assert parse_day(given) in {(before).date().isoformat(), moment.date().isoformat()}
+
+
+@pytest.mark.parametrize("option", [moment, day])
+def test_an_option_of_a_command_takes_how_long_ago(option):
+    given = []
+
+    def work(output, since: Annotated[str | None, option("From then on.")] = None) -> int:
+        given.append(since)
+        return 0
+
+    app = group("Tried.")
+    app.callback()(lambda: None)
+    add_command(app, "show", work)
+    for words in (["--since", "yesterday"], ["--since", "2027-01-31"], []):
+        assert CliRunner().invoke(app, ["show", *words]).exit_code == 0
+    assert given == [parse_moment("yesterday"), "2027-01-31", None]
 
 
 def test_days_by_name_begin_at_midnight_utc():

@@ -23,14 +23,13 @@ def shown(common: Common, stdout: io.StringIO | None = None) -> tuple[str, str]:
     stdout, stderr = stdout or io.StringIO(), io.StringIO()
     output = Output(common, stdout, stderr)
     output.note("working")
-    output.must_show(["the key"])
     output.show(SHOWN)
     output.error("wrong")
     return stdout.getvalue(), stderr.getvalue()
 
 
 def test_plain_text_for_people_and_pipes():
-    assert shown(Common()) == (f"the key\n{PLAIN}", "working\nwrong\n")
+    assert shown(Common()) == (PLAIN, "working\nwrong\n")
 
 
 def test_a_terminal_that_was_closed_stops_nothing():
@@ -45,8 +44,8 @@ def test_a_terminal_that_was_closed_stops_nothing():
     assert stdout.getvalue() == PLAIN
 
 
-def test_quiet_leaves_what_can_not_be_had_again():
-    assert shown(Common(quiet=True)) == ("the key\n", "wrong\n")
+def test_quiet_leaves_errors_alone():
+    assert shown(Common(quiet=True)) == ("", "wrong\n")
 
 
 def test_json_is_one_line_and_nothing_else():
@@ -55,21 +54,27 @@ def test_json_is_one_line_and_nothing_else():
     assert json.loads(stdout) == {"n": 1}
 
 
-def test_a_terminal_gets_tables():
-    stdout, _ = shown(Common(), Terminal())
-    assert "one" in stdout
-    assert "\x1b[" in stdout or "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in stdout
-
-
-@pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_ids_stay_whole_on_any_terminal(monkeypatch, width):
-    monkeypatch.setenv("COLUMNS", str(width))
-    ids = ("01M7YBYJ1BZNSG8RD7T27P21M3", "acc_01M7YC0S5Q6Y0J1W4V8D3E2R9T")
-    stdout, reason = Terminal(), "The account has used up its balance: buy credit, or wait for the grant of next month."
-    Output(Common(), stdout, io.StringIO()).show(
-        Shown({}, (Table(("request", "account", "reason"), [(*ids, reason)]),))
+def test_progress_is_replaced_on_a_terminal_until_the_result_is_there(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stderr = Terminal()
+    output = Output(Common(), io.StringIO(), stderr)
+    output.progress("Starting ...")
+    output.progress("Going on ...")
+    output.note("Careful!")
+    output.progress("Nearly ...")
+    output.show(SHOWN)
+    output.progress("Starting again ...")
+    erased = "\r\x1b[2K"
+    assert stderr.getvalue() == (
+        f"Starting ...{erased}Going on ...{erased}Careful!\nNearly ...{erased}Starting again ...\n"
     )
-    assert all(each in stdout.getvalue() for each in (*ids, *reason.split()))
+
+
+def test_progress_is_lines_in_a_pipe_and_nothing_when_quiet():
+    for common, lines in ((Common(), "Starting ...\n"), (Common(quiet=True), "")):
+        stderr = io.StringIO()
+        Output(common, io.StringIO(), stderr).progress("Starting ...")
+        assert stderr.getvalue() == lines
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -91,8 +96,7 @@ def test_a_file_is_private_and_replaced(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("x" * 1000)
     with Output.opened(Common(output=path)) as output:
-        output.must_show(["a"])
-        output.must_show(["b"])
+        output.show(Shown({}, ("a", "b")))
     assert path.read_text() == "a\nb\n"
 
 

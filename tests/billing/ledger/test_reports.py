@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
+from billing.ledger.reports import EventFilter
 from billing.ledger.sums import NOTHING, Used, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
@@ -126,6 +127,19 @@ async def test_events_of_one_moment_are_paged_exactly(billing):
         after = page.next_after
     assert found == [newest, *made[::-1]]
     assert after is None
+
+
+async def test_requests_of_a_key_are_found_among_those_of_all_accounts_at_once(billing, monkeypatch):
+    monkeypatch.setattr("billing.ledger.reports.MOST_LOOKED_AT", 2)
+    monkeypatch.setattr("billing.ledger.reports.ENOUGH_S", 0.0)
+    account_id, key_id = await customer(billing)
+    wanted = await billing.debit(account_id, key_id, SMALL, admitted_at=NOW)
+    for _ in range(5):  # so many others came since that a page would end before it
+        await billing.debit(*await customer(billing), SMALL, admitted_at=NOW + timedelta(seconds=1))
+    found = await billing.reports.usage_events(None, 10, only=EventFilter(key_id=key_id))
+    assert [event.request_id for event in found.items] == [wanted]
+    assert found.next_after is None
+    assert not (await billing.reports.usage_events(None, 10, only=EventFilter(key_id="none"))).items
 
 
 @pytest.mark.parametrize("cursor", ["x", "12", "12.", ".a", "x.a", "9" * 40 + ".a"])

@@ -38,7 +38,6 @@ def test_traffic_backup_more_traffic_restore(shell):
     others.write_text("another's")
     file.with_name(".ledger.backup.new").symlink_to(others)
     with shell.running("up") as running:
-        running.until("shown only this once")
         curl = running.until("curl")
         running.until("Ctrl-C")
         for _ in range(3):

@@ -154,7 +154,7 @@ async def test_what_a_provider_refuses_is_logged_and_counted(make_gateway, upstr
     assert fetched.status == 429
     (line,) = [record for record in caplog.records if "answered 429" in record.getMessage()]
     assert line.levelname == "WARNING"
-    for part in (fetched.headers["x-request-id"], "openai", "gpt-4o-mini"):
+    for part in (fetched.headers["x-request-id"], "openai", "gpt-4o-mini", customer.account_id):
         assert part in line.getMessage()
     assert "secret" not in caplog.text
     series = 'metergate_upstream_refusals_total{provider="openai",status="429"} 1.0'

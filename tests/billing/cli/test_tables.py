@@ -1,0 +1,88 @@
+"""What fits a terminal, and what a pipe gets."""
+
+import io
+import re
+
+import pytest
+
+from billing.cli import Common, Output, Shown, Table
+from billing.cli.tables import aligned
+
+REQUEST, ACCOUNT = "01M7YBYJ1BZNSG8RD7T27P21M3", "acc_01M7YC0S5Q6Y0J1W4V8D3E2R9T"
+REASON = "The account has used up its balance: buy credit, or wait for the grant of next month."
+WIDE = Table(
+    ("time", "request", "account", "model", "state", "reason"),
+    [("2026-11-25T14:05:27.379Z", REQUEST, ACCOUNT, "gpt-4o", "refused", REASON)],
+    folded=("model",),
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    def printed(table: Table, width: int, *, colours: bool = False) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TERM", "xterm-256color")
+        stdout = Terminal()
+        Output(Common(), stdout, io.StringIO()).show(Shown({}, (table,)))
+        return stdout.getvalue() if colours else re.sub(r"\x1b\[[0-9;]*m", "", stdout.getvalue())
+
+    return printed
+
+
+def test_a_pipe_gets_everything_as_it_is():
+    header, row = aligned(WIDE)
+    assert row.split("  ") == [*WIDE.rows[0]]
+    assert header.split() == list(WIDE.headers)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_it_fits_and_says_what_is_left_out(printed, width):
+    text = printed(WIDE, width)
+    assert max(map(len, text.splitlines())) <= width
+    left_out = re.sub(r"\s+", " ", text).partition("Left out: ")[2].partition(". A wider")[0]
+    header = text.splitlines()[0].split()
+    assert sorted([*header, *filter(None, left_out.split(", "))]) == sorted(WIDE.headers)
+    assert all(word in text for word in REASON.split())  # wrapped, and never left out
+
+
+def test_what_matters_least_goes_first(printed):
+    assert printed(WIDE, 200).splitlines()[0].split() == list(WIDE.headers)
+    assert printed(WIDE, 100).splitlines()[0].split() == ["time", "request", "account", "state", "reason"]
+    assert printed(WIDE, 90).splitlines()[0].split() == ["time", "request", "account", "reason"]
+
+
+def test_an_id_is_cut_only_where_commands_take_how_it_begins(printed):
+    assert ACCOUNT in printed(WIDE, 200)
+    narrow = printed(WIDE, 100)
+    assert REQUEST in narrow
+    assert f" {ACCOUNT[:18]} " in narrow
+
+
+def test_times_have_no_milliseconds(printed):
+    assert "2026-11-25T14:05:27Z" in printed(WIDE, 200)
+
+
+def test_states_have_colours_and_names_have_none(printed):
+    table = Table(("name", "state"), [("ok", "ok"), ("failed", "suspended"), ("x", "closed")])
+    first, second, third = printed(table, 80, colours=True).splitlines()[1:]
+    assert first.startswith("ok ")
+    assert "\x1b[32mok" in first
+    assert "\x1b[31msuspended" in second
+    assert "\x1b" not in third
+
+
+def test_no_colours_where_none_are_wanted(printed, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in printed(Table(("state",), [("ok",)]), 80, colours=True)
+
+
+def test_a_table_of_facts_is_never_shortened(printed):
+    facts = Table((), [("account", ACCOUNT), ("status", "active"), ("note", REASON)])
+    text = printed(facts, 50)
+    assert ACCOUNT in text
+    assert "Left out" not in text
