@@ -87,6 +87,8 @@ from billing.schemas.payments import (
     OrderShape,
     OrdersQuery,
     PageShape,
+    PaidSubscriptionShape,
+    PaidSubscriptionsQuery,
     ParkedQuery,
     ParkedShape,
     PaymentEventShape,
@@ -94,7 +96,12 @@ from billing.schemas.payments import (
     PlanChange,
     PlanPreviewShape,
     PlansShape,
+    ReceiptShape,
     ReceivedShape,
+    ReturnShape,
+    ReturnsQuery,
+    RevenueQuery,
+    RevenueShape,
     StatusShape,
     SubscriptionShape,
 )
@@ -205,6 +212,7 @@ from billing.schemas.usage import (
     TotalsQuery,
     TotalsShape,
     TransactionShape,
+    TransactionsQuery,
 )
 from billing.schemas.webhooks import DeliveryShape, EndpointPatch, EndpointShape, NewEndpoint, NewEndpointShape
 
@@ -429,7 +437,7 @@ class UsageOperations:
 
     balance = operation("GET", "/api/account/balance", BalanceShape, scope=BILLING_READ)
     transactions = operation(
-        "GET", "/api/account/transactions", Listing[TransactionShape], PageQuery, scope=BILLING_READ, csv=True
+        "GET", "/api/account/transactions", Listing[TransactionShape], TransactionsQuery, scope=BILLING_READ, csv=True
     )
     usage_events = operation(
         "GET", "/api/account/usage/events", Listing[EventShape], EventQuery, scope=BILLING_READ, csv=True
@@ -651,7 +659,13 @@ class PaymentOperations:
     refund_order = operation(
         "POST", OfOne("/api/admin/orders/{order_id}/refunds"), OrderRefundShape, NewOrderRefund, errors=(409, 503)
     )
+    receipts = operation("GET", "/api/billing/receipts", Listing[ReceiptShape], PageQuery, scope=BILLING_READ)
     charges = operation("GET", "/api/admin/payments/charges", Listing[ChargeShape], ChargesQuery)
+    returns = operation("GET", "/api/admin/payments/returns", Listing[ReturnShape], ReturnsQuery)
+    paid_subscriptions = operation(
+        "GET", "/api/admin/payments/subscriptions", Listing[PaidSubscriptionShape], PaidSubscriptionsQuery
+    )
+    revenue = operation("GET", "/api/admin/payments/revenue", RevenueShape, RevenueQuery)
     parked = operation("GET", "/api/admin/payments/parked", Listing[ParkedShape], ParkedQuery)
     credit_parked = operation(
         "POST",

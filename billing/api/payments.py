@@ -60,6 +60,7 @@ from billing.schemas.payments import (
     PlanShape,
     PlanShown,
     PlansShape,
+    ReceiptShape,
     ReceivedShape,
     State,
     StatusShape,
@@ -189,11 +190,18 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
 
 @serves(PaymentOperations.charges)
 async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
-    """List what customers were charged: every payment that was paid, newest first."""
+    """List what customers were charged: every payment that was paid, or those that have failed, newest first."""
     since, until = moment("since", query.since), moment("until", query.until)
-    charges = payments_of(call).charges
-    page = await charges.page(*page_asked(query), account_id=query.account_id, since=since, until=until)
+    given = {"account_id": query.account_id, "since": since, "until": until}
+    page = await payments_of(call).charges.page(*page_asked(query), status=query.status, **given)
     return listing(page, ChargeShape.of_charge)
+
+
+@serves(PaymentOperations.receipts)
+async def list_receipts(call: Call, query: PageQuery) -> Listing[ReceiptShape]:
+    """List what the account has paid, newest first, with the provider's receipts and invoices."""
+    page = await payments_of(call).charges.page(*page_asked(query), account_id=call.account_id)
+    return listing(page, ReceiptShape.of_charge)
 
 
 @serves(PaymentOperations.parked)

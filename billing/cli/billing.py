@@ -135,6 +135,19 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
                 ("page", "url"),
             ),
         ),
+        receipts=command_of(
+            PaymentOperations.receipts,
+            "List what was paid, newest first, with the receipts and invoices of it.",
+            columns(
+                "created_at",
+                ("what", lambda each: each.plan or each.kind),
+                "amount_usd",
+                "tax_usd",
+                "refunded_usd",
+                "number",
+                ("document", lambda each: each.pdf_url or each.invoice_url or each.url),
+            ),
+        ),
         redeem=redeem,
         alert=alert,
     )

@@ -20,6 +20,7 @@ from billing.payments.local.web import Acts
 from billing.payments.orders import Charges, Orders, PaymentAdmin, Purchases
 from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
 from billing.payments.reconcile import PaymentComparisons
+from billing.payments.revenue import Revenue
 from billing.payments.subscriptions import (
     Recovery,
     SubscriptionChanges,
@@ -89,6 +90,7 @@ class Payments:
     recharges: Recharges
     auto_recharge: AutoRecharge
     charges: Charges
+    revenue: Revenue
     acts: Acts | None
     work: tuple[Periodic, ...]
 
@@ -176,6 +178,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         recharges=Recharges(database, customers, rules.flows, now),
         auto_recharge=auto_recharge,
         charges=Charges(database),
+        revenue=Revenue(database),
         acts=acts,
         work=tuple(work),
     )

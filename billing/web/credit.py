@@ -18,6 +18,7 @@ from billing.api.payments import (
     list_invoices,
     list_orders,
     list_plans,
+    list_receipts,
     open_portal,
     setup_billing,
 )
@@ -31,6 +32,7 @@ from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange
+from billing.schemas.usage import TransactionsQuery
 from billing.web.forms import may_return, to_order
 from billing.web.pages import NOTICES, Page, View, Visit, does, filled, page
 
@@ -46,8 +48,24 @@ if TYPE_CHECKING:
 LAST: Final = 5
 # Dollars that are proposed, as far as that much may be bought at once.
 AMOUNTS: Final = ("10", "25", "50", "100")
+
+# States of a bill that is not paid yet.
+DUE: Final = ("open", "uncollectible")
 # States of an order in which nothing comes by itself any more.
 SETTLED: Final = ("credited", "refunded", "disputed", "expired")
+# Kinds of transactions that are chosen from: the value, and its words.
+CHANGES, EVERYTHING = "changes", "all"
+KINDS: Final = (
+    (CHANGES, "Credit and money"),
+    ("purchase", "Purchases"),
+    ("subscription", "Included in plans"),
+    ("grant", "Grants and coupons"),
+    ("refund", "Refunds"),
+    ("dispute", "Disputes"),
+    ("expiry", "Expired"),
+    ("adjustment", "Adjustments"),
+    (EVERYTHING, "All, with usage"),
+)
 NOTICES.update(
     {
         "coupon-redeemed": "The coupon is redeemed: its credit is there.",
@@ -123,16 +141,22 @@ async def orders(visit: Visit) -> View:
 
 
 async def invoices(visit: Visit) -> View:
-    """Show invoices of plans, newest first."""
-    return View("invoices.html", {"page": await list_invoices(visit.call, visit.query(PageQuery))})
+    """Show what was paid, newest first, with the provider's documents, and bills that are not paid yet."""
+    bills = await list_invoices(visit.call, PageQuery(limit=MAX_LIMIT))
+    due = [each for each in bills.data if each.status in DUE]
+    return View("invoices.html", {"due": due, "page": await list_receipts(visit.call, visit.query(PageQuery))})
 
 
 async def transactions(visit: Visit) -> View | Table:
-    """Show all that has changed the balance, newest first, and what it was after each; or give it as a table."""
-    found = await list_transactions(visit.call, visit.query(PageQuery))
+    """Show what has changed the balance, newest first: what was bought, given and taken, unless all is asked for, with
+    the balance after each; or give it as a table."""
+    kind = visit.request.query.get("kind", CHANGES)
+    asked = {} if kind in ("", EVERYTHING) else {"kind": kind}
+    given = {name: value for name, value in visit.request.query.items() if value and name != "kind"}
+    found = await list_transactions(visit.call, visit.query_of({**given, **asked}, TransactionsQuery))
     if isinstance(found, Table):
         return found
-    return View("transactions.html", {"page": found})
+    return View("transactions.html", {"page": found, "kind": kind or EVERYTHING, "kinds": KINDS})
 
 
 async def recharge(visit: Visit) -> View:

@@ -285,7 +285,12 @@ class Visit:
     def query(self, model: type[Q], **fixed: str) -> Q:
         """Return the query string as a shape of the API; empty fields are left out, and a page has at most `MOST_ROWS`
         rows. Raises `BadRequest`."""
-        given = {name: value for name, value in self.request.query.items() if value}
+        return self.query_of({name: value for name, value in self.request.query.items() if value}, model, **fixed)
+
+    def query_of(self, given: Mapping[str, str], model: type[Q], **fixed: str) -> Q:
+        """Return parameters of one's own as a shape of the API, with as many rows as a page has. Raises
+        `BadRequest`."""
+        given = dict(given)
         if given.get("limit", "").isdecimal() and not self.wants_csv:
             given["limit"] = str(min(int(given["limit"][:9]), MOST_ROWS))
         return query_of({**given, **fixed}, model)
