@@ -32,8 +32,11 @@ def check_bounds(settings: Struct) -> None:
 
 
 class OrganizationSettings(Struct, frozen=True):
-    """How many organizations one person may own, and how many invitations are made and mailed."""
+    """Whether people begin with an organization, how many one may own, and how many invitations are made and mailed."""
 
+    personal_organizations: Annotated[
+        bool, about("who registers gets an organization of their own; else they found one, or are invited")
+    ] = True
     organizations_per_user: Annotated[int, within(1, 10_000, "organizations that one person may own")] = 20
     invitations_per_day: Annotated[int, within(1, 100_000, "invitations that an organization makes in 24 hours")] = 100
     invitations_per_person: Annotated[int, within(1, 100_000, "invitations that one person mails in 24 hours")] = 100

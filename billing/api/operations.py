@@ -138,6 +138,7 @@ from billing.schemas.people import (
     RevokedShape,
     RolePatch,
     RolesShape,
+    SeenInvitationShape,
     SessionShape,
     SignInUrl,
     TokenPairShape,
@@ -352,6 +353,7 @@ class OrganizationOperations:
         scope=MEMBERS_WRITE,
         errors=(409,),
     )
+    seen_invitation = operation("GET", OfOne("/api/invitations/{token}"), SeenInvitationShape, who=ANYONE)
     accept_invitation = operation(
         "POST", OfOne("/api/invitations/{token}/accept"), OrganizationShape, who=PERSON, errors=(409,)
     )

@@ -86,7 +86,7 @@ def payments_of(call: Call) -> Payments:
     """Return what takes payments. Raises `NotFound` where they are off."""
     found = call.services.payments
     if found is None:
-        raise NotFound("This gateway takes no payments: its operator sets PAYMENT_PROVIDER.")
+        raise NotFound("This gateway takes no payments: ask whoever runs it for credit.")
     return found
 
 
@@ -316,7 +316,8 @@ async def get_billing_status(call: Call) -> StatusShape:
     payments = services.payments
     in_force = None if payments is None else await payments.changes.in_force(account_id)
     subscription = None if in_force is None else SubscriptionShape.in_force(in_force)
-    state, upgrade = _state(balance, windows), _upgrade(call, plan)
+    state = _state(balance, windows)
+    upgrade = None if state in ("suspended", "closed") else _upgrade(call, plan)
     guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
     return StatusShape(
         account_id=account_id,
@@ -375,9 +376,9 @@ def _guidance(
         case "ready":
             return None, None
         case "billing_required" if sells:
-            return f"There is no credit: buy some{at}.", SETUP
+            return f"You're out of credit, so that requests are refused: buy some{at}.", SETUP
         case "billing_required":
-            return f"There is no credit: ask {house} for some.", None
+            return f"You're out of credit, so that requests are refused: ask {house} for some.", None
         case "quota_exhausted":
             return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":

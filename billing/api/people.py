@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
+from msgspec import UNSET
 
 from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
@@ -27,6 +28,7 @@ from billing.api.requests import BadRequest, InsufficientScope, NotFound, TooMan
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import Factor, Visitor, WrongCredential
+from billing.identity.devices import device_of
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.sign_in import Refusal
@@ -70,7 +72,7 @@ from billing.schemas.people import (
 if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
     from billing.identity.oidc import OidcSignIn
-    from billing.identity.sessions import TokenPair
+    from billing.identity.sessions import Session, TokenPair
     from billing.identity.users import User
     from billing.principals import Caller
     from billing.schemas.base import Listing, PageQuery
@@ -231,8 +233,11 @@ async def who_am_i(call: Call) -> ProfileShape:
 
 @serves(PeopleOperations.update_me)
 async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
-    """Change the caller's name."""
-    return await _profile(call, await call.services.users.rename(call.caller.id, body.name.strip(), call.actor))
+    """Change the caller's name, or the time zone that pages show times in."""
+    changes: dict[str, str | None] = {} if body.name is None else {"name": body.name.strip()}
+    if body.tz is not UNSET:
+        changes["tz"] = body.tz or None
+    return await _profile(call, await call.services.users.update(call.caller.id, call.actor, **changes))
 
 
 async def _profile(call: Call, user: User) -> ProfileShape:
@@ -449,7 +454,12 @@ async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
     """List the person's sessions that have not ended, newest first."""
     caller = call.caller
     page = await call.services.sessions.page(caller.id, *page_asked(query))
-    return listing(page, lambda session: SessionShape.of(session, current=session.id == caller.session_id))
+    return listing(page, lambda session: _session(session, caller.session_id))
+
+
+def _session(session: Session, current: str | None) -> SessionShape:
+    device = device_of(session.user_agent)
+    return SessionShape.of(session, device=device, current=session.id == current)
 
 
 @serves(TokenOperations.end_session)

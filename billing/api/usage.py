@@ -92,7 +92,7 @@ if TYPE_CHECKING:
 
     from billing.collect.facts import Counted
     from billing.ledger.sums import UsageSums
-    from billing.schemas.base import Listing, PageQuery
+    from billing.schemas.base import Listing
 
 OF_LEDGER: Final = Grouping(("provider", "model"))
 # Debits of traffic have it.

@@ -160,6 +160,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     auto_recharge = AutoRecharge(database, orders, flows, rules.declines, now)
     recovery = Recovery(database, subscriptions, parts.effects, new_id())
     work = [*events.work(), comparisons.work(), recovery.work(), auto_recharge.work(new_id()), orders.work()]
+    work.append(flows.work(new_id()))
     acts = None
     if isinstance(provider, LocalProvider):  # whose events go the way of every provider's
         acts, provider.receiver = Acts(provider), events.accept

@@ -265,6 +265,12 @@ class Orders:
         rows = await self.database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([dead_letter_of(row) for row in rows], limit, lambda parked: parked.id)
 
+    async def overdue(self, limit: int) -> list[ObjectRef]:
+        """End orders that nothing comes of any more, and return the checkouts of those whose page has just ended."""
+        await self.database.execute(_query("orders_expire"), self.provider)
+        rows = await self.database.rows(_query("orders_overdue"), self.provider, limit)
+        return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
+
     async def invoices(self, account_id: str, limit: int, after: str | None = None) -> Page[Invoice]:
         """Return an account's invoices as they were last seen, newest first; `after` is the id that ended the page
         before."""

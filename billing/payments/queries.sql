@@ -418,6 +418,19 @@ SELECT (SELECT count(*) FROM payments_parked WHERE state = 'parked') AS parked,
     (SELECT count(*) FROM orders
     WHERE status = 'open' AND kind = 'recharge' AND created_at < now() - interval '1 day') AS undecided
 
+-- name: orders_overdue
+-- Checkouts of orders whose page has ended within the last day and that nobody has heard of since: $2 at most.
+SELECT checkout_id FROM orders
+WHERE provider = $1 AND status IN ('open', 'failed') AND checkout_id IS NOT NULL
+    AND expires_at BETWEEN now() - interval '1 day' AND now() - interval '1 minute'
+ORDER BY expires_at LIMIT $2
+
+-- name: orders_expire
+-- End orders whose page has ended a day ago, or never was: nothing comes of them any more.
+UPDATE orders SET status = 'expired', updated_at = now()
+WHERE provider = $1 AND kind <> 'recharge' AND status IN ('open', 'failed')
+    AND coalesce(expires_at, created_at) < now() - interval '1 day'
+
 -- name: orders_unopened
 -- End order $1, for which no page was ever opened.
 UPDATE orders SET status = 'expired', updated_at = now() WHERE id = $1 AND checkout_id IS NULL AND status = 'open'

@@ -22,6 +22,7 @@ from billing.api.services import SERVICES, Services
 from billing.errors import MetergateError
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
+from billing.permissions import BILLING_READ
 from billing.principals import NOBODY, Caller
 from billing.web import (
     alerts,
@@ -211,8 +212,11 @@ async def _enter(visit: Visit) -> None:
     visit.request.match_info[ORG_IN_PATH] = caller.org_id or ""  # for calls whose path names the organization
     if caller.kind == "person":
         visit.organizations = await services.users.organizations(caller.id)
+        visit.own_zone = await services.users.zone(caller.id)
         if caller.account_id is not None:
             visit.account = await services.accounts.get(caller.account_id)
+            if page.method == "GET" and BILLING_READ in caller.scopes:
+                visit.badges = await alerts.badges(visit)
     if not page.admits(caller):
         raise InsufficientScope(_refusal(page, caller), required_scope=page.scope)
     if page.method != "GET":

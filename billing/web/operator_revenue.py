@@ -14,7 +14,7 @@ from billing.schemas.payments import PaidSubscriptionsQuery, ReturnsQuery, Reven
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.charts import trend
 from billing.web.lists import Column, Field, Figure, Listed, listed
-from billing.web.operator_home import Tile, rise
+from billing.web.operator_home import Tile, rise_of
 from billing.web.operator_money import TABS
 from billing.web.pages import Page, View, Visit, Who
 from billing.web.render import usd_text
@@ -147,9 +147,9 @@ def _tile(series: _Series, steps: Sequence[Any], before: Sequence[Any], within: 
     say = usd_text if series.kind == "money" else "{:,}".format
     labels = [f"{_day(each.start)}: {say(amount)}" for each, amount in zip(steps, now, strict=True)]
     if series.standing:
-        value, by = now[-1], rise(now[-1], was[-1])
+        value, by = now[-1], rise_of(now[-1], was[-1])
     else:  # of steps that are over
-        value, by = sum(now), rise(sum(now[:-1]), sum(was[:-1]))
+        value, by = sum(now), rise_of(sum(now[:-1]), sum(was[:-1]))
     mood = "" if not by else "good" if (by > 0) == series.good else "bad"
     change = "" if by is None else f"{'+' if by > 0 else ''}{by} %"
     path = series.path + within if series.path.endswith(("?", "&")) else series.path

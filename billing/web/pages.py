@@ -187,7 +187,8 @@ def is_operator(caller: Caller) -> bool:
 @dataclass(slots=True)
 class Visit:
     """A request for a page, and who makes it. `account` is that of the person's organization; `form` what was sent,
-    `problem` why it was refused, and `wrong` the field that this is about."""
+    `problem` why it was refused, and `wrong` the field that this is about. `own_zone` is the person's time zone,
+    `badges` what stands beside links of the navigation, by their paths."""
 
     request: web.Request
     services: Services
@@ -198,6 +199,8 @@ class Visit:
     form: MultiDictProxy[str] = field(default_factory=lambda: MultiDictProxy(MultiDict()))
     problem: str | None = None
     wrong: str | None = None
+    own_zone: str | None = None
+    badges: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def call(self) -> Call:
@@ -235,8 +238,9 @@ class Visit:
 
     @property
     def zone(self) -> ZoneInfo:
-        """Return the time zone that times are shown in: the one of the address, else the account's, else UTC."""
-        own = zone_of((self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
+        """Return the time zone that times are shown in: the one of the address, else the person's own,
+        else the account's, else UTC."""
+        own = zone_of(self.own_zone or (self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
         try:
             return zone_of(self.request.query.get("tz") or own.key)
         except TimeError:  # which the page that takes it refuses

@@ -719,6 +719,7 @@ CREATE TABLE users (
     email text UNIQUE CHECK (email = lower(email)),
     email_verified_at timestamptz,
     name text NOT NULL DEFAULT '',
+    tz text,
     password_hash text,
     status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'active', 'disabled')),
     operator boolean NOT NULL DEFAULT false,
@@ -732,6 +733,7 @@ CREATE TABLE users (
 CREATE INDEX users_mailed ON users (email text_pattern_ops);
 CREATE INDEX users_named ON users (lower(name) text_pattern_ops);
 CREATE INDEX users_begins ON users (id text_pattern_ops);
+COMMENT ON COLUMN users.tz IS 'The time zone that pages show times in; null: that of the account.';
 COMMENT ON COLUMN users.status IS 'pending: registered, and not let in yet by the approval policy.';
 COMMENT ON COLUMN users.totp_last_step IS 'The last time step whose code was taken: no code is taken twice (RFC 6238, 5.2).';
 COMMENT ON COLUMN users.tokens_valid_from IS 'Tokens that were issued before are refused: all were revoked, or the password changed.';

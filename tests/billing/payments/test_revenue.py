@@ -106,7 +106,9 @@ async def test_a_month_of_every_kind_of_payment_comes_to_what_the_provider_has(b
         total.add(each)
     assert month.flow == total
     # Each kind was there, so that the sums mean something.
-    assert all(getattr(total, name) for name in ("payments", "failed", "refunds", "disputes"))
+    assert total.payments > 5
+    assert total.failed
+    assert total.refunds == 1
     assert total.refunded_cents == 1000
     assert total.disputes == 2
     assert total.disputed_cents == 3000  # the one that was lost
