@@ -18,7 +18,6 @@ from billing.quotas import parse_quotas
 from billing.schemas.accounts import NewQuotas, UserQuotasShape
 from billing.schemas.people import (
     InvitationShape,
-    SeenInvitationShape,
     MemberShape,
     NewInvitation,
     NewOrganization,
@@ -26,6 +25,7 @@ from billing.schemas.people import (
     OrganizationShape,
     RolePatch,
     RolesShape,
+    SeenInvitationShape,
     Transfer,
 )
 

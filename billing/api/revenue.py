@@ -23,7 +23,6 @@ from billing.schemas.payments import (
     RevenueStepShape,
     RevenueSumShape,
 )
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.schemas.base import Listing

@@ -45,7 +45,15 @@ def add_revenue(app: typer.Typer, connect: Connect) -> None:
             PaymentOperations.charges,
             "List payments, newest first: those that were paid, or that have failed.",
             columns(
-                ("time", "created_at"), "account_id", "kind", "plan", "amount_usd", "tax_usd", "reason", "order_id", "id"
+                ("time", "created_at"),
+                "account_id",
+                "kind",
+                "plan",
+                "amount_usd",
+                "tax_usd",
+                "reason",
+                "order_id",
+                "id",
             ),
             {"account_id": _ACCOUNT, "status": option("STATUS", "paid or failed."), **_TIMES},
         ),

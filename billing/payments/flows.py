@@ -15,8 +15,8 @@ from billing.database.connection import queries
 from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
 from billing.payments.events import TRIES, call_once
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.work import Lease, Periodic
 from billing.payments.port import CustomerGone, ObjectRef, PaymentError, PaymentRefused, Purchase, ReturnUrls, origin_of
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

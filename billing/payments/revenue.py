@@ -161,4 +161,3 @@ class Revenue:
         """Return subscriptions that are paid for, newest first; `after` is the id that ended the page before."""
         rows = await self.database.rows(_query("subscriptions_paid"), plan, after, limit + 1)
         return page_of([from_row(PaidSubscription, row) for row in rows], limit, lambda each: each.id)
-

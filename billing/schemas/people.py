@@ -168,7 +168,7 @@ class ProfilePatch(Body, frozen=True, kw_only=True):
     """What of oneself is changed; `tz` is the time zone that pages show times in, null: that of the account."""
 
     name: Name | None = None
-    tz: Annotated[str, Meta(max_length=64, examples=["Europe/Berlin"])] | None | UnsetType = UNSET
+    tz: Annotated[str, Meta(max_length=64, examples=["Europe/Berlin"])] | UnsetType | None = UNSET
 
 
 class OwnOrganizationShape(Answer, frozen=True, kw_only=True):

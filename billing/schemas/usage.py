@@ -71,9 +71,7 @@ class BalanceShape(Answer, frozen=True, kw_only=True):
         )
 
 
-TransactionKind = Literal[
-    "changes", "purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"
-]
+TransactionKind = Literal["changes", "purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
 
 
 class TransactionsQuery(PageQuery, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ lead there itself (`form-action`). That page looks again by itself until the ord
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.payments import (
@@ -25,6 +26,7 @@ from billing.api.payments import (
 from billing.api.requests import NotFound
 from billing.api.route import Table
 from billing.api.usage import get_balance, list_transactions
+from billing.identity.providers import is_path
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
 from billing.payments.in_force import Outlook, outlook
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.schemas.credit import LotShape
 
+# Where the payment provider sends payers back to.
+NEWEST: Final = "/credit/orders/newest"
 # Orders that the first page has.
 LAST: Final = 5
 # Dollars that are proposed, as far as that much may be bought at once.
@@ -88,9 +92,16 @@ async def credit(visit: Visit) -> View:
         "method": await _method(visit),
         "orders": [] if payments is None else (await list_orders(visit.call, OrdersQuery(limit=LAST))).data,
         "once": visit.services.new_id(),
+        "back": _back(visit),
         **_bounds(payments),
     }
     return View("credit.html", values)
+
+
+def _back(visit: Visit) -> str:
+    """Return the page that somebody came from to pay, which the page of the order leads back to; empty: none."""
+    asked = visit.typed("back") or visit.request.query.get("back", "")
+    return asked if is_path(asked) else ""
 
 
 def in_order(lots: Sequence[LotShape]) -> list[LotShape]:
@@ -122,17 +133,28 @@ async def buy(visit: Visit) -> web.Response:
     body = visit.body(
         NewCheckout,
         amount_usd=given or "0",
-        return_url=may_return(visit, "/credit/orders"),
+        return_url=may_return(visit, f"{NEWEST}{_asked_back(visit)}"),
         save_method=visit.field("save_method") is not None,
         idempotency_key=f"console:{visit.typed('once')}:{given}",
     )
-    return to_order(visit, (await checkout(visit.call, body)).order)
+    return to_order(visit, (await checkout(visit.call, body)).order, back=_back(visit))
+
+
+def _asked_back(visit: Visit) -> str:
+    back = _back(visit)
+    return f"?{urlencode({'back': back})}" if back else ""
+
+
+async def newest(visit: Visit) -> web.Response:
+    """Lead to the order that was made last: the payment provider sends payers here, who have just paid it."""
+    found = (await list_orders(visit.call, OrdersQuery(limit=1))).data
+    return to_order(visit, found[0] if found else None, back=_back(visit))
 
 
 async def order(visit: Visit) -> View:
     """Show an order: where it is paid, and what has become of it."""
     found = await get_order(visit.call)
-    return View("order.html", {"order": found, "settled": found.status in SETTLED})
+    return View("order.html", {"order": found, "settled": found.status in SETTLED, "back": _back(visit)})
 
 
 async def orders(visit: Visit) -> View:
@@ -238,7 +260,7 @@ async def choose(visit: Visit) -> web.Response:
         return visit.see("/plan", "plan-changed")
     key = f"console:{visit.typed('once')}:{plan_id}"
     body = visit.body(
-        NewCheckout, plan=plan_id, return_url=may_return(visit, "/plan"), save_method=True, idempotency_key=key
+        NewCheckout, plan=plan_id, return_url=may_return(visit, NEWEST), save_method=True, idempotency_key=key
     )
     return to_order(visit, (await checkout(visit.call, body)).order)
 
@@ -257,6 +279,7 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("POST", "/credit/method", save_method, scope=BILLING_SETUP, again=recharge),
     *page("/credit/auto-recharge", recharge, ("", put_recharge), scope=BILLING_READ, changes=BILLING_SETUP),
     Page("GET", "/credit/orders", orders, scope=BILLING_READ),
+    Page("GET", NEWEST, newest, scope=BILLING_READ),
     Page("GET", "/credit/orders/{order_id}", order, scope=BILLING_READ),
     Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
     Page("GET", "/credit/transactions", transactions, scope=BILLING_READ, csv=True),

@@ -118,7 +118,9 @@ def _presets(visit: Visit) -> dict[str, tuple[str, list[str]]]:
         "reads": ("See usage, money and keys, and change nothing", [name for name in own if name.endswith(":read")]),
         "all": ("All that I may myself", own),
     }
-    return {name: (words, found) for name, (words, scopes) in ways.items() if (found := [s for s in scopes if s in own])}
+    return {
+        name: (words, found) for name, (words, scopes) in ways.items() if (found := [s for s in scopes if s in own])
+    }
 
 
 def _scopes(visit: Visit) -> list[str]:

@@ -117,7 +117,7 @@ _DIFFERENCES: Final = (
     Column("Difference", "difference"),
 )
 _PLANS: Final = (
-    Column("Plan", "name"),
+    Column("Plan", "name", "text", "/operator/plans/{id}"),
     Column("Id", "id", "code"),
     Column("A month", "price_usd", "money"),
     Column("Included credit", "included_credit_usd", "money"),
@@ -125,6 +125,16 @@ _PLANS: Final = (
     Column("At once", "max_parallel_requests"),
     Column("Models", "models"),
     Column("Upgrade", "upgrade_to"),
+)
+# What a plan's own page has, of `billing.plans.Plan`.
+PLAN_FACTS: Final = (
+    Column("Id", "id", "code"),
+    Column("A month", "price_nano", "money"),
+    Column("Included credit", "included_credit_nano", "money"),
+    Column("Users", "users"),
+    Column("At once", "max_parallel_requests"),
+    Column("Upgrade", "upgrade_to"),
+    Column("Price at Stripe", "stripe_price", "code"),
 )
 _MARGINS: Final = (
     Column("Requests", "events", "count"),

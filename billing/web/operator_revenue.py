@@ -90,7 +90,11 @@ _SERIES: Final = (
         "Refunds", "money", lambda each: parse_usd(each.refunded_usd), "/operator/payments/returns?kind=refund&", False
     ),
     _Series(
-        "Disputes", "money", lambda each: parse_usd(each.disputed_usd), "/operator/payments/returns?kind=dispute&", False
+        "Disputes",
+        "money",
+        lambda each: parse_usd(each.disputed_usd),
+        "/operator/payments/returns?kind=dispute&",
+        False,
     ),
 )
 

@@ -70,6 +70,7 @@ OPERATOR: Final = (
     ("Margin", "/operator/margin"),
     ("Prices", "/operator/prices"),
     ("Plans", "/operator/plans"),
+    ("Coupons", "/operator/coupons"),
     ("Providers", "/operator/providers"),
     ("People", "/operator/people"),
     ("Audit", "/operator/audit"),
@@ -187,7 +188,8 @@ def is_operator(caller: Caller) -> bool:
 @dataclass(slots=True)
 class Visit:
     """A request for a page, and who makes it. `account` is that of the person's organization; `form` what was sent,
-    `problem` why it was refused, and `wrong` the field that this is about. `own_zone` is the person's time zone,
+    `problem` why it was refused, and `wrong` the field that this is about. `seeing`: an operator looks at it as a
+    customer. `own_zone` is the person's time zone,
     `badges` what stands beside links of the navigation, by their paths."""
 
     request: web.Request
@@ -200,6 +202,7 @@ class Visit:
     problem: str | None = None
     wrong: str | None = None
     own_zone: str | None = None
+    seeing: bool = False
     badges: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -134,7 +134,10 @@ async def test_a_month_of_every_kind_of_payment_comes_to_what_the_provider_has(b
 
 async def test_what_subscriptions_bring_a_month_follows_them(billing):
     shop, other = await month_of(billing)
-    revenue, nano = shop.payments.revenue, {plan: shop.payments.flows.plans[plan].price_nano for plan in ("starter", "pro")}
+    revenue, nano = (
+        shop.payments.revenue,
+        {plan: shop.payments.flows.plans[plan].price_nano for plan in ("starter", "pro")},
+    )
     by_day = {each.start.day: each for each in await revenue.steps(DAYS, END, "day")}
     assert [(by_day[day].mrr_nano, by_day[day].subscribers) for day in (1, 5, 6, 18, 19, 31)] == [
         (nano["starter"], 1),
