@@ -95,6 +95,7 @@ from billing.schemas.payments import (
     PaymentEventsQuery,
     PlanChange,
     PlanPreviewShape,
+    PlanPricesShape,
     PlansShape,
     ReceiptShape,
     ReceivedShape,
@@ -790,6 +791,7 @@ class PlanOperations:
     billing_status = operation("GET", "/api/billing/status", StatusShape, scope=BILLING_READ)
     plans_in_force = operation("GET", "/api/admin/plans", PlansShape)
     subscription = operation("GET", "/api/billing/subscription", SubscriptionShape, scope=BILLING_READ, errors=(404,))
+    plan_prices = operation("GET", OfOne("/api/billing/plans/{plan_id}/prices"), PlanPricesShape, scope=BILLING_READ)
     preview_plan = operation("GET", OfOne("/api/billing/plans/{plan_id}/preview"), PlanPreviewShape, scope=BILLING_READ)
     change_subscription = operation(
         "PUT", "/api/billing/subscription", SubscriptionShape, PlanChange, scope=BILLING_SETUP, errors=(404, 409, 503)

@@ -29,7 +29,7 @@ from billing.errors import StoreError
 from billing.money import NANO_PER_CENT, format_cents, format_usd
 from billing.payments.flows import Wanted
 from billing.payments.in_force import outlook
-from billing.quotas import parse_limit
+from billing.quotas import names_model, parse_limit
 from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
@@ -57,6 +57,7 @@ from billing.schemas.payments import (
     PaymentEventsQuery,
     PlanChange,
     PlanPreviewShape,
+    PlanPricesShape,
     PlanShape,
     PlanShown,
     PlansShape,
@@ -301,6 +302,7 @@ CHECKOUT: Final = "metergate billing checkout --plan"
 CHANGE_PLAN: Final = "metergate billing change-plan"
 NO_SUBSCRIPTION: Final = "There is no subscription."
 NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
+NO_PLAN: Final = "There is no plan {!r}: `metergate billing plans` lists them."
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
@@ -429,6 +431,17 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
+@serves(PlanOperations.plan_prices)
+async def get_plan_prices(call: Call) -> PlanPricesShape:
+    """Return the price list of a plan: each of its models with the prices that its customers pay."""
+    plan_id = call.id("plan_id")
+    plan = call.services.plans.get(plan_id)
+    if plan is None:
+        raise NotFound(NO_PLAN.format(plan_id))
+    models = [each for each in call.services.models(plan) if names_model(plan.models, each.id)]
+    return PlanPricesShape(plan=plan.id, name=plan.name, data=models)
+
+
 @serves(PlanOperations.preview_plan)
 async def preview_plan(call: Call) -> PlanPreviewShape:
     """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
@@ -438,7 +451,7 @@ async def preview_plan(call: Call) -> PlanPreviewShape:
     plan_id = call.id("plan_id")
     plan = services.plans.get(plan_id)
     if plan is None:
-        raise NotFound(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
+        raise NotFound(NO_PLAN.format(plan_id))
     return await preview_of(services, payments, call.account_id, plan)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from billing.api.operations import BudgetOperations, CreditOperations, PaymentOperations, WebhookOperations
+from billing.api.operations import (
+    BudgetOperations,
+    CreditOperations,
+    PaymentOperations,
+    PlanOperations,
+    WebhookOperations,
+)
 from billing.cli.calls import add_person_calls, argument, command_of, ended, option
 from billing.cli.commands import group
 from billing.cli.options import given
@@ -146,6 +152,17 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
                 "refunded_usd",
                 "number",
                 ("document", lambda each: each.pdf_url or each.invoice_url or each.url),
+            ),
+        ),
+        prices=command_of(
+            PlanOperations.plan_prices,
+            "List what a plan's customers pay for each model, in USD for a million tokens.",
+            columns(
+                ("model", "id"),
+                ("provider", "owned_by"),
+                ("input", lambda each: each.pricing.usd_per_million.get("input", "-")),
+                ("cached", lambda each: each.pricing.usd_per_million.get("cached_input", "-")),
+                ("output", lambda each: each.pricing.usd_per_million.get("output", "-")),
             ),
         ),
         redeem=redeem,

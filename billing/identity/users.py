@@ -71,8 +71,9 @@ class SubjectTaken(MetergateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A row of users. `tz` is the time zone that they see times in, None: that of the account. `email` is empty for whom another issuer signs in and of whom no address is proven.
-    `totp_last_step` is the last time step whose code was taken."""
+    """A row of users. `tz` is the time zone that they see times in, None: that of the account. `email` is empty for
+    whom another issuer signs in and of whom no address is proven. `totp_last_step` is the last time step whose code was
+    taken."""
 
     id: str
     email: str

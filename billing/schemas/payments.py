@@ -26,6 +26,7 @@ from billing.schemas.base import (
 )
 from billing.schemas.quotas import WindowShape
 from billing.schemas.service import EventId
+from billing.schemas.system import ModelShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -580,6 +581,14 @@ class PlanPreviewShape(Answer, frozen=True, kw_only=True):
         """Return what choosing a plan would do."""
         plan = PlanShown.of(outlook.plan)
         return cls.of(outlook, plan=plan, is_estimate=outlook.about, renewal_usd=plan.price_usd, method=method)
+
+
+class PlanPricesShape(Answer, frozen=True, kw_only=True):
+    """The price list of a plan: what its customers pay for each of its models."""
+
+    plan: str
+    name: str
+    data: list[ModelShape]
 
 
 class PlanShown(Answer, frozen=True, kw_only=True):

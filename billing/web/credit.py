@@ -16,6 +16,7 @@ from billing.api.payments import (
     checkout,
     get_billing_status,
     get_order,
+    get_plan_prices,
     list_invoices,
     list_orders,
     list_plans,
@@ -251,6 +252,12 @@ async def plan(visit: Visit) -> View:
     return View("plan.html", values)
 
 
+async def plan_prices(visit: Visit) -> View:
+    """Show the price list of a plan."""
+    found = await get_plan_prices(visit.call)
+    return View("models.html", {"models": found.data, "plan": found.name})
+
+
 async def choose(visit: Visit) -> web.Response:
     """Change to a plan: by an order, where there is no subscription yet."""
     found = await _chosen(visit)
@@ -284,5 +291,6 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
     Page("GET", "/credit/transactions", transactions, scope=BILLING_READ, csv=True),
     Page("GET", "/plan", plans, scope=BILLING_READ),
+    Page("GET", "/plan/{plan_id}/prices", plan_prices, scope=BILLING_READ),
     *page("/plan/{plan_id}", plan, ("", choose), scope=BILLING_READ, changes=BILLING_SETUP),
 )

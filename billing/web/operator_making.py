@@ -65,9 +65,7 @@ async def new_account(visit: Visit) -> View:
         Field("credit_limit_usd", "Credit limit (USD)", value="0", hint="how far below zero its balance may go"),
         Field("tz", "Time zone", hint="such as Europe/Berlin; empty: UTC"),
     )
-    form = Form(
-        "Create an account", "/operator/accounts/new", "Create", fields, "It has no organization and no members."
-    )
+    form = Form("Create an account", "/operator/accounts/new", "Create", fields, "It has no organization, no members.")
     return listed("Create an account", forms=(form,), intro=OPEN)
 
 

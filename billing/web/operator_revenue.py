@@ -1,4 +1,4 @@
-"""Operators: revenue over time. What customers paid, what failed, what went back, what subscriptions bring a month; each
+"""Operators: revenue over time. What customers paid, what failed and went back, what subscriptions bring a month; each
 number leads to the rows that it is the sum of."""
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class _Series:
     standing: bool = False
 
 
+_DISPUTES: Final = "/operator/payments/returns?kind=dispute&"
 _SERIES: Final = (
     _Series("Gross volume", "money", lambda each: parse_usd(each.paid_usd), "/operator/payments?", True),
     _Series("MRR", "money", lambda each: parse_usd(each.mrr_usd), "/operator/payments/subscriptions", True, True),
@@ -93,7 +94,7 @@ _SERIES: Final = (
         "Disputes",
         "money",
         lambda each: parse_usd(each.disputed_usd),
-        "/operator/payments/returns?kind=dispute&",
+        _DISPUTES,
         False,
     ),
 )

@@ -113,6 +113,7 @@ OWNER = (
     Sent(f"{HOOK}/turn", HOOK, done=True),
     Sent(f"{HOOK}/delete", HOOK, done=True),
     Sent("/security/name", "/security", {"name": "x" * 500}),
+    Sent("/security/zone", "/security", {"tz": "Nowhere/None"}),
     Sent("/security/password", "/security", {"password": "short"}),
     Sent("/security/address", "/security", {"email": "elsewhere@example.com"}, done=True),
     Sent("/security/address/confirm", HERE, {"code": "000000"}),
@@ -129,6 +130,15 @@ OWNER = (
     Sent("/plan/{plan_id}", "/plan/starter", done=True),
 )
 OPERATOR = (
+    Sent("/operator/accounts/new", fields={"name": "Made by hand", "credit_limit_usd": "a lot"}),
+    Sent("/operator/accounts/new", fields={"name": "Made by hand"}, done=True),
+    Sent("/operator/keys/new", fields={"account_id": "none", "name": "By hand"}),
+    Sent("/operator/coupons", fields={"name": "Spring", "amount_usd": "a lot"}),
+    Sent("/operator/coupons", fields={"name": "Spring", "amount_usd": "5"}, done=True, shot="operator-coupons-made"),
+    Sent("/operator/coupons/{coupon_id}/end", "/operator/coupons", done=True),
+    Sent("/operator/webhooks", fields={"url": "ftp://example.com"}),
+    Sent(f"{ACCOUNT}/see", ACCOUNT, done=True),
+    Sent("/operator/seen/end", "/", done=True),
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "a lot"}, shot="operator-accounts-refused"),
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "5", "note": "A gift"}, done=True),
     Sent(f"{ACCOUNT}/refund", ACCOUNT, {"amount_usd": "a lot"}),

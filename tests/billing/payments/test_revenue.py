@@ -1,4 +1,4 @@
-"""Revenue over a month of every kind of payment: sums equal to the payment provider's own objects, and to their rows."""
+"""Revenue over a month of every kind of payment: sums equal to the provider's own objects, and to their rows."""
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -134,10 +134,8 @@ async def test_a_month_of_every_kind_of_payment_comes_to_what_the_provider_has(b
 
 async def test_what_subscriptions_bring_a_month_follows_them(billing):
     shop, other = await month_of(billing)
-    revenue, nano = (
-        shop.payments.revenue,
-        {plan: shop.payments.flows.plans[plan].price_nano for plan in ("starter", "pro")},
-    )
+    revenue, plans = shop.payments.revenue, shop.payments.flows.plans
+    nano = {plan: plans[plan].price_nano for plan in ("starter", "pro")}
     by_day = {each.start.day: each for each in await revenue.steps(DAYS, END, "day")}
     assert [(by_day[day].mrr_nano, by_day[day].subscribers) for day in (1, 5, 6, 18, 19, 31)] == [
         (nano["starter"], 1),

@@ -30,6 +30,9 @@ OPERATORS_READ = (
     "/payments/events",
     "/payments/differences",
     "/payments/revenue",
+    "/accounts/new",
+    "/keys/new",
+    "/coupons",
     "/payments/returns",
     "/payments/subscriptions",
     "/plans",
@@ -56,10 +59,18 @@ OPERATORS_READ_ONE = (
     "/people/{user_id}",
     "/providers/{provider}",
     "/webhooks/{endpoint_id}",
+    "/plans/{plan_id}",
 )
 OPERATORS_CHANGE = {
     path: [*TO_SIGN_IN, *[403] * 5, status, status]
     for path, status in {
+        "/accounts/new": 422,
+        "/accounts/{account_id}/see": 404,
+        "/seen/end": 303,
+        "/keys/new": 422,
+        "/coupons": 422,
+        "/coupons/{coupon_id}/end": 404,
+        "/webhooks": 422,
         "/accounts/{account_id}/grant": 404,
         "/accounts/{account_id}/refund": 404,
         "/accounts/{account_id}/adjust": 404,
@@ -134,6 +145,7 @@ MATRIX = {
     "GET /credit/transactions": CUSTOMERS,
     "GET /plan": CUSTOMERS,
     "GET /plan/{plan_id}": OF_ANOTHER,
+    "GET /plan/{plan_id}/prices": OF_ANOTHER,
     "POST /plan/{plan_id}": ADMINS,
     "GET /members": CUSTOMERS,
     "POST /members/invite": REFUSED,
