@@ -24,7 +24,16 @@ from msgspec import UNSET
 from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
 from billing.api.operations import BrowserOperations, PeopleOperations, TokenOperations
-from billing.api.requests import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized, listing, page_asked
+from billing.api.requests import (
+    BadRequest,
+    InsufficientScope,
+    NotFound,
+    TooMany,
+    Unauthorized,
+    listing,
+    page_asked,
+    zone,
+)
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import Factor, Visitor, WrongCredential
@@ -236,7 +245,7 @@ async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
     """Change the caller's name, or the time zone that pages show times in."""
     changes: dict[str, str | None] = {} if body.name is None else {"name": body.name.strip()}
     if body.tz is not UNSET:
-        changes["tz"] = body.tz or None
+        changes["tz"] = zone("tz", body.tz).key if body.tz else None
     return await _profile(call, await call.services.users.update(call.caller.id, call.actor, **changes))
 
 

@@ -30,7 +30,6 @@ from billing.identity.welcome import Welcome
 from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.permissions import Approval, Role
-from billing.times import zone_of
 
 if TYPE_CHECKING:
     from billing.identity.tokens import Subject
@@ -194,9 +193,7 @@ class Users:
         return zone
 
     async def update(self, user_id: str, actor: audit.Actor, **changes: str | None) -> User:
-        """Change a user's `name` or `tz`. Raises `times.TimeError` for a zone that there is not."""
-        if changes.get("tz") is not None:
-            zone_of(changes["tz"] or "")
+        """Change a user's `name` or `tz`."""
         return await self._change(user_id, actor, "user.update", **changes)
 
     async def approve(self, user_id: str, actor: audit.Actor) -> User:

@@ -77,7 +77,7 @@ class Beginning:
 async def _begun(visit: Visit, *, has_requests: bool, has_credit: bool) -> list[Beginning]:
     """Return the steps of beginning, as they stand; none once a request was served: somebody who has begun needs no
     list."""
-    if has_requests:
+    if has_requests or visit.seeing:
         return []
     services, account_id = visit.services, visit.account_id
     keys = (await services.keys.page(account_id, 1)).items if visit.may(KEYS_READ) else ()

@@ -52,7 +52,7 @@ async def test_who_signs_in_elsewhere_is_given_it_where_the_address_is_verified(
 
     subjects = Subjects(billing.database, users_of(billing), founder)
     for number, verified in enumerate((True, False)):
-        subject = Subject("https://issuer.example.com", f"s{number}", f"s{number}@example.com", verified, "Sue")
+        subject = Subject("https://issuer.example.com", f"s{number}", f"s{number}@example.com", verified)
         user_id = await subjects.see(subject)
         (own,) = await Users(billing.database, billing.new_id).organizations(user_id)
         assert (await billing.accounts.get(own.account_id)).balance_nano == (5 * NANO if verified else 0)

@@ -53,11 +53,12 @@ async def month_of(billing):
     refunds that succeed and fail, disputes that are won and lost."""
     shop = Shop(billing, (await billing.accounts.create("Acme")).id, now=BEGIN - timedelta(days=10))
     other = Shop(billing, (await billing.accounts.create("Other")).id, now=BEGIN + timedelta(days=4))
-    before = await buy_credit(shop, "20", "before")  # is refunded in the month that follows
+    await buy_credit(shop, "20", "before")  # is refunded in the month that follows
     await shop.buy("starter", "plan")
     await shop.standing()
     shop.now = BEGIN + timedelta(days=1, hours=3)
-    await shop.act(before, "refund_half")
+    first = (await shop.payments.orders.page(10, account_id=shop.account_id)).items[-1]
+    await shop.payments.admin.refund(first.id, 1000, "some")
     credit = await buy_credit(shop, "40", "credit")
     await shop.act(credit, "refund_half")
     await shop.act(credit, "fail_refund")
@@ -72,13 +73,13 @@ async def month_of(billing):
     await other.act(declined.url, "decline")
     await other.standing()
     for name, day, ends in (("won", 7, "win"), ("lost", 8, "lose")):
-        other.now = BEGIN + timedelta(days=day)
+        other.now = BEGIN + timedelta(days=day, hours=20)
         disputed = await buy_credit(other, "30", name)
         await other.standing()
-        other.now += timedelta(days=2)
+        other.now += timedelta(hours=8)
         await other.act(disputed, "dispute")
         await other.standing()
-        other.now += timedelta(days=7)
+        other.now += timedelta(hours=8)
         await other.act(disputed, ends)
         await other.standing()
     await billing.accounts.update(other.account_id, status="active", reason="looked into", actor=ADMIN)
