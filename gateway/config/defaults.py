@@ -330,16 +330,6 @@ class AccountSettings(Struct, frozen=True):
     customers_see: Annotated[
         CustomersSee, about("what customers see: their charges, or the providers' costs as well")
     ] = "charge"
-    welcome_credit_usd: Annotated[
-        str,
-        text(
-            'an amount in USD such as "5.00"',
-            r"\d{1,4}(\.\d{1,9})?",
-            bare=True,
-            allowed="0 to 9999.999999999",
-        ),
-        about("promotional credit that a person is given once, when their address is proven"),
-    ] = "0"
     grant_confirm_usd: Annotated[
         int, within(0, 9_000_000, "commands ask before `operator grant` gives more than so many USD, or a coupon may")
     ] = 1000

@@ -70,7 +70,7 @@ def make_identity(
     defaults, frontend_url = settings.defaults, settings.frontend_url
     plan = defaults.accounts.default_plan
     founder = _founder(plan) if defaults.organizations.personal_organizations else _nothing
-    welcome = Welcome(Grants(database, effects, new_id), parse_usd(defaults.accounts.welcome_credit_usd))
+    welcome = Welcome(Grants(database, effects, new_id), parse_usd(defaults.organizations.welcome_credit_usd))
     users = Users(database, new_id, settings.identity.approval, welcome)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
