@@ -193,8 +193,9 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
 async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
     """List what customers were charged: every payment that was paid, or those that have failed, newest first."""
     since, until = moment("since", query.since), moment("until", query.until)
-    given = {"account_id": query.account_id, "since": since, "until": until}
-    page = await payments_of(call).charges.page(*page_asked(query), status=query.status, **given)
+    page = await payments_of(call).charges.page(
+        *page_asked(query), account_id=query.account_id, since=since, until=until, status=query.status
+    )
     return listing(page, ChargeShape.of_charge)
 
 

@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
     from billing.identity.oidc import OidcSignIn
     from billing.identity.sessions import Session, TokenPair
-    from billing.identity.users import User
+    from billing.identity.users import User, UserChanges
     from billing.principals import Caller
     from billing.schemas.base import Listing, PageQuery
 
@@ -243,7 +243,9 @@ async def who_am_i(call: Call) -> ProfileShape:
 @serves(PeopleOperations.update_me)
 async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
     """Change the caller's name, or the time zone that pages show times in."""
-    changes: dict[str, str | None] = {} if body.name is None else {"name": body.name.strip()}
+    if body.name is None and body.tz is UNSET:
+        raise BadRequest("Name what is changed: name or tz.", "name")
+    changes: UserChanges = {} if body.name is None else {"name": body.name.strip()}
     if body.tz is not UNSET:
         changes["tz"] = zone("tz", body.tz).key if body.tz else None
     return await _profile(call, await call.services.users.update(call.caller.id, call.actor, **changes))

@@ -96,8 +96,9 @@ def _later(at: datetime, unit: Unit, by: int) -> datetime:
 async def list_returns(call: Call, query: ReturnsQuery) -> Listing[ReturnShape]:
     """List what went back to customers: refunds and disputes, newest first by when that happened."""
     since, until = moment("since", query.since), moment("until", query.until)
-    given = {"account_id": query.account_id, "kind": query.kind, "since": since, "until": until}
-    page = await payments_of(call).revenue.returns(*page_asked(query), **given)
+    page = await payments_of(call).revenue.returns(
+        *page_asked(query), account_id=query.account_id, kind=query.kind, since=since, until=until
+    )
     return listing(page, ReturnShape.of_returned)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast, get_args
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, from_row, queries
@@ -115,6 +115,13 @@ class OwnOrganization:
     role: Role
 
 
+class UserChanges(TypedDict, total=False):
+    """What users change of themselves."""
+
+    name: str
+    tz: str | None
+
+
 class Users:
     """Reads and changes users. `approval` says when a new one is let in, `welcome` gives credit to who has proven their
     address. Methods raise `UserError` and `DatabaseError`; those that take a connection work in its transaction."""
@@ -192,7 +199,7 @@ class Users:
         zone: str | None = await self._database.value(_query("users_zone"), user_id)
         return zone
 
-    async def update(self, user_id: str, actor: audit.Actor, **changes: str | None) -> User:
+    async def update(self, user_id: str, actor: audit.Actor, **changes: Unpack[UserChanges]) -> User:
         """Change a user's `name` or `tz`."""
         return await self._change(user_id, actor, "user.update", **changes)
 

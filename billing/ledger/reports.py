@@ -413,7 +413,7 @@ def _balance_cursor(last: Transaction, secret: bytes, account_id: str) -> str:
     """Return where a page ends: at this transfer and the balance before it, of the list as it was at its moment. It is
     sealed: the next page counts on from this balance, which is the ledger's and not the client's."""
     moment = last.moment if len(last.moment) <= MOST_MOMENT else ""
-    balance_nano = last.balance_nano - last.amount_nano
+    balance_nano = (last.balance_nano or 0) - last.amount_nano  # a list that has this cursor has balances
     seal = seal_of(secret, account_id, f"{last.id}:{balance_nano}:{moment}")
     return f"{last.id}:{balance_nano}:{seal}:{moment}"
 

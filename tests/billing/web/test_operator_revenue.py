@@ -54,7 +54,7 @@ async def test_each_number_leads_to_rows_that_come_to_it(console, payments):
         ("Refunds", total["refunded_usd"]),
         ("Disputes", total["disputed_usd"]),
     ):
-        rows = await console.get(links[label].removeprefix(".."), "operator")
+        rows = await console.get(re.sub(r"^(\.\./)+", "/", links[label]), "operator")
         amounts = re.findall(r'data-label="(?:Paid|Amount|A month)"[^>]*><[^>]*?value="([^"]+)"', rows.text)
         assert sum(map(parse_usd, amounts)) == parse_usd(expected), (label, rows.words)
     for span in ("90d", "12m"):
