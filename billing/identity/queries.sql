@@ -162,18 +162,18 @@ SELECT count(*) FROM deleted
 
 -- name: forget_unverified
 -- Delete those who have registered an address, have not proven it for $1 days, and have nothing but the personal
--- organization that was made with it, at most $2 of them. The account, which ledgers may name, stays as a closed one.
+-- organization that was made with it, if one was, at most $2 of them. The account, which ledgers may name, stays as a closed one.
 -- OFFSET 0 has each condition looked up by its index for one person after another: as joins, planning them takes 20 ms.
 WITH old AS (
     SELECT users.id, organizations.id AS org_id, organizations.account_id
     FROM users
-    JOIN memberships ON memberships.user_id = users.id
-    JOIN organizations ON organizations.id = memberships.org_id AND organizations.personal
+    LEFT JOIN memberships ON memberships.user_id = users.id
+    LEFT JOIN organizations ON organizations.id = memberships.org_id AND organizations.personal
     WHERE users.status = 'pending' AND users.email_verified_at IS NULL
         AND users.created_at < now() - $1 * interval '1 day'
         AND NOT EXISTS (SELECT FROM user_identities WHERE user_id = users.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM one_time_codes WHERE email = users.email AND expires_at > now() OFFSET 0)
-        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id <> organizations.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id IS DISTINCT FROM organizations.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.org_id = organizations.id AND other.user_id <> users.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM invitations WHERE org_id = organizations.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM api_keys WHERE account_id = organizations.account_id OFFSET 0)
