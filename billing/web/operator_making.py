@@ -108,6 +108,7 @@ async def make_key(visit: Visit) -> View:
 
 
 def once(title: str, secret: str, path: str, label: str) -> View:
+    """Return the page that shows a secret, this once."""
     return View("operator_once.html", {"heading": title, "secret": secret, "path": path, "label": label})
 
 

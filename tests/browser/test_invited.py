@@ -38,9 +38,9 @@ async def test_an_invitation_leads_through_registering_to_its_organization(serve
         await page.add_init_script(axe())
         await register(page, served, owner)
         await page.goto(f"{served.console}/members")
-        await page.get_by_label("E-mail").fill(guest)
-        await page.get_by_label("Role").select_option("member")
-        await page.get_by_role("button", name="Invite").click()
+        await page.get_by_label("Invite by e-mail").fill(guest)
+        await page.get_by_label("As", exact=True).select_option("member")
+        await page.get_by_role("button", name="Send the invitation").click()
         await page.get_by_text("on its way by mail").wait_for()
     async with watched(browser, served.url, viewport=PHONE) as page:
         await page.add_init_script(axe())
@@ -70,8 +70,13 @@ async def test_from_a_refusal_to_payment_and_back_on_a_phone(served, browser):
         await sound(page)
         key = await make_key(page, served, "phone")
         await served.answers(key, 402)
-        await page.goto(f"{served.console}/requests/refused")
-        await page.reload()
+        link = page.get_by_role("link", name="Buy credit")
+
+        async def is_listed() -> bool:  # refusals are written once a second
+            await page.goto(f"{served.console}/requests/refused")
+            return await link.count() > 0
+
+        await until(is_listed)
         await page.get_by_role("link", name="Buy credit").first.click()
         await page.get_by_role("button", name="Go on to pay").click()
         await pay(page, "20.00")
