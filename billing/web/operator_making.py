@@ -66,11 +66,7 @@ async def new_account(visit: Visit) -> View:
         Field("tz", "Time zone", hint="such as Europe/Berlin; empty: UTC"),
     )
     form = Form("Create an account", "/operator/accounts/new", "Create", fields, "It has no organization, no members.")
-    return listed("Create an account", forms=(form,), intro=OPEN)
-
-
-# Pages that are a form alone.
-OPEN: Final = "Fill in the form below."
+    return listed("Create an account", forms=(form,))
 
 
 async def make_account(visit: Visit) -> web.Response:
@@ -93,7 +89,7 @@ async def new_key(visit: Visit) -> View:
         Field("expires_at", "Expires", "datetime-local", hint="UTC; empty: never"),
     )
     form = Form("Create a key", "/operator/keys/new", "Create", fields, "Its secret is shown once, on the next page.")
-    return listed("Create a key", forms=(form,), intro=OPEN)
+    return listed("Create a key", forms=(form,))
 
 
 async def make_key(visit: Visit) -> View:
@@ -160,9 +156,9 @@ class _Priced:
 
 _PRICED: Final = (
     Column("Model", "model", "code"),
-    Column("Provider", "provider"),
-    Column("Customers pay, for a million tokens", "pays", "prices"),
-    Column("The provider charges", "costs", "prices"),
+    Column("From", "provider"),
+    Column("Customers pay", "pays", "prices"),
+    Column("Provider", "costs", "prices"),
 )
 
 
@@ -178,7 +174,9 @@ async def plan(visit: Visit) -> View:
         for each in services.models(found)
         if names_model(found.models, each.id)
     ]
-    table = Listed("Price list", _PRICED, rows, empty="No model of this plan has a price.")
+    table = Listed(
+        "Price list, in dollars for a million tokens", _PRICED, rows, empty="No model of this plan has a price."
+    )
     paid = Figure("Subscriptions", "those that are paid for", path=f"/operator/payments/subscriptions?plan={plan_id}")
     return detailed(f"Plan {found.name}", found, PLAN_FACTS, table, figures=(paid,))
 

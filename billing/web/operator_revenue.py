@@ -113,7 +113,6 @@ async def revenue(visit: Visit) -> View:
     figures = (
         Figure("Net volume", paid - returned, "money", "less what was refunded and disputed in the same time"),
         Figure("Payments", sum(each.payments for each in steps), "count", "", f"/operator/payments?{within}"),
-        Figure("MRR now", both.mrr_usd, "money", "active or overdue", "/operator/payments/subscriptions"),
     )
     plans = Listed("Subscribers by plan", _PLANS, both.plans, empty="Nobody pays for a plan.")
     view = listed("Revenue", plans, figures=figures, tabs=TABS)

@@ -84,7 +84,7 @@ async def _begun(visit: Visit, *, has_requests: bool, has_credit: bool) -> list[
     steps = []
     if visit.may(KEYS_READ):
         steps.append(Beginning("Create a key", bool(keys), "/keys/new" if visit.may(KEYS_WRITE) else "/keys"))
-    steps.append(Beginning("Have credit", has_credit, "/credit"))
+    steps.append(Beginning("Get credit", has_credit, "/credit"))
     steps.append(Beginning("Send the first request", False, "/quickstart"))
     factor = (await services.users.get(visit.caller.id)).second_factor
     return [*steps, Beginning("Protect your sign-in by an authenticator app", factor, "/security")]

@@ -37,6 +37,10 @@ async def test_an_invitation_leads_through_registering_to_its_organization(serve
     async with watched(browser, served.url) as page:
         await page.add_init_script(axe())
         await register(page, served, owner)
+        await page.goto(f"{served.console}/plan/starter")  # the free plan has one member
+        await page.get_by_role("button", name="Go on to pay").click()
+        await pay(page, "99.00")
+        await page.get_by_text("the plan is yours").wait_for()
         await page.goto(f"{served.console}/members")
         await page.get_by_label("Invite by e-mail").fill(guest)
         await page.get_by_label("As", exact=True).select_option("member")

@@ -14,19 +14,19 @@ async def steps(console, who="owner"):
     if "To begin" not in words:
         return None
     listed = words.partition("To begin ")[2].partition(" Available")[0]
-    names = ("Create a key", "Have credit", "Send the first request", "Protect your sign-in")
+    names = ("Create a key", "Get credit", "Send the first request", "Protect your sign-in")
     return {name: listed[: listed.index(name)].rstrip().endswith("done") for name in names if name in listed}
 
 
 async def test_the_list_follows_what_is_true(console):
     billing, account_id = console.billing, console.organization.account_id
     await sync_prices(billing.database, PRICES)
-    none = {"Create a key": False, "Have credit": False, "Send the first request": False, "Protect your sign-in": False}
+    none = {"Create a key": False, "Get credit": False, "Send the first request": False, "Protect your sign-in": False}
     assert await steps(console) == none
     key, _ = await billing.keys.create(account_id, "laptop")
     assert await steps(console) == none | {"Create a key": True}
     await billing.grants.grant(account_id, 5 * NANO, "gift")
-    assert await steps(console) == none | {"Create a key": True, "Have credit": True}
+    assert await steps(console) == none | {"Create a key": True, "Get credit": True}
     await billing.grants.adjust(account_id, -5 * NANO, "gone", "all of it")
     assert await steps(console) == none | {"Create a key": True}  # what was true is no more
     await billing.debit(account_id, key.id, Usage(input_tokens=1000))
