@@ -15,8 +15,8 @@ from billing.api.operations import (
     PlanOperations,
     WebhookOperations,
 )
-from billing.cli.calls import Call, add_person_calls, argument, command_of, ended, option
-from billing.cli.commands import group
+from billing.cli.calls import add_person_calls, argument, command_of, ended, option
+from billing.cli.commands import Call, group
 from billing.cli.options import given
 from billing.cli.output import (
     USAGE,
