@@ -46,9 +46,10 @@ _TAG: Final = re.compile(r"<[^>]*>")
 SHORT_ID: Final = 6
 _ULID: Final = 26
 _CENT_NANO: Final = NANO_PER_USD // 100
-_CENTS, _SHORT, _ALL = 2, 6, 9
-# Amounts below a dollar are shown to a millionth of one, or to the first digits that there are.
-_SHORT_NANO: Final = 10 ** (_ALL - _SHORT)
+_CENTS, _SOME, _SHORT, _ALL = 2, 4, 6, 9
+# Amounts below a dollar are shown to a hundredth of a cent; below a cent to a millionth of a dollar, or to the first
+# digits that there are.
+_DIGITS: Final = ((NANO_PER_USD, _CENTS), (_CENT_NANO, _SOME), (10 ** (_ALL - _SHORT), _SHORT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ def templates() -> Environment:
     environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
     environment.filters["capitalize_first"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     environment.filters["short_id"] = short_id
+    environment.filters["percent"] = percent
+    environment.filters["as_json"] = as_json
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -162,11 +165,11 @@ def usd_text(nano: int, least: int | None = None) -> str:
     """Return an amount as people read it: cents from a dollar on, more digits of less, rounded to the nearest; in a
     column with the column's digits at `least`. Never shows an amount that is there as none."""
     size = abs(nano)
-    few = _CENTS if size >= NANO_PER_USD else _SHORT if size >= _SHORT_NANO else _ALL
+    few = next((digits for least_nano, digits in _DIGITS if size >= least_nano), _ALL)
     step = 10 ** (_ALL - max(few, least or 0))
     rounded = (size + step // 2) // step * step
     whole, fraction = divmod(rounded, NANO_PER_USD)
-    least = least or (_CENTS if rounded % _CENT_NANO == 0 else _SHORT)
+    least = least or (_CENTS if rounded % _CENT_NANO == 0 else min(few, _SHORT))
     return f"{'-' if nano < 0 else ''}${whole:,}.{f'{fraction:09d}'.rstrip('0').ljust(least, '0')}"
 
 
@@ -212,6 +215,20 @@ def count(number: int | None) -> Markup:
     return Markup(f'<data value="{number:d}">{number:,d}</data>')  # noqa: S704 - digits alone
 
 
+def short_count(number: int) -> str:
+    """Return a whole number for where there is little room: 1,234 as it is, then 12.3k, 4.5M, 6.7B."""
+    for name, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= 10 * 10**3 and number >= size:
+            tenths = (number * 10 + size // 2) // size
+            return f"{tenths // 10:,}.{tenths % 10}".removesuffix(".0") + name
+    return f"{number:,}"
+
+
+def percent(hundredths: int) -> str:
+    """Return a place across a chart as CSS has it."""
+    return f"{hundredths // 100}.{hundredths % 100:02}%"
+
+
 def amount(limit: int | str) -> Markup:
     """Return what a quota counts: a number, or money where that is a decimal string."""
     return count(limit) if isinstance(limit, int) else money(limit)
@@ -222,7 +239,7 @@ def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
     if at is None:
         return Markup("–")
     moment = parse_rfc3339(at) if isinstance(at, str) else at
-    utc, local = f"{moment:%Y-%m-%d %H:%M:%S}", f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    utc, local = f"{moment:%Y-%m-%d %H:%M:%S}", f"{moment.astimezone(zone):<span>%Y-%m-%d</span> <span>%H:%M:%S</span>}"
     text = f'<time datetime="{rfc3339(moment)}" title="{utc} UTC">{local}</time>'
     return Markup(text)  # noqa: S704 - digits alone
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from billing.api.requests import BadRequest, zone
 from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
 from billing.ledger.sums import NOTHING, OTHERS, total
-from billing.money import format_usd, parse_usd
+from billing.money import format_usd
 from billing.permissions import BILLING_READ
 from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
-from billing.times import Period, day_begins, parse_rfc3339, rfc3339
-from billing.web.charts import MOST_SERIES, Bucket, Chart, stacked
+from billing.times import Period, day_begins, parse_rfc3339, periods, rfc3339
+from billing.web.charts import MOST_SERIES, OTHER, Bucket, Chart, stacked
 from billing.web.pages import MOST_ROWS, NAMED, Page, View, Visit, key_names
-from billing.web.render import usd_text
+from billing.web.render import short_count, usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,7 +36,11 @@ NOT_SAID: Final = "(none)"
 # The name of the group of a tag's empty value.
 EMPTY: Final = '""'
 GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
+# What bars are as high as.
+UNITS: Final = {"money": "Money", "requests": "Requests", "tokens": "Tokens"}
 PERIODS: Final = {
+    "today": "Today",
+    "yesterday": "Yesterday",
     "month": "This month",
     "last_month": "Last month",
     "7d": "Last 7 days",
@@ -62,6 +68,8 @@ class Asked:
     by: str
     tag: str
     zone: ZoneInfo
+    unit: str
+    hidden: frozenset[str]
 
     @property
     def group_by(self) -> str:
@@ -78,6 +86,10 @@ class Asked:
     def bounds(self) -> tuple[datetime, datetime]:
         """Return when it begins and ends."""
         return day_begins(self.since, self.zone), day_begins(self.until, self.zone)
+
+    def say(self, amount: int) -> str:
+        """Return an amount in words."""
+        return usd_text(amount) if self.unit == "money" else short_count(amount)
 
     def compared(self, now: datetime) -> tuple[datetime, datetime]:
         """Return the period before; of one that is not over, the part that is as long as what has passed of this."""
@@ -99,14 +111,32 @@ def asked(visit: Visit, now: datetime) -> Asked:
     period = query.get("period") or ("chosen" if query.get("from") else "month")
     if period not in PERIODS:
         raise BadRequest(f"period is one of {', '.join(PERIODS)}.", "period")
-    today = now.astimezone(in_zone).date()
-    return Asked(period, *_days(period, today, query.get("from", ""), query.get("to", "")), by, tag, in_zone)
+    unit = query.get("unit", "money")
+    if unit not in UNITS:
+        raise BadRequest(f"unit is one of {', '.join(UNITS)}.", "unit")
+    days = _days(period, now.astimezone(in_zone).date(), query.get("from", ""), query.get("to", ""))
+    return Asked(period, *days, by, tag, in_zone, unit, _hidden(query.get("hide", "")))
+
+
+def _hidden(given: str) -> frozenset[str]:
+    """Return the series that are left out, which the address has as `_toggled` writes them."""
+    return frozenset(unquote(each) for each in given.split(",") if each)
+
+
+def _toggled(what: Asked, key: str) -> str:
+    """Return what the address says where one more series is left out, or no longer."""
+    return ",".join(quote(each, safe="") for each in sorted(what.hidden ^ {key}))
 
 
 def _days(period: str, today: date, first: str, last: str) -> tuple[date, date, date]:
     """Return the first day, the one after the last, and the first of the period before."""
     month = today.replace(day=1)
+    day = timedelta(days=1)
     match period:
+        case "today":
+            return today, today + day, today - day
+        case "yesterday":
+            return today - day, today, today - 2 * day
         case "month":
             return month, _next_month(month), _month_before(month)
         case "last_month":
@@ -148,6 +178,7 @@ async def usage(visit: Visit) -> View | Table:
     given: dict[str, Any] = {"tz": what.zone.key, "group_by": what.group_by}
     in_time = SummaryQuery(since=since, until=until, **given)
     by_time = BucketsQuery(since=since, until=until, granularity=_named(what.granularity), **given)
+    drawn = BucketsQuery(since=since, until=_until_now(what, now), granularity=_named(what.granularity), **given)
     if visit.wants_csv:
         is_by_time = visit.request.query.get("table") == "time"
         found = await (get_buckets(visit.call, by_time) if is_by_time else get_summary(visit.call, in_time))
@@ -157,7 +188,7 @@ async def usage(visit: Visit) -> View | Table:
     earlier = (await read_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))).span
     groups = [*ordered(span), *((group, NOTHING) for group, _ in ordered(earlier) if group not in span)]
     names = await _names(visit, what, (group[0] for group, _ in groups[:MOST_ROWS]))
-    steps, chart = await _by_time(visit, what, by_time, [group[0] for group, _ in ordered(span)], names)
+    steps, chart = await _by_time(visit, what, drawn, [group[0] for group, _ in ordered(span)], names)
     values = {
         "asked": what,
         "periods": PERIODS,
@@ -170,9 +201,16 @@ async def usage(visit: Visit) -> View | Table:
         "more": len(groups) > MOST_ROWS,
         "steps": steps,
         "chart": chart,
-        "money_line": lambda amount: usd_text(int(amount)),
+        "units": UNITS,
+        "toggled": partial(_toggled, what),
     }
     return View("usage.html", values)
+
+
+def _until_now(what: Asked, now: datetime) -> str:
+    """Return when the last bar ends that has begun: what is yet to come has none."""
+    since, until = what.bounds
+    return rfc3339(min(until, max(since, next(periods(now, what.granularity, what.zone)))))
 
 
 def _named(period: Period) -> Any:
@@ -234,7 +272,7 @@ async def _by_time(
     visit: Visit, what: Asked, query: BucketsQuery, values: Sequence[str | None], names: dict[str, str]
 ) -> tuple[list[BucketShape], Chart]:
     """Return what was used in each step of time, and its bars: each leads to its hours, or to its requests; a mark says
-    that a month or another plan began. The dearest groups have colours of their own."""
+    that another plan began. The dearest groups have colours of their own."""
     changes = await _changes(visit, what)
     series = [_series(value) for value in values[: MOST_SERIES + 1]]
     own = frozenset(series if len(series) <= MOST_SERIES else series[: MOST_SERIES - 1])
@@ -246,14 +284,19 @@ async def _by_time(
             step = BucketShape.of_bucket(bucket, what.zone, (), with_cost=False)
             if not steps or steps[-1].start != step.start:
                 steps.append(step)
-                bars.append(_bar(visit, what, step, changes, first=not bars))
+                bars.append(_bar(visit, what, step, changes))
             amounts = bars[-1].amounts
             for group, each in bucket[3]:
                 name = _series(group[0])
-                name = name if name in own else ""
-                amounts[name] = amounts.get(name, 0) + each.charged_nano
+                name = name if name in own else OTHER
+                amounts[name] = amounts.get(name, 0) + _amount(what, each)
     shown = [NOT_SAID if value is None else names.get(value, value) or EMPTY for value in values[: MOST_SERIES + 1]]
-    return steps, stacked(bars, series, shown)
+    return steps, stacked(bars, list(zip(series, shown, strict=True)), what.say, what.hidden)
+
+
+def _amount(what: Asked, used: Used) -> int:
+    """Return how high the bar of what was used is."""
+    return {"money": used.charged_nano, "requests": used.requests, "tokens": used.total_tokens}[what.unit]
 
 
 def _series(value: str | None) -> str:
@@ -261,20 +304,25 @@ def _series(value: str | None) -> str:
     return NOT_SAID if value is None else f"={value}"
 
 
-def _bar(visit: Visit, what: Asked, step: BucketShape, changes: list[tuple[datetime, str]], *, first: bool) -> Bucket:
+def _bar(visit: Visit, what: Asked, step: BucketShape, changes: list[tuple[datetime, str]]) -> Bucket:
     """Return the bar of a step, without amounts."""
     start, end = parse_rfc3339(step.start), parse_rfc3339(step.end)
-    local = start.astimezone(what.zone)
     marks = [text for at, text in changes if start <= at < end]
-    if local.day == 1 and what.granularity is Period.day and not first:
-        marks.insert(0, f"{local:%B}")
-    return Bucket(
-        {},
-        _within(visit, what, step),
-        f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(step.charge_usd))}, {step.events} requests",
-        f"{local:{_TICKS[what.granularity]}}",
-        ", ".join(marks),
-    )
+    tick = f"{start.astimezone(what.zone):{_TICKS[what.granularity]}}"
+    more = f"{step.events:,} {'request' if step.events == 1 else 'requests'}" if what.unit == "money" else ""
+    title = _title(start.astimezone(what.zone), end.astimezone(what.zone), what.granularity)
+    return Bucket({}, _within(visit, what, step), title, tick, ", ".join(marks), "" if what.hidden else more)
+
+
+def _title(start: datetime, end: datetime, length: Period) -> str:
+    """Return a step of time in words."""
+    match length:
+        case Period.hour:
+            return f"{start:%Y-%m-%d %H:%M}"
+        case Period.day:
+            return f"{start:%Y-%m-%d}"
+        case _:
+            return f"{start:%Y-%m-%d} to {end - timedelta(seconds=1):%Y-%m-%d}"
 
 
 def _within(visit: Visit, what: Asked, bucket: BucketShape) -> str:

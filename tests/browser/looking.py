@@ -13,7 +13,7 @@ AXE = Path(__file__).with_name("axe") / "axe.min.js"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 # Widths of phones in CSS pixels.
 PHONES = (390, 360)
-SCREENS = (1000, 1200)
+SCREENS = (768, 1000, 1280)
 LEAST_TARGET = 44
 _EVERYTHING = {
     "resultTypes": ["violations"],

@@ -56,7 +56,7 @@
       var next = THEMES[(THEMES.indexOf(root.dataset.theme || "") + 1) % THEMES.length];
       useTheme(next);
       try { localStorage.setItem("mg-theme", next); } catch (error) { /* it holds for this page */ }
-      nameTheme(theme);
+      document.querySelectorAll("[data-theme-switch]").forEach(nameTheme);
     }
   });
   /* The search over everything: by its link, or Ctrl K, also where one types. */
@@ -70,6 +70,22 @@
   document.addEventListener("click", function (event) {
     if (event.target.closest("[data-find]")) { find(event); }
     if (event.target.closest("[data-close]")) { event.target.closest("dialog").close(); }
+  });
+  /* The menu, where there is no room for it beside the page. */
+  function menu(wanted) {
+    var nav = document.getElementById("nav"), link = document.querySelector("[data-menu]");
+    if (!nav || !link) { return; }
+    var open = wanted === undefined ? !nav.classList.contains("open") : wanted;
+    nav.classList.toggle("open", open);
+    link.setAttribute("aria-expanded", String(open));
+    if (!open && nav.contains(document.activeElement)) { link.focus(); }
+  }
+  document.addEventListener("click", function (event) {
+    if (event.target.closest("[data-menu]")) { event.preventDefault(); menu(); }
+  });
+  document.addEventListener("keydown", function (event) {
+    if (event.key === "Escape") { menu(false); }
+    if (event.key === " " && event.target.closest("[data-menu]")) { event.preventDefault(); menu(); }
   });
   document.addEventListener("keydown", function (event) {
     if ((event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "k") { find(event); }
@@ -93,7 +109,11 @@
     if (pending) { setTimeout(function () { pending = false; }, 1500); }
     if (event.key === "/") {
       var search = document.querySelector("[data-search]");
-      if (search) { event.preventDefault(); search.focus(); }
+      if (search) {
+        event.preventDefault();
+        if (search.closest("details")) { search.closest("details").open = true; }
+        search.focus();
+      }
     } else if (event.key === "?" && help && !help.open) {
       event.preventDefault();
       help.showModal();
@@ -103,6 +123,11 @@
   document.addEventListener("DOMContentLoaded", function () {
     reveal(document);
     document.querySelectorAll("[data-theme-switch]").forEach(nameTheme);
+    document.querySelectorAll("[data-menu]").forEach(function (each) {
+      each.setAttribute("role", "button");
+      each.setAttribute("aria-controls", "nav");
+      menu(false);
+    });
     document.body.addEventListener("htmx:load", function (event) { reveal(event.detail.elt); });
     var problem = document.getElementById("problem");
     if (problem) { problem.scrollIntoView({ block: "nearest" }); }

@@ -101,7 +101,7 @@ async def test_values_of_a_tag_that_look_like_none_have_rows_and_colours_of_thei
         await console.billing.debit(console.organization.account_id, "key", Usage(input_tokens=1000), tags=tags)
     page = await console.get("/usage", "viewer", params={"by": "tag", "tag": "team"})
     named = sorted(re.findall(r'<td data-label="Tag">(?:<a [^>]*>)?(.*?)<', page.text))
-    assert named == sorted(re.findall(r'<span class="swatch s\d"></span>(.*?)</li>', page.text))
+    assert named == sorted(re.findall(r'<span class="swatch s\d"></span>(.*?)<', page.text))
     assert named == sorted(["(none)", "&#34;&#34;", "(none)", "others", "((others))"])
     assert len(set(re.findall(r'<rect class="(s\d)"', page.text))) == 5
 
@@ -213,8 +213,8 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console):
     assert "account, month" in (await console.get("/", "member")).words
     await billing.accounts.update(account_id, plan="free")
     week = await console.get("/usage", "member", params={"period": "7d"})
-    marks = re.findall(r'<text class="axis over"[^>]*>([^<]+)<', week.text)
-    assert any(mark.endswith("plan free") for mark in marks), marks  # on the first of a month it says its name, too
+    marks = re.findall(r"data-mark=\"([^\"]+)\"", week.text)
+    assert marks == ["plan free"]
     await billing.database.execute("UPDATE accounts SET status = 'suspended'")
     suspended = await console.get("/", "member")
     assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)

@@ -3,7 +3,7 @@
 import pytest
 from markupsafe import Markup
 
-from billing.web.render import brief, changes, digits, money, usd_text
+from billing.web.render import brief, changes, digits, money, short_count, usd_text
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,8 @@ from billing.web.render import brief, changes, digits, money, usd_text
         (999_999_999, "$1.00"),
         (450_000, "$0.000450"),
         (500_000_000, "$0.50"),
+        (233_287_000, "$0.2333"),
+        (9_871_400, "$0.009871"),
         (1_234_567_000_000_000, "$1,234,567.00"),
     ],
 )
@@ -26,13 +28,21 @@ def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano, text):
 def test_amounts_of_one_column_have_as_many_digits():
     amounts = ["25.00", "-0.03765", "0.5", None]
     assert [str(money(each, digits(amounts)).striptags()) for each in amounts] == [
-        "$25.00000",
-        "-$0.03765",
-        "$0.50000",
+        "$25.0000",
+        "-$0.0377",
+        "$0.5000",
         "–",
     ]
     assert [usd_text(nano, digits([10**9, 0])) for nano in (10**9, 0)] == ["$1.00", "$0.00"]
     assert (digits([1]), usd_text(1, digits([1]))) == (6, "$0.000000001")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (9_999, "9,999"), (12_345, "12.3k"), (2_000_000, "2M"), (31_529_000, "31.5M"), (10**12, "1,000B")],
+)
+def test_a_large_number_is_short_where_there_is_little_room(number, text):
+    assert short_count(number) == text
 
 
 def test_only_long_words_are_broken():
