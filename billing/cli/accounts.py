@@ -260,6 +260,11 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
         {"open": switch("--open", "Those alone of which something is left.", "true")},
     )
     add_calls(app, connect, lots=lots)
+    app.add_typer(_coupons(connect), name="coupon")
+
+
+def _coupons(connect: Connect) -> typer.Typer:
+    """Return the group `coupon`."""
     coupon = group("Codes that are credit, once for each account.")
     add_calls(
         coupon,
@@ -304,7 +309,7 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
             ended("disabled", "can be redeemed no more."),
         ),
     )
-    app.add_typer(coupon, name="coupon")
+    return coupon
 
 
 async def _much_of_coupon(client: "BillingCalls", given: Mapping[str, Any]) -> Sequence[str]:

@@ -25,7 +25,7 @@ from gateway.server.stalls import HalfClosed, may_be_half_closed
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
-    from gateway.server.ports import Metered
+    from gateway.server.exchange import Metered
 
 HEAD_END_BYTES: Final = 4
 

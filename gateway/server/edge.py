@@ -18,7 +18,7 @@ from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients
 from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers
-from gateway.server.exchange import CONTINUES, Exchange, Written
+from gateway.server.exchange import CONTINUES, Exchange, Metered, Written
 from gateway.server.front import Front, FrontProtocol
 from gateway.server.guard import EdgeRules, Shared
 from gateway.server.heads import Heads
@@ -26,7 +26,6 @@ from gateway.server.ids import Ulids
 from gateway.server.known_heads import KnownHeads
 from gateway.server.paced import Pace
 from gateway.server.plain import serve_plainly
-from gateway.server.ports import Metered
 
 # aiohttp's own.
 KEEPALIVE_S: Final = 3630.0

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
@@ -385,3 +385,18 @@ class Written(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send nothing: all of it is sent."""
+
+
+class Begun(Protocol):
+    """A request that is being served (`gateway.proxy.course.Course`). It is told once where its client leaves, or is
+    cut off."""
+
+    def left(self) -> None: ...
+
+
+class Metered(Protocol):
+    """Who serves requests to metered endpoints (`gateway.proxy.handler.Proxy`): one is begun, and `on_over` called once
+    nothing more is written to its client; or it is awaited, and cancelled where its client leaves."""
+
+    def begin(self, exchange: Exchange, on_over: Callable[[], None]) -> Begun: ...
+    async def handle(self, exchange: Exchange) -> None: ...

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from gateway.server.clients import Awaited
     from gateway.server.connection import EdgeProtocol
+    from gateway.server.exchange import Begun
     from gateway.server.guard import EdgeRules, Shared
     from gateway.server.known_heads import KnownHead, KnownHeads
-    from gateway.server.ports import Begun
 
 # The largest request that is read here.
 MOST_BYTES: Final = HEAD_BYTES + UNCOUNTED_BYTES
