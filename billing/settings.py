@@ -13,6 +13,13 @@ MIB: Final = 1024 * 1024
 DERIVED: Final = Meta(extra={"derived": True})
 
 
+# An amount of a setting: a decimal of USD, which may stand without quotes.
+USD: Final = Meta(
+    pattern=r"^\d{1,4}(\.\d{1,9})?\Z",
+    extra={"what": 'an amount in USD such as "5.00"', "bare": True, "allowed": "0 to 9999.999999999"},
+)
+
+
 def about(text: str) -> Meta:
     """Say what a setting is."""
     return Meta(description=text)
@@ -32,8 +39,14 @@ def check_bounds(settings: Struct) -> None:
 
 
 class OrganizationSettings(Struct, frozen=True):
-    """How many organizations one person may own, and how many invitations are made and mailed."""
+    """Whether people begin with an organization, how many one may own, and how many invitations are made and mailed."""
 
+    personal_organizations: Annotated[
+        bool, about("who registers gets an organization of their own; else they found one, or are invited")
+    ] = True
+    welcome_credit_usd: Annotated[
+        str, USD, about("promotional credit that a person is given once, when their address is proven")
+    ] = "0"
     organizations_per_user: Annotated[int, within(1, 10_000, "organizations that one person may own")] = 20
     invitations_per_day: Annotated[int, within(1, 100_000, "invitations that an organization makes in 24 hours")] = 100
     invitations_per_person: Annotated[int, within(1, 100_000, "invitations that one person mails in 24 hours")] = 100

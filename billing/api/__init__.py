@@ -16,6 +16,7 @@
     usage       /account and /billing: balance, transactions, usage events; what was used, in sums, spans and buckets
     remaining   what is left now: of a key's quotas, of a balance
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
+    revenue     /admin/payments/revenue: over time, refunds and disputes, subscriptions that are paid for
     oversight   /admin: refusals, users, audit, margin, bills, exports; /account/audit, /ping
     traffic     /admin: traffic over time, providers, health, accounts that run out of credit
 

@@ -87,14 +87,22 @@ from billing.schemas.payments import (
     OrderShape,
     OrdersQuery,
     PageShape,
+    PaidSubscriptionShape,
+    PaidSubscriptionsQuery,
     ParkedQuery,
     ParkedShape,
     PaymentEventShape,
     PaymentEventsQuery,
     PlanChange,
     PlanPreviewShape,
+    PlanPricesShape,
     PlansShape,
+    ReceiptShape,
     ReceivedShape,
+    ReturnShape,
+    ReturnsQuery,
+    RevenueQuery,
+    RevenueShape,
     StatusShape,
     SubscriptionShape,
 )
@@ -131,6 +139,7 @@ from billing.schemas.people import (
     RevokedShape,
     RolePatch,
     RolesShape,
+    SeenInvitationShape,
     SessionShape,
     SignInUrl,
     TokenPairShape,
@@ -205,6 +214,7 @@ from billing.schemas.usage import (
     TotalsQuery,
     TotalsShape,
     TransactionShape,
+    TransactionsQuery,
 )
 from billing.schemas.webhooks import DeliveryShape, EndpointPatch, EndpointShape, NewEndpoint, NewEndpointShape
 
@@ -344,6 +354,7 @@ class OrganizationOperations:
         scope=MEMBERS_WRITE,
         errors=(409,),
     )
+    seen_invitation = operation("GET", OfOne("/api/invitations/{token}"), SeenInvitationShape, who=ANYONE)
     accept_invitation = operation(
         "POST", OfOne("/api/invitations/{token}/accept"), OrganizationShape, who=PERSON, errors=(409,)
     )
@@ -429,7 +440,7 @@ class UsageOperations:
 
     balance = operation("GET", "/api/account/balance", BalanceShape, scope=BILLING_READ)
     transactions = operation(
-        "GET", "/api/account/transactions", Listing[TransactionShape], PageQuery, scope=BILLING_READ, csv=True
+        "GET", "/api/account/transactions", Listing[TransactionShape], TransactionsQuery, scope=BILLING_READ, csv=True
     )
     usage_events = operation(
         "GET", "/api/account/usage/events", Listing[EventShape], EventQuery, scope=BILLING_READ, csv=True
@@ -651,7 +662,13 @@ class PaymentOperations:
     refund_order = operation(
         "POST", OfOne("/api/admin/orders/{order_id}/refunds"), OrderRefundShape, NewOrderRefund, errors=(409, 503)
     )
+    receipts = operation("GET", "/api/billing/receipts", Listing[ReceiptShape], PageQuery, scope=BILLING_READ)
     charges = operation("GET", "/api/admin/payments/charges", Listing[ChargeShape], ChargesQuery)
+    returns = operation("GET", "/api/admin/payments/returns", Listing[ReturnShape], ReturnsQuery)
+    paid_subscriptions = operation(
+        "GET", "/api/admin/payments/subscriptions", Listing[PaidSubscriptionShape], PaidSubscriptionsQuery
+    )
+    revenue = operation("GET", "/api/admin/payments/revenue", RevenueShape, RevenueQuery)
     parked = operation("GET", "/api/admin/payments/parked", Listing[ParkedShape], ParkedQuery)
     credit_parked = operation(
         "POST",
@@ -774,6 +791,7 @@ class PlanOperations:
     billing_status = operation("GET", "/api/billing/status", StatusShape, scope=BILLING_READ)
     plans_in_force = operation("GET", "/api/admin/plans", PlansShape)
     subscription = operation("GET", "/api/billing/subscription", SubscriptionShape, scope=BILLING_READ, errors=(404,))
+    plan_prices = operation("GET", OfOne("/api/billing/plans/{plan_id}/prices"), PlanPricesShape, scope=BILLING_READ)
     preview_plan = operation("GET", OfOne("/api/billing/plans/{plan_id}/preview"), PlanPreviewShape, scope=BILLING_READ)
     change_subscription = operation(
         "PUT", "/api/billing/subscription", SubscriptionShape, PlanChange, scope=BILLING_SETUP, errors=(404, 409, 503)

@@ -25,6 +25,7 @@ from billing.schemas.people import (
     OrganizationShape,
     RolePatch,
     RolesShape,
+    SeenInvitationShape,
     Transfer,
 )
 
@@ -164,6 +165,12 @@ async def resend_invitation(call: Call) -> InvitationShape:
 async def revoke_invitation(call: Call) -> None:
     """Revoke an invitation that is open."""
     await call.services.invitations.revoke(call.id("org_id"), call.id("invitation_id"), _acting(call))
+
+
+@serves(OrganizationOperations.seen_invitation)
+async def see_invitation(call: Call) -> SeenInvitationShape:
+    """Return who invites which address to what, for whoever has the mail. To look at it accepts nothing."""
+    return SeenInvitationShape.of(await call.services.invitations.seen(call.id("token")))
 
 
 @serves(OrganizationOperations.accept_invitation)

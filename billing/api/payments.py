@@ -29,7 +29,7 @@ from billing.errors import StoreError
 from billing.money import NANO_PER_CENT, format_cents, format_usd
 from billing.payments.flows import Wanted
 from billing.payments.in_force import outlook
-from billing.quotas import parse_limit
+from billing.quotas import names_model, parse_limit
 from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
@@ -57,9 +57,11 @@ from billing.schemas.payments import (
     PaymentEventsQuery,
     PlanChange,
     PlanPreviewShape,
+    PlanPricesShape,
     PlanShape,
     PlanShown,
     PlansShape,
+    ReceiptShape,
     ReceivedShape,
     State,
     StatusShape,
@@ -85,7 +87,7 @@ def payments_of(call: Call) -> Payments:
     """Return what takes payments. Raises `NotFound` where they are off."""
     found = call.services.payments
     if found is None:
-        raise NotFound("This gateway takes no payments: its operator sets PAYMENT_PROVIDER.")
+        raise NotFound("This gateway takes no payments: ask whoever runs it for credit.")
     return found
 
 
@@ -189,11 +191,19 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
 
 @serves(PaymentOperations.charges)
 async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
-    """List what customers were charged: every payment that was paid, newest first."""
+    """List what customers were charged: every payment that was paid, or those that have failed, newest first."""
     since, until = moment("since", query.since), moment("until", query.until)
-    charges = payments_of(call).charges
-    page = await charges.page(*page_asked(query), account_id=query.account_id, since=since, until=until)
+    page = await payments_of(call).charges.page(
+        *page_asked(query), account_id=query.account_id, since=since, until=until, status=query.status
+    )
     return listing(page, ChargeShape.of_charge)
+
+
+@serves(PaymentOperations.receipts)
+async def list_receipts(call: Call, query: PageQuery) -> Listing[ReceiptShape]:
+    """List what the account has paid, newest first, with the provider's receipts and invoices."""
+    page = await payments_of(call).charges.page(*page_asked(query), account_id=call.account_id)
+    return listing(page, ReceiptShape.of_charge)
 
 
 @serves(PaymentOperations.parked)
@@ -293,6 +303,7 @@ CHECKOUT: Final = "metergate billing checkout --plan"
 CHANGE_PLAN: Final = "metergate billing change-plan"
 NO_SUBSCRIPTION: Final = "There is no subscription."
 NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
+NO_PLAN: Final = "There is no plan {!r}: `metergate billing plans` lists them."
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
@@ -308,7 +319,8 @@ async def get_billing_status(call: Call) -> StatusShape:
     payments = services.payments
     in_force = None if payments is None else await payments.changes.in_force(account_id)
     subscription = None if in_force is None else SubscriptionShape.in_force(in_force)
-    state, upgrade = _state(balance, windows), _upgrade(call, plan)
+    state = _state(balance, windows)
+    upgrade = None if state in ("suspended", "closed") else _upgrade(call, plan)
     guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
     return StatusShape(
         account_id=account_id,
@@ -367,9 +379,9 @@ def _guidance(
         case "ready":
             return None, None
         case "billing_required" if sells:
-            return f"There is no credit: buy some{at}.", SETUP
+            return f"You're out of credit, so that requests are refused: buy some{at}.", SETUP
         case "billing_required":
-            return f"There is no credit: ask {house} for some.", None
+            return f"You're out of credit, so that requests are refused: ask {house} for some.", None
         case "quota_exhausted":
             return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":
@@ -420,6 +432,17 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
+@serves(PlanOperations.plan_prices)
+async def get_plan_prices(call: Call) -> PlanPricesShape:
+    """Return the price list of a plan: each of its models with the prices that its customers pay."""
+    plan_id = call.id("plan_id")
+    plan = call.services.plans.get(plan_id)
+    if plan is None:
+        raise NotFound(NO_PLAN.format(plan_id))
+    models = [each for each in call.services.models(plan) if names_model(plan.models, each.id)]
+    return PlanPricesShape(plan=plan.id, name=plan.name, data=models)
+
+
 @serves(PlanOperations.preview_plan)
 async def preview_plan(call: Call) -> PlanPreviewShape:
     """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
@@ -429,7 +452,7 @@ async def preview_plan(call: Call) -> PlanPreviewShape:
     plan_id = call.id("plan_id")
     plan = services.plans.get(plan_id)
     if plan is None:
-        raise NotFound(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
+        raise NotFound(NO_PLAN.format(plan_id))
     return await preview_of(services, payments, call.account_id, plan)
 
 

@@ -19,14 +19,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
+from msgspec import UNSET
 
 from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
 from billing.api.operations import BrowserOperations, PeopleOperations, TokenOperations
-from billing.api.requests import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized, listing, page_asked
+from billing.api.requests import (
+    BadRequest,
+    InsufficientScope,
+    NotFound,
+    TooMany,
+    Unauthorized,
+    listing,
+    page_asked,
+    zone,
+)
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import Factor, Visitor, WrongCredential
+from billing.identity.devices import device_of
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.sign_in import Refusal
@@ -70,8 +81,8 @@ from billing.schemas.people import (
 if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
     from billing.identity.oidc import OidcSignIn
-    from billing.identity.sessions import TokenPair
-    from billing.identity.users import User
+    from billing.identity.sessions import Session, TokenPair
+    from billing.identity.users import User, UserChanges
     from billing.principals import Caller
     from billing.schemas.base import Listing, PageQuery
 
@@ -231,8 +242,13 @@ async def who_am_i(call: Call) -> ProfileShape:
 
 @serves(PeopleOperations.update_me)
 async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
-    """Change the caller's name."""
-    return await _profile(call, await call.services.users.rename(call.caller.id, body.name.strip(), call.actor))
+    """Change the caller's name, or the time zone that pages show times in."""
+    if body.name is None and body.tz is UNSET:
+        raise BadRequest("Name what is changed: name or tz.", "name")
+    changes: UserChanges = {} if body.name is None else {"name": body.name.strip()}
+    if body.tz is not UNSET:
+        changes["tz"] = zone("tz", body.tz).key if body.tz else None
+    return await _profile(call, await call.services.users.update(call.caller.id, call.actor, **changes))
 
 
 async def _profile(call: Call, user: User) -> ProfileShape:
@@ -449,7 +465,12 @@ async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
     """List the person's sessions that have not ended, newest first."""
     caller = call.caller
     page = await call.services.sessions.page(caller.id, *page_asked(query))
-    return listing(page, lambda session: SessionShape.of(session, current=session.id == caller.session_id))
+    return listing(page, lambda session: _session(session, caller.session_id))
+
+
+def _session(session: Session, current: str | None) -> SessionShape:
+    device = device_of(session.user_agent)
+    return SessionShape.of(session, device=device, current=session.id == current)
 
 
 @serves(TokenOperations.end_session)

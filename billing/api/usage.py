@@ -79,6 +79,7 @@ from billing.schemas.usage import (
     TotalsQuery,
     TotalsShape,
     TransactionShape,
+    TransactionsQuery,
     UsedShape,
     ordered,
     sums_of,
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
 
     from billing.collect.facts import Counted
     from billing.ledger.sums import UsageSums
-    from billing.schemas.base import Listing, PageQuery
+    from billing.schemas.base import Listing
 
 OF_LEDGER: Final = Grouping(("provider", "model"))
 # Debits of traffic have it.
@@ -332,12 +333,17 @@ async def get_balance(call: Call) -> BalanceShape:
 
 
 @serves(UsageOperations.transactions)
-async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape] | Table:
-    """List every change of the balance, newest first. As CSV all of them from the cursor on, without a limit."""
+async def list_transactions(call: Call, query: TransactionsQuery) -> Listing[TransactionShape] | Table:
+    """List every change of the balance, or those of a kind, newest first. As CSV all of them from the cursor on,
+    without a limit."""
     limit, after = page_asked(query)
+    reports, kinds = call.services.reports, None if query.kind in (None, "changes") else [query.kind]
 
     async def page(size: int, place: str | None) -> Page[TransactionShape]:
-        found = await call.services.reports.transactions(call.account_id, size, place)
+        if query.kind is None:
+            found = await reports.transactions(call.account_id, size, place)
+        else:
+            found = await reports.changes(call.account_id, size, place, kinds)
         shapes = (TransactionShape.of_transaction(each, with_cost=call.sees_cost) for each in found.items)
         return Page(tuple(shapes), found.next_after)
 

@@ -11,7 +11,7 @@
     session     who is signed in: the files of tokens, how they are renewed
     batch       `metergate run`: a file of commands
     operator    `metergate operator`: the audit log, people, refused requests, exports; accounts  with their money:
-                grants, coupons, plans, orders; margin
+                grants, coupons, plans, orders; margin; revenue
     auth        `metergate auth`; keys  API keys, of operators and people; orgs; usage  with single requests; billing
                 what is left, what was bought and what comes next, budgets, webhooks
 

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from billing.api.operations import BudgetOperations, CreditOperations, PaymentOperations, WebhookOperations
+from billing.api.operations import (
+    BudgetOperations,
+    CreditOperations,
+    PaymentOperations,
+    PlanOperations,
+    WebhookOperations,
+)
 from billing.cli.calls import add_person_calls, argument, command_of, ended, option
-from billing.cli.commands import group
+from billing.cli.commands import Call, group
 from billing.cli.options import given
 from billing.cli.output import (
     USAGE,
@@ -135,12 +141,46 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
                 ("page", "url"),
             ),
         ),
+        receipts=_receipts(),
+        prices=_prices(),
         redeem=redeem,
         alert=alert,
     )
     _add_auto_recharge(billing, find)
     _add_budgets(billing, find)
     app.add_typer(billing, name="billing")
+
+
+def _receipts() -> Call:
+    """Return the call that lists receipts."""
+    return command_of(
+        PaymentOperations.receipts,
+        "List what was paid, newest first, with the receipts and invoices of it.",
+        columns(
+            "created_at",
+            ("what", lambda each: each.plan or each.kind),
+            "amount_usd",
+            "tax_usd",
+            "refunded_usd",
+            "number",
+            ("document", lambda each: each.pdf_url or each.invoice_url or each.url),
+        ),
+    )
+
+
+def _prices() -> Call:
+    """Return the call that lists what a plan's customers pay."""
+    return command_of(
+        PlanOperations.plan_prices,
+        "List what a plan's customers pay for each model, in USD for a million tokens.",
+        columns(
+            ("model", "id"),
+            ("provider", "owned_by"),
+            ("input", lambda each: each.pricing.usd_per_million.get("input", "-")),
+            ("cached", lambda each: each.pricing.usd_per_million.get("cached_input", "-")),
+            ("output", lambda each: each.pricing.usd_per_million.get("output", "-")),
+        ),
+    )
 
 
 async def status(client: "BillingCalls") -> Shown:

@@ -27,6 +27,7 @@ ADDERS: Final = {
     **dict.fromkeys(("lots", "coupon"), "billing.cli.accounts:add_credit"),
     "plan": "billing.cli.accounts:add_plans",
     "order": "billing.cli.accounts:add_orders",
+    "revenue": "billing.cli.revenue:add_revenue",
     "exports": "billing.cli.operator:add_exports",
     "audit": "billing.cli.operator:add_audit",
     "user": "billing.cli.operator:add_users",

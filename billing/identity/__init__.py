@@ -12,6 +12,7 @@ tokens          JSON Web Tokens: verified by a key and an algorithm that are giv
                 sign our own, and their rotation
 encryption      secrets that have to be read again, encrypted by a key that is given
 sessions        a sign-in, its access and refresh tokens, who shows one, and their ends
+welcome         credit that a person is given once     devices  what a browser is called     pure
 browsers        Browsers: sessions that a cookie shows; links by which an operator begins one
 issuers         what other issuers publish, kept for a while; which of their tokens are believed
 oidc            signing in elsewhere: OpenID Connect, GitHub

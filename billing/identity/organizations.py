@@ -34,6 +34,7 @@ from billing.accounts.accounts import open_account
 from billing.database.connection import Connection, Database, Row, UniqueViolation, from_row, queries
 from billing.errors import MetergateError
 from billing.identity.mail_templates import quotable
+from billing.identity.welcome import Welcome
 from billing.keys.keys import confine_keys
 from billing.keys.secrets import secret_digest
 from billing.mail import enqueue
@@ -209,10 +210,17 @@ class Organizations:
     """Makes, lists and changes organizations. Methods raise `OrganizationError` and `DatabaseError`."""
 
     def __init__(
-        self, database: Database, new_id: Callable[[], str], plan: str, settings: OrganizationSettings | None = None
+        self,
+        database: Database,
+        new_id: Callable[[], str],
+        plan: str,
+        settings: OrganizationSettings | None = None,
+        welcome: Welcome | None = None,
     ) -> None:
-        """`new_id` makes ULIDs that rise with time; `plan` is that of a new account."""
+        """`new_id` makes ULIDs that rise with time; `plan` is that of a new account; `welcome` gives credit to who has
+        had none yet."""
         self._database, self._new_id, self._plan = database, new_id, plan
+        self._welcome = welcome or Welcome()
         self._settings = OrganizationSettings() if settings is None else settings
 
     async def create(self, user_id: str, name: str, *, actor: audit.Actor) -> Organization:
@@ -223,9 +231,11 @@ class Organizations:
             if user is None or user["status"] != "active":
                 raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
             await check_may_own(connection, user_id, self._settings.organizations_per_user)
-            return await found(
+            made = await found(
                 connection, self._new_id, self._plan, user_id=user_id, name=name, personal=False, actor=actor
             )
+            await self._welcome.give(connection, user_id)
+            return made
 
     async def page(self, user_id: str, limit: int, after: str | None = None) -> Page[tuple[Organization, Role]]:
         """Return the organizations that a person belongs to, with their role, newest first."""
@@ -541,6 +551,18 @@ class Invitation:
     sends: int
 
 
+@dataclass(frozen=True, slots=True)
+class SeenInvitation:
+    """What the mail of an invitation leads to: who invites which address to what. `inviter` is None where they are
+    gone."""
+
+    organization: str
+    inviter: str | None
+    email: str
+    role: Role
+    expires_at: datetime
+
+
 class Invitations:
     """Sends, lists, revokes and accepts invitations. Methods raise `OrganizationError` and `DatabaseError`.
 
@@ -657,6 +679,14 @@ class Invitations:
         if row is None:
             raise OrganizationNotFound(f"There is no invitation {invitation_id!r}.")
         return _invitation(row)
+
+    async def seen(self, token: str) -> SeenInvitation:
+        """Return whose invitation a token is, for whoever has the mail. Raises `OrganizationNotFound` where it can't be
+        accepted any more."""
+        row = await self._database.row(_query("invitations_seen"), secret_digest(token))
+        if row is None:
+            raise OrganizationNotFound("This invitation is unknown, used, withdrawn or expired: ask for another one.")
+        return from_row(SeenInvitation, row)
 
     async def accept(self, token: str, user_id: str, actor: audit.Actor) -> tuple[Organization, Role]:
         """Make a person a member by the token of an invitation to their proven address; return the organization and

@@ -162,18 +162,18 @@ SELECT count(*) FROM deleted
 
 -- name: forget_unverified
 -- Delete those who have registered an address, have not proven it for $1 days, and have nothing but the personal
--- organization that was made with it, at most $2 of them. The account, which ledgers may name, stays as a closed one.
+-- organization that was made with it, if one was, at most $2 of them. The account, which ledgers may name, stays as a closed one.
 -- OFFSET 0 has each condition looked up by its index for one person after another: as joins, planning them takes 20 ms.
 WITH old AS (
     SELECT users.id, organizations.id AS org_id, organizations.account_id
     FROM users
-    JOIN memberships ON memberships.user_id = users.id
-    JOIN organizations ON organizations.id = memberships.org_id AND organizations.personal
+    LEFT JOIN memberships ON memberships.user_id = users.id
+    LEFT JOIN organizations ON organizations.id = memberships.org_id AND organizations.personal
     WHERE users.status = 'pending' AND users.email_verified_at IS NULL
         AND users.created_at < now() - $1 * interval '1 day'
         AND NOT EXISTS (SELECT FROM user_identities WHERE user_id = users.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM one_time_codes WHERE email = users.email AND expires_at > now() OFFSET 0)
-        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id <> organizations.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id IS DISTINCT FROM organizations.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.org_id = organizations.id AND other.user_id <> users.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM invitations WHERE org_id = organizations.id OFFSET 0)
         AND NOT EXISTS (SELECT FROM api_keys WHERE account_id = organizations.account_id OFFSET 0)
@@ -219,6 +219,15 @@ SELECT invitations.id, invitations.role
 FROM invitations JOIN users ON users.email = invitations.email
 WHERE invitations.digest = $1 AND users.id = $2 AND users.email_verified_at IS NOT NULL AND users.status <> 'disabled'
     AND invitations.accepted_at IS NULL AND invitations.revoked_at IS NULL AND invitations.expires_at > now()
+
+-- name: invitations_seen
+-- Whose an invitation is that can be accepted, before anybody has signed in.
+SELECT organizations.name AS organization, coalesce(nullif(users.name, ''), users.email) AS inviter, invitations.email,
+    invitations.role, invitations.expires_at
+FROM invitations JOIN organizations ON organizations.id = invitations.org_id
+LEFT JOIN users ON users.id = invitations.invited_by
+WHERE invitations.digest = $1 AND invitations.accepted_at IS NULL AND invitations.revoked_at IS NULL
+    AND invitations.expires_at > now()
 
 -- name: invitations_counts
 -- What an organization has: members, open invitations, those that it has sent in 24 hours, and whether this address is
@@ -677,10 +686,21 @@ WHERE id = $1
 UPDATE users SET email = NULL WHERE email = $1 AND email_verified_at IS NULL RETURNING id
 
 -- name: users_update
-UPDATE users SET name = $2, status = $3, operator = $4 WHERE id = $1 RETURNING *
+UPDATE users SET name = $2, status = $3, operator = $4, tz = $5 WHERE id = $1 RETURNING *
 
 -- name: users_verified
 -- Note that a user's address is proven. A user who waited for that alone becomes active ($3); the password becomes that of the person who proved it.
 UPDATE users SET email_verified_at = coalesce(email_verified_at, now()), password_hash = $2, name = coalesce($4, name),
     status = CASE WHEN $3 AND status = 'pending' THEN 'active' ELSE status END
 WHERE id = $1 RETURNING *
+
+-- name: users_zone
+SELECT tz FROM users WHERE id = $1
+
+-- name: welcome_account
+-- The account of the first organization that a person who has proven their address owns.
+SELECT organizations.account_id FROM users
+JOIN memberships ON memberships.user_id = users.id AND memberships.role = 'owner'
+JOIN organizations ON organizations.id = memberships.org_id
+WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND users.status <> 'disabled'
+ORDER BY organizations.id LIMIT 1

@@ -20,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast, get_args
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, from_row, queries
 from billing.errors import MetergateError
 from billing.identity.mail_templates import ACCOUNT_LINKED, FACTOR_REMOVED, MailText
+from billing.identity.welcome import Welcome
 from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.permissions import Approval, Role
@@ -69,13 +70,15 @@ class SubjectTaken(MetergateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """A row of users. `email` is empty for whom another issuer signs in and of whom no address is proven.
-    `totp_last_step` is the last time step whose code was taken."""
+    """A row of users. `tz` is the time zone that they see times in, None: that of the account. `email` is empty for
+    whom another issuer signs in and of whom no address is proven. `totp_last_step` is the last time step whose code was
+    taken."""
 
     id: str
     email: str
     email_verified_at: datetime | None
     name: str
+    tz: str | None
     password_hash: str | None = field(repr=False)
     status: Status
     operator: bool
@@ -112,12 +115,26 @@ class OwnOrganization:
     role: Role
 
 
-class Users:
-    """Reads and changes users. `approval` says when a new one is let in. Methods raise `UserError` and
-    `DatabaseError`; those that take a connection work in its transaction."""
+class UserChanges(TypedDict, total=False):
+    """What users change of themselves."""
 
-    def __init__(self, database: Database, new_id: Callable[[], str], approval: Approval = "verified") -> None:
+    name: str
+    tz: str | None
+
+
+class Users:
+    """Reads and changes users. `approval` says when a new one is let in, `welcome` gives credit to who has proven their
+    address. Methods raise `UserError` and `DatabaseError`; those that take a connection work in its transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        new_id: Callable[[], str],
+        approval: Approval = "verified",
+        welcome: Welcome | None = None,
+    ) -> None:
         self._database, self._new_id, self.approval = database, new_id, approval
+        self.welcome = welcome or Welcome()
 
     async def register(
         self,
@@ -177,9 +194,14 @@ class Users:
         if user.verified:
             await enqueue(connection, self._new_id, user.email, text.subject, text.body)
 
-    async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
-        """Change a user's name."""
-        return await self._change(user_id, actor, "user.update", name=name)
+    async def zone(self, user_id: str) -> str | None:
+        """Return the time zone that a user has chosen for themself."""
+        zone: str | None = await self._database.value(_query("users_zone"), user_id)
+        return zone
+
+    async def update(self, user_id: str, actor: audit.Actor, **changes: Unpack[UserChanges]) -> User:
+        """Change a user's `name` or `tz`."""
+        return await self._change(user_id, actor, "user.update", **changes)
 
     async def approve(self, user_id: str, actor: audit.Actor) -> User:
         """Let a pending user in, whatever the policy waits for. A disabled one stays so: raises `UserRefused`."""
@@ -219,6 +241,7 @@ class Users:
         become those of who has proven it: until then anybody may have registered the address."""
         let_in = self.approval != "approved"
         row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, let_in, name)
+        await self.welcome.give(connection, user_id)
         return _user(cast("Row", row))
 
     async def set_password(self, connection: Connection, user_id: str, password_hash: str) -> None:
@@ -250,7 +273,7 @@ class Users:
                 raise UserRefused(NEEDS_FACTOR)
             if wanted == before:
                 return before
-            given = (user_id, wanted.name, wanted.status, wanted.operator)
+            given = (user_id, wanted.name, wanted.status, wanted.operator, wanted.tz)
             after = _user(cast("Row", await connection.fetchrow(_query("users_update"), *given)))
             if after.status == "disabled":
                 await connection.execute(_query("users_end_sessions"), user_id, "disabled")
@@ -274,7 +297,7 @@ def _not_found(user_id: str) -> UserNotFound:
 
 
 def _audited(user: User) -> dict[str, object]:
-    return {"name": user.name, "status": user.status, "operator": user.operator}
+    return {"name": user.name, "tz": user.tz, "status": user.status, "operator": user.operator}
 
 
 class Subjects:
@@ -326,6 +349,7 @@ class Subjects:
         await self._link(connection, subject, user.id)
         name = subject.name or (subject.email or NO_NAME).partition("@")[0]
         await self._found(connection, user.id, name, actor)
+        await self._users.welcome.give(connection, user.id)
         return user.id
 
     async def _register(self, connection: Connection, subject: Subject) -> User:

@@ -342,6 +342,19 @@ GROUP BY kind
 -- name: reports_price
 SELECT said FROM prices WHERE id = $1
 
+-- name: reports_changes
+-- Changes of a balance but by usage, of kinds $4 (null: all), newest first, behind the one whose id is $2.
+SELECT id, kind, amount_nano, request_id, idempotency_key, note, created_at FROM (
+    (SELECT id, kind, -amount_nano AS amount_nano, request_id, idempotency_key, note, created_at
+     FROM transfers WHERE debit_account = $1 AND kind <> 'usage' AND id < $2 AND ($4::text[] IS NULL OR kind = ANY($4))
+     ORDER BY id DESC LIMIT $3)
+    UNION ALL
+    (SELECT id, kind, amount_nano, request_id, idempotency_key, note, created_at
+     FROM transfers WHERE credit_account = $1 AND kind <> 'usage' AND id < $2 AND ($4::text[] IS NULL OR kind = ANY($4))
+     ORDER BY id DESC LIMIT $3)
+) AS both_sides
+ORDER BY id DESC LIMIT $3
+
 -- name: reports_transactions
 -- Each side of the ledger by its own index; a usage transfer never raises a customer's balance. The balance after each
 -- is counted down from $4, what it was after the first one here; without that, from the account's own in the same

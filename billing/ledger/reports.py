@@ -232,18 +232,18 @@ _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transfer as its account sees it: `amount_nano` above zero raised the balance, to `balance_nano`. `moment` is
-    that of the list's first page."""
+    """A transfer as its account sees it: `amount_nano` above zero raised the balance, to `balance_nano`; None in a list
+    of some kinds alone. `moment` is that of the list's first page."""
 
     id: str
     kind: str
     amount_nano: int
-    balance_nano: int
+    balance_nano: int | None
     request_id: str | None
     idempotency_key: str | None
     note: str | None
     created_at: datetime
-    moment: str
+    moment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +293,15 @@ class Reports:
         before, *at = _balance_place(after, *sealing) if after else (BEFORE_ALL, None, None)
         rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, *at)
         return page_of([Transaction(**dict(row)) for row in rows], limit, lambda last: _balance_cursor(last, *sealing))
+
+    async def changes(
+        self, account_id: str, limit: int, after: str | None = None, kinds: Sequence[str] | None = None
+    ) -> Page[Transaction]:
+        """Return what has changed the account's balance but usage, of some kinds or of all, newest first; `after` is
+        the id that ended the page before."""
+        given = (account_id, after or BEFORE_ALL, limit + 1, None if kinds is None else list(kinds))
+        rows = await self._database.rows(_query("reports_changes"), *given)
+        return page_of([Transaction(balance_nano=None, **dict(row)) for row in rows], limit, lambda last: last.id)
 
     async def _cursor_secret(self) -> bytes:
         if self._secret is None:
@@ -404,7 +413,7 @@ def _balance_cursor(last: Transaction, secret: bytes, account_id: str) -> str:
     """Return where a page ends: at this transfer and the balance before it, of the list as it was at its moment. It is
     sealed: the next page counts on from this balance, which is the ledger's and not the client's."""
     moment = last.moment if len(last.moment) <= MOST_MOMENT else ""
-    balance_nano = last.balance_nano - last.amount_nano
+    balance_nano = (last.balance_nano or 0) - last.amount_nano  # a list that has this cursor has balances
     seal = seal_of(secret, account_id, f"{last.id}:{balance_nano}:{moment}")
     return f"{last.id}:{balance_nano}:{seal}:{moment}"
 

@@ -128,6 +128,10 @@ class Endpoints:
         rows = await self._database.rows(_query("endpoints_page"), account_id, after or BEFORE_ALL, limit + 1)
         return page_of([_endpoint(row) for row in rows], limit, lambda each: each.id)
 
+    async def failing(self, account_id: str) -> int:
+        """Return how many endpoints of an account fail, or were switched off since they did."""
+        return int(await self._database.value(_query("endpoints_failing"), account_id))
+
     async def get(self, endpoint_id: str, account_id: str | None) -> Endpoint:
         """Return an endpoint."""
         return _found(await self._database.row(_query("endpoints_get"), endpoint_id, account_id), endpoint_id)

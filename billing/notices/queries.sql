@@ -66,6 +66,11 @@ WITH ended AS (
 )
 SELECT id, account_id, url FROM ended
 
+-- name: endpoints_failing
+SELECT count(*) FROM webhook_endpoints
+WHERE account_id = $1 AND (disabled_at IS NULL AND failing_since IS NOT NULL
+    OR disabled_at IS NOT NULL AND disabled_reason <> 'by hand')
+
 -- name: endpoints_get
 SELECT * FROM webhook_endpoints WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2
 

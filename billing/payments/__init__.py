@@ -3,6 +3,7 @@
 port           what a provider has, in neutral objects, and what is asked of it; where payers may be sent     pure
 orders         what accounts ask to buy; PaymentAdmin: refunds, and dead letters, which wait for an operator
                what an order becomes by the state of its payment: credited, taken back, a dead letter; charges
+revenue        what came in, failed and went back over time, and what subscriptions bring a month
 in_force       which plan is in force by the states of subscriptions, its credit, and what a change charges   pure
 subscriptions  their states and invoices become an account's plan and credit; changes of them
 events         what providers report: stored, acknowledged, then applied: an object's present state, fetched anew and

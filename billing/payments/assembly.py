@@ -20,6 +20,7 @@ from billing.payments.local.web import Acts
 from billing.payments.orders import Charges, Orders, PaymentAdmin, Purchases
 from billing.payments.port import Checkout, Customer, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
 from billing.payments.reconcile import PaymentComparisons
+from billing.payments.revenue import Revenue
 from billing.payments.subscriptions import (
     Recovery,
     SubscriptionChanges,
@@ -89,6 +90,7 @@ class Payments:
     recharges: Recharges
     auto_recharge: AutoRecharge
     charges: Charges
+    revenue: Revenue
     acts: Acts | None
     work: tuple[Periodic, ...]
 
@@ -158,6 +160,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     auto_recharge = AutoRecharge(database, orders, flows, rules.declines, now)
     recovery = Recovery(database, subscriptions, parts.effects, new_id())
     work = [*events.work(), comparisons.work(), recovery.work(), auto_recharge.work(new_id()), orders.work()]
+    work.append(flows.work(new_id()))
     acts = None
     if isinstance(provider, LocalProvider):  # whose events go the way of every provider's
         acts, provider.receiver = Acts(provider), events.accept
@@ -176,6 +179,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         recharges=Recharges(database, customers, rules.flows, now),
         auto_recharge=auto_recharge,
         charges=Charges(database),
+        revenue=Revenue(database),
         acts=acts,
         work=tuple(work),
     )

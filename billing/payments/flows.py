@@ -16,6 +16,7 @@ from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
 from billing.payments.events import TRIES, call_once
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
 from billing.payments.port import CustomerGone, ObjectRef, PaymentError, PaymentRefused, Purchase, ReturnUrls, origin_of
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
 # Abandoned pages that one order closes.
 CLOSED_AT_ONCE: Final = 10
+EXPIRY: Final = "orders_expiry"
+EXPIRY_EVERY_S: Final = 60.0
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
 
 
@@ -229,6 +232,16 @@ class Flows:
                 await self._close(page)
         except PaymentError as error:
             logger.info("abandoned pages of %s stay open: %s", account_id, error)
+
+    async def expire(self) -> None:
+        """Look at orders whose page has ended and of which no event has come, and end those that are over."""
+        for page in await self.orders.overdue(CLOSED_AT_ONCE):
+            await self.refresh(page)
+
+    def work(self, owner: str) -> Periodic:
+        """Return what does that again and again, in one gateway of all."""
+        lease = Lease(self.database, EXPIRY, owner)
+        return Periodic(name=EXPIRY, every_s=EXPIRY_EVERY_S, round=self.expire, lease=lease)
 
     async def _close(self, page: ObjectRef) -> None:
         await self.provider.expire_checkout(page.id, f"{page.id}:replaced:{self.new_id()}")

@@ -53,6 +53,7 @@ from billing.payments.port import (
     OrderStatus,
     Payment,
     PaymentRefused,
+    PaymentStatus,
     Refund,
     ReturnUrls,
     included_scope,
@@ -263,6 +264,12 @@ class Orders:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self.database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([dead_letter_of(row) for row in rows], limit, lambda parked: parked.id)
+
+    async def overdue(self, limit: int) -> list[ObjectRef]:
+        """End orders that nothing comes of any more, and return the checkouts of those whose page has just ended."""
+        await self.database.execute(_query("orders_expire"), self.provider)
+        rows = await self.database.rows(_query("orders_overdue"), self.provider, limit)
+        return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
 
     async def invoices(self, account_id: str, limit: int, after: str | None = None) -> Page[Invoice]:
         """Return an account's invoices as they were last seen, newest first; `after` is the id that ended the page
@@ -820,7 +827,8 @@ ChargeKind = Literal["credit", "plan", "recharge", "other"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """One payment. `kind` is that of its order; payments of invoices are `plan`; those that nothing here has asked for
-    are `other`."""
+    are `other`. `reason` says why it failed, `tax_cents` what of the total is tax, `invoice_url` and `pdf_url` where
+    the provider has its invoice."""
 
     id: str
     provider: str
@@ -829,11 +837,17 @@ class Charge:
     invoice_id: str | None
     kind: ChargeKind
     plan: str | None
+    status: PaymentStatus
+    reason: str | None
     total_cents: int
+    tax_cents: int
     currency: str
     refunded_cents: int
     disputed_cents: int
     receipt_url: str | None
+    invoice_number: str | None
+    invoice_url: str | None
+    pdf_url: str | None
     created_at: datetime
 
 
@@ -861,9 +875,10 @@ class Charges:
         account_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        status: PaymentStatus = "paid",
     ) -> Page[Charge]:
         """Return charges, newest first; `after` is the id that ended the page before."""
-        given = (account_id, after, since, until, limit + 1)
+        given = (account_id, after, since, until, status, limit + 1)
         rows = await self.database.rows(_query("charges_page"), *given)
         return page_of([_charge_of(row) for row in rows], limit, lambda charge: charge.id)
 
@@ -877,4 +892,6 @@ class Charges:
 def _charge_of(row: Row) -> Charge:
     fields = dict(row)
     of_order: ChargeKind | None = fields.pop("order_kind")
-    return Charge(kind=of_order or ("other" if fields["invoice_id"] is None else "plan"), **fields)
+    of_bill, own = fields.pop("bill_tax_cents"), fields.pop("own_tax_cents")
+    kind: ChargeKind = of_order or ("other" if fields["invoice_id"] is None else "plan")
+    return Charge(kind=kind, tax_cents=own if of_bill is None else of_bill, **fields)

@@ -57,12 +57,19 @@ ON CONFLICT (account_id) DO UPDATE SET threshold_nano = excluded.threshold_nano,
 RETURNING account_id
 
 -- name: charges_page
--- Payments that were paid, newest first, from $3 on and before $4 (null: any time), behind the one whose id is $2.
+-- Payments of status $5, newest first, from $3 on and before $4 (null: any time), behind the one whose id is $2. An
+-- invoice that they pay says what of them was tax.
 SELECT p.id, p.provider, p.account_id, p.created_at, p.order_id, o.kind AS order_kind, o.plan,
+    p.state ->> 'status' AS status, p.state ->> 'decline_code' AS reason,
     p.state ->> 'invoice_id' AS invoice_id, p.state ->> 'currency' AS currency, p.state ->> 'receipt_url' AS receipt_url,
-    (p.state ->> 'total_cents')::bigint AS total_cents, given.refunded_cents, given.disputed_cents
+    (p.state ->> 'total_cents')::bigint AS total_cents, given.refunded_cents, given.disputed_cents,
+    (bill.state ->> 'total_cents')::bigint - (bill.state ->> 'amount_cents')::bigint AS bill_tax_cents,
+    (p.state ->> 'total_cents')::bigint - (p.state ->> 'amount_cents')::bigint AS own_tax_cents,
+    bill.state ->> 'number' AS invoice_number, bill.state ->> 'hosted_url' AS invoice_url,
+    bill.state ->> 'pdf_url' AS pdf_url
 FROM payment_objects p
 LEFT JOIN orders o ON o.id = p.order_id
+LEFT JOIN payment_objects bill ON bill.provider = p.provider AND bill.kind = 'invoice' AND bill.id = p.state ->> 'invoice_id'
 LEFT JOIN payment_objects last ON last.kind = 'payment' AND last.id = $2
 CROSS JOIN LATERAL (
     SELECT
@@ -73,12 +80,12 @@ CROSS JOIN LATERAL (
          FROM jsonb_array_elements(p.state -> 'disputes') AS d, jsonb_array_elements(d -> 'movements') AS m)
             AS disputed_cents
 ) AS given
-WHERE p.kind = 'payment' AND p.state ->> 'status' = 'paid'
+WHERE p.kind = 'payment' AND p.state ->> 'status' = $5
     AND ($1::text IS NULL OR p.account_id = $1)
     AND ($2::text IS NULL OR (p.created_at, p.id) < (last.created_at, last.id))
     AND ($3::timestamptz IS NULL OR p.created_at >= $3)
     AND ($4::timestamptz IS NULL OR p.created_at < $4)
-ORDER BY p.created_at DESC, p.id DESC LIMIT $5
+ORDER BY p.created_at DESC, p.id DESC LIMIT $6
 
 -- name: charges_sums
 -- What customers paid from $1 on and before $2, and what of these payments went back to them so far, in cents of $3.
@@ -411,6 +418,19 @@ SELECT (SELECT count(*) FROM payments_parked WHERE state = 'parked') AS parked,
     (SELECT count(*) FROM orders
     WHERE status = 'open' AND kind = 'recharge' AND created_at < now() - interval '1 day') AS undecided
 
+-- name: orders_overdue
+-- Checkouts of orders whose page has ended within the last day and that nobody has heard of since: $2 at most.
+SELECT checkout_id FROM orders
+WHERE provider = $1 AND status IN ('open', 'failed') AND checkout_id IS NOT NULL
+    AND expires_at BETWEEN now() - interval '1 day' AND now() - interval '1 minute'
+ORDER BY expires_at LIMIT $2
+
+-- name: orders_expire
+-- End orders whose page has ended a day ago, or never was: nothing comes of them any more.
+UPDATE orders SET status = 'expired', updated_at = now()
+WHERE provider = $1 AND kind <> 'recharge' AND status IN ('open', 'failed')
+    AND coalesce(expires_at, created_at) < now() - interval '1 day'
+
 -- name: orders_unopened
 -- End order $1, for which no page was ever opened.
 UPDATE orders SET status = 'expired', updated_at = now() WHERE id = $1 AND checkout_id IS NULL AND status = 'open'
@@ -550,8 +570,70 @@ UPDATE order_refunds SET refund_id = $3 WHERE order_id = $1 AND key = $2
 -- name: refunds_refused
 DELETE FROM order_refunds WHERE order_id = $1 AND key = $2 AND refund_id IS NULL
 
+-- name: returns_page
+-- Refunds and movements of disputes ($2; null: both), newest first, from $3 on and before $4, of account $1 (null: all),
+-- behind the one whose id is $5.
+SELECT r.* FROM payment_returns r
+LEFT JOIN payment_returns last ON last.id = $5
+WHERE ($1::text IS NULL OR r.account_id = $1) AND ($2::text IS NULL OR r.kind = $2)
+    AND ($3::timestamptz IS NULL OR r.created_at >= $3) AND ($4::timestamptz IS NULL OR r.created_at < $4)
+    AND ($5::text IS NULL OR (r.created_at, r.id) < (last.created_at, last.id))
+ORDER BY r.created_at DESC, r.id DESC LIMIT $6
+
+-- name: revenue_money
+-- What came in, failed and went back from $1 on and before $2, by each day or month ($3) of UTC in which that happened,
+-- in cents of $4. Movements that bring a disputed amount back are no dispute of their own.
+SELECT kind, date_trunc($3, created_at, 'UTC') AS start, count(*) FILTER (WHERE cents >= 0) AS number,
+    sum(cents)::bigint AS cents
+FROM (
+    SELECT state ->> 'status' AS kind, created_at, (state ->> 'total_cents')::bigint AS cents FROM payment_objects
+    WHERE kind = 'payment' AND state ->> 'status' IN ('paid', 'failed') AND state ->> 'currency' = $4
+        AND created_at >= $1 AND created_at < $2
+    UNION ALL
+    SELECT kind, created_at, cents FROM payment_returns
+    WHERE currency = $4 AND created_at >= $1 AND created_at < $2
+) AS happened
+GROUP BY kind, start
+
+-- name: revenue_mrr
+-- By how much what subscriptions bring a month, and their number, have changed before $1 (a null start), and from then on
+-- and before $2 in each day or month ($3) of UTC.
+SELECT CASE WHEN created_at >= $1 THEN date_trunc($3, created_at, 'UTC') END AS start,
+    sum(mrr_nano - before)::bigint AS mrr_nano,
+    sum((mrr_nano > 0)::integer - (before > 0)::integer)::bigint AS subscribers
+FROM (
+    SELECT created_at, mrr_nano, lag(mrr_nano, 1, 0::bigint) OVER (PARTITION BY provider, id ORDER BY created_at) AS before
+    FROM subscription_changes WHERE created_at < $2
+) AS changes
+GROUP BY start
+
+-- name: revenue_plans
+-- How many subscriptions are paid for by plan, and what these bring a month.
+SELECT plan, count(*) AS subscribers, sum(mrr_nano)::bigint AS mrr_nano FROM (
+    SELECT DISTINCT ON (provider, id) plan, mrr_nano FROM subscription_changes ORDER BY provider, id, created_at DESC
+) AS last
+WHERE mrr_nano > 0 GROUP BY plan
+
 -- name: subscriptions_ask
 UPDATE subscriptions SET asked = asked + 1 WHERE provider = $1 AND id = $2 RETURNING asked
+
+-- name: subscriptions_count
+-- Note what subscription $2 brings a month where that has changed: the price of its plan now ($3) while it is paid for,
+-- also while a payment is overdue, from its beginning, else from $4 on.
+INSERT INTO subscription_changes (provider, id, created_at, plan, mrr_nano)
+SELECT s.provider, s.id, CASE WHEN last.plan IS NULL THEN s.created_at ELSE greatest($4, last.created_at) END, s.plan, now_nano
+FROM subscriptions s
+LEFT JOIN LATERAL (
+    SELECT plan, mrr_nano, created_at FROM subscription_changes c WHERE c.provider = s.provider AND c.id = s.id
+    ORDER BY created_at DESC LIMIT 1
+) AS last ON true
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN s.status NOT IN ('active', 'past_due') OR s.plan IS NULL THEN 0
+        WHEN s.plan = last.plan AND last.mrr_nano > 0 THEN last.mrr_nano ELSE $3 END AS now_nano
+) AS present
+WHERE s.provider = $1 AND s.id = $2
+    AND (now_nano <> coalesce(last.mrr_nano, 0) OR (now_nano > 0 AND s.plan <> last.plan))
+ON CONFLICT (provider, id, created_at) DO UPDATE SET plan = excluded.plan, mrr_nano = excluded.mrr_nano
 
 -- name: subscriptions_of
 SELECT * FROM subscriptions WHERE account_id = $1 ORDER BY created_at, id
@@ -560,6 +642,19 @@ SELECT * FROM subscriptions WHERE account_id = $1 ORDER BY created_at, id
 -- Return accounts whose days of grace are over and whose plan has not been changed for it yet.
 SELECT s.account_id FROM subscriptions s JOIN account_plans p ON p.account_id = s.account_id AND p.standing = 'past_due'
 WHERE s.past_due_since IS NOT NULL GROUP BY s.account_id HAVING max(s.past_due_since) <= $1 LIMIT $2
+
+-- name: subscriptions_paid
+-- Subscriptions that are paid for, of plan $1 (null: any), newest first, behind the one whose id is $2.
+SELECT s.id, s.provider, s.account_id, s.plan, s.status, s.period_end, s.ends_at, s.created_at, last.mrr_nano
+FROM subscriptions s
+CROSS JOIN LATERAL (
+    SELECT mrr_nano FROM subscription_changes c WHERE c.provider = s.provider AND c.id = s.id
+    ORDER BY c.created_at DESC LIMIT 1
+) AS last
+LEFT JOIN subscriptions before ON before.id = $2
+WHERE last.mrr_nano > 0 AND ($1::text IS NULL OR s.plan = $1)
+    AND ($2::text IS NULL OR (s.created_at, s.id) < (before.created_at, before.id))
+ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 
 -- name: subscriptions_see
 -- Store a subscription's present state. Its plan stays where its price has none any more; `past_due_since` while it is past due.

@@ -107,6 +107,9 @@ class Subscriptions:
             self.clock() if seen.status in OWING else None,
             seen.created_at,
         )
+        mrr_nano = 0 if plan is None else plan.price_nano
+        counted = (provider, seen.id, mrr_nano, seen.ended_at or self.clock())
+        await connection.execute(_query("subscriptions_count"), *counted)
         return await self.judge(connection, account_id)
 
     async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:

@@ -11,9 +11,22 @@ from billing.money import format_cents
 from billing.payments.port import OrderKind, OrderStatus
 from billing.plans import Status
 from billing.quotas import quota_json
-from billing.schemas.base import Answer, Body, Id, Moment, Name, PageQuery, PositiveUsdBody, Since, Usd, matching
+from billing.schemas.base import (
+    Answer,
+    Body,
+    Id,
+    Moment,
+    Name,
+    PageQuery,
+    PositiveUsdBody,
+    Query,
+    Since,
+    Usd,
+    matching,
+)
 from billing.schemas.quotas import WindowShape
 from billing.schemas.service import EventId
+from billing.schemas.system import ModelShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,16 +181,19 @@ class AdminOrdersQuery(OrdersQuery, frozen=True, kw_only=True):
 
 
 class ChargesQuery(PageQuery, frozen=True, kw_only=True):
-    """Which charges: of an account or of all, from a time on (`since`) and before another (`until`)."""
+    """Which charges: of an account or of all, from a time on (`since`) and before another (`until`); those that were
+    `paid`, or that have `failed`."""
 
     account_id: Id | None = None
     since: Since | None = None
     until: Since | None = None
+    status: Literal["paid", "failed"] = "paid"
 
 
 class ChargeShape(Answer, frozen=True, kw_only=True):
-    """A payment that a customer made. `amount_usd` is all that was paid, taxes included; `refunded_usd` and
-    `disputed_usd` went back since. `kind` is `plan` for a plan's first payment, upgrades and renewals."""
+    """A payment that a customer made, or that has failed for the `reason`. `amount_usd` is all that was paid, `tax_usd`
+    of it taxes; `refunded_usd` and `disputed_usd` went back since. `kind` is `plan` for a plan's first payment,
+    upgrades and renewals. `invoice_url` and `pdf_url` are the provider's invoice, where it has made one."""
 
     id: str
     provider: str
@@ -186,11 +202,17 @@ class ChargeShape(Answer, frozen=True, kw_only=True):
     invoice_id: str | None
     kind: Literal["credit", "plan", "recharge", "other"]
     plan: str | None
+    status: Literal["paid", "failed"]
+    reason: str | None
     amount_usd: Usd
+    tax_usd: Usd
     currency: str
     refunded_usd: Usd
     disputed_usd: Usd
     receipt_url: str | None
+    invoice_number: str | None
+    invoice_url: str | None
+    pdf_url: str | None
     created_at: Moment
 
     @classmethod
@@ -198,6 +220,148 @@ class ChargeShape(Answer, frozen=True, kw_only=True):
         """Return a charge."""
         disputed_usd = format_cents(max(0, charge.disputed_cents))
         return cls.of(charge, amount_usd=format_cents(charge.total_cents), disputed_usd=disputed_usd)
+
+
+class ReceiptShape(Answer, frozen=True, kw_only=True):
+    """A payment of the account's own, as its receipt: `amount_usd` was paid, `tax_usd` of it taxes, and `refunded_usd`
+    went back. `url`, `invoice_url` and `pdf_url` are the payment provider's documents, where it has made them."""
+
+    id: str
+    kind: Literal["credit", "plan", "recharge", "other"]
+    plan: str | None
+    order_id: str | None
+    amount_usd: Usd
+    tax_usd: Usd
+    currency: str
+    refunded_usd: Usd
+    number: str | None
+    url: str | None
+    invoice_url: str | None
+    pdf_url: str | None
+    created_at: Moment
+
+    @classmethod
+    def of_charge(cls, charge: Any) -> Self:
+        """Return the receipt of a charge."""
+        given = {"number": charge.invoice_number, "url": charge.receipt_url}
+        return cls.of(charge, amount_usd=format_cents(charge.total_cents), **given)
+
+
+RevenueUnit = Annotated[Literal["day", "month"], Meta(description="day or month, of UTC")]
+
+
+class RevenueQuery(Query, frozen=True, kw_only=True):
+    """From when on and before when, in steps of a day or a month; without times the last 30 days, or 12 months."""
+
+    since: Since | None = None
+    until: Since | None = None
+    step: RevenueUnit = "day"
+
+
+class RevenueSumShape(Answer, frozen=True, kw_only=True):
+    """What customers paid (`paid_usd`, taxes included), what failed, and what went back, each when it happened.
+    `disputed_usd` is less what disputes that were won gave back, and may be below zero. `net_usd` is what is left."""
+
+    payments: int
+    paid_usd: Usd
+    failed: int
+    failed_usd: Usd
+    refunds: int
+    refunded_usd: Usd
+    disputes: int
+    disputed_usd: Usd
+    net_usd: Usd
+
+    @classmethod
+    def of_flow(cls, flow: Any, **more: Any) -> Self:
+        """Return what a time brought."""
+        return cls.of(flow, **more)
+
+
+class RevenueStepShape(RevenueSumShape, frozen=True, kw_only=True):
+    """The same of one day or month, which begins at `start`; `mrr_usd` is what `subscribers` bring a month at its
+    end."""
+
+    start: Moment
+    mrr_usd: Usd
+    subscribers: int
+
+
+class PlanSubscribersShape(Answer, frozen=True, kw_only=True):
+    """Subscriptions to a plan that are paid for now. `plan` null: of a plan that there is no more."""
+
+    plan: str | None
+    subscribers: int
+    mrr_usd: Usd
+
+
+class RevenueShape(Answer, frozen=True, kw_only=True):
+    """Revenue over time, from `since` on and before `until`; every step is there, and `total` is the sum of all.
+    `mrr_usd` is what subscriptions bring a month now, by `plans`."""
+
+    since: Moment
+    until: Moment
+    step: RevenueUnit
+    total: RevenueSumShape
+    data: list[RevenueStepShape]
+    mrr_usd: Usd
+    subscribers: int
+    plans: list[PlanSubscribersShape]
+
+
+class ReturnsQuery(PageQuery, frozen=True, kw_only=True):
+    """Which refunds and disputes."""
+
+    account_id: Id | None = None
+    kind: Literal["refund", "dispute"] | None = None
+    since: Since | None = None
+    until: Since | None = None
+
+
+class ReturnShape(Answer, frozen=True, kw_only=True):
+    """A refund, or a movement of a dispute: `amount_usd` went back to the payer; below zero: it came back, as the
+    dispute was won. `status` is the refund's or the dispute's."""
+
+    id: str
+    kind: Literal["refund", "dispute"]
+    status: str
+    provider: str
+    payment_id: str
+    account_id: str | None
+    order_id: str | None
+    amount_usd: Usd
+    currency: str
+    created_at: Moment
+
+    @classmethod
+    def of_returned(cls, returned: Any) -> Self:
+        """Return what went back."""
+        return cls.of(returned, amount_usd=format_cents(returned.cents))
+
+
+class PaidSubscriptionsQuery(PageQuery, frozen=True, kw_only=True):
+    """Which subscriptions."""
+
+    plan: str | None = None
+
+
+class PaidSubscriptionShape(Answer, frozen=True, kw_only=True):
+    """A subscription that is paid for, and what it brings a month. It ends at `ends_at`, where that is set."""
+
+    id: str
+    provider: str
+    account_id: str
+    plan: str | None
+    status: str
+    mrr_usd: Usd
+    period_end: Moment
+    ends_at: Moment | None
+    created_at: Moment
+
+    @classmethod
+    def of_subscription(cls, found: Any) -> Self:
+        """Return a subscription."""
+        return cls.of(found)
 
 
 class ParkedQuery(PageQuery, frozen=True, kw_only=True):
@@ -417,6 +581,14 @@ class PlanPreviewShape(Answer, frozen=True, kw_only=True):
         """Return what choosing a plan would do."""
         plan = PlanShown.of(outlook.plan)
         return cls.of(outlook, plan=plan, is_estimate=outlook.about, renewal_usd=plan.price_usd, method=method)
+
+
+class PlanPricesShape(Answer, frozen=True, kw_only=True):
+    """The price list of a plan: what its customers pay for each of its models."""
+
+    plan: str
+    name: str
+    data: list[ModelShape]
 
 
 class PlanShown(Answer, frozen=True, kw_only=True):

@@ -165,9 +165,10 @@ class RecoveryCodes(Answer, frozen=True, kw_only=True):
 
 
 class ProfilePatch(Body, frozen=True, kw_only=True):
-    """What of oneself is changed."""
+    """What of oneself is changed; `tz` is the time zone that pages show times in, null: that of the account."""
 
-    name: Name
+    name: Name | None = None
+    tz: Annotated[str, Meta(max_length=64, examples=["Europe/Berlin"])] | UnsetType | None = UNSET
 
 
 class OwnOrganizationShape(Answer, frozen=True, kw_only=True):
@@ -189,6 +190,7 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
     email: str | None
     verified: bool
     name: str
+    tz: str | None
     status: Literal["pending", "active", "disabled"]
     operator: bool
     second_factor: bool
@@ -304,6 +306,7 @@ class SessionShape(Answer, frozen=True, kw_only=True):
     scopes: list[str] | None
     address: str | None
     user_agent: str | None
+    device: Annotated[str, Meta(description="what `user_agent` says that it is", examples=["Firefox on Linux"])]
     created_at: Moment
     last_used_at: Moment
     expires_at: Moment
@@ -469,6 +472,16 @@ class InvitationShape(Answer, frozen=True, kw_only=True):
     status: Literal["open", "accepted", "revoked", "expired"]
     sends: int
     created_at: Moment
+    expires_at: Moment
+
+
+class SeenInvitationShape(Answer, frozen=True, kw_only=True):
+    """An invitation as its mail's link shows it, before anybody has signed in: who invites which address to what."""
+
+    organization: str
+    inviter: str | None
+    email: str
+    role: RoleName
     expires_at: Moment
 
 

@@ -71,13 +71,23 @@ class BalanceShape(Answer, frozen=True, kw_only=True):
         )
 
 
+TransactionKind = Literal["changes", "purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
+
+
+class TransactionsQuery(PageQuery, frozen=True, kw_only=True):
+    """Which transactions: all, those of one kind, or all but usage (`changes`)."""
+
+    kind: TransactionKind | None = None
+
+
 class TransactionShape(Answer, frozen=True, kw_only=True):
-    """A transfer as its account sees it: `amount_usd` above zero raised the balance, to `balance_usd`."""
+    """A transfer as its account sees it: `amount_usd` above zero raised the balance, to `balance_usd`, which is null in
+    a list of some kinds alone."""
 
     id: str
     kind: str
     amount_usd: Usd
-    balance_usd: Usd
+    balance_usd: Usd | None
     request_id: str | None
     idempotency_key: str | None
     note: str | None

@@ -63,6 +63,12 @@ async def alerts(visit: Visit) -> View:
     return View("alerts.html", values)
 
 
+async def badges(visit: Visit) -> dict[str, str]:
+    """Return what the navigation says beside this page: how many webhooks fail, or are off since they did."""
+    failing = await visit.services.endpoints.failing(visit.account_id)
+    return {"/alerts": f"{failing} failing"} if failing else {}
+
+
 def _terms(visit: Visit) -> dict[str, Any]:
     """Return what the forms of a new and of a changed budget have in common, as the API takes it."""
     thresholds = [count_typed(each) for each in texts(visit.typed("thresholds"))]

@@ -22,6 +22,7 @@ from billing.api.services import SERVICES, Services
 from billing.errors import MetergateError
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
+from billing.permissions import BILLING_READ
 from billing.principals import NOBODY, Caller
 from billing.web import (
     alerts,
@@ -32,10 +33,12 @@ from billing.web import (
     operator_flows,
     operator_home,
     operator_house,
+    operator_making,
     operator_money,
     operator_prices,
     operator_providers,
     operator_requests,
+    operator_revenue,
     operator_search,
     overview,
     requests,
@@ -53,9 +56,11 @@ _OPERATOR: Final = (
     operator_home,
     operator_house,
     operator_providers,
+    operator_making,
     operator_accounts,
     operator_requests,
     operator_money,
+    operator_revenue,
     operator_prices,
     operator_flows,
     operator_search,
@@ -181,6 +186,9 @@ def serving(page: Page) -> HttpHandler:
             refuse_foreign(request, services)
         visit = Visit(request, services, page, await _caller(request, services) or NOBODY)
         log_about(request[REQUEST_ID], visit.caller.account_id)
+        seen = await operator_making.as_customer(visit)
+        if seen is not None:
+            visit.caller, visit.seeing = seen, True
         if page.who is not Who.anyone and not visit.signed_in:
             return _to_sign_in(visit)
         try:
@@ -207,10 +215,17 @@ async def _enter(visit: Visit) -> None:
     page, services, caller = visit.page, visit.services, visit.caller
     _refuse_nul(visit.request.query, "The address")
     visit.request.match_info[ORG_IN_PATH] = caller.org_id or ""  # for calls whose path names the organization
-    if caller.kind == "person":
+    if visit.seeing and caller.account_id is not None:
+        visit.account = await services.accounts.get(caller.account_id)
+    elif caller.kind == "person":
         visit.organizations = await services.users.organizations(caller.id)
+        visit.own_zone = await services.users.zone(caller.id)
         if caller.account_id is not None:
             visit.account = await services.accounts.get(caller.account_id)
+            if page.method == "GET" and BILLING_READ in caller.scopes:
+                visit.badges = await alerts.badges(visit)
+    if visit.seeing and page.method != "GET":
+        raise InsufficientScope("You see this as a customer does, to look alone: nothing can be changed.")
     if not page.admits(caller):
         raise InsufficientScope(_refusal(page, caller), required_scope=page.scope)
     if page.method != "GET":

@@ -8,6 +8,7 @@ lead there itself (`form-action`). That page looks again by itself until the ord
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.payments import (
@@ -15,15 +16,18 @@ from billing.api.payments import (
     checkout,
     get_billing_status,
     get_order,
+    get_plan_prices,
     list_invoices,
     list_orders,
     list_plans,
+    list_receipts,
     open_portal,
     setup_billing,
 )
 from billing.api.requests import NotFound
 from billing.api.route import Table
 from billing.api.usage import get_balance, list_transactions
+from billing.identity.providers import is_path
 from billing.money import format_cents
 from billing.pages import MAX_LIMIT
 from billing.payments.in_force import Outlook, outlook
@@ -31,6 +35,7 @@ from billing.permissions import BILLING_READ, BILLING_SETUP
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery, PlanChange
+from billing.schemas.usage import TransactionsQuery
 from billing.web.forms import may_return, to_order
 from billing.web.pages import NOTICES, Page, View, Visit, does, filled, page
 
@@ -42,12 +47,30 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.schemas.credit import LotShape
 
+# Where the payment provider sends payers back to.
+NEWEST: Final = "/credit/orders/newest"
 # Orders that the first page has.
 LAST: Final = 5
 # Dollars that are proposed, as far as that much may be bought at once.
 AMOUNTS: Final = ("10", "25", "50", "100")
+
+# States of a bill that is not paid yet.
+DUE: Final = ("open", "uncollectible")
 # States of an order in which nothing comes by itself any more.
 SETTLED: Final = ("credited", "refunded", "disputed", "expired")
+# Kinds of transactions that are chosen from: the value, and its words.
+CHANGES, EVERYTHING = "changes", "all"
+KINDS: Final = (
+    (CHANGES, "Credit and money"),
+    ("purchase", "Purchases"),
+    ("subscription", "Included in plans"),
+    ("grant", "Grants and coupons"),
+    ("refund", "Refunds"),
+    ("dispute", "Disputes"),
+    ("expiry", "Expired"),
+    ("adjustment", "Adjustments"),
+    (EVERYTHING, "All, with usage"),
+)
 NOTICES.update(
     {
         "coupon-redeemed": "The coupon is redeemed: its credit is there.",
@@ -70,9 +93,16 @@ async def credit(visit: Visit) -> View:
         "method": await _method(visit),
         "orders": [] if payments is None else (await list_orders(visit.call, OrdersQuery(limit=LAST))).data,
         "once": visit.services.new_id(),
+        "back": _back(visit),
         **_bounds(payments),
     }
     return View("credit.html", values)
+
+
+def _back(visit: Visit) -> str:
+    """Return the page that somebody came from to pay, which the page of the order leads back to; empty: none."""
+    asked = visit.typed("back") or visit.request.query.get("back", "")
+    return asked if is_path(asked) else ""
 
 
 def in_order(lots: Sequence[LotShape]) -> list[LotShape]:
@@ -104,17 +134,28 @@ async def buy(visit: Visit) -> web.Response:
     body = visit.body(
         NewCheckout,
         amount_usd=given or "0",
-        return_url=may_return(visit, "/credit/orders"),
+        return_url=may_return(visit, f"{NEWEST}{_asked_back(visit)}"),
         save_method=visit.field("save_method") is not None,
         idempotency_key=f"console:{visit.typed('once')}:{given}",
     )
-    return to_order(visit, (await checkout(visit.call, body)).order)
+    return to_order(visit, (await checkout(visit.call, body)).order, back=_back(visit))
+
+
+def _asked_back(visit: Visit) -> str:
+    back = _back(visit)
+    return f"?{urlencode({'back': back})}" if back else ""
+
+
+async def newest(visit: Visit) -> web.Response:
+    """Lead to the order that was made last: the payment provider sends payers here, who have just paid it."""
+    found = (await list_orders(visit.call, OrdersQuery(limit=1))).data
+    return to_order(visit, found[0] if found else None, back=_back(visit))
 
 
 async def order(visit: Visit) -> View:
     """Show an order: where it is paid, and what has become of it."""
     found = await get_order(visit.call)
-    return View("order.html", {"order": found, "settled": found.status in SETTLED})
+    return View("order.html", {"order": found, "settled": found.status in SETTLED, "back": _back(visit)})
 
 
 async def orders(visit: Visit) -> View:
@@ -123,16 +164,22 @@ async def orders(visit: Visit) -> View:
 
 
 async def invoices(visit: Visit) -> View:
-    """Show invoices of plans, newest first."""
-    return View("invoices.html", {"page": await list_invoices(visit.call, visit.query(PageQuery))})
+    """Show what was paid, newest first, with the provider's documents, and bills that are not paid yet."""
+    bills = await list_invoices(visit.call, PageQuery(limit=MAX_LIMIT))
+    due = [each for each in bills.data if each.status in DUE]
+    return View("invoices.html", {"due": due, "page": await list_receipts(visit.call, visit.query(PageQuery))})
 
 
 async def transactions(visit: Visit) -> View | Table:
-    """Show all that has changed the balance, newest first, and what it was after each; or give it as a table."""
-    found = await list_transactions(visit.call, visit.query(PageQuery))
+    """Show what has changed the balance, newest first: what was bought, given and taken, unless all is asked for, with
+    the balance after each; or give it as a table."""
+    kind = visit.request.query.get("kind", CHANGES)
+    asked = {} if kind in ("", EVERYTHING) else {"kind": kind}
+    given = {name: value for name, value in visit.request.query.items() if value and name != "kind"}
+    found = await list_transactions(visit.call, visit.query_of({**given, **asked}, TransactionsQuery))
     if isinstance(found, Table):
         return found
-    return View("transactions.html", {"page": found})
+    return View("transactions.html", {"page": found, "kind": kind or EVERYTHING, "kinds": KINDS})
 
 
 async def recharge(visit: Visit) -> View:
@@ -205,6 +252,12 @@ async def plan(visit: Visit) -> View:
     return View("plan.html", values)
 
 
+async def plan_prices(visit: Visit) -> View:
+    """Show the price list of a plan."""
+    found = await get_plan_prices(visit.call)
+    return View("models.html", {"models": found.data, "plan": found.name})
+
+
 async def choose(visit: Visit) -> web.Response:
     """Change to a plan: by an order, where there is no subscription yet."""
     found = await _chosen(visit)
@@ -214,7 +267,7 @@ async def choose(visit: Visit) -> web.Response:
         return visit.see("/plan", "plan-changed")
     key = f"console:{visit.typed('once')}:{plan_id}"
     body = visit.body(
-        NewCheckout, plan=plan_id, return_url=may_return(visit, "/plan"), save_method=True, idempotency_key=key
+        NewCheckout, plan=plan_id, return_url=may_return(visit, NEWEST), save_method=True, idempotency_key=key
     )
     return to_order(visit, (await checkout(visit.call, body)).order)
 
@@ -233,9 +286,11 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("POST", "/credit/method", save_method, scope=BILLING_SETUP, again=recharge),
     *page("/credit/auto-recharge", recharge, ("", put_recharge), scope=BILLING_READ, changes=BILLING_SETUP),
     Page("GET", "/credit/orders", orders, scope=BILLING_READ),
+    Page("GET", NEWEST, newest, scope=BILLING_READ),
     Page("GET", "/credit/orders/{order_id}", order, scope=BILLING_READ),
     Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
     Page("GET", "/credit/transactions", transactions, scope=BILLING_READ, csv=True),
     Page("GET", "/plan", plans, scope=BILLING_READ),
+    Page("GET", "/plan/{plan_id}/prices", plan_prices, scope=BILLING_READ),
     *page("/plan/{plan_id}", plan, ("", choose), scope=BILLING_READ, changes=BILLING_SETUP),
 )

@@ -106,9 +106,10 @@ def may_return(visit: Visit, path: str) -> str | None:
     return where if payments is not None and origin_of(where) in payments.flows.rules.origins else None
 
 
-def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
-    """Return what leads to the page of an order, which has the link to where it is paid."""
-    return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")
+def to_order(visit: Visit, order: OrderShape | None, back: str = "") -> web.Response:
+    """Return what leads to the page of an order, which has the link to where it is paid, and from there to the page
+    that it is bought for."""
+    return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}", back=back)
 
 
 def factor_typed(visit: Visit, name: str) -> dict[str, str]:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # Rules that are whole numbers: a new one has its field in the form, and its line on the page, by itself.
 NUMBERS: Final = {name: rule.option for name, rule in RULES.items() if rule.option.kind == "number"}
+# What is chosen where the scopes are none of the usual ones.
+CUSTOM: Final = "custom"
 # When the secret before a rotation ends, by seconds.
 GRACES: Final = (
     ("0", "at once"),
@@ -94,8 +96,12 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
     chosen = visit.form.getall("scope", []) if visit.form else kept
     offered = [(name, meaning) for name, meaning in SCOPES.items() if visit.may(name) or name in kept]
     offered += [(name, "") for name in kept if name not in SCOPES]
+    presets = _presets(visit)
+    now = next((name for name, (_, scopes) in presets.items() if sorted(scopes) == sorted(chosen)), CUSTOM)
     return {
         "key": key,
+        "presets": [(name, words) for name, (words, _) in presets.items()],
+        "preset": visit.typed("preset") or now,
         "scopes": [(name, meaning, name in chosen) for name, meaning in offered],
         "rows": quota_rows(visit, () if key is None else key.quotas),
         "numbers": [(name, option, key and getattr(key, name)) for name, option in NUMBERS.items()],
@@ -104,11 +110,29 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
     }
 
 
+def _presets(visit: Visit) -> dict[str, tuple[str, list[str]]]:
+    """Return what a key may be given at once: the words of each, and its scopes; none that the visitor lacks."""
+    own = [name for name in SCOPES if visit.may(name)]
+    ways = {
+        "calls": ("Call models, and see the balance", list(DEFAULT_SCOPES)),
+        "reads": ("See usage, money and keys, and change nothing", [name for name in own if name.endswith(":read")]),
+        "all": ("All that I may myself", own),
+    }
+    return {
+        name: (words, found) for name, (words, scopes) in ways.items() if (found := [s for s in scopes if s in own])
+    }
+
+
+def _scopes(visit: Visit) -> list[str]:
+    preset = _presets(visit).get(visit.typed("preset"))
+    return sorted(visit.form.getall("scope", []) if preset is None else preset[1])
+
+
 def _typed(visit: Visit) -> dict[str, Any]:
     """Return the rules of a form as the API takes them; None clears."""
     return {
         "name": visit.field("name"),
-        "scopes": sorted(visit.form.getall("scope", [])),
+        "scopes": _scopes(visit),
         "models": texts(visit.typed("models")) or None,
         "quotas": quotas_typed(visit) or None,
         **{name: _number(visit, name) for name in NUMBERS},

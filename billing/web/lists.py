@@ -190,4 +190,4 @@ async def named(visit: Visit, view: View) -> View:
     return View(view.template, {**view.values, "names": names}, view.status)
 
 
-LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html")
+LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html", "operator_revenue.html")

@@ -21,6 +21,7 @@ from billing.api.organizations import (
     remove_member,
     resend_invitation,
     revoke_invitation,
+    see_invitation,
     set_member_quotas,
     transfer_ownership,
     update_member,
@@ -45,8 +46,8 @@ NOTICES.update(
         "member-removed": "They are no member any more, and their keys of this organization are revoked.",
         "left": "You have left that organization.",
         "transferred": "The organization has another owner now.",
-        "joined": "You belong to this organization now: choose it at the top.",
-        "founded": "The organization is founded, with an account of its own: choose it at the top.",
+        "joined": "You belong to this organization now: these are its pages.",
+        "founded": "The organization is founded, with an account of its own: these are its pages.",
     }
 )
 _WORDS: Final[Mapping[Role, str]] = {
@@ -113,14 +114,31 @@ def _new_owner(visit: Visit) -> Transfer:
 
 
 async def invitation(visit: Visit) -> View:
-    """Show the button that accepts an invitation: to look at it does nothing."""
-    return View("invitation.html", {"token": visit.request.match_info["token"]})
+    """Show who invites which address to what, and the button that accepts it, or where to sign in for it: to look at it
+    does nothing."""
+    return View("invitation.html", {"seen": await see_invitation(visit.call), "here": visit.path})
+
+
+async def accept(visit: Visit) -> web.Response:
+    """Accept an invitation: the pages are about its organization then."""
+    return await _chosen(visit, (await accept_invitation(visit.call)).id, "joined")
+
+
+async def found(visit: Visit) -> web.Response:
+    """Found an organization: the pages are about it then."""
+    made = await create_organization(visit.call, visit.body(NewOrganization, name=visit.field("name") or ""))
+    return await _chosen(visit, made.id, "founded")
+
+
+async def _chosen(visit: Visit, org_id: str, notice: str) -> web.Response:
+    if visit.caller.session_id is not None:
+        await visit.services.browsers.choose(visit.caller.session_id, org_id)
+    return visit.see("/", notice)
 
 
 _MEMBER: Final = "/members/{user_id}"
 _INVITE: Final = does(create_invitation, "/members", "invited", filled(NewInvitation, email="", role="member"))
 _RENAME: Final = does(update_organization, "/members", "saved", filled(OrganizationPatch, name=""))
-_FOUND: Final = does(create_organization, "/", "founded", filled(NewOrganization, name=""))
 _TRANSFER: Final = does(transfer_ownership, "/members", "transferred", _new_owner)
 ROUTES: Final[tuple[Page, ...]] = (
     *page(
@@ -143,6 +161,7 @@ ROUTES: Final[tuple[Page, ...]] = (
     ),
     Page("POST", f"{_MEMBER}/remove", remove, scope=MEMBERS_READ, again=member),
     Page("POST", f"{_MEMBER}/transfer", _TRANSFER, scope=ORG_TRANSFER, again=member),
-    *page("/organizations/new", shows("organization_new.html"), ("", _FOUND), who=Who.person),
-    *page("/invitations/{token}", invitation, ("", does(accept_invitation, "/", "joined")), who=Who.person),
+    *page("/organizations/new", shows("organization_new.html"), ("", found), who=Who.person),
+    Page("GET", "/invitations/{token}", invitation, Who.anyone),
+    Page("POST", "/invitations/{token}", accept, Who.person, again=invitation),
 )

@@ -14,10 +14,13 @@ from billing.api.accounts import (
 )
 from billing.api.credit import list_lots
 from billing.api.requests import encode_cursor, page_asked
+from billing.errors import StoreError
 from billing.money import format_usd
+from billing.pages import MAX_LIMIT
 from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
 from billing.schemas.credit import LotsQuery
 from billing.schemas.usage import TransactionShape
+from billing.web.credit import CHANGES, KINDS
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 
@@ -56,6 +59,19 @@ _TRANSACTIONS: Final = (
     Column("Request", "request_id", "code", "/operator/requests/{request_id}"),
     Column("Note", "note"),
 )
+_MEMBERS: Final = (
+    Column("Person", "user_id", "name", "/operator/people/{user_id}"),
+    Column("E-mail", "email"),
+    Column("Role", "role"),
+    Column("Since", "created_at", "time"),
+)
+_ORDERS: Final = (
+    Column("Time", "created_at", "time"),
+    Column("Order", "id", "code", "/operator/payments/orders/{id}"),
+    Column("For", "kind"),
+    Column("Amount", "amount_nano", "money"),
+    Column("Status", "status", "state"),
+)
 _WINDOWS: Final = (
     Column("Of", "subject"),
     Column("Window", "window"),
@@ -83,7 +99,8 @@ async def accounts(visit: Visit) -> View:
     states = (("", "any"), *((each, each.replace("_", " ")) for each in STATUSES))
     filters = Field("search", "Name or id", "search"), Field("status", "Status", options=states)
     table = Listed("Newest first", _COLUMNS, found.data, found.next_cursor, empty="No account is like that.")
-    return listed("Accounts", table, filters=filters)
+    tabs = ("Accounts", "/operator/accounts"), ("Create an account", "/operator/accounts/new")
+    return listed("Accounts", table, filters=filters, tabs=tabs)
 
 
 async def account(visit: Visit) -> View:
@@ -96,12 +113,18 @@ async def account(visit: Visit) -> View:
     lots = await list_lots(call, LotsQuery(limit=LAST))
     changes = await services.reports.transactions(shown.id, LAST)
     windows = await services.windows(shown.id)
+    organization = await services.organizations.of_account(shown.id)
+    members = () if organization is None else (await services.members.page(organization.id, LAST)).items
+    payments = services.payments
+    orders = () if payments is None else (await payments.orders.page(LAST, account_id=shown.id)).items
     here = f"/operator/accounts/{shown.id}"
     figures = (
         Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
         Figure("Held", live.held_nano, "money", "by requests that run now"),
         Figure("Available", free_nano + row.credit_limit_nano, "money", "with its credit limit"),
         Figure("Timeline", "all changes", path=f"{here}/transactions"),
+        Figure("Usage", "margin", path="/operator/margin?by=account"),
+        Figure("Payments", "all", path=f"/operator/payments?account_id={shown.id}"),
         Figure("Requests", "all", path=f"/operator/requests?account_id={shown.id}"),
         Figure("Keys", "all", path=f"/operator/keys?account_id={shown.id}"),
     )
@@ -111,15 +134,31 @@ async def account(visit: Visit) -> View:
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
+        Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
+        Listed("Last orders", _ORDERS, orders, empty="It has ordered nothing."),
         Listed(
             "Last changes",
             _TRANSACTIONS,
             [TransactionShape.of_transaction(each, with_cost=True) for each in changes.items],
         ),
-        intro=_explained(shown, live.balance_nano, live.held_nano),
+        intro=_explained(shown, live.balance_nano, live.held_nano) + await _refused_today(visit, shown.id),
         figures=figures,
         forms=_forms(visit, shown, here),
     )
+
+
+async def _refused_today(visit: Visit, account_id: str) -> str:
+    """Return how many of an account's requests were refused today, of those that are kept; nothing: none."""
+    midnight_ms = int(visit.now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()) * 1000
+    try:
+        found = await visit.services.refused.newest(MAX_LIMIT, account_id=account_id)
+    except StoreError:
+        return ""
+    today = [each for each in found if each.at_ms >= midnight_ms]
+    if not today:
+        return ""
+    more = "At least " if len(today) == MAX_LIMIT else ""
+    return f" {more}{len(today):,} of its requests were refused today, the last as {today[0].code}."
 
 
 def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:
@@ -142,6 +181,9 @@ def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:
     return "Active: requests are admitted."
 
 
+_SEEING: Final = "The pages as a viewer of its organization has them, to look alone. It is in the audit log."
+
+
 def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
     amount = Field("amount_usd", "Amount (USD)", hint="a decimal such as 12.50", required=True)
     key = {"idempotency_key": visit.typed("idempotency_key") or visit.services.new_id()}
@@ -149,6 +191,7 @@ def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
     status = tuple((each, each.replace("_", " ")) for each in STATUSES)
     against = (("write_off", "what is written off"), ("revenue", "revenue"))
     return (
+        Form("See as customer", f"{here}/see", "See it", hint=_SEEING),
         Form("Grant credit", f"{here}/grant", "Grant", (amount, note), hidden=key),
         Form("Refund a charge", f"{here}/refund", "Refund", (amount, note), hidden=key),
         Form(
@@ -223,12 +266,17 @@ async def timeline(visit: Visit) -> View:
     """Show all changes of a balance, with what it was after each."""
     shown = await get_account(visit.call)
     limit, after = page_asked(visit.query(LotsQuery))
-    found = await visit.services.reports.transactions(shown.id, limit, after)
+    kind, reports = visit.request.query.get("kind", ""), visit.services.reports
+    if kind:
+        found = await reports.changes(shown.id, limit, after, None if kind == CHANGES else [kind])
+    else:
+        found = await reports.transactions(shown.id, limit, after)
     rows = [TransactionShape.of_transaction(each, with_cost=True) for each in found.items]
     table = Listed(
         "Newest first", _TRANSACTIONS, rows, encode_cursor(found.next_after), empty="Nothing has happened yet."
     )
-    return listed(f"Timeline of {shown.name}", table, intro=f"Account {shown.id}.")
+    kinds = Field("kind", "Kind", options=(("", "all"), *KINDS[:-1]))
+    return listed(f"Timeline of {shown.name}", table, intro=f"Account {shown.id}.", filters=(kinds,))
 
 
 ROUTES: Final[tuple[Page, ...]] = (

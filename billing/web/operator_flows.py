@@ -19,6 +19,7 @@ from billing.schemas.base import PageQuery
 from billing.schemas.system import AssignBody, JobShape, ParkedExportsQuery, RetryExport, SubjectsQuery
 from billing.schemas.webhooks import DeliveryShape, EndpointShape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
+from billing.web.operator_making import once
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -164,10 +165,21 @@ async def webhooks(visit: Visit) -> View:
         _ENDPOINTS,
         shown,
         encode_cursor(found.next_after),
-        empty="There is none. NOTIFICATION_WEBHOOK names one in the environment, the API makes others:",
-        command='curl -X POST $URL/api/admin/webhooks/endpoints -H "X-Admin-Key: $ADMIN_API_KEY" -d \'{"url": ...}\'',
+        empty="There is none. NOTIFICATION_WEBHOOK names one in the environment; others are made here.",
     )
-    return listed("Webhooks", table)
+    fields = (
+        Field("url", "Address", required=True, hint="https, reachable from this gateway"),
+        Field("description", "What it is"),
+    )
+    form = Form("Add a webhook", "/operator/webhooks", "Add", fields, "Its secret is shown once, on the next page.")
+    return listed("Webhooks", table, forms=(form,))
+
+
+async def make_webhook(visit: Visit) -> View:
+    """Make an endpoint of the operators', and show its secret, this once."""
+    url, description = visit.field("url") or "", visit.field("description") or ""
+    made = await visit.services.endpoints.create(None, url, None, description, actor=visit.call.actor)
+    return once(f"Webhook to {made.url}", made.secret, f"/operator/webhooks/{made.id}", "Its deliveries")
 
 
 async def webhook(visit: Visit) -> View:
@@ -205,6 +217,7 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/operator/exports", exports, Who.operator),
     Page("POST", "/operator/exports/{export}/retry", retry, Who.operator, again=exports),
     Page("GET", "/operator/webhooks", webhooks, Who.operator),
+    Page("POST", "/operator/webhooks", make_webhook, Who.operator, again=webhooks),
     Page("GET", "/operator/webhooks/{endpoint_id}", webhook, Who.operator),
     Page("POST", "/operator/webhooks/{endpoint_id}/test", test, Who.operator, again=webhook),
     Page("POST", "/operator/webhooks/{endpoint_id}/{delivery_id}/again", again, Who.operator, again=webhook),

@@ -260,7 +260,7 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     """Return a tile of the steps of both periods."""
     amounts = [series.read(each) for each in steps]
     now, before = amounts[span.steps :], amounts[: span.steps]
-    rise = _rise(sum(now[:-1]), sum(before[:-1]))  # of steps that are over
+    rise = rise_of(sum(now[:-1]), sum(before[:-1]))  # of steps that are over
     say = usd_text if series.kind == "money" else "{:,}".format
     labels = [f"{_step_text(each, span)}: {say(amount)}" for each, amount in zip(steps[span.steps :], now, strict=True)]
     mood = "" if not rise or series.good is None else "good" if (rise > 0) == series.good else "bad"
@@ -269,7 +269,7 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     return Tile(series.label, sum(now), series.kind, change, mood, trend(now, labels), href)
 
 
-def _rise(now: int, before: int) -> int | None:
+def rise_of(now: int, before: int) -> int | None:
     """Return by how many percent something has risen, rounded; None where it came from nothing."""
     return None if before <= 0 else ((now - before) * 200 + before) // (2 * before)
 

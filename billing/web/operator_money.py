@@ -42,7 +42,10 @@ NOTICES.update(
     }
 )
 TABS: Final = (
+    ("Revenue", "/operator/payments/revenue"),
     ("Charges", "/operator/payments"),
+    ("Refunds and disputes", "/operator/payments/returns"),
+    ("Subscriptions", "/operator/payments/subscriptions"),
     ("Orders", "/operator/payments/orders"),
     ("Not credited", "/operator/payments/parked"),
     ("Events", "/operator/payments/events"),
@@ -62,6 +65,9 @@ _CHARGES: Final = (
     Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
     Column("Payment at the provider", "id", "code"),
 )
+# Of payments that have failed, in place of what was paid and went back.
+_TRIED: Final = Column("Amount", "amount_usd", "money")
+_WHY: Final = Column("Why", "reason", "state")
 _STATUSES: Final = ("open", "paid", "credited", "failed", "expired", "refunded", "disputed", "parked")
 _ORDERS: Final = (
     Column("Time", "created_at", "time"),
@@ -111,7 +117,7 @@ _DIFFERENCES: Final = (
     Column("Difference", "difference"),
 )
 _PLANS: Final = (
-    Column("Plan", "name"),
+    Column("Plan", "name", "text", "/operator/plans/{id}"),
     Column("Id", "id", "code"),
     Column("A month", "price_usd", "money"),
     Column("Included credit", "included_credit_usd", "money"),
@@ -119,6 +125,16 @@ _PLANS: Final = (
     Column("At once", "max_parallel_requests"),
     Column("Models", "models"),
     Column("Upgrade", "upgrade_to"),
+)
+# What a plan's own page has, of `billing.plans.Plan`.
+PLAN_FACTS: Final = (
+    Column("Id", "id", "code"),
+    Column("A month", "price_nano", "money"),
+    Column("Included credit", "included_credit_nano", "money"),
+    Column("Users", "users"),
+    Column("At once", "max_parallel_requests"),
+    Column("Upgrade", "upgrade_to"),
+    Column("Price at Stripe", "stripe_price", "code"),
 )
 _MARGINS: Final = (
     Column("Requests", "events", "count"),
@@ -138,10 +154,14 @@ async def charges(visit: Visit) -> View:
     found = await list_charges(visit.call, visit.query(ChargesQuery))
     filters = (
         Field("account_id", "Account", "search", picks="account"),
+        Field("status", "Which", options=(("paid", "paid"), ("failed", "failed"))),
         Field("since", "From", "date"),
         Field("until", "Until", "date", hint="the day after the last one"),
     )
-    table = Listed("Newest first", _CHARGES, found.data, found.next_cursor, empty="Nobody has paid anything then.")
+    failed = visit.request.query.get("status") == "failed"
+    columns = (*_CHARGES[:4], _TRIED, _WHY, *_CHARGES[7:]) if failed else _CHARGES
+    empty = "No payment has failed then." if failed else "Nobody has paid anything then."
+    table = Listed("Newest first", columns, found.data, found.next_cursor, empty=empty)
     return listed("Payments", table, filters=filters, tabs=TABS)
 
 

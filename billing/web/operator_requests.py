@@ -143,7 +143,8 @@ async def keys(visit: Visit) -> View:
         among=(None,),
     )
     table = Listed("Newest first; spent in this month (UTC)", _KEYS, rows, found.next_cursor, (revoke,))
-    return listed("Keys", table, filters=(Field("account_id", "Account", "search", picks="account"),))
+    tabs = ("Keys", "/operator/keys"), ("Create a key", "/operator/keys/new")
+    return listed("Keys", table, filters=(Field("account_id", "Account", "search", picks="account"),), tabs=tabs)
 
 
 async def revoke(visit: Visit) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
@@ -11,7 +12,7 @@ from billing.api.remaining import balance_of
 from billing.api.usage import get_billing_summary, list_events
 from billing.ledger.sums import total
 from billing.money import parse_usd
-from billing.permissions import BILLING_READ
+from billing.permissions import BILLING_READ, KEYS_READ, KEYS_WRITE
 from billing.schemas.usage import EventQuery
 from billing.web.pages import Page, View, Visit, Who, key_names
 from billing.web.render import usd_text
@@ -49,6 +50,7 @@ async def first(visit: Visit) -> View | web.Response:
     events = cast("Listing[EventShape]", await list_events(call, EventQuery(limit=LAST)))
     keys = [each.key_id for each in events.data] + [each.subject_id for each in month.budgets or ()]
     values = {
+        "begun": await _begun(visit, has_requests=bool(events.data), has_credit=left_nano > 0),
         "balance": balance,
         "month": month,
         "status": status,
@@ -61,6 +63,31 @@ async def first(visit: Visit) -> View | web.Response:
         "url": visit.services.browsers.rules.url,
     }
     return View("overview.html", values)
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A step of beginning, whether it is done, and the page where it is."""
+
+    said: str
+    done: bool
+    path: str
+
+
+async def _begun(visit: Visit, *, has_requests: bool, has_credit: bool) -> list[Beginning]:
+    """Return the steps of beginning, as they stand; none once a request was served: somebody who has begun needs no
+    list."""
+    if has_requests or visit.seeing:
+        return []
+    services, account_id = visit.services, visit.account_id
+    keys = (await services.keys.page(account_id, 1)).items if visit.may(KEYS_READ) else ()
+    steps = []
+    if visit.may(KEYS_READ):
+        steps.append(Beginning("Create a key", bool(keys), "/keys/new" if visit.may(KEYS_WRITE) else "/keys"))
+    steps.append(Beginning("Get credit", has_credit, "/credit"))
+    steps.append(Beginning("Send the first request", False, "/quickstart"))
+    factor = (await services.users.get(visit.caller.id)).second_factor
+    return [*steps, Beginning("Protect your sign-in by an authenticator app", factor, "/security")]
 
 
 def _next(

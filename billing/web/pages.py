@@ -70,6 +70,7 @@ OPERATOR: Final = (
     ("Margin", "/operator/margin"),
     ("Prices", "/operator/prices"),
     ("Plans", "/operator/plans"),
+    ("Coupons", "/operator/coupons"),
     ("Providers", "/operator/providers"),
     ("People", "/operator/people"),
     ("Audit", "/operator/audit"),
@@ -187,7 +188,9 @@ def is_operator(caller: Caller) -> bool:
 @dataclass(slots=True)
 class Visit:
     """A request for a page, and who makes it. `account` is that of the person's organization; `form` what was sent,
-    `problem` why it was refused, and `wrong` the field that this is about."""
+    `problem` why it was refused, and `wrong` the field that this is about. `seeing`: an operator looks at it as a
+    customer. `own_zone` is the person's time zone,
+    `badges` what stands beside links of the navigation, by their paths."""
 
     request: web.Request
     services: Services
@@ -198,6 +201,9 @@ class Visit:
     form: MultiDictProxy[str] = field(default_factory=lambda: MultiDictProxy(MultiDict()))
     problem: str | None = None
     wrong: str | None = None
+    own_zone: str | None = None
+    seeing: bool = False
+    badges: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def call(self) -> Call:
@@ -235,8 +241,9 @@ class Visit:
 
     @property
     def zone(self) -> ZoneInfo:
-        """Return the time zone that times are shown in: the one of the address, else the account's, else UTC."""
-        own = zone_of((self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
+        """Return the time zone that times are shown in: the one of the address, else the person's own,
+        else the account's, else UTC."""
+        own = zone_of(self.own_zone or (self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
         try:
             return zone_of(self.request.query.get("tz") or own.key)
         except TimeError:  # which the page that takes it refuses
@@ -285,7 +292,12 @@ class Visit:
     def query(self, model: type[Q], **fixed: str) -> Q:
         """Return the query string as a shape of the API; empty fields are left out, and a page has at most `MOST_ROWS`
         rows. Raises `BadRequest`."""
-        given = {name: value for name, value in self.request.query.items() if value}
+        return self.query_of({name: value for name, value in self.request.query.items() if value}, model, **fixed)
+
+    def query_of(self, given: Mapping[str, str], model: type[Q], **fixed: str) -> Q:
+        """Return parameters of one's own as a shape of the API, with as many rows as a page has. Raises
+        `BadRequest`."""
+        given = dict(given)
         if given.get("limit", "").isdecimal() and not self.wants_csv:
             given["limit"] = str(min(int(given["limit"][:9]), MOST_ROWS))
         return query_of({**given, **fixed}, model)

@@ -24,7 +24,7 @@ from msgspec import json
 from billing.money import NANO_PER_USD, format_usd, parse_usd
 from billing.permissions import RANK
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit
+from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,6 +153,8 @@ def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[t
 
 def _led(page: Page, visit: Visit) -> bool:
     """Return whether somebody is led to a page: the first one is about an organization, where there is one."""
+    if visit.seeing and page.who is Who.person:  # pages about oneself, which an operator has as themself
+        return False
     return page.admits(visit.caller) and (page.path != "/" or visit.account is not None or not visit.operator)
 
 

@@ -14,8 +14,6 @@ from billing.api.requests import BadRequest, NotFound
 from billing.api.route import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
-from billing.ledger.explanations import FACTOR_DECIMALS
-from billing.money import decimal
 from billing.pages import DEFAULT_LIMIT
 from billing.permissions import BILLING_READ, KEYS_READ
 from billing.quotas import names_model
@@ -164,8 +162,7 @@ async def models(visit: Visit) -> View:
     """Show the models that the account's plan has, with the prices that it pays."""
     plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
     found = [each for each in visit.services.models(plan) if plan is None or names_model(plan.models, each.id)]
-    markup = plan.markup_scaled if plan is not None and visit.call.sees_cost else 0
-    return View("models.html", {"models": found, "markup": decimal(markup, FACTOR_DECIMALS) if markup else None})
+    return View("models.html", {"models": found, "plan": None if plan is None else plan.name})
 
 
 async def quickstart(visit: Visit) -> View:

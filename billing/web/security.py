@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import segno
+from markupsafe import Markup
+
 from billing.api.oversight import list_own_audit
 from billing.api.people import (
     change_email,
@@ -91,7 +94,13 @@ async def again_address(visit: Visit) -> View:
 async def enrol(visit: Visit) -> View:
     """Make the secret of an authenticator app, and show it with where its first code is typed in."""
     made = await enrol_totp(visit.call, visit.body(PasswordShown, password=visit.typed("totp_password") or None))
-    return View("totp.html", {"secret": made.secret, "uri": made.uri})
+    return View("totp.html", {"secret": made.secret, "uri": made.uri, "picture": _picture(made.uri)})
+
+
+def _picture(text: str) -> Markup:
+    """Return a text as a QR code: paths alone, which the policy of the pages allows."""
+    code = segno.make(text, error="m", micro=False)
+    return Markup(code.svg_inline(border=4, dark="#000", light="#fff", omitsize=True, svgclass="qr", lineclass=None))  # noqa: S704
 
 
 async def confirm(visit: Visit) -> View:
@@ -113,6 +122,10 @@ async def audit(visit: Visit) -> View:
     names = await visit.services.audit.names(ids, visit.account_id)
     filters = {name: asked.get(name, "") for name in FILTERS}
     return View("audit.html", {"page": page, "names": names, "filters": filters})
+
+
+def _zone(visit: Visit) -> ProfilePatch:
+    return ProfilePatch(tz=visit.field("tz"))
 
 
 def _removal(visit: Visit) -> TotpRemoval:
@@ -139,11 +152,12 @@ ROUTES: Final[tuple[Page, ...]] = (
         who=Who.person,
     ),
     _own("/security/name", does(update_me, "/security", "saved", filled(ProfilePatch, name=""))),
+    _own("/security/zone", does(update_me, "/security", "saved", _zone)),
     _own("/security/password", does(change_password, "/security", "password-changed", _password)),
     _own("/security/address", ask_address),
     _own("/security/address/confirm", does(confirm_email, "/security", "address-changed", _NEW_ADDRESS), again_address),
     _own("/security/totp", enrol),
-    _own("/security/totp/confirm", confirm, shows("totp.html", secret="", uri="")),
+    _own("/security/totp/confirm", confirm, shows("totp.html", secret="", uri="", picture="")),
     _own("/security/totp/recovery-codes", renew_codes),
     _own("/security/totp/remove", does(remove_totp, "/security", "totp-removed", _removal)),
     Page("GET", "/security/audit", audit, scope=AUDIT_READ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from billing.accounts.grants import Grants
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
@@ -19,6 +20,8 @@ from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.tokens import SigningKeys, TokenRules
 from billing.identity.users import Found, Subjects, Users
+from billing.identity.welcome import Welcome
+from billing.money import parse_usd
 from billing.pages import new_id
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
@@ -65,8 +68,10 @@ def make_identity(
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
     defaults, frontend_url = settings.defaults, settings.frontend_url
-    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan)
-    users = Users(database, new_id, settings.identity.approval)
+    plan = defaults.accounts.default_plan
+    founder = _founder(plan) if defaults.organizations.personal_organizations else _nothing
+    welcome = Welcome(Grants(database, effects, new_id), parse_usd(defaults.organizations.welcome_credit_usd))
+    users = Users(database, new_id, settings.identity.approval, welcome)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
@@ -91,7 +96,7 @@ def make_identity(
         sessions=sessions,
         browsers=Browsers(database, new_id, revealed(settings.admin_api_key), browser_rules(settings), admits),
         oidc=_oidc_sign_in(settings, ask, sessions, subjects),
-        organizations=Organizations(database, new_id, plan, defaults.organizations),
+        organizations=Organizations(database, new_id, plan, defaults.organizations, welcome),
         members=Members(database, effects, defaults.organizations.organizations_per_user),
         invitations=Invitations(
             database,
@@ -158,6 +163,10 @@ def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
 def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
     """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
     return name not in providers or providers[name].admits(domain)
+
+
+async def _nothing(connection: Connection, user_id: str, name: str, actor: Actor) -> None:
+    """Make no organization for who registers: they found one, or are invited to one."""
 
 
 def _founder(plan: str) -> Found:

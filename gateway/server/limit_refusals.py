@@ -179,12 +179,13 @@ def _balance(billing: Mapping[str, object]) -> dict[str, str]:
 def _billing(
     principal: Principal, links: Links, available_nano: int | None, required_nano: int | None
 ) -> dict[str, object]:
+    pays = principal.status in ("active", "past_due")  # no payment makes another account active again
     return {
         "status": principal.status,
         "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),
         "required_usd": None if required_nano is None else format_usd(required_nano),
-        "setup_url": links.setup_url,
-        "next": links.next,
+        "setup_url": links.setup_url if pays else None,
+        "next": links.next if pays else None,
     }
 
 

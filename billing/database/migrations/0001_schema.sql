@@ -719,6 +719,7 @@ CREATE TABLE users (
     email text UNIQUE CHECK (email = lower(email)),
     email_verified_at timestamptz,
     name text NOT NULL DEFAULT '',
+    tz text,
     password_hash text,
     status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'active', 'disabled')),
     operator boolean NOT NULL DEFAULT false,
@@ -732,6 +733,7 @@ CREATE TABLE users (
 CREATE INDEX users_mailed ON users (email text_pattern_ops);
 CREATE INDEX users_named ON users (lower(name) text_pattern_ops);
 CREATE INDEX users_begins ON users (id text_pattern_ops);
+COMMENT ON COLUMN users.tz IS 'The time zone that pages show times in; null: that of the account.';
 COMMENT ON COLUMN users.status IS 'pending: registered, and not let in yet by the approval policy.';
 COMMENT ON COLUMN users.totp_last_step IS 'The last time step whose code was taken: no code is taken twice (RFC 6238, 5.2).';
 COMMENT ON COLUMN users.tokens_valid_from IS 'Tokens that were issued before are refused: all were revoked, or the password changed.';
@@ -1013,6 +1015,22 @@ COMMENT ON COLUMN payment_objects.asked IS
     'never follows a newer one.';
 CREATE INDEX payment_objects_account ON payment_objects (account_id, kind, created_at);
 CREATE INDEX payment_objects_payments ON payment_objects (created_at, id) WHERE kind = 'payment';
+CREATE INDEX payment_objects_refunded ON payment_objects (id) WHERE kind = 'payment' AND state -> 'refunds' <> '[]';
+CREATE INDEX payment_objects_disputed ON payment_objects (id) WHERE kind = 'payment' AND state -> 'disputes' <> '[]';
+
+-- What went back to payers: each refund that was not taken back, and each movement of a dispute (below zero: it came
+-- back), when it happened.
+CREATE VIEW payment_returns AS
+SELECT p.provider, p.id AS payment_id, p.account_id, p.order_id, p.state ->> 'currency' AS currency,
+    'refund' AS kind, r ->> 'id' AS id, r ->> 'status' AS status, (r ->> 'amount_cents')::bigint AS cents,
+    (r ->> 'created_at')::timestamptz AS created_at
+FROM payment_objects p, jsonb_array_elements(p.state -> 'refunds') AS r
+WHERE p.kind = 'payment' AND p.state -> 'refunds' <> '[]' AND r ->> 'status' NOT IN ('failed', 'canceled')
+UNION ALL
+SELECT p.provider, p.id, p.account_id, p.order_id, p.state ->> 'currency',
+    'dispute', m ->> 'id', d ->> 'status', -(m ->> 'amount_cents')::bigint, (m ->> 'created_at')::timestamptz
+FROM payment_objects p, jsonb_array_elements(p.state -> 'disputes') AS d, jsonb_array_elements(d -> 'movements') AS m
+WHERE p.kind = 'payment' AND p.state -> 'disputes' <> '[]';
 
 CREATE TABLE payment_movements (
     provider text NOT NULL,
@@ -1140,6 +1158,19 @@ CREATE TABLE subscriptions (
 COMMENT ON COLUMN subscriptions.plan IS 'Ours of that price; null: the price is of no plan, and was never of one.';
 COMMENT ON COLUMN subscriptions.past_due_since IS 'When we first saw that it is not paid, while it is not.';
 COMMENT ON COLUMN subscriptions.asked IS 'Counted on before each change that we ask for: part of its idempotency key.';
+
+-- What subscriptions bring a month, from each change on.
+CREATE TABLE subscription_changes (
+    provider text NOT NULL,
+    id text NOT NULL,
+    created_at timestamptz NOT NULL,
+    plan text,
+    mrr_nano bigint NOT NULL CHECK (mrr_nano >= 0),
+    PRIMARY KEY (provider, id, created_at)
+);
+COMMENT ON COLUMN subscription_changes.mrr_nano IS
+    'The price of the plan when it came into force; 0: nothing is paid for it any more.';
+CREATE INDEX subscription_changes_created ON subscription_changes (created_at);
 CREATE INDEX subscriptions_account ON subscriptions (account_id, created_at);
 CREATE INDEX subscriptions_past_due ON subscriptions (past_due_since) WHERE past_due_since IS NOT NULL;
 

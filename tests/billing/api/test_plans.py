@@ -31,7 +31,10 @@ async def test_status_and_features_of_an_account(services, billing):
         account, key = await api.customer(scopes=["billing:read", "billing:setup"])
         status = (await api.get(key["key"], "/billing/status")).json
         assert (status["state"], status["status"], status["next"]) == ("billing_required", "active", None)
-        assert status["guidance"] == "There is no credit: ask whoever runs this gateway for some."
+        assert (
+            status["guidance"]
+            == "You're out of credit, so that requests are refused: ask whoever runs this gateway for some."
+        )
         assert status["upgrade"] == {
             "plan": "starter",
             "name": "Starter",

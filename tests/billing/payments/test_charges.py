@@ -37,11 +37,11 @@ async def buy_credit(shop: Shop, usd: str, key: str) -> str:
     return order.url
 
 
-async def recharged(shop: Shop, settled: Callable[[], Awaitable[object]]) -> None:
+async def recharged(shop: Shop, settled: Callable[[], Awaitable[object]], key: str = "debits") -> None:
     """Have the account's saved card charged because its balance is low."""
     account = await shop.billing.accounts.get(shop.account_id)
     await shop.payments.recharges.put(shop.account_id, Wish(True, parse_usd("5"), 2500, 100_000), actor=audit.ADMIN)
-    await shop.billing.grants.adjust(shop.account_id, -account.balance_nano, "used", "debits")
+    await shop.billing.grants.adjust(shop.account_id, -account.balance_nano, key, "used")
     await shop.payments.auto_recharge.round()
     await settled()
 

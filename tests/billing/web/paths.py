@@ -4,6 +4,7 @@ GIVEN = {"secret": "no-such-link", "provider": "none"}
 NAMES = (
     "account_id",
     "budget_id",
+    "coupon_id",
     "delivery_id",
     "endpoint_id",
     "event_id",

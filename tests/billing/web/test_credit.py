@@ -13,7 +13,7 @@ from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES
-from tests.billing.web.support import press
+from tests.billing.web.support import fields, press
 
 NANO = 10**9
 
@@ -57,7 +57,8 @@ async def test_credit_is_bought_and_appears_by_itself(console, payments):
     assert "data-live" in shown.text
     assert link[1] not in (await console.get(path, "viewer")).text
     view = await payments.acts.view(link[1].rpartition("/")[2])
-    assert "/console/credit/orders" in repr(view)
+    assert "/console/credit/orders/newest" in repr(view)  # which leads back to this order
+    assert (await console.get("/credit/orders/newest", "admin")).location.removeprefix("../..") == path
     await press(payments, link[1], "decline")
     assert "insufficient funds" in (await console.get(path, "admin")).words
     await press(payments, link[1], "approve")
@@ -105,8 +106,99 @@ async def test_each_transaction_has_the_balance_after_it(console):
     for each in reversed(everything):
         running += parse_usd(each["amount_usd"])
         expected[:0] = [each["amount_usd"], format_usd(running)]
-    assert (await console.get("/credit/transactions", "viewer")).values == expected
-    first = await console.get("/credit/transactions?limit=4", "viewer")
+    assert (await console.get("/credit/transactions?kind=all", "viewer")).values == expected
+    first = await console.get("/credit/transactions?kind=all&limit=4", "viewer")
     cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
-    second = await console.get(f"/credit/transactions?limit=5&cursor={cursor[1]}", "viewer")
+    second = await console.get(f"/credit/transactions?kind=all&limit=5&cursor={cursor[1]}", "viewer")
     assert first.values + second.values == expected
+
+
+async def test_transactions_are_by_kind_and_what_was_bought_comes_first(console, payments):
+    billing, account_id = console.billing, console.organization.account_id
+    await sync_prices(billing.database, PRICES)
+    await billing.grants.grant(account_id, 5 * NANO, "gift", "a gift")
+    await billing.grants.adjust(account_id, -NANO, "less", "mended")
+    await billing.debit(account_id, "key", Usage(input_tokens=1000, output_tokens=10))
+    link = await bought(console, "25")
+    await press(payments, link, "approve")
+    first = await console.get("/credit/transactions", "viewer")
+    assert first.values == ["25.00", "-1.00", "5.00"]  # usage is a click away
+    assert (await console.get("/credit/transactions?kind=purchase", "viewer")).values == ["25.00"]
+    assert (await console.get("/credit/transactions?kind=grant", "viewer")).values == ["5.00"]
+    listed = await console.api("/account/transactions", "viewer", kind="changes", limit="2")
+    assert [(each["kind"], each["balance_usd"]) for each in listed["data"]] == [
+        ("purchase", None),
+        ("adjustment", None),
+    ]
+    cursor = listed["next_cursor"]
+    rest = (await console.api("/account/transactions", "viewer", kind="changes", limit="2", cursor=cursor))["data"]
+    assert [each["kind"] for each in rest] == ["grant"]
+    table = await console.get("/credit/transactions?kind=purchase&format=csv", "viewer")
+    assert table.text.count("\r\n") == 2
+
+
+async def bought(console, usd: str, **more: str) -> str:
+    """Begin an order, and return where it is paid."""
+    page = await console.get("/credit", "owner", params=more)
+    form = {**dict(fields(page, "/credit/buy")), "amount_usd": usd}
+    sent = await console.post("/credit/buy", "owner", form)
+    path = sent.location.removeprefix("..")
+    shown = await console.get(path, "owner")
+    return re.search(r'class="button main" href="([^"]+)"', shown.text)[1]
+
+
+async def test_a_receipt_has_what_was_paid_its_tax_and_the_providers_documents(console, payments):
+    await press(payments, await bought(console, "25"), "approve")
+    account_id = console.organization.account_id
+    state = """UPDATE payment_objects SET state = state || $1 WHERE kind = 'payment'"""
+    more = {"total_cents": 2975, "receipt_url": "https://pay.example.com/receipt/1", "invoice_id": "in_1"}
+    await console.billing.database.execute(state, more)
+    bill = {"amount_cents": 2500, "total_cents": 2975, "number": "MG-0001", "status": "paid", "id": "in_1"}
+    bill |= {"hosted_url": "https://pay.example.com/in_1", "pdf_url": "https://pay.example.com/in_1.pdf"}
+    await console.billing.database.execute(
+        "INSERT INTO payment_objects (provider, kind, id, state) VALUES ('local', 'invoice', 'in_1', $1)",
+        bill,
+    )
+    (receipt,) = (await console.api("/billing/receipts", "viewer"))["data"]
+    assert (receipt["amount_usd"], receipt["tax_usd"], receipt["number"]) == ("29.75", "4.75", "MG-0001")
+    page = await console.get("/credit/invoices", "viewer")
+    for url in (more["receipt_url"], bill["hosted_url"], bill["pdf_url"]):
+        assert f'href="{url}"' in page.text
+    assert page.values == ["29.75", "4.75"]
+    assert (await console.api("/billing/receipts", "stranger"))["data"] == []
+    assert account_id not in (await console.get("/credit/invoices", "stranger")).text
+
+
+async def test_from_a_refusal_to_payment_and_back(console, payments):
+    out = await console.get("/", "owner")
+    assert "You're out of credit, so that requests are refused. Buy credit" in out.words
+    assert "Ask an owner or admin of the organization to buy some." in (await console.get("/", "viewer")).words
+    link = await bought(console, "25", back="/requests/refused")
+    order = (await console.api("/billing/orders", "owner"))["data"][0]["id"]
+    view = await payments.acts.view(link.rpartition("/")[2])
+    assert view.success_url.endswith("/console/credit/orders/newest?back=%2Frequests%2Frefused")
+    led = await console.get("/credit/orders/newest?back=/requests/refused", "owner")
+    assert led.location.endswith(f"/credit/orders/{order}?back=%2Frequests%2Frefused")
+    await press(payments, link, "approve")
+    done = await console.get(f"/credit/orders/{order}?back=/requests/refused", "owner")
+    assert 'href="../../requests/refused">Back to where you were' in done.text
+    elsewhere = await console.get(f"/credit/orders/{order}?back=https://example.com/", "owner")
+    assert "example.com/" not in elsewhere.text
+    assert "out of credit" not in (await console.get("/", "owner")).words
+
+
+async def test_an_order_whose_page_has_ended_expires(console, payments):
+    await bought(console, "25")
+    execute = console.billing.database.execute
+    await payments.flows.expire()
+    assert (await console.api("/billing/orders", "owner"))["data"][0]["status"] == "open"
+    await execute("UPDATE orders SET expires_at = now() - interval '25 hours'")  # and no event has told of it
+    await payments.flows.expire()
+    order = (await console.api("/billing/orders", "owner"))["data"][0]
+    assert (order["status"], order["url"]) == ("expired", None)
+    shown = await console.get(f"/credit/orders/{order['id']}", "owner")
+    assert "It was not paid in time: nothing was charged." in shown.words
+    await execute("UPDATE orders SET status = 'open', checkout_id = NULL, expires_at = NULL")
+    await execute("UPDATE orders SET created_at = now() - interval '2 days'")
+    await payments.flows.expire()
+    assert (await console.api("/billing/orders", "owner"))["data"][0]["status"] == "expired"

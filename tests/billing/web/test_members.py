@@ -1,6 +1,7 @@
 """Members through the console: invited, given roles and limits, removed, and the organization given away."""
 
 import re
+from urllib.parse import quote
 
 from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
@@ -29,10 +30,21 @@ async def test_members_from_invitation_to_removal(console):
     assert (await console.post(f"/members/invitations/{invitation[1]}/resend", "owner")).status == 303
     token = await token_sent(billing, "stranger@example.com")
     shown = await console.get(f"/invitations/{token}", "stranger")
-    assert "as stranger@example.com" in shown.words
+    assert "admin@example.com invites stranger@example.com to Acme, as viewer." in shown.words
+    for who in ("nobody", "member"):  # whose invitation it is, before anybody has signed in
+        seen = await console.get(f"/invitations/{token}", who)
+        assert "admin@example.com invites stranger@example.com to Acme" in seen.words
+        assert "Join Acme</button>" not in seen.text
+    there = quote(f"/invitations/{token}", safe="")
+    assert (
+        f'href="../register?next={there}&amp;email=stranger%40example.com"'
+        in (await console.get(f"/invitations/{token}", "nobody")).text
+    )
     assert (await console.post(f"/invitations/{token}", "member")).status == 404
     assert (await console.post(f"/invitations/{token}", "stranger")).location == "../?notice=joined"
     assert "stranger@example.com" in (await console.get("/members", "viewer")).words
+    assert "Members of Acme" in (await console.get("/members", "stranger")).words  # the pages are about it now
+    assert (await console.get(f"/invitations/{token}", "nobody")).status == 404  # it was used
 
     path = f"/members/{persons['stranger']}"
     form = fields(await console.get(path, "admin"), f"{path}/limits")

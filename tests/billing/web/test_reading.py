@@ -6,6 +6,7 @@ import time
 from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from billing.api import usage as usage_reports
 from billing.audit import SYSTEM
@@ -14,7 +15,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
-from billing.web import usage
+from billing.web import render, usage
 from billing.web.application import ROUTES
 from billing.web.pages import Who
 from tests.billing.support import PRICES
@@ -254,3 +255,11 @@ async def test_refusals_and_models_are_those_of_the_account(console):
     assert "You can help: grant it credit." in (await console.get("/operator/requests/req_1", "operator")).words
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]
+
+
+def test_no_page_of_customers_names_an_operators_command_or_setting():
+    names = re.compile(r"metergate (operator|up|serve)\b|\b[A-Z]{3,}_[A-Z_]{3,}\b")
+    for path in (Path(render.__file__).parent / "templates").glob("*.html"):
+        if not path.name.startswith("operator_"):
+            found = names.findall(path.read_text().replace("YOUR_KEY", ""))
+            assert found == [], path.name

@@ -20,6 +20,9 @@ async def test_a_person_changes_what_they_sign_in_with(console, registry):
     secret = re.search(r"<code>([A-Z2-7]{16,})</code>", made.text)
     assert secret is not None
     assert 'href="otpauth://totp/' in made.text
+    assert made.text.count("<path") == 2  # the QR code: paths alone, which the pages' policy allows
+    assert "<style" not in made.text.partition("<main")[2]
+    assert " style=" not in made.text
     missed = await console.post("/security/totp/confirm", "admin", {"code": "000000"})
     assert (missed.status, 'id="w-code"' in missed.text) == (401, True)
     code = totp_code(secret[1], int(registry.clock()) // TOTP_STEP_S)
@@ -72,3 +75,33 @@ async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(conso
     assert f"&lt;b&gt;<br><code>{entries[0]['subject']}</code>" in audit.text  # what the key is called now
     assert (await console.post("/security/end-all", "owner")).location == "../sign-in?notice=signed-out"
     assert (await console.get("/security", "owner")).status == 303
+
+
+async def test_times_are_those_of_the_persons_own_zone(console):
+    await console.billing.accounts.update(console.organization.account_id, tz="America/New_York")
+    assert (
+        '<span class="zone" title="Times are shown in this time zone">America/New_York'
+        in (await console.get("/security", "owner")).text
+    )
+    wrong = await console.post("/security/zone", "owner", {"tz": "Nowhere/None"})
+    assert (wrong.status, 'id="w-tz"' in wrong.text, 'value="Nowhere/None"' in wrong.text) == (422, True, True)
+    assert (await console.post("/security/zone", "owner", {"tz": "Asia/Tokyo"})).status == 303
+    assert ">Asia/Tokyo<" in (await console.get("/usage", "owner")).text
+    assert ">America/New_York<" in (await console.get("/usage", "viewer")).text
+    assert (await console.api("/auth/me", "owner"))["tz"] == "Asia/Tokyo"
+    assert (await console.post("/security/zone", "owner", {"tz": ""})).status == 303
+    assert (await console.api("/auth/me", "owner"))["tz"] is None
+
+
+async def test_sessions_are_told_apart_by_device(console):
+    await console.cookie("owner")
+    told = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+    await console.billing.database.execute("UPDATE sessions SET user_agent = $1", told)
+    assert "Firefox on Linux" in (await console.get("/security", "owner")).words
+
+
+async def test_rules_of_passwords_are_said_before_one_is_typed(console):
+    for path, who in (("/register", "nobody"), ("/reset", "nobody"), ("/security", "owner")):
+        words = (await console.get(path, who)).words
+        assert "15 characters or more" in words
+        assert "Not a password that many people have, a run of keys, nor your name or address." in words

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from billing.settings import OrganizationSettings
 from gateway.config.settings import IdentityConfig, Settings
 from tests.billing.people_support import ADA, CHEAP, GOOD, OTHER
 from tests.gateway.conftest import Gateway, MakeGateway, chat
@@ -96,3 +98,25 @@ async def test_who_waits_for_an_operator(make_gateway):
         user_id = (await call(gateway, "GET", "/api/auth/me", bearer=token))[1]["id"]
         await gateway.admin("PATCH", f"/users/{user_id}", {"status": "active"})
         assert (await call(gateway, "GET", "/api/account/balance", bearer=token))[0] == 200
+
+
+async def test_who_begins_without_an_organization_founds_one_and_is_welcomed_with_credit(make_gateway):
+    mailbox = Mailbox()
+    with mail_server(mailbox) as port:
+        own = OrganizationSettings(personal_organizations=False, welcome_credit_usd="5.00")
+
+        def change(settings: Settings) -> Settings:
+            mailed = mailing(port)(settings)
+            return replace(mailed, defaults=structs.replace(mailed.defaults, organizations=own))
+
+        gateway = await made(make_gateway, change)
+        await call(gateway, "POST", "/api/auth/register", {"email": ADA, "password": GOOD, "name": "Ada"})
+        _, tokens = await call(gateway, "POST", "/api/auth/verify", {"email": ADA, "code": await mailed(mailbox)})
+        token = tokens["access_token"]
+        _, me = await call(gateway, "GET", "/api/auth/me", bearer=token)
+        assert (me["organizations"], me["org_id"]) == ([], None)
+        status, _ = await call(gateway, "POST", "/api/orgs", {"name": "Acme"}, token)
+        assert status == 201
+        _, tokens = await call(gateway, "POST", "/api/auth/login", {"email": ADA, "password": GOOD})
+        _, balance = await call(gateway, "GET", "/api/account/balance", bearer=tokens["access_token"])
+        assert balance["balance_usd"] == "5.00"

@@ -1925,6 +1925,41 @@ COMMENT ON COLUMN public.payment_objects.asked IS 'Counted on before each fetch.
 
 
 --
+-- Name: payment_returns; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.payment_returns AS
+ SELECT p.provider,
+    p.id AS payment_id,
+    p.account_id,
+    p.order_id,
+    (p.state ->> 'currency'::text) AS currency,
+    'refund'::text AS kind,
+    (r.value ->> 'id'::text) AS id,
+    (r.value ->> 'status'::text) AS status,
+    ((r.value ->> 'amount_cents'::text))::bigint AS cents,
+    ((r.value ->> 'created_at'::text))::timestamp with time zone AS created_at
+   FROM public.payment_objects p,
+    LATERAL jsonb_array_elements((p.state -> 'refunds'::text)) r(value)
+  WHERE ((p.kind = 'payment'::text) AND ((p.state -> 'refunds'::text) <> '[]'::jsonb) AND ((r.value ->> 'status'::text) <> ALL (ARRAY['failed'::text, 'canceled'::text])))
+UNION ALL
+ SELECT p.provider,
+    p.id AS payment_id,
+    p.account_id,
+    p.order_id,
+    (p.state ->> 'currency'::text) AS currency,
+    'dispute'::text AS kind,
+    (m.value ->> 'id'::text) AS id,
+    (d.value ->> 'status'::text) AS status,
+    (- ((m.value ->> 'amount_cents'::text))::bigint) AS cents,
+    ((m.value ->> 'created_at'::text))::timestamp with time zone AS created_at
+   FROM public.payment_objects p,
+    LATERAL jsonb_array_elements((p.state -> 'disputes'::text)) d(value),
+    LATERAL jsonb_array_elements((d.value -> 'movements'::text)) m(value)
+  WHERE ((p.kind = 'payment'::text) AND ((p.state -> 'disputes'::text) <> '[]'::jsonb));
+
+
+--
 -- Name: payments_parked; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2401,6 +2436,27 @@ CREATE TABLE public.spent_payment_keys (
     spent_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT spent_payment_keys_generation_check CHECK ((generation > 1))
 );
+
+
+--
+-- Name: subscription_changes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.subscription_changes (
+    provider text NOT NULL,
+    id text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    plan text,
+    mrr_nano bigint NOT NULL,
+    CONSTRAINT subscription_changes_mrr_nano_check CHECK ((mrr_nano >= 0))
+);
+
+
+--
+-- Name: COLUMN subscription_changes.mrr_nano; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.subscription_changes.mrr_nano IS 'The price of the plan when it came into force; 0: nothing is paid for it any more.';
 
 
 --
@@ -3234,6 +3290,7 @@ CREATE TABLE public.users (
     email text,
     email_verified_at timestamp with time zone,
     name text DEFAULT ''::text NOT NULL,
+    tz text,
     password_hash text,
     status text DEFAULT 'pending'::text NOT NULL,
     operator boolean DEFAULT false NOT NULL,
@@ -3253,6 +3310,13 @@ CREATE TABLE public.users (
 --
 
 COMMENT ON COLUMN public.users.email IS 'In lower case; null for whom another issuer signs in and whose address nobody has proven.';
+
+
+--
+-- Name: COLUMN users.tz; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.users.tz IS 'The time zone that pages show times in; null: that of the account.';
 
 
 --
@@ -4162,6 +4226,14 @@ ALTER TABLE ONLY public.spent_payment_keys
 
 
 --
+-- Name: subscription_changes subscription_changes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.subscription_changes
+    ADD CONSTRAINT subscription_changes_pkey PRIMARY KEY (provider, id, created_at);
+
+
+--
 -- Name: subscriptions subscriptions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -4800,10 +4872,24 @@ CREATE INDEX payment_objects_account ON public.payment_objects USING btree (acco
 
 
 --
+-- Name: payment_objects_disputed; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX payment_objects_disputed ON public.payment_objects USING btree (id) WHERE ((kind = 'payment'::text) AND ((state -> 'disputes'::text) <> '[]'::jsonb));
+
+
+--
 -- Name: payment_objects_payments; Type: INDEX; Schema: public; Owner: -
 --
 
 CREATE INDEX payment_objects_payments ON public.payment_objects USING btree (created_at, id) WHERE (kind = 'payment'::text);
+
+
+--
+-- Name: payment_objects_refunded; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX payment_objects_refunded ON public.payment_objects USING btree (id) WHERE ((kind = 'payment'::text) AND ((state -> 'refunds'::text) <> '[]'::jsonb));
 
 
 --
@@ -4909,6 +4995,13 @@ CREATE INDEX sessions_user ON public.sessions USING btree (user_id, created_at);
 --
 
 CREATE INDEX sign_in_tries_age ON public.sign_in_tries USING btree (updated_at);
+
+
+--
+-- Name: subscription_changes_created; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX subscription_changes_created ON public.subscription_changes USING btree (created_at);
 
 
 --
