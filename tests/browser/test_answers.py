@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The page that answered the form before.
 HERE = "."
 NOT_SENT = {
+    "/invitations/{token}": "its page needs the token of a mail: test_invited sends it",
     "/enter/{secret}": "test_journeys sends it",
     "/operator/jobs/collect": "no exporter is collected from here, so that there is no form",
     "/operator/exporters/assign": "no exporter is collected from here, so that there is no form",
@@ -100,7 +101,6 @@ OWNER = (
     Sent(f"{MEMBER}/role", MEMBER, {"role": ""}),
     Sent(f"{MEMBER}/limits", MEMBER, {"quota_limit": "many"}),
     Sent(f"{MEMBER}/remove", "/members"),
-    Sent("/invitations/{token}", "/invitations/none"),
     Sent("/alerts/low-balance", "/alerts", {"low_balance_usd": "much"}),
     Sent("/alerts/budgets", "/alerts", {"amount_usd": "none", "thresholds": "some"}),
     Sent(BUDGET, fields={"amount_usd": "none"}),
@@ -113,6 +113,7 @@ OWNER = (
     Sent(f"{HOOK}/turn", HOOK, done=True),
     Sent(f"{HOOK}/delete", HOOK, done=True),
     Sent("/security/name", "/security", {"name": "x" * 500}),
+    Sent("/security/zone", "/security", {"tz": "Nowhere/None"}),
     Sent("/security/password", "/security", {"password": "short"}),
     Sent("/security/address", "/security", {"email": "elsewhere@example.com"}, done=True),
     Sent("/security/address/confirm", HERE, {"code": "000000"}),
@@ -126,9 +127,19 @@ OWNER = (
     Sent("/organizations/new", fields={"name": ""}),
     Sent("/organizations/new", fields={"name": "Acme in Europe"}, done=True),
     Sent("/organization", "/", {"choose": "another"}, done=True),
+    Sent("/organization", "/", {"choose": "another"}, done=True),  # and back to the one that was founded
     Sent("/plan/{plan_id}", "/plan/starter", done=True),
 )
 OPERATOR = (
+    Sent("/operator/accounts/new", fields={"name": "Made by hand", "credit_limit_usd": "a lot"}),
+    Sent("/operator/accounts/new", fields={"name": "Made by hand"}, done=True),
+    Sent("/operator/keys/new", fields={"account_id": "none", "name": "By hand"}),
+    Sent("/operator/coupons", fields={"name": "Spring", "amount_usd": "a lot"}),
+    Sent("/operator/coupons", fields={"name": "Spring", "amount_usd": "5"}, done=True, shot="operator-coupons-made"),
+    Sent("/operator/coupons/{coupon_id}/end", "/operator/coupons", done=True),
+    Sent("/operator/webhooks", fields={"url": "ftp://example.com"}),
+    Sent(f"{ACCOUNT}/see", ACCOUNT, done=True),
+    Sent("/operator/seen/end", "/", done=True),
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "a lot"}, shot="operator-accounts-refused"),
     Sent(f"{ACCOUNT}/grant", ACCOUNT, {"amount_usd": "5", "note": "A gift"}, done=True),
     Sent(f"{ACCOUNT}/refund", ACCOUNT, {"amount_usd": "a lot"}),

@@ -76,7 +76,7 @@ async def test_from_registering_to_a_paid_request_a_plan_and_a_key_that_is_revok
         await page.get_by_role("link", name="Buy credit").click()
         await page.get_by_role("button", name="Go on to pay").click()
         await pay(page, "20.00")
-        await page.get_by_text("credited").wait_for()
+        await page.get_by_text("It is paid and credited").wait_for()
         await page.goto(f"{served.console}/")
         await page.get_by_text("No requests yet").wait_for()
         await served.answers(key)

@@ -25,6 +25,7 @@ BY_HAND = {
     "/sign-in/with/{provider}": "it leads to a provider's own pages",
     "/operator/picks": "a field's suggestions, no page: test_finding types into one",
     "/invitations/{token}": "a mail has its link: test_answers opens it",
+    "/credit/orders/newest": "payers are sent back there: it leads on",
 }
 # Where pages are that are linked to only where a choice would change something.
 KNOWN = {"/plan/{plan_id}": "/plan/starter"}
