@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -9,6 +11,7 @@ from msgspec import json, structs
 
 from billing.api.oversight import get_user, list_audit, list_users, update_user
 from billing.api.route import Table, rows
+from billing.identity.devices import device_of
 from billing.schemas.people import UserPatch, UsersQuery
 from billing.schemas.system import AuditQuery
 from billing.web.lists import Column, Field, Form, Listed, detailed, listed
@@ -29,6 +32,14 @@ _PEOPLE: Final = (
     Column("Made", "created_at", "time"),
 )
 _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"), Column("Id", "id", "code"))
+# Sessions that the page of a person has.
+SESSIONS: Final = 20
+_SESSIONS: Final = (
+    Column("Device", "device"),
+    Column("From", "address"),
+    Column("Last used", "last_used_at", "time"),
+    Column("Until", "expires_at", "time"),
+)
 _AUDIT: Final = (
     Column("Time", "created_at", "time"),
     Column("Who", "actor", "name"),
@@ -39,6 +50,16 @@ _AUDIT: Final = (
     Column("From", "address"),
 )
 _AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """A session, by what its device is called."""
+
+    device: str
+    address: str | None
+    last_used_at: datetime
+    expires_at: datetime
 
 
 async def people(visit: Visit) -> View:
@@ -67,7 +88,12 @@ async def person(visit: Visit) -> View:
         danger=not found.operator,
     )
     table = Listed("Organizations", _ORGANIZATIONS, found.organizations, empty="They belong to none.")
-    return detailed(found.email, found, _PEOPLE[1:], table, forms=(allow, right))
+    sessions = (await visit.services.sessions.page(found.id, SESSIONS)).items
+    devices = [
+        _Device(device_of(each.user_agent), each.address, each.last_used_at, each.expires_at) for each in sessions
+    ]
+    signed_in = Listed("Where they are signed in", _SESSIONS, devices, empty="Nowhere.")
+    return detailed(found.email, found, _PEOPLE[1:], table, signed_in, forms=(allow, right))
 
 
 _DISABLING: Final = "They are signed out everywhere at once. Their API keys are the account's and stay."

@@ -90,3 +90,11 @@ async def test_an_accounts_page_has_members_and_orders(console, payments):
     page = await console.get(f"/operator/accounts/{console.organization.account_id}", "operator")
     assert "owner@example.com" in page.words
     assert "It has ordered nothing." in page.words
+
+
+async def test_a_persons_page_has_where_they_are_signed_in(console):
+    await console.cookie("owner")
+    page = await console.get(f"/operator/people/{console.persons['owner']}", "operator")
+    assert "Where they are signed in" in page.words
+    assert page.text.count('data-label="Device"') == 1
+    assert "Nowhere." in (await console.get(f"/operator/people/{console.persons['viewer']}", "operator")).words
