@@ -92,7 +92,9 @@ def add_gauges(
     metrics.gauge(
         "store_clock_difference_seconds",
         "What the clocks of Redis and Postgres differ by.",
-        lambda: round(engine.partitions.clock_difference_s, 2),  # which stands, so that the snapshot need not be written
+        lambda: round(
+            engine.partitions.clock_difference_s, 2
+        ),  # which stands, so that the snapshot need not be written
         "max",
     )
     metrics.gauge("body_bytes", "Bytes of request bodies in memory.", lambda: bodies.size_bytes)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
-from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.operation import Access, Operation, operation
@@ -76,6 +75,8 @@ def anchor(heading: str) -> str:
 @cache
 def html() -> str:
     """Return the whole page. HTML in the Markdown stays text."""
+    from markdown_it import MarkdownIt
+
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(PAGE.read_text("utf-8"))
     title = ""
