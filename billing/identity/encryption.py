@@ -13,15 +13,12 @@ from hashlib import sha256
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from billing.errors import MetergateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 # What a sealed text begins with, then the key's name, a colon, and nonce and ciphertext as base64.
 PREFIX: Final = "sealed:1:"
@@ -50,8 +47,7 @@ class Sealer:
         self, secret: str | None = None, before: str | None = None, random: Callable[[int], bytes] = token_bytes
     ) -> None:
         """`random` makes so many random bytes."""
-        keys = [_derived(each) for each in (secret, before) if each is not None]
-        self._keys = {sha256(key).hexdigest()[:_NAME]: AESGCM(key) for key in keys}
+        self._keys = dict(_cipher(each) for each in (secret, before) if each is not None)
         self._name = next(iter(self._keys)) if secret is not None else None
         self._random = random
 
@@ -72,10 +68,14 @@ class Sealer:
         if not stored.startswith(PREFIX):
             return stored
         name, _, text = stored.removeprefix(PREFIX).partition(":")
+        if name not in self._keys:
+            raise SealBroken
+        from cryptography.exceptions import InvalidTag
+
         try:
             sealed = base64.b64decode(text, validate=True)
             return self._keys[name].decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], what.encode()).decode()
-        except (KeyError, InvalidTag, ValueError, binascii.Error) as error:
+        except (InvalidTag, ValueError, binascii.Error) as error:
             raise SealBroken from error
 
     def is_stale(self, stored: str) -> bool:
@@ -83,5 +83,11 @@ class Sealer:
         return self._name is not None and not stored.startswith(f"{PREFIX}{self._name}:")
 
 
-def _derived(secret: str) -> bytes:
-    return HKDF(SHA256(), _KEY_BYTES, salt=None, info=_FOR).derive(secret.encode())
+def _cipher(secret: str) -> tuple[str, AESGCM]:
+    """Return the key of a secret by its name. The library is imported where there is a secret."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    key = HKDF(SHA256(), _KEY_BYTES, salt=None, info=_FOR).derive(secret.encode())
+    return sha256(key).hexdigest()[:_NAME], AESGCM(key)

@@ -16,10 +16,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-import jwt
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt.algorithms import RSAAlgorithm
 from msgspec import Struct
 
 from billing.errors import MetergateError
@@ -37,6 +34,8 @@ from billing.identity.tokens import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
     from billing.identity.providers import SignInProvider
 
@@ -128,6 +127,8 @@ class KeySet:
 def parse_keys(body: bytes) -> dict[str | None, RSAPublicKey]:
     """Return the RS256 keys of a set by their ids; a single one also without. Others are left out. Raises
     `IssuerAway` for what is no set."""
+    from billing.identity.signatures import public_key
+
     try:
         given = msgspec.json.decode(body, type=_JwkSet).keys[:MAX_KEYS]
     except (ValueError, RecursionError) as error:
@@ -138,10 +139,10 @@ def parse_keys(body: bytes) -> dict[str | None, RSAPublicKey]:
             jwk = msgspec.convert(each, _Jwk)
             if (jwk.kty, jwk.use, jwk.alg) != ("RSA", "sig", "RS256"):
                 continue
-            key = RSAAlgorithm.from_jwk({"kty": "RSA", "n": jwk.n, "e": jwk.e})
-        except (jwt.PyJWTError, ValueError):
+            key = public_key({"kty": "RSA", "n": jwk.n, "e": jwk.e})
+        except ValueError:
             continue
-        if isinstance(key, RSAPublicKey) and MIN_BITS <= key.key_size <= MAX_BITS:
+        if MIN_BITS <= key.key_size <= MAX_BITS:
             keys[jwk.kid] = key
     if len(keys) == 1:
         keys[None] = next(iter(keys.values()))

@@ -17,7 +17,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import json
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
     from zoneinfo import ZoneInfo
+
+    from jinja2 import Environment
 
     from billing.web.lists import Listed
 
@@ -86,7 +87,10 @@ def assets() -> dict[str, Asset]:
 @cache
 def templates() -> Environment:
     """Return the templates, with the filters that they all use."""
-    environment = Environment(
+    from jinja2 import Environment as Templates
+    from jinja2 import PackageLoader, StrictUndefined
+
+    environment = Templates(
         loader=PackageLoader("billing.web"),
         autoescape=True,
         undefined=StrictUndefined,
