@@ -9,6 +9,7 @@ RUN /opt/metergate/bin/pip install --require-hashes -r requirements/runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY billing billing
 COPY gateway gateway
+COPY docs docs
 COPY metergate metergate
 RUN /opt/metergate/bin/pip install --no-deps --no-build-isolation .
 

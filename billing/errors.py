@@ -178,7 +178,7 @@ from typing import ClassVar, Final, Literal
 
 # What OpenAI's 401 begins with, by which some clients tell a wrong key.
 INCORRECT_KEY: Final = "Incorrect API key provided"
-LISTED: Final = "GET /docs lists the endpoints."
+LISTED: Final = "GET /docs/reference lists the endpoints."
 
 Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable", "not_priced"]
 

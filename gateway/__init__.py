@@ -14,5 +14,5 @@ process/     worker processes and their supervisor
 tokens       counting with tiktoken and `vocabularies/`
 commands/    the `metergate` command: up, serve, init, doctor and what works on the stores
 embedded/    real Postgres and Redis from wheels, supervised
-pages/       the text of /docs
+pages/       the text of /docs: `docs/` of the repository
 """

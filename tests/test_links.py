@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gateway.endpoints.routes import anchor
+from gateway.endpoints.site import anchor
 from tests.support.commands import CHECKOUT
 
 DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md")])

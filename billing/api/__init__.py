@@ -4,7 +4,7 @@
     services    Services: what the handlers work on, and where they find it
     route       Route: what serves an operation, as an aiohttp handler; Call: a request to one; Table: an answer as CSV
     application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
-    openapi     their OpenAPI document, also as a page to read
+    openapi     their OpenAPI document   reference  the same as HTML by group, to read and to try
     auth        the admin key, API keys and scopes; attempts  wrong keys and passwords, counted
     requests    bodies, query strings, paths, checked; ApiError and its envelope; what an exception of `billing` answers
     people      /auth: registering, signing in, tokens, sessions, one's own credentials and profile

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from aiohttp import web
 
 from billing.api import (
@@ -28,8 +28,7 @@ from billing.api import (
     usage,
     webhooks_out,
 )
-from billing.api.openapi import HEADERS as PAGE_HEADERS
-from billing.api.openapi import check_names, document, page
+from billing.api.openapi import check_names, document
 from billing.api.operation import Access, operation
 from billing.api.operations import OPERATIONS
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW, BadRequest, error_response, of_failure
@@ -49,7 +48,7 @@ from billing.errors import LISTED
 from billing.logs import log_about
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
 # Every endpoint of the billing API but its description.
 ROUTES: Final = routes_of(
@@ -82,7 +81,7 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     api = web.Application(middlewares=[error_middleware])
     api[SERVICES] = services
     api.on_response_prepare.extend((_identified, _secured))
-    descriptions = _descriptions(beside)
+    app[DESCRIBED], descriptions = _descriptions(beside)
     check_names((*beside, *ROUTES, *descriptions))
     for route in (*ROUTES, *descriptions):
         method, handler = route.operation.method, serving(route)
@@ -95,33 +94,31 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     app.add_subapp(PREFIX, api)
 
 
-def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
-    """Return the endpoints that describe all others and themselves. What they answer is made once, when it is first
-    asked for, beside the event loop: most processes are never asked."""
+def _descriptions(beside: Sequence[Route]) -> tuple[Callable[[], bytes], tuple[Route, ...]]:
+    """Return what makes the OpenAPI document, once, and the endpoints that describe all others and themselves. It is
+    made when it is first asked for, beside the event loop: most processes are never asked."""
 
     @cache
     def described() -> bytes:
         return document((*beside, *ROUTES, *routes))
-
-    @cache
-    def reference() -> bytes:
-        return page(msgspec.json.decode(described())).encode()
 
     async def openapi(call: Call) -> web.Response:
         """Return this document."""
         return in_parts(await asyncio.to_thread(described), "application/json")
 
     async def docs(call: Call) -> web.Response:
-        """Return this document as a page to read."""
-        return in_parts(await asyncio.to_thread(reference), "text/html; charset=utf-8", PAGE_HEADERS)
+        """Lead to this document as pages to read, and to try."""
+        return web.Response(status=303, headers={"Location": "../docs/reference"})
 
     routes = (
         Route(operation("GET", f"{PREFIX}/openapi.json", dict[str, Any], who=Access.anyone), openapi),
         Route(operation("GET", f"{PREFIX}/docs", str, who=Access.anyone, media="text/html"), docs),
     )
-    return routes
+    return described, routes
 
 
+# The OpenAPI document, for the pages of the reference.
+DESCRIBED: Final[web.AppKey[Callable[[], bytes]]] = web.AppKey("described")
 # What every answer tells browsers that says nothing else (https://owasp.org/www-project-secure-headers/).
 _SECURED: Final = {
     "X-Content-Type-Options": "nosniff",

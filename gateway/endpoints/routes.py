@@ -1,30 +1,22 @@
-"""The table of what the gateway serves beside the billing API, the answer where nothing is, and the page at /docs.
+"""The table of what the gateway serves beside the billing API, and the answer where nothing is.
 
-The table has the metered endpoints, and the gateway's own, of which `/api/openapi.json` is made. The page is
-`gateway/pages/api.md`, which is `docs/api.md` of the repository, as HTML: a part of what is installed, so that it is
-there from a wheel, too.
+The table has the metered endpoints, and the gateway's own, of which `/api/openapi.json` is made.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from dataclasses import dataclass
-from functools import cache
-from html import escape
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
-from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.operation import Access, Operation, operation
 from billing.api.requests import ApiError
-from billing.api.route import ACTOR, PREFIX, Call, HttpHandler, Route, admit_admin, in_parts
+from billing.api.route import ACTOR, PREFIX, Call, HttpHandler, Route, admit_admin
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
@@ -35,6 +27,7 @@ from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
 from gateway.dialects.registry import MODEL_LISTS, why_unmetered
+from gateway.endpoints.site import add_site, get_docs
 from gateway.server import refusals
 from gateway.server.caching import PRIVATE
 from gateway.server.edge import route_of
@@ -51,48 +44,6 @@ if TYPE_CHECKING:
     from gateway.endpoints.reads import Reads
     from gateway.endpoints.response_sockets import ResponseSockets
     from gateway.proxy.handler import Proxy
-
-PAGE: Final = Path(__file__).parent.parent / "pages" / "api.md"
-HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-_NO_WORD: Final = re.compile(r"[^\w]+")
-_STYLE: Final = (
-    "body{max-width:70rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "th,td{border:1px solid #8886;padding:.3rem .6rem;text-align:left;vertical-align:top}"
-    "pre{overflow-x:auto;padding:.8rem;background:#8881}code{font-size:.9em}:root{color-scheme:light dark}"
-)
-
-
-def anchor(heading: str) -> str:
-    """Return what a link to a heading names, as code hosts do: its words in lower case, without apostrophes, joined by
-    hyphens."""
-    return _NO_WORD.sub("-", heading.lower().replace("'", "")).strip("-")
-
-
-@cache
-def html() -> str:
-    """Return the whole page. HTML in the Markdown stays text."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(PAGE.read_text("utf-8"))
-    title = ""
-    for token, following in pairwise(tokens):
-        if token.type == "heading_open":
-            title = title or following.content
-            token.attrSet("id", anchor(following.content))
-    body = markdown.renderer.render(tokens, markdown.options, {})
-    head = f'<meta charset="utf-8"><title>Metergate: {escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
-
-
-async def get_docs(request: web.Request) -> web.StreamResponse:
-    """Return the page on every endpoint, header and error."""
-    text = await asyncio.to_thread(html)  # beside the event loop, and once: most processes are never asked
-    return in_parts(text.encode(), "text/html; charset=utf-8", HEADERS)
-
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +164,7 @@ def add_routes(
         method, path = route.operation.method, route.operation.path
         app.router.add_route(method, path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected)
     app.router.add_route(*SOCKET, sockets.serve)
+    add_site(app)
     known += [resource for resource in app.router.resources() if resource.canonical not in (PREFIX, CONSOLE)]
     app.router.add_route("*", "/{path:(?s:.*)}", unknown)
 
