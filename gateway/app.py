@@ -122,7 +122,7 @@ class Served:
         """Run it; options are those of `web.AppRunner`."""
         if self.edge == "plain":
             return PlainRunner(self.app, self.rules, **options)
-        return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, clients=self.clients, **options)
+        return EdgeRunner(self.app, self.proxy, self.dialects.find, self.rules, clients=self.clients, **options)
 
 
 @dataclass(frozen=True, slots=True)

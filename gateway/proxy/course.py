@@ -19,12 +19,12 @@ import contextvars
 import logging
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.holds.model import Hold, SettlementLost, Unavailable
+from billing.holds.model import SettlementLost, Unavailable
 from billing.keys.secrets import secret_digest
 from billing.logs import log_about, subject
 from billing.money import format_usd
@@ -54,7 +54,7 @@ from gateway.upstream.transport import Response, StaleConnection, may_repeat
 if TYPE_CHECKING:
     import asyncio
 
-    from billing.holds.model import AdmitItem, Decision, Need, Settled, Settlement
+    from billing.holds.model import AdmitItem, Hold, Need, Refused, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
@@ -66,6 +66,54 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 State = Literal["read", "admit", "send", "head", "whole", "stream", "settle", "end"]
+# What a course may be told in each state, and the states that it may go on to; with any event it may stay there, or
+# end. What only its detours tell is marked. With what a detour goes on in the same state is not here: `prepare`,
+# `ask_provider`, `finish`.
+NEXT: Final[Mapping[State, Mapping[str, frozenset[State]]]] = {
+    "read": {
+        "begin": frozenset(("admit",)),
+        "identified": frozenset(("admit",)),  # detour
+        "read": frozenset(("admit",)),  # detour
+        "ask": frozenset(("admit",)),  # detour
+        "left": frozenset(),
+    },
+    "admit": {
+        "admitted": frozenset(("send", "head")),
+        "not_admitted": frozenset(),
+        "not_held": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "send": {
+        "send": frozenset(("head",)),  # detour
+        "outcome": frozenset(("head", "whole", "stream")),  # detour
+        "left": frozenset(),
+    },
+    "head": {
+        "heard": frozenset(("send", "whole", "stream", "settle")),
+        "left": frozenset(),
+    },
+    "whole": {
+        "heard": frozenset(("settle",)),
+        "whole": frozenset(("settle",)),  # detour
+        "not_whole": frozenset(),  # detour
+        "give_whole": frozenset(),  # detour
+        "unsettled": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "stream": {
+        "heard": frozenset(("settle",)),
+        "look_at_stream": frozenset(("settle",)),  # detour
+        "passed": frozenset(("settle",)),  # detour
+        "left": frozenset(),
+    },
+    "settle": {
+        "settled": frozenset(),
+        "stream_settled": frozenset(),  # detour
+        "unsettled": frozenset(),  # detour
+        "left": frozenset(),
+    },
+    "end": {"left": frozenset()},
+}
 JSON: Final = b"application/json"
 REFUSALS: Final = (Refuse, BadRequest, BodyTooLarge)
 
@@ -240,22 +288,22 @@ class Course:
         except Exception as error:
             self.fault(error)
 
-    def decided(self, decision: Decision) -> None:
-        """Act on an admission that took more than one question."""
-        if isinstance(decision, Hold):
-            self.admitted(decision)
-        elif isinstance(decision, Unavailable):
+    def not_held(self, decision: Refused | Unavailable) -> None:
+        """Refuse a request that is not held, however often it was asked for."""
+        if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", self.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        else:
-            context = self.context
-            max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
-            links = self.proxy.links
-            raise Refuse(limit_refusals.of_decision(decision, context.principal, links, max_field))
+        context = self.context
+        max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
+        links = self.proxy.links
+        raise Refuse(limit_refusals.of_decision(decision, context.principal, links, max_field))
 
     def admitted(self, hold: Hold) -> None:
         """Serve a request that is held."""
         self.item, self.hold, self.is_held = None, hold, True
+        if self.state == "end":  # it has ended while a detour asked
+            self.proxy.holds.leave(hold)
+            return
         try:
             proxy = self.proxy
             proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
@@ -327,13 +375,11 @@ class Course:
             self.outcome(failure)
 
     def outcome(self, outcome: UpstreamResponse | UpstreamError) -> None:
-        """Act on how an attempt has gone: try another, or go on with this one."""
+        """Act on how an attempt has gone: try another, or go on with this one. An answer is noted before."""
         self.request = None
         health = self.context.target.health
-        if not isinstance(outcome, UpstreamError):
-            self.answer = outcome  # from now on a fault frees its connection
-            if isinstance(outcome, Response):
-                outcome.on_change = self.heard  # also where its head was awaited
+        if isinstance(outcome, Response):
+            outcome.on_change = self.heard  # also where its head was awaited
         if isinstance(outcome, UpstreamError):
             failure: Failure | None = failure_of_error(outcome)
         else:
@@ -687,6 +733,8 @@ class Course:
         try:
             if self.item is not None:
                 self.item.abandon()
+            if self.task is not None and self.is_started:
+                self.task.cancel()  # nothing that it tells is heard any more
             self.let_go()
             if isinstance(error, REFUSALS):
                 self.refuse(error)

@@ -187,22 +187,24 @@ class DetachedAnswer:
             answer = await self._until(context, deadline_s, pending.head())
         except UpstreamError as error:
             return await self._failed(hold, error)
+        except BaseException:
+            pending.release()
+            raise
         if answer is None:
             pending.release()
             await self._settlements.estimated(context, hold, NO_OUTPUT, reason)
             return None
-        head = incoming(answer.headers)
-        context.status = answer.status
-        context.upstream_request_id = shown_id(head.request_id)
+        try:
+            head, watch = _begun(context, answer)
+        except Exception:
+            answer.release()
+            raise
         if answer.status != OK:
             answer.release()
             if answer.status >= FIRST_ERROR:
                 return await self._settlements.refused(context, hold)
             return await self._failed(hold, UpstreamError(f"status {answer.status}"))
-        dialect = context.match.dialect
-        if dialect.is_stream(context.parsed, head.content_type):
-            tap = dialect.tap(head.content_type, usage_added=False, include_cost=False)
-            watch = StreamWatch(tap, head.content_encoding)
+        if watch is not None:
             return await self._stream(context, hold, answer, watch, deadline_s, reason)
         return await self._whole(context, hold, answer, head, deadline_s, reason)
 
@@ -281,6 +283,18 @@ class DetachedAnswer:
         """Give the hold back: the provider refused the request, or failed before any output."""
         logger.info("request %s: %s: %s", hold.id, type(error).__name__, error)
         await self._settlements.void(hold)
+
+
+def _begun(context: RequestContext, answer: UpstreamResponse) -> tuple[ResponseHead, StreamWatch | None]:
+    """Return the head of an answer that has begun, and what watches it where it is a stream."""
+    head = incoming(answer.headers)
+    context.status = answer.status
+    context.upstream_request_id = shown_id(head.request_id)
+    dialect = context.match.dialect
+    if answer.status != OK or not dialect.is_stream(context.parsed, head.content_type):
+        return head, None
+    tap = dialect.tap(head.content_type, usage_added=False, include_cost=False)
+    return head, StreamWatch(tap, head.content_encoding)
 
 
 async def _read_first(answer: UpstreamResponse, watch: StreamWatch, first: FirstEvent) -> bool:

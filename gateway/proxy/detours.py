@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from billing.holds.model import SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.keys.secrets import secret_digest
 from gateway.proxy.decoding_tap import BREAKS
 from gateway.proxy.outcomes import uncharged
@@ -24,7 +24,7 @@ from gateway.upstream.base import UpstreamError, send_within
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from billing.holds.model import Decision, Hold, HoldRequest, Need, Settled, Settlement
+    from billing.holds.model import Decision, HoldRequest, Need, Refused, Settled, Settlement, Unavailable
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
     from gateway.dialects.facts import Created, ParsedRequest
@@ -59,13 +59,15 @@ class Course(Protocol):
     head: ResponseHead
     body: bytes
     lines: bytes
+    answer: UpstreamResponse | None
     drained: Callable[[], Awaitable[None]]
 
     def identified(self, principal: Principal) -> None: ...
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
     def prepare(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
     def ask(self) -> None: ...
-    def decided(self, decision: Decision) -> None: ...
+    def admitted(self, hold: Hold) -> None: ...
+    def not_held(self, decision: Refused | Unavailable) -> None: ...
     def send(self) -> None: ...
     def ask_provider(self, request: UpstreamRequest) -> None: ...
     def outcome(self, outcome: UpstreamResponse | UpstreamError) -> None: ...
@@ -123,7 +125,7 @@ async def check_paid(course: Course, principal: Principal) -> None:
 
 async def wait_for_hold(course: Course) -> None:
     """Ask for a hold where others wait before this request, or nothing may be asked for now."""
-    course.decided(await course.proxy.holds.admissions.decide(_request(course)))
+    _tell(course, await course.proxy.holds.admissions.decide(_request(course)))
 
 
 def _request(course: Course) -> HoldRequest:
@@ -133,8 +135,14 @@ def _request(course: Course) -> HoldRequest:
 async def ask_again(course: Course, reply: list[Any] | RedisError, epoch: int) -> None:
     """Ask for a hold once more, where that may help: Redis has not admitted it."""
     request = _request(course)
-    decision = await course.proxy.holds.admissions.decide_after(request, reply, epoch, course.asked_s)
-    course.decided(decision)
+    _tell(course, await course.proxy.holds.admissions.decide_after(request, reply, epoch, course.asked_s))
+
+
+def _tell(course: Course, decision: Decision) -> None:
+    if isinstance(decision, Hold):
+        course.admitted(decision)
+    else:
+        course.not_held(decision)
 
 
 # Before the answer's head.
@@ -157,7 +165,8 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
     course.attempt = attempt = None if health.sound else health.begin()
     outcome: UpstreamResponse | UpstreamError
     try:
-        outcome = await (sender(request) if timeout_s is None else send_within(sender, request, timeout_s))
+        sending = sender(request) if timeout_s is None else send_within(sender, request, timeout_s)
+        course.answer = outcome = await sending  # noted before anything else: a fault frees its connection
     except UpstreamError as error:
         outcome = error
     except BaseException as error:
@@ -172,11 +181,15 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
 
 def _leave_pending(course: Course, pending: Pending, error: BaseException) -> None:
     """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
-    if isinstance(error, asyncio.CancelledError):
-        course.proxy.detached.unanswered(course.exchange, course.context, course.hold, pending)
-    elif isinstance(error, Exception):
+    try:
+        if isinstance(error, asyncio.CancelledError):
+            course.proxy.detached.unanswered(course.exchange, course.context, course.hold, pending)
+            return
         course.hold.owe(course.context.unresolved)
-        pending.release()
+    except Exception:
+        pending.release()  # nobody goes on with it
+        raise
+    pending.release()
 
 
 async def try_again(course: Course, wait_s: float) -> None:

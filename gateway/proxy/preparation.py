@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from multidict import istr
@@ -28,7 +28,7 @@ from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.routing import Router
-    from gateway.proxy.senders import Senders
+    from gateway.proxy.senders import Sender, Senders
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.server.limit_refusals import Links
@@ -63,6 +63,16 @@ class KnownHeaders:
 
     senders: Senders
     betas: Betas = NO_BETAS
+
+
+class Said(NamedTuple):
+    """What headers say of a request: its tags, the client's own id, whether it is told the cost, and what sent it where
+    its body does not say that."""
+
+    tags: Mapping[str, str]
+    client_id: str | None
+    include_cost: bool
+    sender: Sender
 
 
 class Preparation:
@@ -101,7 +111,8 @@ class Preparation:
         `Refuse`, `BadRequest`."""
         headers = exchange.headers
         parsed = self._headers.betas.applied(parsed, headers)
-        named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
+        kept = exchange.kept
+        said: Said = (None if kept is None else kept.said) or self._said(exchange)
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
         match = exchange.match
@@ -118,10 +129,9 @@ class Preparation:
             terms = facts.terms[first.kept_as] = Terms(principal, facts.route, candidate, self._rules)
         if parsed.work.models:
             candidate = self._with_others(principal, candidate, parsed.work.models)
-        client_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
         tags = terms.tags
-        if named or parsed.metadata:
-            tags = request_tags(principal.tags, named, parsed.metadata)
+        if said.tags or parsed.metadata:
+            tags = request_tags(principal.tags, said.tags, parsed.metadata)
         return RequestContext(  # by position, which takes a fifth of the time that it takes by name
             request_id,
             match,
@@ -134,14 +144,29 @@ class Preparation:
             target,
             body,
             started_s,
-            shown_id(client_id) if client_id else None,
-            include_cost is not None and include_cost.lower() == "true",
+            said.client_id,
+            said.include_cost,
             self._rules.strict,
             facts,
             terms,
             tags,
-            self._headers.senders.of(headers, parsed.session),
+            said.sender if parsed.session is None else self._headers.senders.of(headers, parsed.session),
         )
+
+    def _said(self, exchange: Exchange) -> Said:
+        """Return what headers say of a request; of a head that is remembered they are read once. Raises
+        `BadRequest`."""
+        headers = exchange.headers
+        client_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
+        said = Said(
+            read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA,
+            shown_id(client_id) if client_id else None,
+            include_cost is not None and include_cost.lower() == "true",
+            self._headers.senders.of(headers, None),
+        )
+        if (kept := exchange.kept) is not None:
+            kept.said = said
+        return said
 
     def _destinations(
         self, match: Match, principal: Principal, parsed: ParsedRequest

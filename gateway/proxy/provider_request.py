@@ -115,9 +115,10 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
 
 def _lines_of(exchange: Exchange, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines of the client's headers for a provider; of a head that is remembered they are made once."""
-    kept = exchange.kept_lines
-    if kept is None:
+    kept_of_head = exchange.kept
+    if kept_of_head is None:
         return outgoing(exchange.raw_headers, fixed, account_id)
+    kept = kept_of_head.lines
     made = kept.get((id(fixed), account_id))
     if made is None:
         if len(kept) >= LINES_KEPT:

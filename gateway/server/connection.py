@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,12 +25,12 @@ from gateway.server.stalls import HalfClosed, may_be_half_closed
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
+    from gateway.server.ports import Metered
 
 HEAD_END_BYTES: Final = 4
 
 logger = logging.getLogger(__name__)
 
-Serve = Callable[[Exchange], Awaitable[None]]
 # Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`.
 Find = Callable[[str, str, Mapping[str, str]], "Match | None"]
 # Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
@@ -46,7 +46,7 @@ Back = Callable[["EdgeProtocol", bytes], bool]
 class Handlers:
     """Who serves the requests of connections; without `hand` no other process does, without `back` no front."""
 
-    serve: Serve
+    metered: Metered
     find: Find
     hand: Hand | None = None
     back: Back | None = None
@@ -68,7 +68,7 @@ class EdgeProtocol(GuardedProtocol):
         **options: Any,
     ) -> None:
         super().__init__(manager, rules, shared, new_id, **options)
-        self._serve = handlers.serve
+        self._serve = handlers.metered.handle
         self._find = handlers.find
         self._hand = handlers.hand
         self._back = handlers.back

@@ -17,7 +17,7 @@ from billing.api.requests import AWAITS_CONTINUE
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients
-from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers, Serve
+from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers
 from gateway.server.exchange import CONTINUES, Exchange, Written
 from gateway.server.front import Front, FrontProtocol
 from gateway.server.guard import EdgeRules, Shared
@@ -26,18 +26,19 @@ from gateway.server.ids import Ulids
 from gateway.server.known_heads import KnownHeads
 from gateway.server.paced import Pace
 from gateway.server.plain import serve_plainly
+from gateway.server.ports import Metered
 
 # aiohttp's own.
 KEEPALIVE_S: Final = 3630.0
 
 
 class EdgeServer(web.Server):
-    """An application's server whose metered endpoints are served by `serve`."""
+    """An application's server whose metered endpoints are served by `metered`."""
 
     def __init__(
         self,
         behind: web.Server,
-        serve: Serve,
+        metered: Metered,
         find: Find,
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
@@ -73,7 +74,7 @@ class EdgeServer(web.Server):
         self.front = Front(
             server=self,
             behind=self.behind,
-            serve=serve,
+            begin=metered.begin,
             heads=KnownHeads(find),
             rules=self.rules,
             shared=self.shared,
@@ -82,7 +83,7 @@ class EdgeServer(web.Server):
             loop=self._loop,
         )
         self._has_front = front
-        self._handlers = Handlers(serve, find, hand, self.front.takes_back if front else None)
+        self._handlers = Handlers(metered, find, hand, self.front.takes_back if front else None)
 
     def _noted_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:
         protocol.begin(payload, message.headers)
@@ -121,7 +122,7 @@ class EdgeRunner(web.AppRunner):
     def __init__(
         self,
         app: web.Application,
-        serve: Serve,
+        metered: Metered,
         find: Find,
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
@@ -134,14 +135,14 @@ class EdgeRunner(web.AppRunner):
         super().__init__(app, **options)
         self._front = front
         self._clients = clients
-        self._serve = serve
+        self._metered = metered
         self._find = find
         self._rules = rules
         self._hand = hand
 
     async def _make_server(self) -> web.Server:
         behind = await super()._make_server()
-        return EdgeServer(behind, self._serve, self._find, self._rules, self._hand, self._clients, front=self._front)
+        return EdgeServer(behind, self._metered, self._find, self._rules, self._hand, self._clients, front=self._front)
 
     def site(self, listener: socket.socket) -> web.BaseSite:
         """Return what accepts connections of a listening socket; after `setup`."""
@@ -151,7 +152,9 @@ class EdgeRunner(web.AppRunner):
 
 
 def route_of(
-    serve: Serve, find: Find, otherwise: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    serve: Callable[[Exchange], Awaitable[None]],
+    find: Find,
+    otherwise: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return a metered endpoint as a handler of the application: for requests that aiohttp's loop takes itself, because
     they stood in its queue when it looked, and for all of them where the edge is the plain one. `otherwise` answers

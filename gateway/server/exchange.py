@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
@@ -49,6 +49,17 @@ LARGE_PIECE_BYTES: Final = 16_384
 Watch = Callable[[int], Awaitable[None]]
 # By the identity of the rules and the account: the rules, which keeps their identity theirs, and the lines.
 KeptLines = dict[tuple[int, str], tuple[object, bytes]]
+
+
+class KeptOfHead:
+    """What was made of a head that is remembered: `lines` for providers, and what it has `said` of its requests
+    (`gateway.proxy.preparation.Said`)."""
+
+    __slots__ = ("lines", "said")
+
+    def __init__(self) -> None:
+        self.lines: KeptLines = {}
+        self.said: Any = None
 
 
 class BodyTooLarge(MetergateError):
@@ -144,9 +155,8 @@ class Exchange:
         return account == self._protocol.account or self._protocol.claim(account)
 
     @property
-    def kept_lines(self) -> KeptLines | None:
-        """Return what was made of these headers for providers, by which rules and for whom; None where nothing of them
-        is kept."""
+    def kept(self) -> KeptOfHead | None:
+        """Return what was made of these headers; None where nothing of them is kept."""
         return None
 
     def all_headers(self) -> CIMultiDictProxy[str]:
@@ -242,10 +252,10 @@ class Exchange:
         if payload.exception() is not None or (self._in_chunks and not payload.is_eof()):
             self.keep_alive = False  # where a spoilt body ends can't be told, nor in time what is behind a chunked one
         self.begun, self._head = True, None
-        head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
+        whole = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body), body)
         transport = self._protocol.transport
         if transport is not None and not transport.is_closing():  # else no client is there to receive it
-            transport.write(head + body)
+            transport.write(whole)
         self.whole = True
 
     @property
@@ -307,17 +317,19 @@ class Exchange:
             raise ClientGone
         transport.write(data)
 
-    def _head_of(self, status: int, lines: bytes, framing: bytes) -> bytes:
-        if self._protocol._close or self._protocol._force_close:
+    def _head_of(self, status: int, lines: bytes, framing: bytes, body: bytes = b"") -> bytes:
+        """Return the head of an answer, and what is known of its body with it."""
+        protocol = self._protocol
+        if protocol._close or protocol._force_close:
             self.keep_alive = False
         if not self.keep_alive:
             framing += b"Connection: close\r\n"
-        elif self.version < HttpVersion11:
+        elif self.version is not HttpVersion11 and self.version < HttpVersion11:
             framing += b"Connection: keep-alive\r\n"
         if self._cors is not None:
             framing += self._cors.lines(self.headers.get("Origin"))
         status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        return b"".join((status_line, lines, framing, b"Date: ", date_now(), b"\r\n\r\n"))
+        return b"".join((status_line, lines, framing, b"Date: ", date_now(), b"\r\n\r\n", body))
 
     def cut(self, reason: Cut) -> None:
         """Break the connection off from outside of its task, which is cancelled as if the client had left."""

@@ -21,10 +21,9 @@ import httptools
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11
 
 from billing.addresses import FORWARDED_HEADER
-from billing.logs import log_about
 from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES
-from gateway.server.exchange import BodyTooLarge, Exchange, KeptLines, Watch
+from gateway.server.exchange import BodyTooLarge, Exchange, KeptOfHead, Watch
 from gateway.server.known_heads import HEAD_BYTES
 from gateway.server.stalls import HalfClosed, may_be_half_closed
 
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from gateway.server.clients import Awaited
-    from gateway.server.connection import EdgeProtocol, Serve
+    from gateway.server.connection import EdgeProtocol
     from gateway.server.guard import EdgeRules, Shared
     from gateway.server.known_heads import KnownHead, KnownHeads
+    from gateway.server.ports import Begun
 
 # The largest request that is read here.
 MOST_BYTES: Final = HEAD_BYTES + UNCOUNTED_BYTES
@@ -62,7 +62,7 @@ class Front:
 
     server: web.Server
     behind: Callable[[], EdgeProtocol]
-    serve: Serve
+    begin: Callable[[Exchange, Callable[[], None]], Begun]
     heads: KnownHeads
     rules: EdgeRules
     shared: Shared
@@ -147,9 +147,9 @@ class WholeExchange(Exchange):
         self.key_digest = head.key_digest
 
     @property
-    def kept_lines(self) -> KeptLines | None:
-        """Return what was made of these headers for providers; None where they are not remembered."""
-        return self._known.kept_lines if self._known.key_digest is not None else None
+    def kept(self) -> KeptOfHead | None:
+        """Return what was made of these headers; None where they are not remembered."""
+        return self._known.kept if self._known.key_digest is not None else None
 
     def all_headers(self) -> CIMultiDictProxy[str]:
         """Return the headers with what shows the key, which is read again where the head was remembered."""
@@ -187,7 +187,7 @@ class WholeExchange(Exchange):
 
 
 class FrontProtocol(asyncio.Protocol):
-    """One connection of a client; its requests are served by one task, made with the first of them.
+    """One connection of a client. Its requests are served in order: each is begun, and told of as it is over.
 
     Names are those of `gateway.server.ports`, and of what servers ask of their connections.
     """
@@ -198,11 +198,13 @@ class FrontProtocol(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_awaited",
+        "_begun",
         "_body_timer",
         "_close",
         "_ended",
         "_eof",
         "_exchange",
+        "_flushing",
         "_force_close",
         "_held",
         "_idle_timer",
@@ -214,10 +216,8 @@ class FrontProtocol(asyncio.Protocol):
         "_peer",
         "_reading_paused",
         "_served",
-        "_serving",
         "_since_s",
         "_trusted",
-        "_turn",
         "_unread_bytes",
         "_wire",
         "_writable",
@@ -237,8 +237,9 @@ class FrontProtocol(asyncio.Protocol):
         self.address = self.account = self._peer = ""
         self._trusted = self.refused = False
         self._exchange: WholeExchange | None = None
-        self._serving: asyncio.Task[None] | None = None
-        self._turn: asyncio.Future[None] | None = None
+        """The request that is served, or is next."""
+        self._begun: Begun | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._held = b""
         """What has come of the next request."""
         self._awaited: Taken | None = None
@@ -279,8 +280,9 @@ class FrontProtocol(asyncio.Protocol):
         self._let_go()
         self._begin(awaited, data[awaited.head_bytes :])
 
-    def _take(self, data: bytes) -> None:
-        """Serve the request that `data` begins with, or await the rest of it, or give all of it away."""
+    def _take(self, data: bytes, *, later: bool = False) -> None:
+        """Serve the request that `data` begins with, or await the rest of it, or give all of it away; with `later` it
+        is begun in a turn of its own."""
         if len(data) <= MOST_BYTES:
             lines, length, body = split(data)
             if 0 < length <= UNCOUNTED_BYTES:
@@ -290,7 +292,7 @@ class FrontProtocol(asyncio.Protocol):
                 if head is not None:
                     taken = Taken(head, digest, lines, len(data) - len(body), length)
                     if len(body) >= length:
-                        self._begin(taken, body)
+                        self._begin(taken, body, later=later)
                     else:
                         self._awaited = taken
                         self._body_timer = self._loop.call_later(BODY_S, self._late)
@@ -371,8 +373,6 @@ class FrontProtocol(asyncio.Protocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -405,23 +405,25 @@ class FrontProtocol(asyncio.Protocol):
         return exchange if exchange is not None and (not exchange.begun or exchange.unsent) else None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Cancel the request of a client that has left; what is on its way is settled or given back."""
+        """Tell the request of a client that has left; what is on its way is settled or given back."""
         self._force_close = True
         waiter, self._writable = self._writable, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(ClientConnectionResetError("Connection lost"))
         self._leave(exc)
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            serving.cancel()
+        if self._begun is not None:
+            self._begun.left()
+        elif self._flushing is None:
+            self._exchange = None  # it was not begun
 
     # What is served.
 
-    def _begin(self, taken: Taken, data: bytes) -> None:
-        """Serve a request whose body `data` begins with; what is behind it waits."""
+    def _begin(self, taken: Taken, data: bytes, *, later: bool = False) -> None:
+        """Serve a request whose body `data` begins with, or have it be the next one; what is behind it waits."""
         length = taken.length
         body = data if len(data) == length else data[:length]
-        self._exchange, self._served = WholeExchange(self, taken, body), True
+        self._exchange = exchange = WholeExchange(self, taken, body)
+        self._served = True
         if len(data) > length:
             self._hold(data[length:])
         elif self._eof:
@@ -430,47 +432,47 @@ class FrontProtocol(asyncio.Protocol):
             clients = self.front.shared.clients
             address = clients.forwarded(self._peer, taken.head.headers.getall(FORWARDED_HEADER, []))
             self.refused = not clients.move(self, address)
-        if self._serving is None:
-            self._serving = self._loop.create_task(self._serve_calls())
-        elif self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
+        if later:
+            self._loop.call_soon(self._serve, exchange)
+        else:
+            self._serve(exchange)
 
-    async def _serve_calls(self) -> None:
-        """Serve this connection's requests, one after the other: a task for each would cost more than waiting, and so
-        would a coroutine."""
-        log_about(None)
-        serve = self.front.serve
-        while True:
-            exchange = self._exchange
-            if exchange is None:
-                if self.transport is None:
-                    return
-                self._turn = self._loop.create_future()
-                await self._turn
-                self._turn = None
-                continue
-            try:
-                if self.refused:
-                    refusals.too_many_connections().answer(exchange, self.front.new_id())
-                else:
-                    await serve(exchange)
-                if self._paused:
-                    await exchange.flushed()
-                if not exchange.whole:
-                    exchange.abort()
-            except BaseException as error:
-                if not isinstance(error, asyncio.CancelledError):
-                    logger.exception("a call failed")
-                if not exchange.whole:
-                    exchange.abort()
-                exchange.keep_alive = False
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                self._done(exchange)
-            del exchange
-            if self._exchange is not None:
-                await asyncio.sleep(0)  # who sends many at once lets others have their turn
+    def _serve(self, exchange: WholeExchange) -> None:
+        """Begin to serve a request, unless its client has left."""
+        if self._exchange is not exchange:
+            return
+        if self.transport is None:
+            self._exchange = None
+            return
+        try:
+            if self.refused:
+                refusals.too_many_connections().answer(exchange, self.front.new_id())
+                self._flush(exchange)
+                return
+            begun = self.front.begin(exchange, self._over)
+        except Exception:
+            logger.exception("a call failed")
+            self._over()
+        else:
+            if self._exchange is exchange:  # else it is over already
+                self._begun = begun
+
+    def _flush(self, exchange: WholeExchange) -> None:
+        """Go on once the client has taken an answer."""
+        if self._paused:
+            self._flushing = self._loop.create_task(exchange.flushed())
+            self._flushing.add_done_callback(lambda _: self._over())
+        else:
+            self._over()
+
+    def _over(self) -> None:
+        """Act on the end of the request that is served: nothing more is written to its client."""
+        exchange = self._exchange
+        if exchange is not None:
+            self._begun = self._flushing = None
+            if not exchange.whole:
+                exchange.abort()
+            self._done(exchange)
 
     def _done(self, exchange: WholeExchange) -> None:
         """Go on to the next request, or end the connection."""
@@ -484,7 +486,7 @@ class FrontProtocol(asyncio.Protocol):
             if self._reading_paused and self.transport is not None:
                 self._reading_paused = False
                 self.transport.resume_reading()
-            self._take(self._let_go())
+            self._take(self._let_go(), later=True)  # who sends many at once lets others have their turn
         else:
             self._rest()
 
@@ -580,8 +582,6 @@ class FrontProtocol(asyncio.Protocol):
             transport.close()
         if wire is not None and wire.get_write_buffer_size():
             self._loop.call_later(self.front.rules.client_write_timeout_s, wire.abort)
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -592,15 +592,16 @@ class FrontProtocol(asyncio.Protocol):
             self.force_close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """Let the request end within `timeout` seconds, then cancel it, and close."""
+        """Let the request end within `timeout` seconds, then have it go on without its client, and close."""
         self.close()
         if self.transport is not None:
             self._ended = self._loop.create_future()
             await asyncio.wait((self._ended,), timeout=timeout)
-        serving = self._serving
-        if serving is not None and not serving.done():
-            serving.cancel()
-            await asyncio.wait((serving,), timeout=timeout)
+        if self._begun is not None:
+            self._begun.left()
+        if self._exchange is not None:
+            self._ended = self._loop.create_future()
+            await asyncio.wait((self._ended,), timeout=timeout)
         if self.transport is not None:
             self.force_close()
 

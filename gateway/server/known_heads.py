@@ -21,12 +21,12 @@ from urllib.parse import unquote_plus
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.dialects.declared import KEY_HEADERS, key_headers
+from gateway.server.exchange import KeptOfHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.dialects.base import Match
-    from gateway.server.exchange import KeptLines
 
     Find = Callable[[str, str, Mapping[str, str]], Match | None]
 
@@ -64,9 +64,9 @@ Lines = tuple[tuple[bytes, bytes], ...]
 
 class KnownHead:
     """A head as it was read. `key_digest` is that of its key, once that is known; then its headers are without what
-    shows the key. `kept_lines` are what was made of it for providers."""
+    shows the key. `kept` is what was made of it."""
 
-    __slots__ = ("headers", "kept_lines", "key_digest", "match", "path", "raw_headers")
+    __slots__ = ("headers", "kept", "key_digest", "match", "path", "raw_headers")
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class KnownHead:
         self.headers = headers
         self.raw_headers = raw_headers
         self.key_digest = key_digest
-        self.kept_lines: KeptLines = {}
+        self.kept = KeptOfHead()
 
     def without_key(self, key_digest: bytes) -> KnownHead | None:
         """Return what may be remembered of it; None where it holds a secret that can't be left out."""
@@ -114,7 +114,7 @@ class KnownHeads:
 
     def digest(self, lines: bytes) -> bytes:
         """Return by what a head is found; `lines` are all but its length."""
-        return blake2b(lines, digest_size=DIGEST_BYTES, key=self._key).digest()
+        return blake2b(self._key + lines, digest_size=DIGEST_BYTES).digest()  # as good as a key apart, and cheaper
 
     def get(self, digest: bytes) -> KnownHead | None:
         """Return a head that is remembered."""
@@ -131,10 +131,6 @@ class KnownHeads:
             self._seen.add(digest)
         elif (kept := head.without_key(key_digest)) is not None:
             self._keep(digest, kept)
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._young, self._old, self._young_bytes = {}, {}, 0
 
     def _keep(self, digest: bytes, head: KnownHead) -> None:
         size_bytes = len(head.path) + sum(len(name) + len(value) for name, value in head.raw_headers)

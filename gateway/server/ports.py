@@ -1,4 +1,4 @@
-"""What an exchange asks of others: a request's head, and the connection that it came on.
+"""What an exchange asks of others, a request's head and the connection that it came on; and who serves exchanges.
 
 `gateway.server.paced.PacedProtocol` is such a connection, whose names these are, and `gateway.server.plain` has
 another.
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from aiohttp import HttpVersion
     from multidict import CIMultiDictProxy
+
+    from gateway.server.exchange import Exchange
 
 
 class Head(Protocol):
@@ -55,3 +58,18 @@ class ClientConnection(Protocol):
     async def _drain_helper(self) -> None: ...
     def claim(self, account: str) -> bool: ...
     async def made(self, size_bytes: int, account: str) -> None: ...
+
+
+class Begun(Protocol):
+    """A request that is being served (`gateway.proxy.course.Course`). It is told once where its client leaves, or is
+    cut off."""
+
+    def left(self) -> None: ...
+
+
+class Metered(Protocol):
+    """Who serves requests to metered endpoints (`gateway.proxy.handler.Proxy`): one is begun, and `on_over` called once
+    nothing more is written to its client; or it is awaited, and cancelled where its client leaves."""
+
+    def begin(self, exchange: Exchange, on_over: Callable[[], None]) -> Begun: ...
+    async def handle(self, exchange: Exchange) -> None: ...

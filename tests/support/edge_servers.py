@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from billing.api.requests import read_bounded
 from gateway.dialects.declarations import Endpoint
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects
-from gateway.server.connection import EdgeProtocol, Serve
+from gateway.server.connection import EdgeProtocol
 from gateway.server.edge import EdgeRunner, EdgeServer, route_of
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.guard import EdgeRules
@@ -31,7 +32,9 @@ from gateway.server.plain import PlainRunner, expected
 from tests.support.edge_clients import BOUND_S, METERED, Client, until
 
 LIMIT_BYTES = 1 << 20
+Serve = Callable[[Exchange], Coroutine[Any, Any, None]]
 BEHIND = " behind the front"
+logger = logging.getLogger(__name__)
 LOOPS = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -78,6 +81,40 @@ def _on_loops(test: Callable[..., Coroutine[Any, Any, None]], loops: Iterable[st
 async def _alone(work: Coroutine[Any, Any, None]) -> None:
     await work
     await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+class InTasks:
+    """Serves each request by a coroutine; one that is begun in a task of its own, which is cancelled as its client
+    leaves."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.handle = serve
+
+    def begin(self, exchange: Exchange, on_over: Callable[[], None]) -> "_Task":
+        return _Task(self.handle, exchange, on_over)
+
+
+class _Task:
+    def __init__(self, serve: Serve, exchange: Exchange, on_over: Callable[[], None]) -> None:
+        self._on_over = on_over
+        self._task = asyncio.create_task(self._run(serve, exchange))
+        self._task.add_done_callback(lambda _: self._end())  # also of one that was cancelled before its first step
+
+    def left(self) -> None:
+        self._task.cancel()
+
+    async def _run(self, serve: Serve, exchange: Exchange) -> None:
+        try:
+            await serve(exchange)
+            await exchange.flushed()
+        except Exception:
+            logger.exception("a call failed")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        on_over, self._on_over = self._on_over, lambda: None
+        on_over()
 
 
 @dataclass
@@ -139,7 +176,7 @@ async def edge(
     runner = (
         PlainRunner(app, rules or EdgeRules(), **options)
         if plain
-        else EdgeRunner(app, by("edge"), DIALECTS.find, rules, front=_with_front.get(), **options)
+        else EdgeRunner(app, InTasks(by("edge")), DIALECTS.find, rules, front=_with_front.get(), **options)
     )
     await runner.setup()
     listener = bind("127.0.0.1:0")

@@ -10,6 +10,7 @@ import linecache
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from gateway.config.defaults import AttemptSettings, EstimateSettings, RequestSe
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy import course as course_module
+from gateway.proxy import detached_answer
 from gateway.proxy.course import Course
 from gateway.proxy.detached_answer import DetachedAnswer, Running
 from gateway.proxy.handler import Proxy
@@ -113,7 +115,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
-    key_digest = kept_lines = None
+    key_digest = kept = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
@@ -133,7 +135,7 @@ class Client:
         pass
 
     def here(self, _: int) -> bytes | None:
-        return self.body
+        return None if self.machine.is_slow else self.body
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         self.machine.must(not self.whole, "one answer")
@@ -214,6 +216,8 @@ class Provider(HttpTransport):
         self.machine = machine
         self.idle = True
         self.waiting: list[asyncio.Future[Response]] = []
+        self.requests: list[Any] = []
+        """That were sent, and whose answers are awaited."""
 
     def send_now(self, request: Any, on_change: Callable[[], None]) -> Response | None:
         self.machine.sent()
@@ -227,13 +231,19 @@ class Provider(HttpTransport):
         self.machine.sent()
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
+        self.requests.append(request)
         return await future
 
     repeat = send
 
 
 class Life(RuleBasedStateMachine):
-    """One request."""
+    """One request. `has_usage` says whether its provider reports usage, `is_slow` that its body does not come with its
+    head, `is_unpaid` that its account's status must be looked at."""
+
+    course_class = Course
+    has_usage = True
+    is_slow = is_unpaid = False
 
     @initialize(
         stream=st.booleans(), known=st.booleans(), idle=st.booleans(), bounded=st.booleans(), strict=st.booleans()
@@ -251,6 +261,8 @@ class Life(RuleBasedStateMachine):
         self.is_sent = self.is_over = False
         self.stream, self.known, self.strict = stream, known, strict
         self.pieces = list(PIECES[stream])
+        if not self.has_usage:
+            self.pieces = [*WORDS, DONE] if stream else [msgspec.json.encode(answer(reported={}))]
         fields: dict[str, Any] = {"model": "m", "messages": [], **({"max_tokens": 5} if bounded else {})}
         self.client = Client(self, msgspec.json.encode({**fields, "stream": True} if stream else fields))
 
@@ -284,7 +296,7 @@ class Life(RuleBasedStateMachine):
         holds = Holds(none, repairs, running, outbox, direct, gateway_id="g", settings=HoldSettings())  # type: ignore[arg-type]
         made = preparation(1_000_000)
         made._rules = EstimateSettings(strict=self.strict)
-        principal = anew()
+        principal = replace(anew(), status="suspended") if self.is_unpaid else anew()
         request = RequestSettings()
         proxy = Proxy.__new__(Proxy)
         proxy.holds, proxy.metrics = holds, metrics
@@ -310,15 +322,30 @@ class Life(RuleBasedStateMachine):
         proxy.cached = lambda _: principal if self.known else None  # type: ignore[method-assign]
 
         async def admit(*_: Any) -> Any:
-            await asyncio.sleep(0)
+            for _ in range(4):  # whose client may leave meanwhile
+                await asyncio.sleep(0)
             if not self.known and self.client.gone:
                 raise Refuse(refusals.invalid_key(None))
             return principal
 
+        async def slowly(*_: Any) -> Any:
+            await asyncio.sleep(0)
+            body, self.client.body = self.client.body, b""
+            return body, DIALECT.parse(self.client, body)  # type: ignore[arg-type]
+
+        async def paid(*_: Any) -> None:
+            await asyncio.sleep(0)
+
+        async def record(*_: Any) -> None:
+            await asyncio.sleep(0)
+
+        some: Any = _Anything(of=lambda _: _Anything(), record=record)
+        proxy.bodies = proxy.stored = some
+        proxy.intake, proxy.check_paid = SimpleNamespace(slowly=slowly), paid  # type: ignore[method-assign, assignment]
         proxy.admit = admit  # type: ignore[method-assign]
         proxy.clock, proxy.new_id = loop.time, lambda: "01ARZ3NDEKTSV4RRFFQ69G5FAV"
         proxy.start, proxy.call_soon = loop.create_task, loop.call_soon
-        course = self.course = Course(proxy, self.client, self.note_over)  # type: ignore[arg-type]
+        course = self.course = self.course_class(proxy, self.client, self.note_over)  # type: ignore[arg-type]
         assert course.state == "read"
 
     async def decide(self, reply: Any, epoch: int, request: Any, target: Any, deadline: float) -> Any:
@@ -663,6 +690,49 @@ def test_a_fault_before_an_awaited_answer_is_looked_at_frees_the_provider_s_conn
     made = life.connected()
     life.head(made, 500)
     life.do(lambda: life.provider.waiting.pop().set_result(made))
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+def test_a_fault_as_a_refusal_is_passed_on_frees_the_provider_s_connection(monkeypatch):
+    life = begun()
+    life.redis_replies("ok")
+    monkeypatch.setattr(Hold, "owe_nothing", fails)
+    life.the_head_comes(400, True)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    assert life.client.status >= 500
+    life.teardown()
+
+
+def test_a_fault_after_the_client_has_left_frees_the_provider_s_connection(monkeypatch):
+    life = begun()
+    life.redis_replies("ok")
+    life.the_client_leaves(True)
+    monkeypatch.setattr(detached_answer, "incoming", fails)
+    life.turns()
+    life.the_head_comes(200, False)
+    life.turns()
+    assert life.link is not None
+    assert life.link.released
+    life.teardown()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_fault_as_an_awaited_answer_is_left_frees_the_provider_s_connection(monkeypatch, leaves):
+    life = begun(idle=False)
+    life.redis_replies("ok")
+    life.turns()
+    life.provider.requests.pop().pending = life.connected()
+    if leaves:
+        life.detached._terms = fails  # type: ignore[method-assign]
+        life.the_client_leaves(True)
+    else:
+        monkeypatch.setattr(Hold, "owe", fails)
+        life.do(lambda: life.provider.waiting.pop().set_exception(Fault()))
     life.turns()
     assert life.link is not None
     assert life.link.released

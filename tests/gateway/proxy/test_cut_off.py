@@ -71,7 +71,8 @@ async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not
     async with asking_by_hand(customer, chat(model="gpt-4o-mini")) as (reader, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         found = await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
-        await until(lambda: not any("_serve_calls" in repr(task.get_coro()) for task in asyncio.all_tasks()))
+        runner: Any = gateway.runner
+        await until(lambda: not runner.server.connections)
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         taken = 0
         with suppress(ConnectionError):

@@ -34,6 +34,7 @@ class Asked:
 
     match: Match = field(default_factory=lambda: Match(DIALECT, DIALECT.endpoints[0]))
     headers: Mapping[str, str] = field(default_factory=dict)
+    kept = None
 
 
 def anew() -> Principal:

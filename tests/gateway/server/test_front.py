@@ -292,8 +292,8 @@ async def test_a_remembered_head_shows_the_key_of_its_client_and_no_other(gatewa
         events = await customer.events()
         assert [event["tags"] for event in events] == [{"a": "b"}] * 4
         for known in heads._young.values():
-            assert customer.key not in repr((known.headers, known.raw_headers, known.kept_lines))
-            assert len(known.kept_lines) <= 1
+            assert customer.key not in repr((known.headers, known.raw_headers, known.kept.lines, known.kept.said))
+            assert len(known.kept.lines) <= 1
     await gateway.runtime.services.keys.revoke(first.key_id)
     for customer, status in ((first, 401), (second, 200)):
         client.send(

@@ -124,8 +124,6 @@ def test_a_head_is_remembered_once_it_has_come_again_and_without_its_key(heads: 
     for other in (head(*USUAL), head(*USUAL, "X-Metergate-Tags: team=b"), head(*USUAL, "X-Metergate-Tags: team=a ")):
         assert heads.get(heads.digest(other)) is None
     assert KnownHeads(FIND).digest(b"x") != KnownHeads(FIND).digest(b"x")
-    heads.clear()
-    assert len(heads) == 0
 
 
 @pytest.mark.parametrize("shown", ["x-api-key: ", "X-Goog-Api-Key: ", "api-key: "])
