@@ -390,6 +390,8 @@ class Course:
         """Act on how an attempt has gone: try another, or go on with this one. An answer is noted before."""
         self.request = None
         health = self.context.target.health
+        if isinstance(outcome, Response):
+            outcome.on_change = self.heard  # also where its head was awaited
         if isinstance(outcome, UpstreamError):
             failure: Failure | None = failure_of_error(outcome)
         else:

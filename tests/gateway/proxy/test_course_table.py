@@ -63,7 +63,7 @@ def _steps(life: Life, dice: random.Random) -> Any:
     if life.direct:
         yield 2, lambda: life.the_ledger_decides(dice.choice(["settled", "expired", "late"]))
     if life.provider.waiting:
-        yield 2, lambda: life.a_connection_is_made(dice.random() < 0.6)
+        yield 2, lambda: life.a_connection_is_made(dice.random() < 0.6, dice.random() < 0.5)
     if made is not None:
         yield 1, lambda: life.the_provider_stops(dice.choice(["cut", "silent", "stale", "end"]))
         if not made.status:
