@@ -170,6 +170,8 @@ async def _restore(path: Path, shown_as: str, output: Output, *, force: bool) ->
             await pour(path, stores.database_url, output, anew=replaces)
         with output.step("Brought the schema to this version"):
             migrated = await migrate(stores.database_url)
+        with output.step("Gathered statistics"):
+            await _analyze(stores.database_url)
         await end_all_leases(database)
         accounts = await database.value("SELECT count(*) FROM accounts")
     data = {"file": shown_as, "accounts": accounts, "migrations": applied, "applied": migrated}
@@ -190,6 +192,7 @@ async def _proved(file: Path, output: Output) -> Proof:
         with output.step("Restored it into a scratch database"):
             await pour(file, url, output, anew=False)
             await migrate(url)
+            await _analyze(url)
         restored_s = time.monotonic()
         database = Database(url, size=1, timeout_s=STATEMENT_TIMEOUT_S)
         try:
@@ -204,6 +207,18 @@ async def _proved(file: Path, output: Output) -> Proof:
         raise CommandFailed(f"The backup was restored, and its ledger does not verify: {wrong}. It is not kept.")
     ended_s = time.monotonic()
     return Proof(verified.ok, accounts, events, round(restored_s - began_s, 1), round(ended_s - restored_s, 1))
+
+
+async def _analyze(url: str) -> None:
+    """Have Postgres look at what was restored: without statistics it plans large queries for hours."""
+    from billing.database.connection import Database
+    from billing.database.migrate import MIGRATION_TIMEOUT_S
+
+    database = Database(url, size=1, timeout_s=MIGRATION_TIMEOUT_S)
+    try:
+        await database.execute("ANALYZE")
+    finally:
+        await database.close()
 
 
 def _told(proof: Proof) -> str:

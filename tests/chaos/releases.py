@@ -110,13 +110,14 @@ async def _run(
         beside = Load(second, customers, CLIENTS, 2, WITHOUT_FAILURES)
         beside.start()
         await _answered(load, beside)
-        killed_s = []
+        kills_s: list[tuple[float, float]] = []
         for number in range(kills):
             victim = (first, second)[number % 2]
             pid = await some_worker(victim, chance)
-            killed_s.append(time.monotonic())
+            struck_s = time.monotonic()
             send_signal([pid], SIGKILL)
             await until(lambda victim=victim, pid=pid: _replaced(victim, pid), "another worker runs")
+            kills_s.append((struck_s, time.monotonic()))
             await _answered(load, beside)
         steps = Counter[str]()
         for release in (releases.this, releases.before):
@@ -137,14 +138,15 @@ async def _run(
         verdict = await judge(first, exchanges, 0.0)
     found = Counter("answers whole" for each in exchanges if each.ended is Ended.whole) + steps
     cut = [each for each in exchanges if each.ended is not Ended.whole]
-    found["cut by a kill"] = sum(_by_kill(each, killed_s) for each in cut)
-    wrong = [f"{each.ended.value}: {each.status} {each.note}" for each in cut if not _by_kill(each, killed_s)]
+    found["cut by a kill"] = sum(_by_kill(each, kills_s) for each in cut)
+    wrong = [f"{each.ended.value}: {each.status} {each.note}" for each in cut if not _by_kill(each, kills_s)]
     return found, [*wrong, *verdict.details, *([f"{left} entries left in the journal"] if left else [])]
 
 
-def _by_kill(exchange: Exchange, killed_s: list[float]) -> bool:
-    """Whether its worker was killed while it ran."""
-    return exchange.ended is Ended.cut and any(exchange.sent_s <= each <= exchange.ended_s for each in killed_s)
+def _by_kill(exchange: Exchange, kills_s: list[tuple[float, float]]) -> bool:
+    """Whether its worker was killed while it ran, or its client did not know yet that it was: until another one ran."""
+    ran = ((exchange.sent_s <= until_s and struck_s <= exchange.ended_s) for struck_s, until_s in kills_s)
+    return exchange.ended is Ended.cut and any(ran)
 
 
 async def _answered(*loads: Load) -> None:
