@@ -195,7 +195,7 @@ async def serving(
         _share_health(engine, parts.board)
         if shared_work:
             runtime.start(*_oversight(runtime, metrics, parts.board, health))
-            engine.loops.start("background", parts.poller.run)
+            engine.loops.start("background", partial(parts.poller.run, engine.pending))
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
         yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge.edge, clients), health
@@ -272,7 +272,6 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         settlements,
         dialects.creations(),
         defaults,
-        pending=engine.pending,
         new_id=new_id,
         clock=time.time,
     )

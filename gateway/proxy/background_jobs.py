@@ -168,12 +168,10 @@ class BackgroundPoller:
         creations: Mapping[str, tuple[Dialect, Creation]],
         defaults: Defaults,
         *,
-        pending: Pending,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
-        self._pending = pending
         self._providers = providers
         self._settlements = settlements
         self._creations = creations
@@ -273,13 +271,13 @@ class BackgroundPoller:
             expires_s=now_s + self._settings.background_expiry_s,
         )
 
-    async def run(self) -> None:
+    async def run(self, pending: Pending) -> None:
         """Take jobs over, again and again, that their gateways poll no more."""
         while not self._stopping.is_set():
             room = min(CLAIMED_AT_ONCE, self._settings.background_jobs - len(self._following))
             try:
                 await self._tend()
-                for job in await self._jobs.claim(room) if room > 0 and self._pending.work.jobs else ():
+                for job in await self._jobs.claim(room) if room > 0 and pending.work.jobs else ():
                     if job.request_id not in self._following:
                         task = asyncio.create_task(self._follow(job, self._payer(job), None))
                         self._tasks.add(task)
