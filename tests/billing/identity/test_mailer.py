@@ -175,8 +175,8 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(billing, m
     monkeypatch.setattr(billing.database, "row", noted)
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
-        mailer = mailer_of(billing, Smtp("127.0.0.1", port, FROM))
-        running = asyncio.create_task(mailer.work(Pending(billing.database))[0].run())
+        sending = mailer_of(billing, Smtp("127.0.0.1", port, FROM)).work(Pending(billing.database))[0]
+        running = asyncio.create_task(sending.run())
         async with asyncio.timeout(60):
             for _ in range(3):
                 await asked.acquire()

@@ -24,6 +24,7 @@ ITS_OWN = {
     "housekeeping",
     "months",
     "metrics",
+    "pending",
     "plans",
     "prices",
     "refused",
