@@ -142,7 +142,7 @@ def _parameters(parameters: list[Json]) -> str:
         for each in parameters
     )
     head = "<tr><th>parameter</th><th>in</th><th>what</th></tr>"
-    return f'<div class="scroll" role="region" aria-label="Parameters" tabindex="0"><table>{head}{rows}</table></div>'
+    return f'<div class="scroll" role="group" aria-label="Parameters" tabindex="0"><table>{head}{rows}</table></div>'
 
 
 def _told(schema: Json) -> str:
