@@ -189,7 +189,7 @@ def _html(name: str, root: str) -> Markup:
         if token.type == "inline":
             out.append(_inline(token.children or [], root))
         elif token.type == "fence":
-            code = f'<div class="copyable"><pre><code>{escape(token.content)}</code></pre>'
+            code = f'<div class="copyable"><pre tabindex="0"><code>{escape(token.content)}</code></pre>'
             out.append(f'{code}<button type="button" data-copy hidden>Copy</button></div>\n')
         elif token.type == "table_open":
             tables += 1
