@@ -168,4 +168,4 @@ def _one_example(media: str, content: Json, schemas: Mapping[str, Json]) -> str:
     if not isinstance(found, dict | list):
         return f"<p><code>{escape(media)}</code></p>"
     text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
-    return f"<pre tabindex="0"><code>{escape(text)}</code></pre>"
+    return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
