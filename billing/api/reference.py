@@ -142,7 +142,7 @@ def _parameters(parameters: list[Json]) -> str:
         for each in parameters
     )
     head = "<tr><th>parameter</th><th>in</th><th>what</th></tr>"
-    return f'<div class="scroll" role="region" aria-label="Parameters" tabindex="0"><table>{head}{rows}</table></div>'
+    return f'<div class="scroll" role="group" aria-label="Parameters" tabindex="0"><table>{head}{rows}</table></div>'
 
 
 def _told(schema: Json) -> str:
@@ -168,4 +168,4 @@ def _one_example(media: str, content: Json, schemas: Mapping[str, Json]) -> str:
     if not isinstance(found, dict | list):
         return f"<p><code>{escape(media)}</code></p>"
     text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
-    return f"<pre><code>{escape(text)}</code></pre>"
+    return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'

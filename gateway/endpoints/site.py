@@ -184,15 +184,16 @@ def _markdown() -> MarkdownIt:
 def _html(name: str, root: str) -> Markup:
     """Return a page's HTML; `root` leads from its address to the folder of all pages."""
     markdown = _markdown()
-    out = []
+    out, tables = [], 0
     for token in site().pages[name].tokens:
         if token.type == "inline":
             out.append(_inline(token.children or [], root))
         elif token.type == "fence":
-            code = f'<div class="copyable"><pre><code>{escape(token.content)}</code></pre>'
+            code = f'<div class="copyable"><pre tabindex="0"><code>{escape(token.content)}</code></pre>'
             out.append(f'{code}<button type="button" data-copy hidden>Copy</button></div>\n')
         elif token.type == "table_open":
-            out.append('<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>')
+            tables += 1
+            out.append(f'<div class="scroll" role="region" aria-label="Table {tables}" tabindex="0"><table>')
         elif token.type == "table_close":
             out.append("</table></div>")
         else:
