@@ -180,6 +180,7 @@ STORES: Final = (
         ),
     ),
     _one("Redis's and Postgres's clocks differ by", "s", "max(metergate_store_clock_difference_seconds{})", "seconds"),
+    _one("The replica for reports is behind by", "s", "max(metergate_replica_lag_seconds{})", "seconds"),
     _one("Loops that failed", "ops", _rate("loop_failures", "loop"), "{{loop}}"),
     _one("Revision of the plans", "short", "max by (instance) (metergate_plans_revision{})", "{{instance}}"),
     _one("Keys in memory", "short", "sum by (instance) (metergate_principals_cached{})", "{{instance}}"),

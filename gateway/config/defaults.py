@@ -253,6 +253,9 @@ class StoreSettings(Struct, frozen=True):
     postgres_pool_size: Annotated[
         int, within(1, 100, "connections to Postgres of one process, for admissions and debits")
     ] = 4
+    replica_lag_s: Annotated[
+        float, within(1, 3600, "reports are read from the primary while DATABASE_REPLICA_URL is as far behind")
+    ] = 5
     api_pool_size: Annotated[int, within(1, 100, "and beside them, for calls of the billing API")] = 4
     postgres_timeout_s: Annotated[float, within(0.1, 600, "longest statement")] = 10
     ledger_batch_rows: Annotated[int, within(1, 10_000, "debits in one transaction")] = 500

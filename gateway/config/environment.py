@@ -446,6 +446,11 @@ class Environment:
             secret=True,
         ),
     )
+    database_replica_url: Secret | None = declare_secret_url(
+        "DATABASE_REPLICA_URL",
+        ("postgresql", "postgres"),
+        "streaming replica of Postgres, which reports are read from; unset: none",
+    )
     redis_url: Secret | None = declare_secret_url(
         "REDIS_URL",
         ("redis", "rediss", "unix"),

@@ -23,6 +23,7 @@ from billing.api.requests import read_bounded
 from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError
+from billing.database.replica import CHECK_EVERY_S
 from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
@@ -98,6 +99,12 @@ def add_gauges(
     metrics.gauge("principals_cached", "Keys in memory.", lambda: len(engine.cache))
     metrics.gauge("refusals_dropped", "Refusals that were not kept to be looked up.", lambda: runtime.refused.dropped)
     metrics.gauge(
+        "replica_lag_seconds",
+        "How far the replica that reports are read from is behind; 0 without one.",
+        lambda: 0.0 if runtime.replica is None else runtime.replica.lag_s,
+        "max",
+    )
+    metrics.gauge(
         "request_log_dropped",
         "Lines that the request log has not taken.",
         lambda: 0 if log is None else log.dropped,
@@ -123,7 +130,9 @@ def house_work(runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsi
         with suppress(OSError):
             metrics.flush()
 
+    replica = runtime.replica
     return (
+        *(() if replica is None else (Periodic(name="replica", every_s=CHECK_EVERY_S, round=replica.check),)),
         Periodic(name="housekeeping", every_s=HOUSEKEEPING_S, round=tidy),
         Periodic(name="months", every_s=MONTHS_EVERY_S, round=create_months),
         Periodic(name="metrics", every_s=FLUSH_INTERVAL_S, round=flush, delayed=True),

@@ -378,6 +378,8 @@ class Course:
         """Act on how an attempt has gone: try another, or go on with this one. An answer is noted before."""
         self.request = None
         health = self.context.target.health
+        if isinstance(outcome, Response):
+            outcome.on_change = self.heard  # also where its head was awaited
         if isinstance(outcome, UpstreamError):
             failure: Failure | None = failure_of_error(outcome)
         else:
@@ -430,7 +432,7 @@ class Course:
             self.begin_stream(answer, head)
             return
         self.state = "whole"
-        if isinstance(answer, Response) and answer.on_change is not None:
+        if isinstance(answer, Response):
             self.read_on(answer)
         else:
             self.detour(detours.read_whole_answer(self, answer))
@@ -516,7 +518,8 @@ class Course:
             granted = context.granted_calls(hold)
             if granted is not None:
                 self.guard = OverrunGuard(context, hold, tap, granted, proxy.tool_overrun_percent)
-        if isinstance(answer, Response) and answer.on_change is not None:
+        if isinstance(answer, Response):
+            answer.headers = []  # a stream may be long, and many
             answer.pass_to(self.piece)
             self.look_at_stream(answer)
         else:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from billing.api.services import Services
     from billing.collect.collector import Collector
     from billing.database.connection import Database
+    from billing.database.replica import ReplicatedReads
     from billing.holds.engine import Engine
     from billing.holds.redis.client import RedisClient
     from billing.identity.credentials import People
@@ -57,6 +58,7 @@ class Runtime:
     attempts: Attempts
     collector: Collector
     deployment: str
+    replica: ReplicatedReads | None
     admin_api_key: str = field(repr=False)
 
     def start(self, *work: Periodic) -> None:

@@ -22,6 +22,7 @@ from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets import Budgets
 from billing.database.connection import Database
+from billing.database.replica import ReplicatedReads
 from billing.exports.worker import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
@@ -29,6 +30,7 @@ from billing.identity.passwords import SignInLimit
 from billing.keys.keys import ApiKeys, Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
+from billing.ledger.sums import UsageSums
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
 from billing.notices.exhausted import ExhaustedNotices
@@ -56,6 +58,15 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from billing.schemas.quotas import WindowShape
     from gateway.config.settings import Settings
+
+
+def _reads_of_reports(settings: Settings, primary: Database) -> ReplicatedReads | None:
+    """Return what reads reports from a replica, where one is configured."""
+    stores, url = settings.defaults.stores, settings.database_replica_url
+    if url is None:
+        return None
+    pool = primary.another(size=stores.api_pool_size, timeout_s=stores.postgres_timeout_s)
+    return ReplicatedReads(url.reveal(), pool, size=stores.api_pool_size, most_lag_s=stores.replica_lag_s)
 
 
 def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
@@ -104,6 +115,7 @@ async def open_runtime(
             of_api=stores.database.another(
                 size=defaults.stores.api_pool_size, timeout_s=defaults.stores.postgres_timeout_s
             ),
+            of_reports=_reads_of_reports(settings, stores.database),
             of_keys=stores.database.another(size=1, timeout_s=defaults.stores.postgres_timeout_s),
             of_collection=stores.database.another(size=POOL_SIZE, timeout_s=STATEMENT_S),
             ask=Outgoing(defaults.sign_in.issuer_timeout_s, defaults.sign_in.issuer_answer_bytes),
@@ -125,9 +137,10 @@ async def open_runtime(
 class _Pools:
     """What is open beside the engine's stores. Calls of the API have connections of their own (`of_api`): however many
     of them wait in Postgres, the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which
-    every token waits for."""
+    every token waits for. Reports are read from a replica (`of_reports`) where there is one."""
 
     of_api: Database
+    of_reports: ReplicatedReads | None
     of_keys: Database
     of_collection: Database
     ask: Outgoing
@@ -137,6 +150,8 @@ class _Pools:
         await self.ask.close()
         await self.of_collection.close()
         await self.of_keys.close()
+        if self.of_reports is not None:
+            await self.of_reports.close()
         await self.of_api.close()
 
 
@@ -145,7 +160,7 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
     identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier)
-    services = _services(settings, pools.of_api, engine, plans, identity, in_force)
+    services = _services(settings, pools, engine, plans, identity, in_force)
     parts = PaymentParts(
         pools.of_api,
         services.accounts,
@@ -176,16 +191,17 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
         attempts=services.attempts,
         collector=collector,
         deployment=deployment,
+        replica=pools.of_reports,
         admin_api_key=services.admin_api_key or "",
     )
 
 
 def _services(
-    settings: Settings, database: Database, engine: Engine, plans: Plans, identity: Identity, in_force: InForce
+    settings: Settings, pools: _Pools, engine: Engine, plans: Plans, identity: Identity, in_force: InForce
 ) -> Services:
     """Make what the billing API works on."""
-    defaults, effects = settings.defaults, engine.change_notifier
-    grants, reports, links = Grants(database, effects, new_id), Reports(database), links_of(settings, plans)
+    database, defaults, effects = pools.of_api, settings.defaults, engine.change_notifier
+    grants, links = Grants(database, effects, new_id), links_of(settings, plans)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -197,10 +213,10 @@ def _services(
         grants=grants,
         lots=Lots(database),
         alerts=Alerts(database, settings.payments.low_balance_nano),
-        budgets=Budgets(database, reports.sums, new_id, time.time),
+        budgets=Budgets(database, UsageSums(database), new_id, time.time),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
-        reports=reports,
+        reports=Reports(pools.of_reports or database),
         traffic=Traffic(database),
         search=Search(database),
         bills=make_bills(settings, database),

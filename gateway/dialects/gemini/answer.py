@@ -33,6 +33,8 @@ END_MARKERS: Final = (b'Reason"', b'"error"')
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
 _CODE: Final = b'"executableCode"'
 _USAGE: Final = b'"usageMetadata"'
+# How the names of usage end, and of what tools did but for code.
+_METADATA: Final = b'Metadata"'
 _DIGITS: Final = b"0123456789"
 _TIER_PREFIX: Final = "service_tier_"
 _MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
@@ -144,8 +146,8 @@ class Reading:
             return False
         begins = last.rfind(_USAGE)
         usage = last[begins : last.find(piece.usage, begins) + len(piece.usage)]
-        others = b" ".join(pieces.translate(None, _DIGITS).split(usage.translate(None, _DIGITS)))
-        if others.find(_USAGE) >= 0 or any(others.find(name) >= 0 for name in _OF_TOOLS):
+        alike = pieces.translate(None, _DIGITS).count(usage.translate(None, _DIGITS))
+        if alike * usage.count(_METADATA) != pieces.count(_METADATA) or pieces.find(_CODE) >= 0:
             return False
         self._model = model
         self._merge(counts)

@@ -657,7 +657,9 @@ _EVENT_END: Final = b"}\n\n"
 _NULL_USAGE_LAST: Final = b',"usage":null' + _EVENT_END
 # Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that it
 # stands at the top level, so that nothing has to be decoded.
-_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
+_PADDING: Final = rb'"obfuscation":"[^"\\]*"\}\n\n'
+_NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?=%b)' % _PADDING)
+_PADDED_LAST: Final = re.compile(rb'"usage":null,(%b)' % _PADDING)
 _DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 
@@ -671,11 +673,32 @@ class _PlainEvent(msgspec.Struct):
     error: None = None
 
 
+class _UsageEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """The event that OpenAI sends for its usage alone."""
+
+    usage: PlainUsage
+    choices: Annotated[list[None], msgspec.Meta(max_length=0)]
+    id: str | None = None
+    object: str | None = None
+    created: int | None = None
+    service_tier: str | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    obfuscation: str | None = None
+    error: None = None
+
+
 _PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
+_USAGE_EVENT: Final = msgspec.json.Decoder(_UsageEvent)
+_NO_CHOICES: Final = b'"choices":[]'
 
 
 def _plain_facts(data: bytes) -> EventFacts | None:
     """Return what an event with usage says, where it is as OpenAI writes it: in one go."""
+    if data.find(_NO_CHOICES) >= 0 and (alone := decoded(_USAGE_EVENT, data)) is not None:
+        if (usage := plain_usage(alone.usage)) is None:
+            return None
+        return EventFacts(Reported(usage, alone.service_tier, alone.model), has_usage=True, is_usage_only=True)
     event = decoded(_PLAIN_EVENT, data)
     if event is None or (usage := plain_usage(event.usage)) is None:
         return None
@@ -760,6 +783,8 @@ class OpenAIEvents(EventReader):
                 return block[: at - 1] + _EVENT_END, -1
             block = _EVENT_END.join(block.split(_NULL_USAGE_LAST))  # `replace` searches twice
             at = block.find(_USAGE_NAME, at)
+        elif (padded := _PADDED_LAST.fullmatch(block, at)) is not None:
+            return block[:at] + padded[1], -1
         if not _has_null_usage(block, at):
             return block, at
         start = last_end(block, 0, at)

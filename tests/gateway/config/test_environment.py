@@ -209,7 +209,7 @@ def test_no_secret_shows():
     assert not any("hidden" in problem for problem in refusals(**hidden))
     right = {"DATABASE_URL": "postgresql://u:hidden@h/d", "REDIS_URL": "redis://:hidden@h"}
     right |= {"EXPORTER_SOURCES_JSON": '[{"source_id": "a", "base_url": "https://a", "token": "hidden"}]'}
-    right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden"}
+    right |= {"NOTIFICATION_WEBHOOK": "https://h/hidden", "DATABASE_REPLICA_URL": "postgresql://u:hidden@h/d"}
     right |= {"SECRETS_KEY": "hidden" * 8, "SECRETS_KEY_BEFORE": "hidden" * 9}
     right |= {"ADMIN_API_KEY": "hidden" * 4, "SERVICE_API_KEY": "hidden" * 4, "JWT_SECRET": "hidden" * 6}
     right |= {

@@ -138,14 +138,22 @@ def test_a_key_in_another_header_is_left_out_too(heads: KnownHeads, shown: str) 
         ((*USUAL, f"Cookie: session={SECRET}"), CHAT),
         ((*USUAL, f"Proxy-Authorization: Basic {SECRET}"), CHAT),
         (USUAL[:2], f"/v1beta/models/gemini-2.5-flash:generateContent?key={SECRET}"),
+        (USUAL[:2], f"/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse&%6bey={SECRET}"),
     ],
-    ids=["a cookie", "of a proxy", "in the path"],
+    ids=["a cookie", "of a proxy", "in the path", "in the path, spelled in another way"],
 )
 def test_a_head_with_a_secret_that_stays_is_never_remembered(
     heads: KnownHeads, lines: tuple[str, ...], path: str
 ) -> None:
     assert seen_again(heads, head(*lines, path=path)) is None
     assert len(heads) == 0
+
+
+def test_a_query_that_has_no_key_is_remembered(heads: KnownHeads) -> None:
+    path = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+    known = seen_again(heads, head(*USUAL[:2], "X-Goog-Api-Key: " + SECRET, path=path))
+    assert (known.path, known.key_digest) == (path, b"digest")
+    assert SECRET not in repr((known.headers, known.raw_headers, known.path))
 
 
 def test_there_are_never_more_than_so_many_and_those_that_come_stay(heads: KnownHeads) -> None:
