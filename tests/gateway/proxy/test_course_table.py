@@ -13,6 +13,8 @@ from tests.gateway.proxy.test_course import Life
 # Lives until every pair was driven; so many are by far not needed.
 MOST_LIVES: Final = 6_000
 STEPS: Final = 25
+# Told of answers that must be awaited, as those of the local provider and of sockets are: not played here.
+AWAITED: Final = {("whole", "whole"), ("whole", "not_whole"), ("stream", "passed")}
 EVENTS: Final = frozenset(event for events in NEXT.values() for event in events)
 
 Seen = dict[tuple[State, str], set[State]]
@@ -79,7 +81,7 @@ def _steps(life: Life, dice: random.Random) -> Any:
 def test_every_pair_of_the_table_is_driven_and_leads_where_it_says():
     logging.disable(logging.CRITICAL)
     seen: Seen = {}
-    asked = {(state, event) for state, events in NEXT.items() for event in events}
+    asked = {(state, event) for state, events in NEXT.items() for event in events} - AWAITED
     course_class = watched(seen)
     try:
         for seed in range(MOST_LIVES):
