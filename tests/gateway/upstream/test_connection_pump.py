@@ -92,11 +92,11 @@ async def test_after_what_a_sink_raises_the_rest_can_be_read():
     assert wire.paused
 
     def sink(_: bytes) -> bool:
-        raise ValueError
+        raise ValueError("no")
 
     async def drained() -> None: ...
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no"):
         await answer.pump(sink, drained)
     assert not wire.paused
     wire.feed(b"rest")
