@@ -174,6 +174,25 @@ async def test_a_trace_ends_as_its_client_leaves(customer, receiver):
         assert int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) <= int(root["endTimeUnixNano"])
 
 
+async def test_a_provider_is_told_of_one_span(customer_of, receiver):
+    """Also where its entry passes clients' headers of traces."""
+    names = ("traceparent", "tracestate")
+
+    def passing(url):
+        return lambda given: replace(
+            traced(url)(given),
+            providers={name: replace(each, pass_headers=names) for name, each in given.providers.items()},
+        )
+
+    customer = await customer_of(receiver.serve, at=passing)
+    parent = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
+    assert (await ask(customer, headers=parent)).status == 200
+    (attempt,) = await all_of(receiver, "chat gpt-4o-mini")
+    (sent,) = receiver.asked
+    assert sent.getall("traceparent") == [f"00-{TRACE}-{attempt['spanId']}-01"]
+    assert sent.getall("tracestate") == ["vendor=1"]
+
+
 async def test_what_is_not_sampled_leaves_no_trace(customer_of, receiver):
     customer = await customer_of(receiver.serve, at=partial(traced, ratio=0.0))
     assert (await ask(customer, headers={"traceparent": f"00-{TRACE}-{SPAN}-01"})).status == 200
