@@ -326,13 +326,13 @@ class Passed:
 
     def extrapolate(self, tokens: int) -> int:
         """Return the tokens of the whole stream from those of `output`, by the share of its bytes that was kept,
-        rounded up. Where nothing that was kept says anything: the bytes that passed, which no count of tokens
-        exceeds."""
+        rounded up. Where nothing that was kept says anything: the bytes that passed beside them, which no count of
+        tokens exceeds."""
         unkept_bytes = self._unkept_bytes
         if not unkept_bytes:
             return tokens
-        if not tokens:
-            return unkept_bytes
+        if not tokens or not self._kept_bytes:  # an end that broke off is read, and not kept
+            return tokens + unkept_bytes
         return -(-tokens * (self._kept_bytes + unkept_bytes) // self._kept_bytes)
 
 

@@ -848,6 +848,9 @@ class Course:
             trace.debit, trace.first_byte_s = self.context.charged, self.context.first_byte_s
             if self.context.cut is not None:
                 trace.error = self.context.cut
+            self.context.trace = None  # who goes on without the client adds nothing to what is sent
+        if self.is_left and not trace.status:
+            trace.status = CLIENT_GONE
         tracer.end(trace)
 
     # Detours.

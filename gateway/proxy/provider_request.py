@@ -65,6 +65,8 @@ OF_THE_ANSWER: Final = frozenset(of_all(lambda each: each.system_parameters))
 _SYSTEM: Final = "$"
 # Of a client's; what stands behind them does not go on. To look into one takes some microseconds.
 MAX_PARAMETERS: Final = 100
+# How lines begin that tell of a span.
+_OF_TRACES: Final = (b"traceparent:", b"tracestate:")
 # What begins as a key of this gateway does.
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
 # What is shorter has none, so that it may be remembered.
@@ -107,7 +109,7 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
         url = provider_url(target, exchange.path, dialect)
     lines = _lines_of(exchange, target.fixed, context.principal.account_id)
     if context.trace is not None:
-        lines += context.trace.provider_lines()
+        lines = _without_trace(lines) + context.trace.provider_lines()
     return UpstreamRequest(
         url,
         lines,
@@ -115,6 +117,11 @@ def provider_request(exchange: Exchange, context: RequestContext, granted: Grant
         method=context.match.endpoint.method,
         account=context.principal.account_id,
     )
+
+
+def _without_trace(lines: bytes) -> bytes:
+    """Return header lines without those of a trace, which `pass_headers` may name: a provider reads neither of two."""
+    return b"\r\n".join(line for line in lines.split(b"\r\n") if not line.lower().startswith(_OF_TRACES))
 
 
 def _lines_of(exchange: Exchange, fixed: Fixed, account_id: str) -> bytes:

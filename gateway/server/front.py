@@ -452,7 +452,8 @@ class FrontProtocol(asyncio.Protocol):
             begun = self.front.begin(exchange, self._over)
         except Exception:
             logger.exception("a call failed")
-            self._over()
+            if self._exchange is exchange:  # else it was over, and the next one is not concerned
+                self._over()
         else:
             if self._exchange is exchange:  # else it is over already
                 self._begun = begun

@@ -240,6 +240,7 @@ class Response:
             takes_more = sink(piece)
         except Exception as error:  # raised in the pumping task
             self._refused = error
+            connection.resume()  # whoever goes on reads the rest
         else:
             if takes_more:
                 if connection.paused:

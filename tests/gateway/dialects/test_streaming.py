@@ -8,6 +8,7 @@ import pytest
 from gateway.dialects import streaming
 from gateway.dialects.anthropic.usage import AnthropicEvents
 from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai_responses.answer import ResponseEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data, first_marked
 from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
 
@@ -252,6 +253,15 @@ def test_beyond_the_bound_tokens_are_extrapolated():
     tap.feed(chunk)
     assert tap.output().text == ""
     assert tap.extrapolate(0) == len(chunk)
+
+
+def test_an_end_that_broke_off_counts_where_nothing_was_kept():
+    said = b'data: {"type":"response.output_text.delta","delta":"cut'
+    tap = SseTap(ResponseEvents(), keep_bytes=1)
+    tap.feed(said)
+    tap.end()
+    assert tap.output().text == "cut"
+    assert tap.extrapolate(1) == 1 + len(said)
 
 
 def test_event_data():

@@ -1,13 +1,15 @@
 """The front: what it serves itself, what it gives away and gets back, and that nobody can hold it up."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.server.exchange import BodyTooLarge, Exchange
+from gateway.server.exchange import Begun, BodyTooLarge, Exchange
 from gateway.server.front import BODY_S, HELD_BYTES, MOST_BYTES, OWN_API, FrontProtocol, Taken, split
 from gateway.server.guard import EdgeRules
 from gateway.server.known_heads import KnownHead
@@ -158,6 +160,28 @@ async def test_what_is_kept_goes_where_all_together_keep_too_much(stage: str) ->
             assert not in_front(served)
             client.send(b"body")
             assert (await client.answer()).body == b"metered some body"
+
+
+@with_the_front
+async def test_what_fails_after_its_end_does_not_concern_the_next_request() -> None:
+    async with edge(echo) as served:
+        front = served.server.front
+
+        def fails_at_its_end(exchange: Exchange, on_over: Callable[[], None]) -> Begun:
+            protocol.front = front
+            exchange.answer(200, b"", b"first")
+            on_over()
+            raise ValueError
+
+        client = await served.connect()
+        client.send(post(b"zeroth"))
+        assert (await client.answer()).body == b"metered zeroth"
+        (protocol,) = served.server.connections
+        assert isinstance(protocol, FrontProtocol)
+        protocol.front = replace(front, begin=fails_at_its_end)
+        client.send(post(b"first"), post(b"second"))
+        assert (await client.answer()).body == b"first"
+        assert (await client.answer()).body == b"metered second"
 
 
 @with_the_front

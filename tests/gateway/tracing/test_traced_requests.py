@@ -15,6 +15,7 @@ from gateway.config.environment import TraceSettings
 from gateway.config.providers import ModelConfig
 from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, answer, saying, streaming, until, usage_chunk
+from tests.support.clients import leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask
 from tests.support.programs import judge
 
@@ -150,6 +151,46 @@ async def test_a_refusal_says_why(customer, receiver):
     found = attributes(root)
     assert (found["http.response.status_code"], found["error.type"]) == ("404", "model_not_found")
     assert found["metergate.account_id"] == customer.account_id
+
+
+async def test_a_trace_ends_as_its_client_leaves(customer, receiver):
+    """What is settled without it, afterwards, is no part of it: a stage that began after its end."""
+    go_on = asyncio.Event()
+    whole = saying(answer())
+
+    async def wait(request):
+        await go_on.wait()
+        return await whole(request)
+
+    receiver.reply = wait
+    await leave(customer, chat(model="gpt-4o-mini"), lambda: until(lambda: bool(receiver.asked)))
+    await noticed(customer.gateway)
+    go_on.set()
+    await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT)
+    (root,) = await all_of(receiver, "POST /v1/chat/completions")
+    assert attributes(root)["http.response.status_code"] == "499"
+    assert "settle" not in receiver.spans()
+    for span in receiver.spans().values():
+        assert int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) <= int(root["endTimeUnixNano"])
+
+
+async def test_a_provider_is_told_of_one_span(customer_of, receiver):
+    """Also where its entry passes clients' headers of traces."""
+    names = ("traceparent", "tracestate")
+
+    def passing(url):
+        return lambda given: replace(
+            traced(url)(given),
+            providers={name: replace(each, pass_headers=names) for name, each in given.providers.items()},
+        )
+
+    customer = await customer_of(receiver.serve, at=passing)
+    parent = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
+    assert (await ask(customer, headers=parent)).status == 200
+    (attempt,) = await all_of(receiver, "chat gpt-4o-mini")
+    (sent,) = receiver.asked
+    assert sent.getall("traceparent") == [f"00-{TRACE}-{attempt['spanId']}-01"]
+    assert sent.getall("tracestate") == ["vendor=1"]
 
 
 async def test_what_is_not_sampled_leaves_no_trace(customer_of, receiver):

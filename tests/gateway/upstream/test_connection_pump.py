@@ -83,6 +83,26 @@ async def test_a_stream_that_breaks_while_it_is_pumped(stalls):
     assert pieces == [b"one", b"two"]
 
 
+async def test_after_what_a_sink_raises_the_rest_can_be_read():
+    """Also where more had come than is kept, so that the provider was not read."""
+    wire = Wire()
+    asking = await wire.ask()
+    wire.feed(OK + b"Content-Length: %d\r\n\r\n" % (LARGE + 4) + b"x" * LARGE)
+    answer = await asking
+    assert wire.paused
+
+    def sink(_: bytes) -> bool:
+        raise ValueError("no")
+
+    async def drained() -> None: ...
+
+    with pytest.raises(ValueError, match="no"):
+        await answer.pump(sink, drained)
+    assert not wire.paused
+    wire.feed(b"rest")
+    assert [piece async for piece in answer.chunks()] == [b"rest"]
+
+
 async def test_what_a_sink_raises_ends_the_pump():
     wire = Wire()
     asking = await wire.ask()
