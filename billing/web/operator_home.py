@@ -186,7 +186,7 @@ _DRY: Final = (
     Column("Available", "available_usd", "money"),
     Column("A day", "a_day_usd", "money"),
     Column("Runs out in (h)", "hours_left", "count"),
-    Column("Buys by itself", "recharges"),
+    Column("Auto-recharge", "recharges"),
 )
 # Where what troubles the gateway is looked into, by what it is about.
 _PAGES: Final = {
@@ -212,9 +212,9 @@ async def home(visit: Visit) -> View:
     tables = (
         Listed("Top accounts", (account, *_TOP_MONEY), _top(sums.accounts), empty="Nobody was charged anything."),
         Listed("Top models", (model, *_TOP_MONEY), _top(sums.models), empty="No model was used."),
-        Listed("Providers that fail or slow down", _UNWELL, await _unwell(visit), empty="Every provider does well."),
+        Listed("Providers that fail or slow down", _UNWELL, await _unwell(visit), empty="Every provider is healthy."),
         Listed("Accounts about to run out of credit", _DRY, sums.dry[:LAST], empty="No credit runs out soon."),
-        Listed("Recent refusals", REFUSED, await _refused(visit), empty="Nothing was refused lately."),
+        Listed("Recent refusals", REFUSED, await _refused(visit), empty="No recent refusals."),
     )
     view = listed("Home", *tables, figures=_figures(sums, span, days), live=True, layout="halves")
     values = {

@@ -23,7 +23,7 @@ from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.commands import Result, Shell, at_terminal
 from tests.support.gateways import ask
 
-ASKED = "Go on? [y/N] "
+ASKED = "Continue? [y/N] "
 
 
 class Operator:
