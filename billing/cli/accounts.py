@@ -425,7 +425,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
         refund=command_of(
             PaymentOperations.refund_order,
             "Refund an order. At most what is left of its credit.",
-            says("{amount_usd} USD are given back: {refund_id} ({status})."),
+            says("{amount_usd} USD are refunded: {refund_id} ({status})."),
             {
                 "amount_usd": option("USD", "How much; else all that is left of its credit.", "--amount"),
                 "idempotency_key": option("KEY", "The same key never refunds twice."),
@@ -467,4 +467,4 @@ async def _refund_of_order(client: "BillingCalls", given: Mapping[str, Any]) -> 
     order, amount_usd = await client.order(given["order_id"]), given["amount_usd"]
     what = "All that is left of its credit is" if amount_usd is None else f"{amount_usd} USD are"
     paid = f"{order.id} of {order.account_id}: {order.amount_usd} USD were paid by {order.provider}."
-    return paid, f"{what} given back to the means of payment, and taken from the balance."
+    return paid, f"{what} refunded to the payment method, and taken from the balance."

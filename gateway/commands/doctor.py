@@ -238,7 +238,7 @@ async def _check(session: "aiohttp.ClientSession", provider: ProviderConfig, tim
         )
     detail = f"{url}: HTTP {status}"
     if status in REFUSED:
-        return Check(name, "fail", f"{detail}: the key is refused", "Set the provider's key anew: it may be revoked.")
+        return Check(name, "fail", f"{detail}: the key is refused", "Replace the provider's key: it may be revoked.")
     if status in UNKNOWN:
         return Check(
             name, "warn", f"{detail}: it is there, and lists no models", "Try a request: the key was not checked."

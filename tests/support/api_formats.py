@@ -38,7 +38,7 @@ BEYOND_SCHEMAS = (
     "Say what to charge",
     "Say how much",
     "A model's price",
-    "This cursor is not one",
+    "This cursor is not from this list",
     "group_by takes",
     "are parts of input_tokens",
     "has no price here",
