@@ -15,7 +15,6 @@ from billing.api.accounts import (
 from billing.api.credit import list_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.errors import StoreError
-from billing.money import format_usd
 from billing.pages import MAX_LIMIT
 from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
 from billing.schemas.credit import LotsQuery
@@ -23,6 +22,7 @@ from billing.schemas.usage import TransactionShape
 from billing.web.credit import CHANGES, KINDS
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
+from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -172,10 +172,8 @@ def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:
             "A payment of its plan failed: unless that is paid, it falls back to the free plan when the grace is over."
         )
     if balance_nano < 0:
-        owed = format_usd(-balance_nano)
-        return (
-            f"{owed} USD below zero: used on credit, or taken back by a refund or dispute. New credit pays that first."
-        )
+        owed = usd_text(-balance_nano)
+        return f"{owed} below zero: used on credit, or taken back by a refund or dispute. New credit pays that first."
     if balance_nano <= held_nano:
         return "No credit is available: requests are refused until some is added, or running ones end."
     return "Active: requests are admitted."

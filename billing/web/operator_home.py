@@ -20,7 +20,7 @@ from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
-from billing.money import NANO_PER_CENT, format_cents, parse_usd
+from billing.money import NANO_PER_CENT, parse_usd
 from billing.schemas.margin import percent_text
 from billing.schemas.system import RefusedShape
 from billing.times import parse_rfc3339
@@ -302,7 +302,7 @@ def _money_in(paid: ChargeSums | None, label: str, link: str) -> Figure:
     words = f"{paid.payments:,} payments in {label}"
     gone = paid.refunded_cents + paid.disputed_cents
     if gone:
-        words += f", of which {format_cents(gone)} USD went back"
+        words += f", of which {usd_text(gone * NANO_PER_CENT)} went back"
     return Figure("Money in", paid.paid_cents * NANO_PER_CENT, "money", words, link)
 
 
@@ -360,7 +360,8 @@ async def _tasks(visit: Visit, sums: Sums, days: str) -> list[tuple[str, str]]:
             (f"{unpriced:,} requests have no price: add a row for their model", f"/operator/margin?by=model&{days}")
         )
     if sums.paid is not None and sums.paid.disputed_cents:
-        found.append((f"{format_cents(sums.paid.disputed_cents)} USD is disputed", f"/operator/payments?{days}"))
+        disputed = usd_text(sums.paid.disputed_cents * NANO_PER_CENT)
+        found.append((f"{disputed} is disputed", f"/operator/payments?{days}"))
     if dry := [each for each in sums.dry if not each.recharges]:
         found.append((f"{len(dry)} accounts run out of credit soon: remind them", "/operator/accounts"))
     return found

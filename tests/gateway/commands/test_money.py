@@ -110,7 +110,7 @@ async def test_an_order_is_refunded_after_a_yes(ada, operator):
     for part in ("5.00 USD", "25.00 USD", account_id, "means of payment", "--yes"):
         assert part in said
     done = await operator.run("order", "refund", order["id"], "--amount", "5.00", "--yes")
-    assert "5.00 USD are given back" in done.stdout
+    assert "5.00 USD are refunded" in done.stdout
 
 
 @pytest.fixture
