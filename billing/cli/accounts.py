@@ -70,7 +70,7 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
             "Create an account, with nothing on it.",
             shown_account,
             {
-                "name": argument("What to call it."),
+                "name": argument("Its name."),
                 "plan": option("PLAN", "A plan of plans.yaml; else the default one."),
                 "credit_limit_usd": option(*_LIMIT, *_FLAGS),
                 "quotas": _QUOTAS,
@@ -87,7 +87,7 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
             "Change an account. What is not given stays. Every gateway applies it within a second.",
             shown_account,
             {
-                "name": option("NAME", "What to call it."),
+                "name": option("NAME", "Its name."),
                 "plan": option("PLAN", "A plan of plans.yaml."),
                 "status": option(None, "Only an active account may spend, and one past due within PAYMENT_GRACE_DAYS."),
                 "credit_limit_usd": option(*_LIMIT, *reversed(_FLAGS)),
@@ -281,7 +281,7 @@ def _coupons(connect: Connect) -> typer.Typer:
                 ("credit lasts", lambda made: f"{made.credit_days} days" if made.credit_days else "for ever"),
             ),
             {
-                "name": argument("What to call it; the ledger keeps it."),
+                "name": argument("Its name; the ledger keeps it."),
                 "amount_usd": argument("How much for each account, such as 5.00."),
                 "code": option("CODE", "6 to 64 letters and digits; by default one is generated."),
                 "priority": _PRIORITY,

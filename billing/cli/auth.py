@@ -52,9 +52,9 @@ def add_auth(app: typer.Typer, find: FindSession) -> None:
 async def register(
     session: Session,
     email: Email,
-    name: Annotated[str, typer.Option(metavar="NAME", help="What to call you.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Your name.")] = "",
     password_stdin: PasswordStdin = False,
-    no_password: Annotated[bool, typer.Option("--no-password", help="Sign in by mailed codes alone.")] = False,
+    no_password: Annotated[bool, typer.Option("--no-password", help="Sign in only with mailed codes.")] = False,
 ) -> Shown:
     """Register an address. A code is mailed to it, which `auth verify` takes."""
     client = session.open_anew()

@@ -401,7 +401,7 @@ async def set_auto_recharge(
 
 
 async def end_auto_recharge(client: "BillingCalls") -> Shown:
-    """Charge the saved payment method no more."""
+    """Stop charging the saved payment method."""
     found = await client.auto_recharge()
     if not found.amount_usd:
         return _shown_recharge(found)

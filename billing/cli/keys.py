@@ -58,13 +58,13 @@ def _pair(of: Option, text: str) -> tuple[str, str]:
 
 _RULES: Final = {name: rule_option(rule.option) for name, rule in RULES.items()}
 _NEW: Final = {
-    "name": argument("What to call it."),
+    "name": argument("Its name."),
     "quota": option(
         "N", "A quota of so many tokens in total; 0 for none.", "--total-tokens", kind=int, bounds=(0, MAX_NANO)
     ),
 }
 _CHANGED: Final = {
-    "name": option("NAME", "What to call it."),
+    "name": option("NAME", "Its name."),
     "clear": option(f"[{'|'.join(_CLEARED)}]", "Remove it from the key; may be given several times.", kind=list[str]),
 }
 

@@ -58,7 +58,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             OrganizationOperations.create_organization,
             "Create an organization with an account of its own. You are its owner.",
             _shown_new,
-            {"name": argument("What to call it.")},
+            {"name": argument("Its name.")},
         ),
         rename=rename,
         members=command_of(
@@ -140,7 +140,7 @@ def _add_memberships(org: typer.Typer, find: FindSession) -> None:
 
 async def rename(
     client: "BillingCalls",
-    name: Annotated[str | None, typer.Argument(help="What to call it.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Its name.", show_default=False)] = None,
     slug: Annotated[str | None, typer.Option(metavar="SLUG", help="Its name in addresses, such as acme-corp.")] = None,
     org: Org = None,
 ) -> Shown:

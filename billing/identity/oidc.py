@@ -189,7 +189,7 @@ class OidcSignIn:
 
     def _provider(self, name: str) -> SignInProvider:
         if name not in self.providers:
-            raise UnknownProvider("Nobody signs in there: no such provider is configured.")
+            raise UnknownProvider("No such sign-in provider is configured here.")
         return self.providers[name]
 
     def _callback(self, name: str) -> str:

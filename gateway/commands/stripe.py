@@ -136,7 +136,7 @@ async def reconcile(
     client: "BillingCalls",
     since: Annotated[str | None, moment("Compare all that was made since: a time, a day, or 7d, 24h.")] = None,
 ) -> Shown:
-    """Show how the provider's payments differ from ours. With --since they are compared anew, for up to --timeout."""
+    """Show how the provider's payments differ from ours. With --since they are compared again, for up to --timeout."""
     import asyncio
 
     if since is None:
