@@ -27,7 +27,7 @@ BEYOND_SCHEMAS = (
     "can't be an operator",
     "A password has",
     "Many people have this password",
-    "A password must not hold",
+    "A password must not contain",
     ", got `float`",
     "grace_seconds is at most",
     "email is an address such as",

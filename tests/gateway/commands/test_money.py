@@ -107,7 +107,7 @@ async def test_an_order_is_refunded_after_a_yes(ada, operator):
     account_id = (await ada.json("billing", "status"))["account_id"]
     order = await bought(ada, "--amount-usd", "25")
     said = (await operator.run("order", "refund", order["id"], "--amount", "5.00")).failed(USAGE)
-    for part in ("5.00 USD", "25.00 USD", account_id, "means of payment", "--yes"):
+    for part in ("5.00 USD", "25.00 USD", account_id, "payment method", "--yes"):
         assert part in said
     done = await operator.run("order", "refund", order["id"], "--amount", "5.00", "--yes")
     assert "5.00 USD are refunded" in done.stdout

@@ -54,7 +54,7 @@ async def test_an_organization_from_its_foundation_to_its_transfer(ada, folder):
     assert "admin now" in await ada.done("org", "role", members[bob.email], "admin", *acme)
     assert (await ada.json("org", "transfer", members[bob.email], "--become", "member", *acme))["role"] == "member"
     assert "org:transfer" in (await ada.run("org", "transfer", members[bob.email], *acme)).failed(1)
-    assert "no member any more" in await bob.done("org", "remove", members[ada.email], *acme)
+    assert "no longer a member" in await bob.done("org", "remove", members[ada.email], *acme)
     assert bob.email in await bob.done("org", "members", *acme)
 
 
