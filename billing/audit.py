@@ -97,7 +97,7 @@ class AuditLog:
         if after is not None:
             number = after.partition(".")[0]
             if not (number.isascii() and number.isdigit() and int(number) <= NEWEST):
-                raise BadCursor("This cursor is not one that this list has given.")
+                raise BadCursor("This cursor is not from this list.")
             before = int(number)
         rows = await self.database.rows(
             _query("audit_page"),

@@ -47,7 +47,7 @@ def place_of(after: str | None) -> int:
     if after is None:
         return 0
     if not after.isdecimal():
-        raise BadCursor("This cursor is not one that this list has given.")
+        raise BadCursor("This cursor is not from this list.")
     return int(after)
 
 
@@ -62,7 +62,7 @@ def seal_of(secret: bytes, account_id: str, place: str) -> str:
 def check_seal(secret: bytes, account_id: str, place: str, seal: str) -> None:
     """Raise `BadCursor` for a place that no list of this account's has given."""
     if not hmac.compare_digest(seal_of(secret, account_id, place).encode(), seal.encode()):
-        raise BadCursor("This cursor is not one that this list has given.")
+        raise BadCursor("This cursor is not from this list.")
 
 
 def new_id() -> str:

@@ -30,7 +30,7 @@ AUDIT_READ: Final = "audit:read"
 SCOPES: Final[Mapping[str, str]] = {
     PROXY: "Call models through the proxy.",
     BILLING_READ: "See balance, transactions and usage.",
-    BILLING_SETUP: "Buy credit, change the plan and the means of payment.",
+    BILLING_SETUP: "Buy credit, change the plan and the payment method.",
     KEYS_READ: "List API keys.",
     KEYS_WRITE: "Make API keys; change, rotate and revoke one's own.",
     KEYS_ADMIN: "Change, rotate and revoke everybody's API keys.",

@@ -292,4 +292,4 @@ def _position(cursor: str) -> tuple[str, datetime, str]:
     try:
         return account_id, _EPOCH + int(micros) * _MICROSECOND, request_id
     except (ValueError, OverflowError) as error:
-        raise BadCursor("This cursor is not one that this call has given.") from error
+        raise BadCursor("This cursor is not from this call.") from error

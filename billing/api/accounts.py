@@ -224,7 +224,9 @@ def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit
     """Reject an account that can't be closed now. Raises `OrganizationConflict`, with a message that says what to
     do."""
     if account.status != "active":
-        raise OrganizationConflict(f"This account is {account.status}: mend that first, `metergate billing status`.")
+        raise OrganizationConflict(
+            f"This account is {account.status}: resolve that first, see `metergate billing status`."
+        )
     if live.balance_nano < 0:
         owed = format_usd(-live.balance_nano)
         raise OrganizationConflict(f"This account owes {owed} USD: pay it first, `metergate billing setup`.")

@@ -118,12 +118,12 @@ async def revoke_key(call: Call) -> None:
 def model_warnings(services: Services, models: Iterable[str] | None) -> list[str]:
     """Return what is allowed and may not be meant: a model that this gateway does not know may be configured later."""
     return [
-        f"The model {name!r} is none of this gateway's: the key can't use it until it is configured."
+        f"This gateway has no model {name!r}: the key can't use it until there is one."
         for name in services.unknown_models(models or ())
     ]
 
 
-LEAKED: Final = "If this is the secret of a key, it is revoked now, and its owner is told."
+LEAKED: Final = "If this is the secret of a key, it is revoked now, and its owner is notified."
 
 
 @serves(OwnKeyOperations.create_own_key)
@@ -231,7 +231,7 @@ def _check_may_change(call: Call, user_id: str | None) -> None:
 
 def _limited() -> InsufficientScope:
     return InsufficientScope(
-        "An API key with models, quotas, a bound of requests at once or an expiry makes and changes no keys: use one "
+        "An API key with models, quotas, a limit of requests at once or an expiry can't create or change keys: use one "
         "without, or sign in: `metergate auth login`.",
         required_scope=KEYS_WRITE,
     )

@@ -304,7 +304,7 @@ CHANGE_PLAN: Final = "metergate billing change-plan"
 NO_SUBSCRIPTION: Final = "There is no subscription."
 NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
 NO_PLAN: Final = "There is no plan {!r}: `metergate billing plans` lists them."
-NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
+NO_PAYMENTS: Final = "Plans aren't sold here: ask whoever runs this gateway for another one."
 
 
 @serves(PlanOperations.billing_status)
@@ -379,13 +379,13 @@ def _guidance(
         case "ready":
             return None, None
         case "billing_required" if sells:
-            return f"You're out of credit, so that requests are refused: buy some{at}.", SETUP
+            return f"You're out of credit, so requests are refused: buy some{at}.", SETUP
         case "billing_required":
-            return f"You're out of credit, so that requests are refused: ask {house} for some.", None
+            return f"You're out of credit, so requests are refused: ask {house} for some.", None
         case "quota_exhausted":
             return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":
-            guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
+            guidance = "A payment has failed: the plan ends unless it is paid. Update the payment method."
             return guidance, PORTAL if sells else None
         case "suspended":
             return f"The account is suspended: ask {house} to make it active again.", None

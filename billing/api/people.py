@@ -96,7 +96,7 @@ _NEEDED: Final = (
 _WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait for the next code of your app."
 _DISABLED: Final = "This user was disabled: ask whoever runs this service."
 _SENT: Final = "If this address can be used here, a mail is on its way to it."
-_NO_MAIL: Final = "This service sends no mail at present: ask whoever runs it to let you in, or to set up mail."
+_NO_MAIL: Final = "This service does not send mail at present: ask whoever runs it to let you in, or to set up mail."
 
 T = TypeVar("T")
 BodyT = TypeVar("BodyT")
@@ -349,7 +349,7 @@ async def end_session_of(call: Call, reason: str) -> None:
 REVOKED: Final = RevokedShape(success=True, message="Token revoked successfully")
 ALL_REVOKED: Final = RevokedShape(success=True, message="All tokens revoked successfully")
 _ANOTHERS: Final = "This token is somebody else's: only operators revoke those."
-_NO_MEMBER: Final = "This session has ended, or you are no member of that organization."
+_NO_MEMBER: Final = "This session has ended, or you are not a member of that organization."
 _ELSEWHERE: Final = "Another issuer has signed you in: ask it for a token with fewer scopes."
 _TOO_MANY: Final = "You have revoked too many tokens one by one: `POST /api/auth/revoke-all` ends all of them."
 _TOO_MANY_S: Final = 3600
@@ -492,7 +492,7 @@ _HOST_COOKIE: Final = f"__Host-{_COOKIE}"
 def oidc_of(call: Call) -> OidcSignIn:
     """Return what signs people in elsewhere. Raises `NotFound` where nothing does."""
     if call.services.oidc is None:
-        raise NotFound("Nobody signs in elsewhere: no provider is configured.")
+        raise NotFound("There is no other way to sign in: no provider is configured.")
     return call.services.oidc
 
 

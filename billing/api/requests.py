@@ -385,7 +385,7 @@ def encode_cursor(place: str | None) -> str | None:
 
 
 def _decoded(cursor: str) -> str:
-    bad = BadRequest("This cursor is not one that this list has given.", "cursor")
+    bad = BadRequest("This cursor is not from this list.", "cursor")
     if len(cursor) > _MAX_CURSOR:
         raise bad
     try:

@@ -257,7 +257,7 @@ def place_in(after: str, since: datetime, until: datetime) -> tuple[datetime, in
     at, dot, skipped = after.partition(".")
     seconds, skip = place_of(at), place_of(skipped) if dot else 0
     if not (since.timestamp() <= seconds < until.timestamp()) or seconds % 60:
-        raise BadCursor("This cursor is not one that this list has given.")
+        raise BadCursor("This cursor is not from this list.")
     return datetime.fromtimestamp(seconds, UTC), skip
 
 

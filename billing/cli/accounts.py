@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from billing.schemas.payments import PlanShape
 
 _REASON: Final = "Why; the audit log keeps it."
-_KEY: Final = "The same key does it once; else a fresh one, which is printed."
+_KEY: Final = "The same key does it only once; by default a new one, which is printed."
 _QUOTAS: Final = rule_option(RULES["quotas"].option)
 _LIMIT: Final = ("USD", "How far below zero its balance may go, such as 20.00.")
 _FLAGS: Final = ("--credit-limit-usd", "--credit-limit")
 _AMOUNT: Final = argument("How much, such as 12.50.")
-_PRIORITY: Final = option(None, "What is drawn first has the lowest.", bounds=(0, MOST_PRIORITY))
+_PRIORITY: Final = option(None, "The lowest is drawn first.", bounds=(0, MOST_PRIORITY))
 _NOTE: Final = option("TEXT", "Why; the ledger keeps it.")
 _PLAN: Final = argument("Of plans.yaml.", "PLAN")
 
@@ -70,7 +70,7 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
             "Create an account, with nothing on it.",
             shown_account,
             {
-                "name": argument("What to call it."),
+                "name": argument("Its name."),
                 "plan": option("PLAN", "A plan of plans.yaml; else the default one."),
                 "credit_limit_usd": option(*_LIMIT, *_FLAGS),
                 "quotas": _QUOTAS,
@@ -84,10 +84,10 @@ def add_accounts(app: typer.Typer, connect: Connect) -> None:
         ),
         set=command_of(
             AccountOperations.update_account,
-            "Change an account: what is given, the rest stays. Felt by every gateway within a second.",
+            "Change an account. What is not given stays. Every gateway applies it within a second.",
             shown_account,
             {
-                "name": option("NAME", "What to call it."),
+                "name": option("NAME", "Its name."),
                 "plan": option("PLAN", "A plan of plans.yaml."),
                 "status": option(None, "Only an active account may spend, and one past due within PAYMENT_GRACE_DAYS."),
                 "credit_limit_usd": option(*_LIMIT, *reversed(_FLAGS)),
@@ -113,7 +113,7 @@ def _add_changes(app: typer.Typer, connect: Connect) -> None:
                 "note": _NOTE,
                 "expires_at": option("TIME", "When what is left of it is taken back; else never."),
                 "priority": _PRIORITY,
-                "promotional": switch("--paid", "It was paid for elsewhere: drawn after what was not.", False),
+                "promotional": switch("--paid", "It was paid for elsewhere: drawn after free credit.", False),
                 "idempotency_key": option("KEY", _KEY),
             },
             confirmed=_much_credit,
@@ -145,7 +145,7 @@ def _add_changes(app: typer.Typer, connect: Connect) -> None:
                 (
                     "close",
                     "closed",
-                    "Close an account: it spends nothing any more. Its balance stays, and can be read.",
+                    "Close an account: it can spend nothing. Its balance stays, and can be read.",
                 ),
                 ("reopen", "active", "Let an account that was suspended or closed spend again."),
             )
@@ -157,7 +157,7 @@ async def quotas(
     client: "BillingCalls",
     account_id: AccountId,
     quota: Annotated[list[str] | None, _QUOTAS.declared] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take all of the account's own quotas away.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of the account's own quotas.")] = False,
     user: Annotated[
         str | None, typer.Option(metavar="USER", help="Those of a user, whose keys in the account share them.")
     ] = None,
@@ -209,7 +209,7 @@ async def adjust(
     reason: Annotated[str, typer.Option(metavar="TEXT", help=_REASON, show_default=False)],
     add: Annotated[str | None, typer.Option("--add", metavar="USD", help="Raise the balance by so much.")] = None,
     take: Annotated[
-        str | None, typer.Option("--take", metavar="USD", help="Take so much, below zero where it has to be.")
+        str | None, typer.Option("--take", metavar="USD", help="Lower the balance by so much, below zero if need be.")
     ] = None,
     against: Annotated[Against, typer.Option(help="The other side of the ledger.")] = "write_off",
     idempotency_key: Annotated[str | None, typer.Option(metavar="KEY", help=_KEY)] = None,
@@ -257,7 +257,7 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
             "expires_at",
             folded=("promotional", "priority"),
         ),
-        {"open": switch("--open", "Those alone of which something is left.", "true")},
+        {"open": switch("--open", "Only those with something left.", "true")},
     )
     add_calls(app, connect, lots=lots)
     app.add_typer(_coupons(connect), name="coupon")
@@ -265,13 +265,13 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
 
 def _coupons(connect: Connect) -> typer.Typer:
     """Return the group `coupon`."""
-    coupon = group("Codes that are credit, once for each account.")
+    coupon = group("Codes that give credit, once for each account.")
     add_calls(
         coupon,
         connect,
         create=command_of(
             CreditOperations.create_coupon,
-            "Make a coupon. Its code is printed once. Asks before it may give much (`grant_confirm_usd`).",
+            "Create a coupon. Its code is printed once. Asks before it may give much (`grant_confirm_usd`).",
             facts(
                 ("coupon", "id"),
                 "code",
@@ -281,9 +281,9 @@ def _coupons(connect: Connect) -> typer.Typer:
                 ("credit lasts", lambda made: f"{made.credit_days} days" if made.credit_days else "for ever"),
             ),
             {
-                "name": argument("What to call it; the ledger keeps it."),
+                "name": argument("Its name; the ledger keeps it."),
                 "amount_usd": argument("How much for each account, such as 5.00."),
-                "code": option("CODE", "6 to 64 letters and digits; else one is made up."),
+                "code": option("CODE", "6 to 64 letters and digits; by default one is generated."),
                 "priority": _PRIORITY,
                 "credit_days": option("DAYS", "For how long the credit lasts; else for ever.", bounds=(1, None)),
                 "expires_at": option("TIME", "Until when it can be redeemed; else for ever."),
@@ -305,8 +305,8 @@ def _coupons(connect: Connect) -> typer.Typer:
         ),
         disable=command_of(
             CreditOperations.disable_coupon,
-            "Let a coupon be redeemed no more. What was redeemed stays.",
-            ended("disabled", "can be redeemed no more."),
+            "Stop a coupon from being redeemed. What was redeemed stays.",
+            ended("disabled", "can no longer be redeemed."),
         ),
     )
     return coupon
@@ -424,11 +424,11 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
         ),
         refund=command_of(
             PaymentOperations.refund_order,
-            "Give money of an order back to the payer. At most what is left of its credit.",
-            says("{amount_usd} USD are given back: {refund_id} ({status})."),
+            "Refund an order. At most what is left of its credit.",
+            says("{amount_usd} USD are refunded: {refund_id} ({status})."),
             {
                 "amount_usd": option("USD", "How much; else all that is left of its credit.", "--amount"),
-                "idempotency_key": option("KEY", "The same again gives nothing back twice."),
+                "idempotency_key": option("KEY", "The same key never refunds twice."),
             },
             confirmed=_refund_of_order,
             repeated="refund",
@@ -467,4 +467,4 @@ async def _refund_of_order(client: "BillingCalls", given: Mapping[str, Any]) -> 
     order, amount_usd = await client.order(given["order_id"]), given["amount_usd"]
     what = "All that is left of its credit is" if amount_usd is None else f"{amount_usd} USD are"
     paid = f"{order.id} of {order.account_id}: {order.amount_usd} USD were paid by {order.provider}."
-    return paid, f"{what} given back to the means of payment, and taken from the balance."
+    return paid, f"{what} refunded to the payment method, and taken from the balance."

@@ -28,7 +28,7 @@ SECOND_FACTOR: Final = "METERGATE_SECOND_FACTOR"
 SecretsStdin = Annotated[bool, typer.Option("--stdin", help="Read what is asked for from stdin, a line each.")]
 # A second factor that is longer is a recovery code.
 _RECOVERY_LENGTH: Final = 8
-_KEEP: Final = "Where the app is not at hand, each of these codes is good once; they are shown only now:"
+_KEEP: Final = "Without the app at hand, each of these codes works once. They are shown only now:"
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
 ]
@@ -52,9 +52,9 @@ def add_auth(app: typer.Typer, find: FindSession) -> None:
 async def register(
     session: Session,
     email: Email,
-    name: Annotated[str, typer.Option(metavar="NAME", help="What to call you.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Your name.")] = "",
     password_stdin: PasswordStdin = False,
-    no_password: Annotated[bool, typer.Option("--no-password", help="Sign in by mailed codes alone.")] = False,
+    no_password: Annotated[bool, typer.Option("--no-password", help="Sign in only with mailed codes.")] = False,
 ) -> Shown:
     """Register an address. A code is mailed to it, which `auth verify` takes."""
     client = session.open_anew()
@@ -171,13 +171,13 @@ async def logout(
 async def password(
     session: Session,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the old password and the new one from stdin, a line each.")
+        bool, typer.Option("--password-stdin", help="Read the current and the new password from stdin, a line each.")
     ] = False,
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Change your password. Your other sessions end."""
     client = await session.open_signed_in()
-    old = ask_secret("old password", session.environ, PASSWORD, from_stdin=password_stdin)
+    old = ask_secret("current password", session.environ, PASSWORD, from_stdin=password_stdin)
     new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=password_stdin, twice=True)
     changed = await client.change_password(current_password=old or None, password=new, revoke_keys=revoke_keys)
     return Shown(changed.received, (f"Your password is changed. Keys revoked: {changed.keys_revoked}.",))
@@ -294,7 +294,7 @@ async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:
     client = await session.open_signed_in()
     code = ask_secret("code of your authenticator app", session.environ, SECOND_FACTOR, from_stdin=stdin).strip()
     made = await client.confirm_totp(code=code)
-    return Shown(made.received, ("The app counts from now on.", _KEEP, *made.recovery_codes), secret=True)
+    return Shown(made.received, ("The app is needed from now on.", _KEEP, *made.recovery_codes), secret=True)
 
 
 async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown:
@@ -320,5 +320,5 @@ def ask_factor(session: Session, *, from_stdin: bool = False) -> dict[str, str]:
     what = "code of your authenticator app, or recovery code"
     given = ask_secret(what, session.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()
     if not given:
-        raise CommandFailed("Without a code nothing was done.", USAGE)
+        raise CommandFailed("Nothing was done without a code.", USAGE)
     return {"recovery_code" if len(given) > _RECOVERY_LENGTH else "totp": given}

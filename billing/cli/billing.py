@@ -73,8 +73,8 @@ _BUDGET: Final[tuple[Column, ...]] = (
 )
 _shown_budget: Final = facts(
     *_BUDGET,
-    ("tells at", lambda each: ", ".join(f"{percent} %" for percent in each.thresholds)),
-    ("tells", lambda each: ", ".join(each.notify) or "owners and admins"),
+    ("alerts at", lambda each: ", ".join(f"{percent} %" for percent in each.thresholds)),
+    ("mails to", lambda each: ", ".join(each.notify) or "owners and admins"),
 )
 
 
@@ -299,17 +299,17 @@ async def redeem(
 async def alert(
     client: "BillingCalls",
     low_balance_usd: Annotated[
-        str | None, typer.Option("--low-balance-usd", metavar="USD", help="Tell when what may be spent is below it.")
+        str | None, typer.Option("--low-balance-usd", metavar="USD", help="Alert when available credit falls below it.")
     ] = None,
-    default: Annotated[bool, typer.Option("--default", help="Below the operator's amount again.")] = False,
+    default: Annotated[bool, typer.Option("--default", help="Go back to the operator's default.")] = False,
 ) -> Shown:
-    """Show or set what balance counts as low. Below it the account is told."""
+    """Show or set what balance counts as low. Below it, an alert is sent."""
     if default and low_balance_usd is not None:
         raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
     is_change = default or low_balance_usd is not None
     found: AlertShape = await (client.set_alert(low_balance_usd=low_balance_usd) if is_change else client.alert())
-    whose = " (the operator's amount)" if found.is_default else ""
-    return Shown(found.received, (f"The account is told when less than {found.low_balance_usd} USD are left{whose}.",))
+    whose = " (the default)" if found.is_default else ""
+    return Shown(found.received, (f"An alert is sent when less than {found.low_balance_usd} USD is left{whose}.",))
 
 
 def _shown_page(page: "PageShape", _: object = None) -> Shown:
@@ -376,7 +376,7 @@ def _add_auto_recharge(billing: typer.Typer, find: FindSession) -> None:
     recharge = group("The saved payment method is charged when credit runs low.")
     show = command_of(
         CreditOperations.auto_recharge,
-        "Show when the saved payment method is charged. And what became of it.",
+        "Show when the saved payment method is charged. With the outcome.",
         _shown_recharge,
     )
     add_person_calls(recharge, find, show=show, set=set_auto_recharge, off=end_auto_recharge)
@@ -401,7 +401,7 @@ async def set_auto_recharge(
 
 
 async def end_auto_recharge(client: "BillingCalls") -> Shown:
-    """Charge the saved payment method no more."""
+    """Stop charging the saved payment method."""
     found = await client.auto_recharge()
     if not found.amount_usd:
         return _shown_recharge(found)
@@ -413,7 +413,7 @@ def _wish(found: "RechargeShape", asked: dict[str, str], *, enabled: bool) -> di
     names = ("threshold_usd", "amount_usd", "monthly_cap_usd")
     wish = {name: asked.get(name, getattr(found, name)) for name in names}
     if None in wish.values():
-        raise CommandFailed("Give --threshold-usd, --amount-usd and --monthly-cap-usd: nothing was set yet.", USAGE)
+        raise CommandFailed("Give --threshold-usd, --amount-usd and --monthly-cap-usd: none is set yet.", USAGE)
     return {"enabled": enabled, **wish}
 
 
@@ -427,10 +427,10 @@ def _shown_recharge(found: "RechargeShape", _: object = None) -> Shown:
 
 
 def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
-    budget = group("Sums to stay within: they tell, and refuse nothing.")
+    budget = group("Budgets: they alert, and refuse nothing.")
     terms = {
         "period": option("PERIOD", "day, week, month or total."),
-        "thresholds": option("PERCENT", "When to tell, such as 80; may be given several times.", "--threshold"),
+        "thresholds": option("PERCENT", "When to alert, in percent, such as 80; several times.", "--threshold"),
         "notify": option("ADDRESS", "A member to mail, instead of the owners; several times.", "--notify"),
     }
     add_person_calls(
@@ -443,7 +443,7 @@ def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
         ),
         create=command_of(
             BudgetOperations.create_budget,
-            "Make a budget. It tells when a threshold is reached; a quota of cost would refuse.",
+            "Create a budget. It alerts when a threshold is reached; only a quota refuses.",
             _shown_budget,
             {
                 "amount_usd": argument("The sum, such as 100.00."),
@@ -458,7 +458,7 @@ def _add_budgets(billing: typer.Typer, find: FindSession) -> None:
         ),
         update=command_of(
             BudgetOperations.update_budget,
-            "Change a budget: what is not given stays. What it has reached by then is told anew.",
+            "Change a budget. What is not given stays. Thresholds that are reached by then alert again.",
             _shown_budget,
             {
                 "amount_usd": option("USD", "The sum."),
@@ -529,18 +529,18 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
         ),
         remove=command_of(
             WebhookOperations.remove_webhook_endpoint,
-            "Have notices sent there no more. What was delivered is forgotten, too.",
+            "Delete an endpoint and its deliveries.",
             ended("removed", "is removed."),
         ),
         rotate=command_of(
             WebhookOperations.rotate_webhook_secret,
-            "Give an endpoint a new secret, which is printed once. For a day the one before signs, too.",
+            "Give an endpoint a new secret, which is printed once. For a day the previous one signs, too.",
             _shown_secret,
         ),
         test=command_of(WebhookOperations.send_test_notice, "Send a notice of the type `test` to an endpoint.", sent),
         deliveries=command_of(
             WebhookOperations.webhook_deliveries,
-            "List what was sent to an endpoint, newest first. And what became of it.",
+            "List what was sent to an endpoint, newest first. With the outcome.",
             _DELIVERIES,
         ),
         redeliver=command_of(

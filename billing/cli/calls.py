@@ -65,7 +65,7 @@ _SAID: Final = tuple(
             "",
         ),
         (
-            r"There is nothing at (\S+)\. GET /docs lists the endpoints\.",
+            r"There is nothing at (\S+)\. GET /docs/reference lists the endpoints\.",
             r"That gateway has no \1: is it the right address?",
         ),
         (r"`?POST /api/auth/otp`? mails one", "`metergate auth login` has one mailed"),

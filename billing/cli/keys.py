@@ -37,7 +37,7 @@ _CLEARED: Final = {rule.option.called: name for name, rule in RULES.items()}
 _UPDATE: Final = (
     "Change a key. Given options replace its values, the rest stays. Every gateway applies it within a second."
 )
-_CREATE: Final = "Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."
+_CREATE: Final = "Create a key. Its secret is printed only once; scripts take `.key` of --json."
 _REVOKE: Final = "Make a key invalid for good. On every gateway within a second."
 
 
@@ -58,14 +58,14 @@ def _pair(of: Option, text: str) -> tuple[str, str]:
 
 _RULES: Final = {name: rule_option(rule.option) for name, rule in RULES.items()}
 _NEW: Final = {
-    "name": argument("What to call it."),
+    "name": argument("Its name."),
     "quota": option(
-        "N", "So many tokens for ever; 0 for no such quota.", "--total-tokens", kind=int, bounds=(0, MAX_NANO)
+        "N", "A quota of so many tokens in total; 0 for none.", "--total-tokens", kind=int, bounds=(0, MAX_NANO)
     ),
 }
 _CHANGED: Final = {
-    "name": option("NAME", "What to call it."),
-    "clear": option(f"[{'|'.join(_CLEARED)}]", "Take it from the key; may be given several times.", kind=list[str]),
+    "name": option("NAME", "Its name."),
+    "clear": option(f"[{'|'.join(_CLEARED)}]", "Remove it from the key; may be given several times.", kind=list[str]),
 }
 
 
@@ -115,7 +115,7 @@ def _text(of: Option, value: Any) -> str:
 
 def _shown(key: KeyShape, _: Mapping[str, Any]) -> Shown:
     """Return a key, and what may not be meant; of one with a new secret, which is shown this once, that too."""
-    secret = (f"The key, shown only this once: {key.key}",) if isinstance(key, NewKeyShape) else ()
+    secret = (f"The key, shown only once: {key.key}",) if isinstance(key, NewKeyShape) else ()
     return Shown(key.received, (_table(key), *secret), tuple(key.warnings or ()), secret=bool(secret))
 
 
@@ -204,11 +204,11 @@ def add_own_keys(app: typer.Typer, find: FindSession) -> None:
         ),
         rotate=command_of(
             OwnKeyOperations.rotate_own_key,
-            "Give a key a new secret, which is printed this once.",
+            "Give a key a new secret, which is printed only once.",
             _shown,
             {
                 "grace_seconds": option(
-                    "SECONDS", "How long the secret before stays valid, too.", "--grace", bounds=(0, None)
+                    "SECONDS", "How long the previous secret stays valid.", "--grace", bounds=(0, None)
                 ),
             },
         ),

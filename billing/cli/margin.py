@@ -96,7 +96,7 @@ async def reconcile(
         list[str] | None,
         typer.Option(metavar="OURS=THEIRS", help="The invoice's own name of a column, such as amount_usd=Cost."),
     ] = None,
-    kept: Annotated[bool, typer.Option("--kept", help="What was fetched last: nobody is asked.")] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="Use what was fetched last; ask no provider.")] = False,
 ) -> Shown:
     """Compare a provider's bill with the ledger. By day and model."""
     if kept:

@@ -115,6 +115,6 @@ def _only(kind: str, typed: str, found: Sequence[tuple[str, str]]) -> str:
     if len(best) == 1:
         return best[0][0]
     if not best:
-        raise CommandFailed(f"No {kind} is called {typed!r}, or begins so.")
+        raise CommandFailed(f"No {kind} is named {typed!r} or begins with it.")
     listed = ", ".join(f"{name} ({found_id})" for found_id, name in best[:8])
-    raise CommandFailed(f"Several are called {typed!r}, or begin so: {listed}. Give the id of one.")
+    raise CommandFailed(f"Several match {typed!r}: {listed}. Give the id of one.")

@@ -67,19 +67,19 @@ def add_audit(app: typer.Typer, connect: Connect) -> None:
     )
     login_link = command_of(
         BrowserOperations.login_link,
-        "Make a link that signs the operator in to the console. Once, within ten minutes.",
+        "Create a link that signs the operator in to the console. It works once, within ten minutes.",
         _shown_link,
     )
     add_calls(app, connect, audit=audit, requests=requests, login_link=login_link)
 
 
 def _shown_link(link: "LoginLinkShape", _: object) -> Shown:
-    return Shown(link.received, (link.url, f"It is good once, until {link.expires_at}."))
+    return Shown(link.received, (link.url, f"It works once, until {link.expires_at}."))
 
 
 async def requests(
     client: "BillingCalls",
-    refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key.")] = None,
     account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account's keys.")] = None,
     limit: Limit = DEFAULT_LIMIT,
@@ -117,7 +117,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
         approve=command_of(change, "Approve a registered user.", _shown_user, fixed={"status": "active"}),
         disable=command_of(
             change,
-            "Let in no more: they are signed out everywhere at once. API keys stay.",
+            "Disable a user: they are signed out everywhere at once. API keys stay.",
             _shown_user,
             fixed={"status": "disabled"},
         ),
@@ -230,7 +230,7 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
         ),
         parked=command_of(
             ExportOperations.parked_exports,
-            "List what the other sides do not take, newest first, and why.",
+            "List what was not accepted, newest first, and why.",
             columns(
                 "export",
                 "item",
@@ -243,8 +243,8 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
         ),
         retry=command_of(
             ExportOperations.retry_exports,
-            "Have tried again what is parked, once the cause is mended.",
-            says("{retried} items of {export} are tried again."),
+            "Retry what is parked, once the cause is fixed.",
+            says("{retried} items of {export} are retried."),
             {
                 "export": argument("The export's name."),
                 "item": argument("One item, as `parked` names it.", optional=True),
@@ -296,10 +296,10 @@ def add_collection(app: typer.Typer, connect: Connect) -> None:
                 ("e-mail", "email"),
                 ("account", lambda each: each.account_id or "parked"),
                 "bytes",
-                ("seen first", "created_at"),
+                ("first seen", "created_at"),
             ),
             {
-                "state": switch("--parked", "Those alone that have no account.", "parked"),
+                "state": switch("--parked", "Only those that have no account.", "parked"),
             },
         ),
         assign=command_of(

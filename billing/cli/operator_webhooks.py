@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_operator_webhooks(app: typer.Typer, connect: Connect) -> None:
     """Add the group `webhooks`."""
-    webhooks = group("Where operators are told of troubles: Slack, Teams, PagerDuty, or an address of yours.")
+    webhooks = group("Where operators are alerted to problems: Slack, Teams, PagerDuty, or an address of yours.")
     sent = says("{id} is on its way. What became of it: metergate operator webhooks deliveries {endpoint_id}")
     add_calls(
         webhooks,
@@ -47,7 +47,7 @@ def add_operator_webhooks(app: typer.Typer, connect: Connect) -> None:
         ),
         remove=command_of(
             WebhookOperations.remove_webhook_of_operators,
-            "Have notices sent there no more. What was delivered is forgotten, too.",
+            "Delete an endpoint and its deliveries.",
             ended("removed", "is removed."),
         ),
         test=command_of(
@@ -55,7 +55,7 @@ def add_operator_webhooks(app: typer.Typer, connect: Connect) -> None:
         ),
         deliveries=command_of(
             WebhookOperations.deliveries_of_operators,
-            "List what was sent to an endpoint, newest first, and what became of it.",
+            "List what was sent to an endpoint, newest first, with the outcome.",
             columns(
                 "id",
                 "type",

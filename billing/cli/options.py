@@ -202,9 +202,7 @@ class Common:
             hidden=True,
         ),
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", help="No result and no progress: errors alone.", hidden=True)] = (
-        False
-    )
+    quiet: Annotated[bool, typer.Option("--quiet", help="No result and no progress: only errors.", hidden=True)] = False
     json: Annotated[bool, typer.Option("--json", help="The result as one line of JSON, for scripts.", hidden=True)] = (
         False
     )

@@ -58,7 +58,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
             OrganizationOperations.create_organization,
             "Create an organization with an account of its own. You are its owner.",
             _shown_new,
-            {"name": argument("What to call it.")},
+            {"name": argument("Its name.")},
         ),
         rename=rename,
         members=command_of(
@@ -79,7 +79,7 @@ def _add_invitations(org: typer.Typer, find: FindSession) -> None:
         find,
         invite=command_of(
             OrganizationOperations.invite,
-            "Send an invitation to an address. Its mail has what `org accept` takes.",
+            "Send an invitation to an address. The mail has the token for `org accept`.",
             _INVITED,
             {
                 "email": argument("Who.", "ADDRESS"),
@@ -88,12 +88,12 @@ def _add_invitations(org: typer.Typer, find: FindSession) -> None:
         ),
         invitations=command_of(
             OrganizationOperations.invitations,
-            "List invitations, newest first. Also those that are over.",
+            "List invitations, newest first. Includes those that are over.",
             columns("id", ("address", "email"), "role", "status", "expires_at"),
         ),
         resend_invitation=command_of(
             OrganizationOperations.resend_invitation,
-            "Send an invitation again. The mail before is of no use any more.",
+            "Send an invitation again. The earlier mail no longer works.",
             _INVITED,
             {"invitation_id": invitation_id},
         ),
@@ -123,7 +123,7 @@ def _add_memberships(org: typer.Typer, find: FindSession) -> None:
         remove=command_of(
             OrganizationOperations.remove_member,
             "Remove a member, or leave. Their API keys of this organization are revoked.",
-            ended("removed", "is no member any more.", "user_id"),
+            ended("removed", "is no longer a member.", "user_id"),
             {"user_id": _MEMBER},
         ),
         transfer=command_of(
@@ -140,7 +140,7 @@ def _add_memberships(org: typer.Typer, find: FindSession) -> None:
 
 async def rename(
     client: "BillingCalls",
-    name: Annotated[str | None, typer.Argument(help="What to call it.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Its name.", show_default=False)] = None,
     slug: Annotated[str | None, typer.Option(metavar="SLUG", help="Its name in addresses, such as acme-corp.")] = None,
     org: Org = None,
 ) -> Shown:
@@ -161,5 +161,5 @@ async def accept(
     client = await session.open_signed_in()
     token = ask_secret("invitation's token", session.environ, INVITATION, from_stdin=token_stdin).strip()
     if not token:
-        raise CommandFailed("The token stands in the invitation's mail: nothing was done.")
+        raise CommandFailed("Nothing was done: the token is in the invitation's mail.")
     return _shown_new(await client.accept_invitation(token), {})

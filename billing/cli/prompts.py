@@ -25,9 +25,9 @@ def confirm(lines: Sequence[str], *, yes: bool = False) -> None:
         return
     shown = [printable(line) for line in lines]
     if not sys.stdin.isatty():
-        raise CommandFailed(" ".join([*shown, "There is no terminal to ask at: --yes does it without asking."]), USAGE)
+        raise CommandFailed(" ".join([*shown, "There is no terminal to ask at: --yes skips the question."]), USAGE)
     sys.stderr.write("".join(f"{line}\n" for line in shown))
-    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.write("Continue? [y/N] ")
     sys.stderr.flush()
     try:
         with interruptible():

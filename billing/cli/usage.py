@@ -197,7 +197,7 @@ def add_requests(app: typer.Typer, find: FindSession) -> None:
 
 async def requests(
     client: "BillingCalls",
-    refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
     page: Paging = FIRST_PAGE,

@@ -237,7 +237,7 @@ class Collector:
     async def runs(self, limit: int, after: str | None = None) -> Page[Run]:
         """Return runs, the newest first. Raises `pages.BadCursor`, `DatabaseError`."""
         if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
-            raise BadCursor("This cursor is not one that this list has given.")
+            raise BadCursor("This cursor is not from this list.")
         rows = await self.database.rows(_query("page_runs"), NEWEST if after is None else int(after), limit + 1)
         return page_of([Run(**dict(row)) for row in rows], limit, lambda run: str(run.id))
 

@@ -157,7 +157,7 @@ class Subjects:
         """Return subjects, the newest first; with `parked` those alone that have no account. Raises
         `pages.BadCursor`."""
         if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
-            raise BadCursor("This cursor is not one that this list has given.")
+            raise BadCursor("This cursor is not from this list.")
         rows = await self.database.rows(
             _query("page_subjects"), NEWEST if after is None else int(after), limit + 1, parked
         )

@@ -195,7 +195,7 @@ class Exports:
     ) -> Page[DeadLetter]:
         """Return what is parked, newest first; `after` is the id that ended the page before. Raises `BadCursor`."""
         if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
-            raise BadCursor("This cursor is not one that this list has given.")
+            raise BadCursor("This cursor is not from this list.")
         before = None if after is None else int(after)
         rows = await self.database.rows(_query("parked"), export, before, limit + 1)
         return page_of([DeadLetter(**row) for row in rows], limit, lambda item: str(item.id))

@@ -50,7 +50,7 @@ class TooManyMails(MetergateError):
     kind = "too_many"
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"Too many mails were asked for: try again in {retry_after_s} s. Mind your folder of spam.")
+        super().__init__(f"Too many mails were asked for: try again in {retry_after_s} s. Check your spam folder.")
         self.retry_after_s = retry_after_s
 
 

@@ -223,7 +223,7 @@ class Discovery:
             return Metadata(*urls, token_endpoint_auth_methods_supported=post)
         metadata = await read_answer(self.ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
         if metadata.issuer.rstrip("/") != provider.issuer:
-            raise IssuerAway("The provider says to be another issuer than the configured one.")
+            raise IssuerAway("The provider claims to be another issuer than the configured one.")
         return metadata
 
 

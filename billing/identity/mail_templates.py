@@ -53,8 +53,8 @@ class Template:
 
 
 def _with_code(subject: str, what: str) -> Template:
-    text = f"{{code}} is the code to {what}. It is good once, for {CODE_S // _MINUTES_S} minutes."
-    return Template(subject, text, "Tell nobody this code: we never ask for it.", _NOT_YOU)
+    text = f"{{code}} is the code to {what}. It works once, within {CODE_S // _MINUTES_S} minutes."
+    return Template(subject, text, "Share this code with nobody: we never ask for it.", _NOT_YOU)
 
 
 VERIFY_ADDRESS: Final = _with_code("verify your address", "verify your address")
@@ -63,21 +63,21 @@ SIGN_IN_CODE: Final = _with_code("your code to sign in", "sign in")
 NEW_ADDRESS: Final = _with_code("your new address", "make this your address")
 # To an owner whose address somebody registers again.
 ALREADY_REGISTERED: Final = Template(
-    "you are registered already",
-    "Somebody has asked to register this address, which is registered. If it was you, sign in with your password "
-    "or with a code by mail; a forgotten password can be replaced.",
+    "you are already registered",
+    "Somebody tried to register this address, which is already registered. If it was you, sign in with your password "
+    "or a mailed code; a forgotten password can be reset.",
     _NOTHING_TO_DO,
 )
 # To an address of nobody, with which somebody wanted to sign in.
 NOBODY_REGISTERED: Final = Template(
     "this address is not registered",
-    "Somebody has asked to sign in with this address, which is not registered here, or may not sign in. If it was "
-    "you, register, or try the address that you have registered.",
+    "Somebody tried to sign in with this address, which is not registered here, or may not sign in. If it was "
+    "you, register, or use the address that you registered.",
     _NOTHING_TO_DO,
 )
 RESET_PASSWORD: Final = Template(
     "set a new password",
-    "Somebody has asked to set a new password for this address. It is done with this, which is good once, for "
+    "Somebody asked to set a new password for this address. This token does it; it works once, within "
     f"{RESET_S // _MINUTES_S} minutes:",
     "{token}",
     "If this was not you, do nothing: your password stays as it is.",
@@ -91,29 +91,29 @@ PASSWORD_CHANGED: Final = Template(
 # To the old address.
 ADDRESS_CHANGED: Final = Template(
     "your address was changed",
-    "Your address here is now {address}; this one does not sign you in any more.",
-    "If this was not you, tell the operator of this service at once.",
+    "Your address here is now {address}; this one no longer signs you in.",
+    "If this was not you, contact whoever runs this service at once.",
 )
 FACTOR_ADDED: Final = Template(
     "your authenticator app was added",
-    "Signing in needs a code of your authenticator app from now on.",
+    "From now on, signing in needs a code of your authenticator app.",
     _NEW_PASSWORD,
 )
 FACTOR_REMOVED: Final = Template(
     "your authenticator app was removed",
-    "Signing in does not need a code of an authenticator app any more.",
+    "Signing in no longer needs a code of an authenticator app.",
     _NEW_PASSWORD,
 )
 # `issuer` is a provider of the configuration.
 ACCOUNT_LINKED: Final = Template(
     "another way to sign in was added",
-    "An account at {issuer} signs you in from now on.",
-    "If this was not you, set a new password at once, and tell the operator of this service: ending your sessions "
+    "From now on, an account at {issuer} signs you in.",
+    "If this was not you, set a new password at once, and contact whoever runs this service: ending your sessions "
     "does not remove it.",
 )
 RECOVERY_CODE_USED: Final = Template(
     "a recovery code was used",
-    "Somebody has signed in to your account with a recovery code; {left} are left.",
+    "Somebody signed in to your account with a recovery code. Codes left: {left}.",
     "If this was not you, set a new password at once, and make new recovery codes.",
 )
 

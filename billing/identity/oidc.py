@@ -157,13 +157,13 @@ class OidcSignIn:
             raise SignInFailed(_BEGIN_AGAIN)
         code = query.get("code", "")
         if "error" in query or not 0 < len(code) <= MAX_CODE:
-            raise SignInFailed("The provider has not signed you in.")
+            raise SignInFailed("The provider did not sign you in.")
         if query.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
             raise SignInFailed(_BEGIN_AGAIN)
         try:
             subject, domain = await self._subject(name, begun, code)
         except (IssuerRefused, BadToken) as error:
-            raise SignInFailed("The provider's answer is not for this sign-in: begin it again.") from error
+            raise SignInFailed("The provider's answer is not for this sign-in: sign in again.") from error
         sent_on = self.frontend_url is not None or begun.console
         async with self._sessions.transaction() as connection:
             user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
@@ -189,7 +189,7 @@ class OidcSignIn:
 
     def _provider(self, name: str) -> SignInProvider:
         if name not in self.providers:
-            raise UnknownProvider("Nobody signs in there: no such provider is configured.")
+            raise UnknownProvider("No such sign-in provider is configured here.")
         return self.providers[name]
 
     def _callback(self, name: str) -> str:
@@ -268,7 +268,7 @@ class OidcSignIn:
         return Subject(provider.issuer, str(user.id), email, verified, name=name), domain
 
 
-_BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: begin it again."
+_BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: sign in again."
 
 
 def _checked_domain(provider: SignInProvider, verified: str | None) -> str | None:
@@ -276,7 +276,7 @@ def _checked_domain(provider: SignInProvider, verified: str | None) -> str | Non
     allowed."""
     domain = None if verified is None else verified.rpartition("@")[2]
     if not provider.admits(domain):
-        raise SignInFailed("Only verified addresses of certain domains sign in here: ask your operator.")
+        raise SignInFailed("Only verified addresses of certain domains sign in here: ask whoever runs this service.")
     return domain
 
 

@@ -229,7 +229,7 @@ class Organizations:
         async with self._database.transaction() as connection:
             user = await connection.fetchrow(_query("memberships_user"), user_id)
             if user is None or user["status"] != "active":
-                raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
+                raise OrganizationConflict("Verify your address before you create an organization.")
             await check_may_own(connection, user_id, self._settings.organizations_per_user)
             made = await found(
                 connection, self._new_id, self._plan, user_id=user_id, name=name, personal=False, actor=actor
@@ -256,12 +256,12 @@ class Organizations:
 
     async def tell_of_leak(self, connection: Connection, key: KeyRow) -> None:
         """Write the mail that tells whose key it is that it leaked, in the caller's transaction."""
-        what = "The secret before its rotation was" if key.revoked_at is None else "It was"
+        what = "Its previous secret was" if key.revoked_at is None else "It was"
         name = quotable(key.name)
         which = key.id if name is None else f'"{name}" ({key.id})'
         body = (
             f"Somebody has found the secret of the API key {which} and reported it to this gateway.\n\n"
-            f"{what} revoked at once. Look at what the key was used for, and find out where the secret stood.\n"
+            f"{what} revoked at once. Check what the key was used for, and find out where the secret was published.\n"
         )
         found = await connection.fetch(_query("organizations_leak_recipients"), key.account_id, key.user_id, _TOLD)
         for row in found:
@@ -411,7 +411,7 @@ class Members:
             if before is None:
                 raise _no_member(user_id)
             if user_id == acting.user_id:
-                raise OrganizationConflict("It is yours already: name another member.")
+                raise OrganizationConflict("It is already yours: name another member.")
             if before != "owner":
                 await self._change(connection, organization, user_id, (before, "owner"), acting.actor)
             ended: list[str] = []
@@ -467,7 +467,7 @@ class Members:
         if after == "owner":
             await check_may_own(connection, user_id, self._most_owned)
         if before == "owner" and not await connection.fetchval(_query("memberships_owners"), org_id, user_id):
-            raise OrganizationConflict("The last owner stays: make somebody else an owner before.")
+            raise OrganizationConflict("An organization keeps an owner: make somebody else one first.")
         if after is None:
             await connection.execute(_query("memberships_delete"), org_id, user_id)
         else:
@@ -611,7 +611,7 @@ class Invitations:
         self._check_users(counts["plan"], counts["members"] + counts["open"] + 1)
         if counts["today"] >= self._settings.invitations_per_day:
             most = self._settings.invitations_per_day
-            raise OrganizationConflict(f"An organization sends {most} invitations in 24 hours: wait for tomorrow.")
+            raise OrganizationConflict(f"An organization sends {most} invitations in 24 hours: try again tomorrow.")
 
     async def _check_mails(self, connection: Connection, acting: Acting, email: str) -> None:
         """Reject a mail more by this person, or to this address, whatever organizations sent the others."""
@@ -621,7 +621,7 @@ class Invitations:
         counts = cast(Row, row)
         if counts["by_person"] >= self._settings.invitations_per_person:
             most = self._settings.invitations_per_person
-            raise OrganizationConflict(f"One person sends {most} invitations in 24 hours: wait for tomorrow.")
+            raise OrganizationConflict(f"One person sends {most} invitations in 24 hours: try again tomorrow.")
         if counts["to_address"] >= self._settings.invitations_per_address:
             raise OrganizationConflict(
                 "This address was sent as many invitations in 24 hours as one is sent: wait for tomorrow, or ask its "
@@ -712,7 +712,7 @@ class Invitations:
 
     async def _join(self, connection: Connection, organization: Organization, user_id: str, role: Role) -> None:
         if await connection.fetchval(_query("memberships_role"), organization.id, user_id) is not None:
-            raise OrganizationConflict("You are a member already.")
+            raise OrganizationConflict("You are already a member.")
         row = await connection.fetchrow(_query("invitations_counts"), organization.id, "", organization.account_id)
         counts = cast("Row", row)
         self._check_users(counts["plan"], counts["members"] + 1)

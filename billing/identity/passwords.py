@@ -94,10 +94,10 @@ def check_password(password: str, least: int, own: Iterable[str] = ()) -> None:
         raise PasswordRefused(f"A password has {MOST} characters at most.")
     folded = text.casefold()
     if _is_common(folded):
-        raise PasswordRefused("Many people have this password, or one much like it: take another one.")
+        raise PasswordRefused("Many people have this password, or one much like it: choose another one.")
     words = {word for each in (PRODUCT, *own) for word in _WORDS.findall(normalized(each).casefold())}
     if any(len(word) >= _LEAST_WORD and word in folded for word in words):
-        raise PasswordRefused("A password must not hold your address, your name or the name of this service.")
+        raise PasswordRefused("A password must not contain your address, your name or the name of this service.")
 
 
 def _is_common(folded: str) -> bool:

@@ -177,7 +177,7 @@ class ApiKeys:
         async with self._database.transaction() as connection:
             before = await _locked(connection, key_id, account_id)
             if before.revoked_at is not None:
-                raise KeyConflict("This key was revoked: make another one.")
+                raise KeyConflict("This key was revoked: create another one.")
             row = await connection.fetchrow(_query("keys_rotate"), key_id, digest, prefix, grace_s)
             after = key_row(cast("Row", row))
             await _record(connection, actor, "key.rotate", before, after)

@@ -406,9 +406,9 @@ def _place(cursor: str) -> tuple[datetime, str]:
     try:
         at = _EPOCH + int(micros) * _MICROSECOND
     except (ValueError, OverflowError) as error:
-        raise BadCursor("This cursor is not one that this list has given.") from error
+        raise BadCursor("This cursor is not from this list.") from error
     if not (dot and request_id):
-        raise BadCursor("This cursor is not one that this list has given.")
+        raise BadCursor("This cursor is not from this list.")
     return at, request_id
 
 

@@ -258,12 +258,12 @@ def _place(after: str | None) -> tuple[datetime | None, str]:
         return None, ""
     micros, _, delivery_id = after.partition(".")
     if not (micros.isascii() and micros.isdigit() and len(micros) <= 16):
-        raise BadCursor("This cursor is not one that this list has given.")
+        raise BadCursor("This cursor is not from this list.")
     try:
         seconds, rest = divmod(int(micros), 1_000_000)
         at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
     except (ValueError, OverflowError) as error:
-        raise BadCursor("This cursor is not one that this list has given.") from error
+        raise BadCursor("This cursor is not from this list.") from error
     return at, delivery_id
 
 

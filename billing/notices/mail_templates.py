@@ -52,7 +52,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "forecast_usd": "Forecast in USD",
     "period": "Period",
     "plan": "Plan",
-    "plan_before": "Plan before",
+    "plan_before": "Previous plan",
     "status": "Status",
     "reason": "Reason",
     "window": "Window",
@@ -61,7 +61,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "resets_at": "Resets at",
     "ends_at": "Ends at",
     "period_end": "Period ends at",
-    "url": "To go on",
+    "url": "Next step",
 }
 # What a chat says of notices that nobody is mailed.
 _UNMAILED: Final[Mapping[NoticeType, str]] = {
@@ -69,31 +69,31 @@ _UNMAILED: Final[Mapping[NoticeType, str]] = {
     "key.revoked": "an API key was revoked",
     "key.leaked": "an API key was found in public, and revoked",
     "provider.difference": "a provider's bill differs from the ledger",
-    "trouble.began": "Metergate needs a look",
-    "trouble.ended": "this is well again",
-    "test": "this is a test, as it was asked for",
+    "trouble.began": "Metergate needs attention",
+    "trouble.ended": "this problem is resolved",
+    "test": "this is a test notice",
 }
 # Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own.
 _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
     "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
     "budget.threshold": _Wording(
         "a budget is being used up",
-        "What was spent has reached a threshold of a budget. Requests are served all the same; a quota would refuse "
-        "them.",
+        "Spending has reached a threshold of a budget. Requests are still served: a budget only alerts, a quota "
+        "refuses.",
     ),
     "quota.exhausted": _Wording(
         "a quota is exhausted", "A quota of your account is exhausted: requests are refused until it resets."
     ),
     "auto_recharge.failed": _Wording(
-        "auto-recharge failed", "Credit could not be bought by auto-recharge. Look at your means of payment."
+        "auto-recharge failed", "Credit could not be bought by auto-recharge. Check your payment method."
     ),
     "payment.succeeded": _Wording("your payment was received", "Your payment was received. Thank you."),
-    "payment.failed": _Wording("your payment failed", "A payment failed. Look at your means of payment."),
+    "payment.failed": _Wording("your payment failed", "A payment failed. Check your payment method."),
     "payment.refunded": _Wording("your payment was refunded", "A payment was refunded, whole or in part."),
     "payment.disputed": _Wording(
-        "a payment is disputed", "A payment is disputed at your bank. Until that is over nothing is served."
+        "a payment is disputed", "A payment is disputed at your bank. Until that is settled, requests are refused."
     ),
-    "subscription.changed": _Wording("your plan has changed", "Your plan, or when it ends, has changed."),
+    "subscription.changed": _Wording("your plan has changed", "Your plan, or the date on which it ends, has changed."),
     "subscription.past_due": _Wording(
         "your subscription is past due",
         "The payment of your subscription failed. Your plan stays for a few days; then the account goes back to the "
@@ -102,13 +102,13 @@ _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
     "subscription.ended": _Wording("your subscription has ended", "Your subscription has ended."),
     "endpoint.disabled": _Wording(
         "a webhook endpoint was disabled",
-        "Deliveries to a webhook endpoint have failed for days, and it was disabled. Mend it and enable it again.",
+        "Deliveries to a webhook endpoint have failed for days, so it was disabled. Fix it and enable it again.",
     ),
 }
 MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
 # The text about an exhausted quota, by its subject; those of accounts have another one.
 _OF_SUBJECTS: Final[Mapping[str, str]] = {
-    "plan": "A quota of your plan is exhausted: requests are refused until it resets, or the plan is a larger one.",
+    "plan": "A quota of your plan is exhausted: requests are refused until it resets, or you choose a larger plan.",
     "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
     "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
 }

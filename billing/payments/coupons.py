@@ -114,7 +114,7 @@ class Coupon:
     def why_refused(self, now: datetime) -> str | None:
         """Return why nobody can redeem it; None: it can be."""
         if self.disabled_at is not None:
-            return "This coupon is not valid any more."
+            return "This coupon is no longer valid."
         if self.expires_at is not None and self.expires_at <= now:
             return f"This coupon was valid until {rfc3339(self.expires_at)}."
         if self.most_redemptions is not None and self.redemptions >= self.most_redemptions:
@@ -203,7 +203,7 @@ class Coupons:
         used = await connection.fetchrow(_query("redemptions_at"), coupon.id, account_id)
         if used is not None:
             who = "This account" if used["account_id"] == account_id else "Another organization of its owner"
-            raise CouponUsed(f"{who} has redeemed the coupon already, at {rfc3339(used['redeemed_at'])}.")
+            raise CouponUsed(f"{who} already redeemed the coupon, at {rfc3339(used['redeemed_at'])}.")
         refused = coupon.why_refused(now)
         if refused is not None:
             raise CouponRefused(refused)
@@ -228,5 +228,5 @@ def _digest(code: str) -> bytes:
 
 def _coupon(row: Row | None) -> Coupon:
     if row is None:
-        raise CouponNotFound("There is no such coupon: look at the code again.")
+        raise CouponNotFound("There is no such coupon: check the code.")
     return Coupon(**{name: row[name] for name in Coupon.__slots__})

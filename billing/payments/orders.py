@@ -341,7 +341,7 @@ class PaymentAdmin:
         """Give back a part of a credited order, at most what is left of it; None: all that is left. Once per key."""
         order = await self.orders.get(order_id)
         if order.payment_id is None or order.credited_at is None:
-            raise OrderConflict("The order was not credited: there is nothing to give back.")
+            raise OrderConflict("The order was not credited: there is nothing to refund.")
         async with self.database.transaction() as connection:
             cents, made_before = await self._asked(connection, order, amount_cents, key, actor)
         if made_before is not None:  # the provider forgets its own keys: asked again, it would refund again
@@ -382,7 +382,7 @@ class PaymentAdmin:
         cents = left if amount_cents is None else amount_cents
         if not 0 < cents <= left:
             shown = format_cents(max(0, left))
-            message = f"Of this order {shown} USD are left: no more can be given back."
+            message = f"Of this order {shown} USD are left: no more can be refunded."
             if unknown:
                 keys = ", ".join(row["key"] for row in unknown[:MOST_NAMED])
                 message += f" Of earlier refunds it is not known whether they were made: ask again by the keys {keys}."

@@ -95,7 +95,7 @@ def unreadable(error: Exception) -> str:
         return "The body is not valid JSON: it is not UTF-8."
     text = str(error)
     if (byte := _BYTE.search(text)) is not None:
-        return f"The body is not valid JSON: look at its byte {byte[1]}."
+        return f"The body is not valid JSON: check its byte {byte[1]}."
     if "truncated" in text:
         return "The body is not valid JSON: it ends too soon."
     return "The body is not valid JSON."

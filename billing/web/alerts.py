@@ -36,12 +36,12 @@ from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.web.forms import count_typed, texts
 from billing.web.pages import NOTICES, Page, View, Visit, does, key_names, member_names, page
 
-PERIODS: Final = (("month", "a month"), ("week", "a week"), ("day", "a day"), ("total", "in all"))
+PERIODS: Final = (("month", "a month"), ("week", "a week"), ("day", "a day"), ("total", "in total"))
 NOTICES.update(
     {
         "budget-deleted": "The budget is removed.",
         "webhook-deleted": "The webhook is removed, with its deliveries.",
-        "test-sent": "A notice of the type test is on its way: it stands below with what becomes of it.",
+        "test-sent": "A test notice is on its way: its delivery is listed below.",
         "sent-again": "It is sent again, with the same webhook-id.",
     }
 )

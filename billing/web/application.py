@@ -92,7 +92,7 @@ _FOREIGN: Final = (
 _ANOTHER: Final = (
     "Another organization was chosen in another tab since you opened this page: look again before you act."
 )
-_NOT_YOURS: Final = "This page is not for you."
+_NOT_YOURS: Final = "You can't open this page."
 _WRONG: Final = "Something went wrong on our side; it has been noted."
 
 _log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ async def _enter(visit: Visit) -> None:
             if page.method == "GET" and BILLING_READ in caller.scopes:
                 visit.badges = await alerts.badges(visit)
     if visit.seeing and page.method != "GET":
-        raise InsufficientScope("You see this as a customer does, to look alone: nothing can be changed.")
+        raise InsufficientScope("You see this as a customer does, read-only: nothing can be changed.")
     if not page.admits(caller):
         raise InsufficientScope(_refusal(page, caller), required_scope=page.scope)
     if page.method != "GET":
@@ -240,10 +240,10 @@ def _refusal(page: Page, caller: Caller) -> str:
     if page.who is Who.operator:
         return f"{_NOT_YOURS} It is for operators of this gateway."
     if caller.kind == "admin":
-        return f"{_NOT_YOURS} It is about an organization, and you have come as the operator."
+        return f"{_NOT_YOURS} It is about an organization, and you are signed in as the operator."
     if caller.account_id is None:
-        return f"{_NOT_YOURS} It is about an organization: you belong to none."
-    return f"{_NOT_YOURS} It needs the right {page.scope}, which your role ({caller.role}) has not."
+        return f"{_NOT_YOURS} It is about an organization: you don't belong to one."
+    return f"{_NOT_YOURS} It needs the right {page.scope}, which your role ({caller.role}) does not have."
 
 
 async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:

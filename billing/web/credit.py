@@ -73,9 +73,9 @@ KINDS: Final = (
 )
 NOTICES.update(
     {
-        "coupon-redeemed": "The coupon is redeemed: its credit is there.",
+        "coupon-redeemed": "The coupon is redeemed, and its credit added.",
         "recharge-on": "Auto-recharge is on.",
-        "recharge-off": "Auto-recharge is off: nothing is charged by itself.",
+        "recharge-off": "Auto-recharge is off: nothing is charged automatically.",
     }
 )
 
@@ -208,7 +208,7 @@ async def save_method(visit: Visit) -> View:
     return View("link.html", {"page": await setup_billing(visit.call, body), "what": "Save a payment method"})
 
 
-NOTICES.update({"plan-changed": "The plan is changed, as it says below."})
+NOTICES.update({"plan-changed": "Your plan is changed, as shown below."})
 
 
 async def _outlooks(visit: Visit) -> dict[str, Outlook]:

@@ -37,7 +37,7 @@ METRICS: Final = (
     (Metric.input_tokens.name, "input tokens"),
     (Metric.output_tokens.name, "output tokens"),
 )
-WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
+WINDOWS: Final = tuple((each, "in total" if each == Window.total.name else each) for each in Window.__members__)
 # What a template with rows of limits needs in addition to the rows.
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
 MOST_DIGITS: Final = 20

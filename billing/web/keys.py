@@ -55,7 +55,7 @@ GRACES: Final = (
 NOTICES.update(
     {
         "key-revoked": "The key is revoked on every gateway.",
-        "leak-told": "If this was the secret of a key, it is revoked now, and its owner is told.",
+        "leak-told": "If this was the secret of a key, it is revoked now, and its owner is notified.",
     }
 )
 
@@ -115,8 +115,8 @@ def _presets(visit: Visit) -> dict[str, tuple[str, list[str]]]:
     own = [name for name in SCOPES if visit.may(name)]
     ways = {
         "calls": ("Call models, and see the balance", list(DEFAULT_SCOPES)),
-        "reads": ("See usage, money and keys, and change nothing", [name for name in own if name.endswith(":read")]),
-        "all": ("All that I may myself", own),
+        "reads": ("Read usage, money and keys, and change nothing", [name for name in own if name.endswith(":read")]),
+        "all": ("Everything that I may do", own),
     }
     return {
         name: (words, found) for name, (words, scopes) in ways.items() if (found := [s for s in scopes if s in own])
@@ -146,7 +146,7 @@ def _number(visit: Visit, name: str) -> int | None:
     typed = visit.field(name)
     number = None if typed is None else count_typed(typed)
     if typed is not None and number is None:
-        raise BadRequest("This is no whole number.", name)
+        raise BadRequest("Enter a whole number.", name)
     return number
 
 
@@ -215,10 +215,10 @@ async def update(visit: Visit) -> web.Response:
     try:
         was = msgspec.json.decode(visit.typed("was"), type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise BadRequest("This form is not whole: open the page of the key again.") from error
+        raise BadRequest("This form is incomplete: open the key's page again.") from error
     changes = {name: value for name, value in _typed(visit).items() if name not in was or was[name] != value}
     if changes.get("name", "") is None:
-        raise BadRequest("A key has a name.", "name")
+        raise BadRequest("Give the key a name.", "name")
     if changes:
         await update_own_key(visit.call, shaped(changes, KeyPatch))
     return visit.see(f"/keys/{visit.call.id('key_id')}", "saved")
@@ -228,7 +228,7 @@ async def rotate(visit: Visit) -> View:
     """Give a key a new secret, and show it, this once."""
     grace_s = count_typed(visit.typed("grace_seconds", "0"))
     if grace_s is None:
-        raise BadRequest("Choose until when the secret before stays valid.", "grace_seconds")
+        raise BadRequest("Choose how long the previous secret stays valid.", "grace_seconds")
     made = await rotate_own_key(visit.call, visit.body(Rotation, grace_seconds=grace_s))
     return View("key_made.html", {"key": made, "previous_until": made.previous_until, **examples(visit, made)})
 

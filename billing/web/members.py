@@ -42,19 +42,19 @@ INVITATIONS: Final = 100
 NOTICES.update(
     {
         "invited": "The invitation is on its way by mail.",
-        "invitation-revoked": "The invitation is revoked: its link does nothing any more.",
-        "member-removed": "They are no member any more, and their keys of this organization are revoked.",
+        "invitation-revoked": "The invitation is revoked: its link no longer works.",
+        "member-removed": "They are no longer a member, and their keys in this organization are revoked.",
         "left": "You have left that organization.",
-        "transferred": "The organization has another owner now.",
+        "transferred": "The organization has a new owner.",
         "joined": "You belong to this organization now: these are its pages.",
-        "founded": "The organization is founded, with an account of its own: these are its pages.",
+        "founded": "The organization is created, with an account of its own: these are its pages.",
     }
 )
 _WORDS: Final[Mapping[Role, str]] = {
-    "owner": "owner: everything, and gives the organization to others",
+    "owner": "owner: everything, including transferring the organization",
     "admin": "admin: members, all keys, buying",
     "member": "member: own keys and requests",
-    "viewer": "viewer: sees, and changes nothing",
+    "viewer": "viewer: sees everything, changes nothing",
 }
 
 

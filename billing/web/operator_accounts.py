@@ -15,7 +15,6 @@ from billing.api.accounts import (
 from billing.api.credit import list_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.errors import StoreError
-from billing.money import format_usd
 from billing.pages import MAX_LIMIT
 from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
 from billing.schemas.credit import LotsQuery
@@ -23,13 +22,14 @@ from billing.schemas.usage import TransactionShape
 from billing.web.credit import CHANGES, KINDS
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
+from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.schemas.accounts import AccountShape
 
-NOTICES["booked"] = "It is in the ledger."
+NOTICES["booked"] = "Recorded in the ledger."
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
 ACCOUNT: Final = "/operator/accounts/{account_id}"
 # Transactions and requests that the page of an account has; more are a link away.
@@ -98,7 +98,7 @@ async def accounts(visit: Visit) -> View:
     found = await list_accounts(visit.call, visit.query(AccountsQuery))
     states = (("", "any"), *((each, each.replace("_", " ")) for each in STATUSES))
     filters = Field("search", "Name or id", "search"), Field("status", "Status", options=states)
-    table = Listed("Newest first", _COLUMNS, found.data, found.next_cursor, empty="No account is like that.")
+    table = Listed("Newest first", _COLUMNS, found.data, found.next_cursor, empty="No account matches.")
     tabs = ("Accounts", "/operator/accounts"), ("Create an account", "/operator/accounts/new")
     return listed("Accounts", table, filters=filters, tabs=tabs)
 
@@ -135,9 +135,9 @@ async def account(visit: Visit) -> View:
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
         Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
-        Listed("Last orders", _ORDERS, orders, empty="It has ordered nothing."),
+        Listed("Recent orders", _ORDERS, orders, empty="No orders yet."),
         Listed(
-            "Last changes",
+            "Recent changes",
             _TRANSACTIONS,
             [TransactionShape.of_transaction(each, with_cost=True) for each in changes.items],
         ),
@@ -172,16 +172,14 @@ def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:
             "A payment of its plan failed: unless that is paid, it falls back to the free plan when the grace is over."
         )
     if balance_nano < 0:
-        owed = format_usd(-balance_nano)
-        return (
-            f"{owed} USD below zero: used on credit, or taken back by a refund or dispute. New credit pays that first."
-        )
+        owed = usd_text(-balance_nano)
+        return f"{owed} below zero: used on credit, or taken back by a refund or dispute. New credit pays that first."
     if balance_nano <= held_nano:
-        return "Nothing is free: requests are refused with billing_required until credit is added, or running ones end."
+        return "No credit is available: requests are refused until some is added, or running ones end."
     return "Active: requests are admitted."
 
 
-_SEEING: Final = "The pages as a viewer of its organization has them, to look alone. It is in the audit log."
+_SEEING: Final = "The pages as a viewer of its organization has them, read-only. The audit log keeps it."
 
 
 def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:

@@ -169,7 +169,7 @@ async def webhooks(visit: Visit) -> View:
     )
     fields = (
         Field("url", "Address", required=True, hint="https, reachable from this gateway"),
-        Field("description", "What it is"),
+        Field("description", "Description"),
     )
     form = Form("Add a webhook", "/operator/webhooks", "Add", fields, "Its secret is shown once, on the next page.")
     return listed("Webhooks", table, forms=(form,))

@@ -20,7 +20,7 @@ from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
-from billing.money import NANO_PER_CENT, format_cents, parse_usd
+from billing.money import NANO_PER_CENT, parse_usd
 from billing.schemas.margin import percent_text
 from billing.schemas.system import RefusedShape
 from billing.times import parse_rfc3339
@@ -186,7 +186,7 @@ _DRY: Final = (
     Column("Available", "available_usd", "money"),
     Column("A day", "a_day_usd", "money"),
     Column("Runs out in (h)", "hours_left", "count"),
-    Column("Buys by itself", "recharges"),
+    Column("Auto-recharge", "recharges"),
 )
 # Where what troubles the gateway is looked into, by what it is about.
 _PAGES: Final = {
@@ -212,9 +212,9 @@ async def home(visit: Visit) -> View:
     tables = (
         Listed("Top accounts", (account, *_TOP_MONEY), _top(sums.accounts), empty="Nobody was charged anything."),
         Listed("Top models", (model, *_TOP_MONEY), _top(sums.models), empty="No model was used."),
-        Listed("Providers that fail or slow down", _UNWELL, await _unwell(visit), empty="Every provider does well."),
+        Listed("Providers that fail or slow down", _UNWELL, await _unwell(visit), empty="Every provider is healthy."),
         Listed("Accounts about to run out of credit", _DRY, sums.dry[:LAST], empty="No credit runs out soon."),
-        Listed("Recent refusals", REFUSED, await _refused(visit), empty="Nothing was refused lately."),
+        Listed("Recent refusals", REFUSED, await _refused(visit), empty="No recent refusals."),
     )
     view = listed("Home", *tables, figures=_figures(sums, span, days), live=True, layout="halves")
     values = {
@@ -302,7 +302,7 @@ def _money_in(paid: ChargeSums | None, label: str, link: str) -> Figure:
     words = f"{paid.payments:,} payments in {label}"
     gone = paid.refunded_cents + paid.disputed_cents
     if gone:
-        words += f", of which {format_cents(gone)} USD went back"
+        words += f", of which {usd_text(gone * NANO_PER_CENT)} went back"
     return Figure("Money in", paid.paid_cents * NANO_PER_CENT, "money", words, link)
 
 
@@ -360,7 +360,8 @@ async def _tasks(visit: Visit, sums: Sums, days: str) -> list[tuple[str, str]]:
             (f"{unpriced:,} requests have no price: add a row for their model", f"/operator/margin?by=model&{days}")
         )
     if sums.paid is not None and sums.paid.disputed_cents:
-        found.append((f"{format_cents(sums.paid.disputed_cents)} USD is disputed", f"/operator/payments?{days}"))
+        disputed = usd_text(sums.paid.disputed_cents * NANO_PER_CENT)
+        found.append((f"{disputed} is disputed", f"/operator/payments?{days}"))
     if dry := [each for each in sums.dry if not each.recharges]:
         found.append((f"{len(dry)} accounts run out of credit soon: remind them", "/operator/accounts"))
     return found

@@ -67,7 +67,7 @@ async def people(visit: Visit) -> View:
     found = await list_users(visit.call, visit.query(UsersQuery))
     states = (("", "any"), ("pending", "waiting for approval"), ("active", "active"), ("disabled", "disabled"))
     filters = Field("email", "E-mail", "search"), Field("status", "Status", options=states)
-    table = Listed("Newest first", _PEOPLE, found.data, found.next_cursor, empty="Nobody is like that.")
+    table = Listed("Newest first", _PEOPLE, found.data, found.next_cursor, empty="Nobody matches.")
     return listed("People", table, filters=filters)
 
 
@@ -80,7 +80,7 @@ async def person(visit: Visit) -> View:
     else:
         allow = Form("Let in", here, "Let in", hidden={"status": "active"})
     right = Form(
-        "Take the operator's right" if found.operator else "Make an operator",
+        "Remove operator rights" if found.operator else "Make an operator",
         here,
         "Change",
         hint="Operators see and change everything.",
@@ -118,7 +118,7 @@ async def audit(visit: Visit) -> View | Table:
         Field("actor", "Who", hint="admin, user:usr_… or key:key_…"),
         Field("account_id", "Account", picks="account"),
     )
-    table = Listed("Newest first", _AUDIT, found.data, found.next_cursor, empty="Nothing of that was done.")
+    table = Listed("Newest first", _AUDIT, found.data, found.next_cursor, empty="No entries match.")
     return listed("Audit", table, filters=filters, csv=True)
 
 

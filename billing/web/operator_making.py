@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 NOTICES.update(
     {
-        "account-made": "The account is made: it has nothing on it yet.",
-        "coupon-ended": "The coupon is redeemed no more; what was redeemed stays.",
+        "account-made": "The account is created, with no credit yet.",
+        "coupon-ended": "The coupon can no longer be redeemed; what was redeemed stays.",
         "seen-ended": "These are the operators' pages again.",
     }
 )
@@ -115,7 +115,7 @@ async def coupons(visit: Visit) -> View:
     fields = (
         Field("name", "Name", required=True, hint="for you; customers see the code"),
         Field("amount_usd", "Credit (USD)", required=True),
-        Field("code", "Code", hint="6 to 64 letters and digits; empty: one is made up"),
+        Field("code", "Code", hint="6 to 64 letters and digits; empty: one is generated"),
         Field("max_redemptions", "Accounts at most", hint="empty: any number"),
         Field("credit_days", "Its credit lasts (days)", hint="empty: for good"),
         Field("expires_at", "Redeemed until", "date", hint="empty: no end"),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 NOTICES.update(
     {
         "refund-asked": "The provider was asked to refund it: the order shows when it has.",
-        "parked-done": "Done: it waits no more.",
+        "parked-done": "Done: it no longer waits.",
         "event-again": "The event will be applied again within seconds.",
     }
 )
@@ -52,7 +52,7 @@ TABS: Final = (
     ("Differences", "/operator/payments/differences"),
 )
 ORDER: Final = "/operator/payments/orders/{order_id}"
-_NO_PROVIDER: Final = "This gateway has no payment provider that tells of events."
+_NO_PROVIDER: Final = "This gateway has no payment provider that sends events."
 PARKED: Final = "/operator/payments/parked"
 _CHARGES: Final = (
     Column("Time", "created_at", "time"),
@@ -244,7 +244,7 @@ async def events(visit: Visit) -> View:
         return listed("Events of the payment provider", Listed("Events", _EVENTS, (), empty=_NO_PROVIDER), tabs=TABS)
     found = await list_payment_events(visit.call, visit.query(PaymentEventsQuery))
     again = Act("Apply again", "/operator/payments/events/{id}/replay")
-    table = Listed("Newest first", _EVENTS, found.data, found.next_cursor, (again,), empty="Nothing was told yet.")
+    table = Listed("Newest first", _EVENTS, found.data, found.next_cursor, (again,), empty="No events yet.")
     states = Field("state", "State", options=_choice(("waiting", "done", "ignored", "parked")))
     return listed("Events of the payment provider", table, tabs=TABS, filters=(states,))
 

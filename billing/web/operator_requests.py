@@ -61,7 +61,7 @@ _FILTERS: Final = (
     Field("tag", "Tag (NAME or NAME=VALUE)"),
     Field("session", "Session"),
     Field("end_user", "End user"),
-    Field("min_latency_ms", "Took at least (ms)"),
+    Field("min_latency_ms", "Latency at least (ms)"),
     Field("last", "The last", options=LAST),
     Field("since", "Since (UTC)"),
     Field("until", "Until (UTC)"),
@@ -163,7 +163,7 @@ async def requests(visit: Visit) -> View | Table | web.Response:
         return found
     more = " here, but others may follow on the next page" if found.next_cursor else ""
     rows = [_Logged(each) for each in found.data]
-    table = Listed("Newest first", _EVENTS, rows, found.next_cursor, empty=f"No request of these was found{more}.")
+    table = Listed("Newest first", _EVENTS, rows, found.next_cursor, empty=f"No matching request was found{more}.")
     live = not asked.get("cursor")
     return listed("Requests", table, filters=_FILTERS, tabs=TABS, live=live, csv=True, layout="wide")
 
@@ -174,8 +174,8 @@ async def refused(visit: Visit) -> View:
     found = (
         await list_refusals(visit.call, visit.query(RefusedQuery, **({"account_id": account_id} if account_id else {})))
     ).data
-    table = Listed("Newest first", REFUSED, found, empty="Nothing was refused lately.")
-    intro = "A refused request is charged nothing. The last ones of each key are kept for a while."
+    table = Listed("Newest first", REFUSED, found, empty="No requests were refused recently.")
+    intro = "A refused request costs nothing. The latest of each key are kept for a while."
     filters = (Field("account_id", "Account", "search", picks="account"),)
     return listed("Refused requests", table, filters=filters, tabs=TABS, intro=intro, live=True)
 

@@ -89,9 +89,9 @@ async def _id_of(visit: Visit, name: str, text: str) -> str:
     if len(best) == 1:
         return best[0].id
     if not best:
-        raise BadRequest(f"No {kind} is called {text!r}, or begins so.", name)
+        raise BadRequest(f"No {kind} is named {text!r} or begins with it.", name)
     several = ", ".join(f"{each.name} ({each.id})" for each in best)
-    raise BadRequest(f"Several are called so, or begin so: {several}. Give the id of one.", name)
+    raise BadRequest(f"Several match: {several}. Give the id of one.", name)
 
 
 ROUTES: Final[tuple[Page, ...]] = (

@@ -108,7 +108,8 @@ def _next(
         after = f"becomes {subscription.next_plan}" if subscription.next_plan else "is renewed"
         found.append((subscription.period_end, f"the plan {status.plan.name} {after}"))
     if recharge.next_attempt_at is not None:
-        found.append((recharge.next_attempt_at, f"auto-recharge tries again to buy ${recharge.amount_usd}"))
+        amount = usd_text(parse_usd(recharge.amount_usd))
+        found.append((recharge.next_attempt_at, f"auto-recharge tries again to buy {amount}"))
     if month.budget is not None:
         found.append((month.budget.resets_at, "the monthly spending quota resets"))
     return sorted(found)

@@ -45,7 +45,7 @@ NOTICES: Final[dict[str, str]] = {
     "password-set": "Your password is set. Sign in with it.",
     "saved": "Saved.",
     "switched": "These are the pages of this organization now.",
-    "sign-in-failed": "The provider has not signed you in: begin again.",
+    "sign-in-failed": "The provider did not sign you in: try again.",
 }
 
 CUSTOMER: Final = (

@@ -49,7 +49,7 @@ NOTICES.update(
     {
         "password-changed": "Your password is changed, and your other sessions are ended.",
         "address-changed": "Your address is changed.",
-        "totp-removed": "The authenticator app is removed: signing in does not ask for it any more.",
+        "totp-removed": "The authenticator app is removed: signing in no longer asks for it.",
         "session-ended": "The session is ended, with all of its tokens.",
     }
 )

@@ -23,7 +23,7 @@ from billing.web.pages import Page, View, Visit, Who
 if TYPE_CHECKING:
     from billing.schemas.people import AccessTokenShape
 
-_GONE: Final = "This link is wrong, used or too old: `metergate operator login-link` makes another one."
+_GONE: Final = "This link is wrong, used or expired: `metergate operator login-link` makes another one."
 
 
 def next_of(visit: Visit) -> str:
@@ -172,7 +172,7 @@ async def choose_organization(visit: Visit) -> web.Response:
     """Have the pages be about another one of one's organizations."""
     session_id, org_id = visit.caller.session_id, visit.field("choose")
     if session_id is None or org_id is None or not await visit.services.browsers.choose(session_id, org_id):
-        raise Conflict("You are no member of that organization any more.")
+        raise Conflict("You are no longer a member of that organization.")
     return visit.see("/", "switched")
 
 

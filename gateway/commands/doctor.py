@@ -238,7 +238,7 @@ async def _check(session: "aiohttp.ClientSession", provider: ProviderConfig, tim
         )
     detail = f"{url}: HTTP {status}"
     if status in REFUSED:
-        return Check(name, "fail", f"{detail}: the key is refused", "Set the provider's key anew: it may be revoked.")
+        return Check(name, "fail", f"{detail}: the key is refused", "Replace the provider's key: it may be revoked.")
     if status in UNKNOWN:
         return Check(
             name, "warn", f"{detail}: it is there, and lists no models", "Try a request: the key was not checked."
@@ -393,14 +393,14 @@ def _coverage(info: Mapping[str, Any]) -> Check:
     if info.get(name) == "no":
         return Check("coverage", "ok", f"{name} no")
     mend = f"Set {name} no: while one master is away, the accounts of the others are served then."
-    return Check("coverage", "warn", f"{name} {info.get(name, 'can not be read')}", mend)
+    return Check("coverage", "warn", f"{name} {info.get(name, 'cannot be read')}", mend)
 
 
 def _failover(info: Mapping[str, Any], lease_s: float) -> Check:
     mend = "or a shorter cluster-node-timeout: docs/reliability.md says why, under clusters."
     if "cluster-node-timeout" not in info:
         least = f"{NOTICE_SHARE:g} times cluster-node-timeout and {ELECTION_S:g} s"
-        detail = f"cluster-node-timeout can not be read, lease_s {lease_s:g}"
+        detail = f"cluster-node-timeout cannot be read, lease_s {lease_s:g}"
         return Check("failover", "warn", detail, f"Have lease_s no shorter than {least}, {mend}")
     timeout_ms = int(info["cluster-node-timeout"])
     least_s = NOTICE_SHARE * timeout_ms / 1000 + ELECTION_S
@@ -484,7 +484,7 @@ def check_running(running: Running | None) -> Check:
     if running is None:
         return Check("gateway", "ok", "none runs here: what follows is of this environment and these files")
     if running.health.status == "ok":
-        return Check("gateway", "ok", f"{running.url}: nothing troubles it")
+        return Check("gateway", "ok", f"{running.url}: no problems found")
     mend = f"{running.url}/console/operator has what each is about, with links."
     return Check("gateway", "warn", f"{running.url}: {running.health.message}", mend)
 

@@ -77,7 +77,7 @@ def _data(row: PriceRow) -> dict[str, object]:
 
 
 async def list_prices(
-    output: Output, prefix: Annotated[str, typer.Argument(help="Rows whose provider/model begins so.")] = ""
+    output: Output, prefix: Annotated[str, typer.Argument(help="Rows whose provider/model begins with this.")] = ""
 ) -> None:
     """List rows: USD per million tokens, or each."""
     rows = [row for row in _table(None).rows if f"{row.provider}/{row.model}".startswith(prefix)]
@@ -170,7 +170,7 @@ class Period:
     model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
     since: Annotated[str, moment("From then on: a time, a day, or 7d, 24h.")]
     until: Annotated[str, moment("Before then.")]
-    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account alone.")] = None
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account only.")] = None
     price_id: Annotated[
         str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
     ] = None

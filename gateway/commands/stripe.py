@@ -79,7 +79,7 @@ async def sync(output: Output, url: Url, secret_file: SecretFile = Path("stripe-
     data = {"endpoint": synced.id, "url": address, "done": synced.done, "disabled": list(synced.disabled)}
     output.show(Shown({**data, "faults": faults}, ("\n".join(lines),)))
     if faults:
-        raise CommandFailed("Prices of plans are not what they should be: mend them at Stripe.", REFUSED)
+        raise CommandFailed("Prices of plans are not what they should be: fix them at Stripe.", REFUSED)
 
 
 async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
@@ -136,7 +136,7 @@ async def reconcile(
     client: "BillingCalls",
     since: Annotated[str | None, moment("Compare all that was made since: a time, a day, or 7d, 24h.")] = None,
 ) -> Shown:
-    """Show how the provider's payments differ from ours. With --since they are compared anew, for up to --timeout."""
+    """Show how the provider's payments differ from ours. With --since they are compared again, for up to --timeout."""
     import asyncio
 
     if since is None:

@@ -127,7 +127,7 @@ async def _serve(
     if settings.admin_api_key is None:
         output.note("ADMIN_API_KEY is not set: admin calls are refused.")
     if settings.smtp_host is None:
-        output.note("SMTP_HOST is not set: no mail is sent, so that nobody can verify an address.")
+        output.note("SMTP_HOST is not set: no mail is sent, so nobody can verify an address.")
     return await _supervise(settings, _worker_environment(settings, environ, stores), workers, output, SERVED)
 
 
@@ -187,7 +187,9 @@ def _publish(data_dir: Path, address: str, output: Output) -> None:
     try:
         publish_api_url(data_dir, local_url(address))
     except OSError as error:  # operator commands use the stores themselves then
-        output.note(f"Cannot write {api_url_file(data_dir)}: {error.strerror}. Operator commands take longer without.")
+        output.note(
+            f"Cannot write {api_url_file(data_dir)}: {error.strerror}. Operator commands take longer without it."
+        )
 
 
 def stopping_s(defaults: Defaults) -> float:

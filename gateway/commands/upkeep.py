@@ -106,7 +106,7 @@ async def doctor(
     mend = [f"{check.name}: {check.mend}" for check in checks if check.mend]
     failed = any(check.status == "fail" for check in checks)
     data = {"ok": not failed, "checks": msgspec.to_builtins(checks)}
-    output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To mend:", *mend] if mend else []))))
+    output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To fix:", *mend] if mend else []))))
     if any(check.name == DATA for check in checks):
         return UNREACHABLE
     return REFUSED if failed else 0

@@ -69,7 +69,7 @@ class Health:
         if not engine.cache.subscribed:
             found.append(_trouble("changes", "the subscription to changes is broken"))
         for name in engine.loops.troubled():
-            found.append(_trouble(f"loop:{name}", f"the {name} loop has failed and began anew"))
+            found.append(_trouble(f"loop:{name}", f"the {name} loop failed and was restarted"))
         if self._collector.trouble:
             found.append(_trouble("collect", self._collector.trouble))
         if self.exports is not None:

@@ -257,7 +257,7 @@ class Jobs:
         run = await self._collector.run(job, since)
         if run.status == "failed":
             self._last = with_run(JobShape(), run)
-            raise Refuse(refusals.unavailable(f"Nothing could be collected; try again once it is mended. {run.error}"))
+            raise Refuse(refusals.unavailable(f"Nothing could be collected; try again once that is fixed. {run.error}"))
         return run
 
     async def _body(self, request: web.Request, shape: type[B], example: str) -> B:

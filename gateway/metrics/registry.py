@@ -89,7 +89,7 @@ COUNTERS: Final = {
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
     "connections_ended": Counter("Connections that ended for others, by what they awaited.", ("awaited",)),
     "connections_refused": Counter("Connections and requests refused where a share is full.", ("share",)),
-    "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
+    "loop_failures": Counter("Loops beside the requests that failed and were restarted.", ("loop",)),
 }
 HISTOGRAMS: Final = {
     "hold_latency_seconds": Histogram("Time to take a hold.", STEP_BOUNDS),

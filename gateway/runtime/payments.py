@@ -239,9 +239,7 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
                 return _html(framed(f"Plan {plan.name}", done))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
         except Unauthorized:
-            return _refused(
-                Unauthorized("This key or token is wrong, revoked or expired: go back, and look at it again.")
-            )
+            return _refused(Unauthorized("This key or token is wrong, revoked or expired: go back and check it."))
         except Exception as error:
             refusal = of_failure(error)
             if refusal is None:

@@ -194,7 +194,7 @@ def _smaller(fitting_output: int, max_field: str | None, beginning: str = "") ->
     if not fitting_output:
         return ""
     verb = "lower" if beginning else "Lower"
-    return f"{beginning} {verb} {max_field or OUTPUT} to {fitting_output:,} tokens or less: so much fits now."
+    return f"{beginning} {verb} {max_field or OUTPUT} to {fitting_output:,} tokens or less: that much fits now."
 
 
 def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links, max_field: str | None = None) -> Refusal:
@@ -235,7 +235,7 @@ def _used_up(exhausted: Exhausted, details: Mapping[str, object]) -> str:
     message = f"The {_quota_name(exhausted)} is exhausted"
     if exhausted.used < quota.limit:
         left = _amount(quota.metric, quota.limit - exhausted.used)
-        message = f"The {_quota_name(exhausted)} has {left} left, and this request may take"
+        message = f"The {_quota_name(exhausted)} has {left} left, and this request may use"
         message += f" {_amount(quota.metric, exhausted.requested)}"
     return message + ("." if details["resets_at"] is None else f"; it resets at {details['resets_at']}.")
 
@@ -246,7 +246,7 @@ def _never_fits(exhausted: Exhausted, fitting_output: int, max_field: str | None
     if not quota.limit:
         return f"The {_quota_name(exhausted)} allows nothing. {raising}."
     limit = f"{_amount(quota.metric, quota.limit)}{_unit(quota)}{_of_model(quota)}{_span(quota)}"
-    message = f"The {exhausted.limit.subject}'s limit is {limit}, and this request may take"
+    message = f"The {exhausted.limit.subject}'s limit is {limit}, and this request may use"
     message += f" {_amount(quota.metric, exhausted.requested)}"
     if fitting_output and max_field is not None:
         message += f": lower {max_field} to {fitting_output:,} or less"
@@ -361,5 +361,5 @@ def capacity_held(
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
     """Return the refusal of a request that has too many beside it."""
-    message = f"As many requests of this {refused.subject} run as may at the same time: wait for one to finish."
+    message = f"This {refused.subject} has as many requests running as it may: wait for one to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)

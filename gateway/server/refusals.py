@@ -104,7 +104,7 @@ def invalid_key(keys_url: str | None) -> Refusal:
         401,
         "invalid_api_key",
         f"{INCORRECT_KEY}: it is missing, wrong, revoked or expired. Send one of this gateway's keys as "
-        f"`Authorization: Bearer mg_...`: make one {'' if keys_url is None else f'at {keys_url}, or '}with "
+        f"`Authorization: Bearer mg_...`: create one {'' if keys_url is None else f'at {keys_url}, or '}with "
         "`metergate keys create`.",
     )
 
@@ -128,7 +128,7 @@ def bad_head(*, too_large: bool) -> Refusal:
     """Return 400 for what could not be read as a request at all."""
     if too_large:
         return bad_request("The request's line or headers are too long: send fewer or shorter ones.")
-    return bad_request("This is no HTTP/1.1 request that can be read: check its request line, headers and framing.")
+    return bad_request("This can't be read as an HTTP/1.1 request: check its request line, headers and framing.")
 
 
 def heads_too_large() -> Refusal:
@@ -165,13 +165,13 @@ def method_not_allowed(method: str, path: str, allowed: Iterable[str], hint: str
 
 def object_not_found(object_id: str) -> Refusal:
     """Return 404 for an object that the account has not created here: it may be another account's."""
-    message = f"Your account has created no object `{object_id[:200]}` here that is stored: check the id."
+    message = f"There is no stored object `{object_id[:200]}` of your account here: check the id."
     return Refusal(404, "not_found", message)
 
 
 def stored_elsewhere(model: str, provider: str) -> Refusal:
     """Return 400: the objects that a request names are at a provider that does not serve its model."""
-    message = f"What this request goes on from is stored at `{provider}`, which does not serve `{model[:200]}` here."
+    message = f"This request continues from an object at `{provider}`, which does not serve `{model[:200]}` here."
     return Refusal(400, "invalid_request_error", message, param="model")
 
 
@@ -274,7 +274,7 @@ def upstream_refuses_us() -> Refusal:
         "The provider does not accept this gateway's own key; nothing was charged. Tell whoever runs the gateway, with "
         "the x-request-id."
     )
-    hint = "the provider refuses the key of its entry under `providers`: `metergate doctor` looks at it"
+    hint = "the provider refuses the key of its entry under `providers`: `metergate doctor` checks it"
     return Refusal(502, "upstream_error", message, type="server_error", hint=hint)
 
 

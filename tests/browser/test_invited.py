@@ -38,7 +38,7 @@ async def test_an_invitation_leads_through_registering_to_its_organization(serve
         await page.add_init_script(axe())
         await register(page, served, owner)
         await page.goto(f"{served.console}/plan/starter")  # the free plan has one member
-        await page.get_by_role("button", name="Go on to pay").click()
+        await page.get_by_role("button", name="Continue to payment").click()
         await pay(page, "99.00")
         await page.get_by_text("the plan is yours").wait_for()
         await page.goto(f"{served.console}/members")
@@ -58,7 +58,7 @@ async def test_an_invitation_leads_through_registering_to_its_organization(serve
         await page.get_by_label("Password").fill(PASSWORD)
         await page.get_by_role("button", name="Register").click()
         await page.get_by_label("Code").fill(await served.mailed(guest))
-        await page.get_by_role("button", name="Go on").click()
+        await page.get_by_role("button", name="Continue").click()
         await page.get_by_role("button", name="Join Ada").click()
         await page.get_by_text("these are its pages").wait_for()
         await page.goto(f"{served.console}/members")
@@ -70,7 +70,7 @@ async def test_from_a_refusal_to_payment_and_back_on_a_phone(served, browser):
     async with watched(browser, served.url, viewport=PHONE) as page:
         await page.add_init_script(axe())
         await register(page, served, "ray@example.com")
-        await page.get_by_role("heading", name="To begin").wait_for()
+        await page.get_by_role("heading", name="Getting started").wait_for()
         await sound(page)
         key = await make_key(page, served, "phone")
         await served.answers(key, 402)
@@ -82,7 +82,7 @@ async def test_from_a_refusal_to_payment_and_back_on_a_phone(served, browser):
 
         await until(is_listed)
         await page.get_by_role("link", name="Buy credit").first.click()
-        await page.get_by_role("button", name="Go on to pay").click()
+        await page.get_by_role("button", name="Continue to payment").click()
         await pay(page, "20.00")
         await page.get_by_text("requests are served again").wait_for()
         await sound(page)
@@ -95,7 +95,7 @@ async def test_from_a_refusal_to_payment_and_back_on_a_phone(served, browser):
         await page.goto(f"{served.console}/credit/transactions")
         assert await page.get_by_role("link", name="purchase", exact=True).count() == 1
         await page.goto(f"{served.console}/")
-        assert await page.get_by_role("heading", name="To begin").count() == 0
+        assert await page.get_by_role("heading", name="Getting started").count() == 0
 
 
 async def test_an_authenticator_is_shown_as_a_picture(served, browser):

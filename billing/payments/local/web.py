@@ -107,7 +107,7 @@ def gone_page() -> str:
     """Return the page for an address that leads nowhere, or not any more."""
     return _page(
         "This page is not there",
-        "<p>The address is wrong, or its time is over. Run <code>metergate billing setup</code> for another one.</p>",
+        "<p>The address is wrong or has expired. Run <code>metergate billing setup</code> for another one.</p>",
     )
 
 

@@ -87,7 +87,7 @@ async def test_changing_the_address(api, registry):
     new = "ada@example.org"
     taken = await post(api, "/email", token, email=EVE, password=GOOD)
     assert taken.status == 202
-    assert "registered already" in (await registry.mails(EVE))[-1][0]
+    assert "already registered" in (await registry.mails(EVE))[-1][0]
     (await post(api, "/email", token, email=new)).refused(401, WRONG, "password")
     asked = await post(api, "/email", token, email=new, password=GOOD)
     assert set(asked.json) == set(taken.json)

@@ -34,7 +34,7 @@ async def test_status_and_features_of_an_account(services, billing):
         assert (status["state"], status["status"], status["next"]) == ("billing_required", "active", None)
         assert (
             status["guidance"]
-            == "You're out of credit, so that requests are refused: ask whoever runs this gateway for some."
+            == "You're out of credit, so requests are refused: ask whoever runs this gateway for some."
         )
         assert status["upgrade"] == {
             "plan": "starter",

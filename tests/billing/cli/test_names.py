@@ -37,7 +37,7 @@ async def test_a_name_becomes_the_id_of_what_alone_is_called_so():
     whole = client(("acc_1", "Acme"), ("acc_2", "Acme West"))
     assert (await of_all(whole, given))["account_id"] == "acc_1"
     assert await of_all(client(), {"account_id": ID}) == {"account_id": ID}  # an id is what it is
-    with pytest.raises(CommandFailed, match="No account is called 'acme'"):
+    with pytest.raises(CommandFailed, match="No account is named 'acme'"):
         await of_all(client(), given)
     with pytest.raises(CommandFailed, match=r"Several .* Acme \(acc_1\), Acme \(acc_2\)"):
         await of_all(client(("acc_1", "Acme"), ("acc_2", "Acme")), given)

@@ -38,7 +38,7 @@ def test_slack_reads_a_text():
         "Account: acc_1\nBalance in USD: 0.50\nThreshold in USD: 1.00"
     }
     assert read(trouble("trouble.began"), "slack")["text"] == (
-        "*Metergate needs a look*\nprovider openai fails: 9 of 10 attempts"
+        "*Metergate needs attention*\nprovider openai fails: 9 of 10 attempts"
     )
 
 
@@ -61,7 +61,7 @@ def test_pagerduty_opens_an_incident_and_the_end_of_the_trouble_resolves_it():
     assert began["dedup_key"] == ended["dedup_key"] == "metergate:provider:openai"
     assert began["routing_key"] == KEY
     assert began["payload"]["severity"] == "error"
-    assert began["payload"]["summary"] == "Metergate needs a look: provider openai fails: 9 of 10 attempts"
+    assert began["payload"]["summary"] == "Metergate needs attention: provider openai fails: 9 of 10 attempts"
     low = read(LOW, "pagerduty", KEY)
     assert (low["dedup_key"], low["payload"]["source"], low["payload"]["severity"]) == ("ntc_1", "acc_1", "warning")
     assert low["payload"]["custom_details"]["Balance in USD"] == "0.50"

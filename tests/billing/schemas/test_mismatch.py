@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said_with_the_field_s_name(body, message, field):
     ("body", "message"),
     [
         (b'{"x":', "The body is not valid JSON: it ends too soon."),
-        (b'{"x": y}', "The body is not valid JSON: look at its byte 6."),
+        (b'{"x": y}', "The body is not valid JSON: check its byte 6."),
         (b'{"name": "\xff"}', "The body is not valid JSON: it is not UTF-8."),
         (b'{"x": ' + b"[" * 5000, "The body is not valid JSON: it is nested too deeply."),
     ],

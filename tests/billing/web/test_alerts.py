@@ -43,7 +43,7 @@ async def test_budgets_are_made_changed_and_removed(console):
     wrong = await console.post("/alerts/low-balance", "owner", {"low_balance_usd": "-1"})
     assert (wrong.status, 'id="w-low_balance_usd"' in wrong.text) == (422, True)
     assert (await console.post("/alerts/low-balance", "owner", {"low_balance_usd": ""})).status == 303
-    assert "which is usual here" in (await console.get("/alerts", "viewer")).words
+    assert "(the default)" in (await console.get("/alerts", "viewer")).words
 
 
 async def test_a_webhook_is_added_tried_and_removed(console):

@@ -190,7 +190,7 @@ async def test_a_provider_s_sign_in_leads_back_into_the_console(console, registr
         query, headers = await begun()
         wrong = await pages.get("../api/auth/oidc/example/callback", params=query | {"state": "x"}, headers=headers)
         assert wrong.location == "../../../../console/sign-in?notice=sign-in-failed"
-        assert "has not signed you in" in (await pages.get("/sign-in?notice=sign-in-failed")).words
+        assert "did not sign you in" in (await pages.get("/sign-in?notice=sign-in-failed")).words
     shut = Browsers(billing.database, billing.new_id, None, admits=lambda provider, domain: False)
     assert await shut.caller(back.cookie or "") is None
     assert await console.services.browsers.caller(back.cookie or "") is None  # it has ended

@@ -11,9 +11,9 @@ NANO = 10**9
 async def steps(console, who="owner"):
     """The steps of the list, with whether each is done; None: there is no list."""
     words = (await console.get("/", who)).words
-    if "To begin" not in words:
+    if "Getting started" not in words:
         return None
-    listed = words.partition("To begin ")[2].partition(" Available")[0]
+    listed = words.partition("Getting started ")[2].partition(" Available")[0]
     names = ("Create a key", "Get credit", "Send the first request", "Protect your sign-in")
     return {name: listed[: listed.index(name)].rstrip().endswith("done") for name in names if name in listed}
 

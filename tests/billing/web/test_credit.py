@@ -85,7 +85,7 @@ async def test_auto_recharge_is_a_sentence(console, payments):
         "UPDATE auto_recharges SET state = 'waiting', reason = 'insufficient_funds', next_attempt_at = $1", at
     )
     words = (await console.get("/credit/auto-recharge", "member")).words
-    assert "was declined (insufficient funds); the next try is at 2026-05-01 12:05:00" in words
+    assert "was declined (insufficient funds); the next attempt is at 2026-05-01 12:05:00" in words
     off = await console.post("/credit/auto-recharge", "owner", form | {"enabled": "off"})
     assert off.location == "../credit?notice=recharge-off"
     assert "Auto-recharge is off" in (await console.get("/credit", "viewer")).words
@@ -171,7 +171,7 @@ async def test_a_receipt_has_what_was_paid_its_tax_and_the_providers_documents(c
 
 async def test_from_a_refusal_to_payment_and_back(console, payments):
     out = await console.get("/", "owner")
-    assert "You're out of credit, so that requests are refused. Buy credit" in out.words
+    assert "You're out of credit, so requests are refused. Buy credit" in out.words
     assert "Ask an owner or admin of the organization to buy some." in (await console.get("/", "viewer")).words
     link = await bought(console, "25", back="/requests/refused")
     order = (await console.api("/billing/orders", "owner"))["data"][0]["id"]
@@ -197,7 +197,7 @@ async def test_an_order_whose_page_has_ended_expires(console, payments):
     order = (await console.api("/billing/orders", "owner"))["data"][0]
     assert (order["status"], order["url"]) == ("expired", None)
     shown = await console.get(f"/credit/orders/{order['id']}", "owner")
-    assert "It was not paid in time: nothing was charged." in shown.words
+    assert "It was not paid in time, and nothing was charged." in shown.words
     await execute("UPDATE orders SET status = 'open', checkout_id = NULL, expires_at = NULL")
     await execute("UPDATE orders SET created_at = now() - interval '2 days'")
     await payments.flows.expire()

@@ -60,7 +60,7 @@ async def test_a_key_is_made_changed_rotated_and_revoked(console):
     assert ("may not change keys" in other.words, "<button>Rotate" in other.text) == (True, False)
     assert (await console.post(f"{path}/revoke", "viewer")).status == 403
     assert (await console.post(f"{path}/revoke", "admin")).location == "../../keys?notice=key-revoked"
-    assert "stays so" in (await console.get(path, "member")).words
+    assert "can't be restored" in (await console.get(path, "member")).words
 
 
 async def test_what_no_form_sends_is_refused_where_it_was_typed(console):
@@ -105,7 +105,7 @@ async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console)
     page = await console.get("/quickstart", "member")
     assert "No requests yet" in page.words
     assert f"curl {console.services.browsers.rules.url}/v1/chat/completions" in page.words
-    assert "Make your first key" in page.words
+    assert "Create your first key" in page.words
     playground = re.search(r'<form[^>]*id="playground"[^>]*>(.*?)</form>', page.text, re.DOTALL)
     assert "name=" not in playground[0]  # what is typed there is no part of any form that is sent
     assert re.search(r'data-base="\./\.\./v1"', playground[0])

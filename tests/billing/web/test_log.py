@@ -53,7 +53,7 @@ async def test_operators_see_every_account_and_filter_by_what_things_are_called(
     assert (table.text.count("\r\n"), "cost_usd" in table.text, late in table.text) == (2, True, True)
     assert (await console.get("/operator/requests", "operator", params={"last": "1y"})).status == 400
     refused = await console.get("/operator/requests/refused", "operator", params={"account_id": "slow"})
-    assert "Nothing was refused lately." in refused.words
+    assert "No requests were refused recently." in refused.words
 
 
 async def test_customers_see_the_same_columns_of_their_own_without_the_cost(console):
@@ -69,7 +69,7 @@ async def test_customers_see_the_same_columns_of_their_own_without_the_cost(cons
     assert f'<option value="{key.id}" selected>laptop</option>' in page.text
     assert "Cost" not in page.words
     none = await console.get("/requests", "owner", params={"min_latency_ms": "2501"})
-    assert "No request of these was found." in none.words
+    assert "No matching request was found." in none.words
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ async def test_an_account_is_corrected_and_its_timeline_has_the_balance_after_ea
     await sync_prices(billing.database, PRICES)
     here = f"/operator/accounts/{account_id}"
     words, key = await page_of(console)
-    assert "Nothing is free" in words
+    assert "No credit is available" in words
     form = {"amount_usd": "10", "note": "<b>welcome</b>", "idempotency_key": key}
     for _ in range(2):  # the same form sent twice is one grant
         given = await console.post(f"{here}/grant", "operator", form)
@@ -52,7 +52,7 @@ async def test_an_account_is_corrected_and_its_timeline_has_the_balance_after_ea
     assert found.items[0].balance_nano == (await billing.accounts.get(account_id)).balance_nano
     assert "&lt;b&gt;welcome" in timeline.text
     explained = await console.get(f"/operator/requests/{request_id}", "operator")
-    assert "How the charge was made" in explained.words
+    assert "How the charge was calculated" in explained.words
     assert account_id in explained.words
     sent = await console.get("/operator/requests", "operator", params={"id": request_id})
     assert sent.location.endswith(f"/operator/requests/{request_id}")
@@ -84,7 +84,7 @@ async def test_only_what_was_changed_of_an_account_is_changed(console):
     listed = await console.get("/operator/accounts", "operator", params={"search": before.name[:4].upper()})
     assert f'title="{account_id}"' in listed.text
     none = await console.get("/operator/accounts", "operator", params={"search": "%", "status": "active"})
-    assert "No account is like that." in none.words
+    assert "No account matches." in none.words
 
     await join(console.billing, console.organization, console.persons["operator"], "admin")
     del console.cookies["operator"]  # who signs in anew is in the organization, and an operator too

@@ -76,11 +76,11 @@ async def test_an_account_whose_credit_ends_soon_and_what_troubles_the_gateway_a
     )
     async with serving(services, console) as served:
         home = await served.get("/operator", "operator")
-        assert "Degraded: this needs a look. The circuit is open Look" in home.words
+        assert "Degraded: this needs attention. The circuit is open Details" in home.words
         assert "1 accounts run out of credit soon" in home.words
         dry = (await console.billing.reports.margins.running_dry(datetime.now(UTC) - timedelta(days=7), 3, 9))[0]
         assert (dry.id, dry.hours_left, dry.recharges) == (account_id, 24, False)
-    assert "OK: nothing troubles this gateway." in (await console.get("/operator", "operator")).words
+    assert "OK: no problems found." in (await console.get("/operator", "operator")).words
 
 
 def provider(name: str, off: str | None = None) -> ProviderShape:

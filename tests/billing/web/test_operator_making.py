@@ -54,7 +54,7 @@ async def test_an_operator_sees_what_a_customer_sees_and_changes_nothing(console
         assert "HttpOnly" in begun.headers["Set-Cookie"]
         own = f"{console.services.browsers.rules.cookie}={await console.cookie(who)}"
         page = await ask(console, "GET", "/", own, cookie)
-        assert "You see this as a viewer of Acme does, to look alone." in page
+        assert "You see this as a viewer of Acme does, read-only." in page
         assert "Available" in page
         assert "Your role (viewer) may not buy credit" in await ask(console, "GET", "/credit", own, cookie)
         assert "nothing can be changed" in await ask(console, "POST", "/credit/buy", own, cookie)
@@ -89,7 +89,7 @@ async def test_a_plan_has_its_price_list_beside_what_providers_charge(console):
 async def test_an_accounts_page_has_members_and_orders(console, payments):
     page = await console.get(f"/operator/accounts/{console.organization.account_id}", "operator")
     assert "owner@example.com" in page.words
-    assert "It has ordered nothing." in page.words
+    assert "No orders yet." in page.words
 
 
 async def test_a_persons_page_has_where_they_are_signed_in(console):

@@ -16,7 +16,7 @@ async def test_filters_take_names_and_suggest_them_and_what_is_found_leads_to_it
     assert '<option value="Acme">' in picks.text
     assert account_id in picks.text
     none = await console.get("/operator/keys", "operator", params={"account_id": "nobody"})
-    assert (none.status, "No account is called" in none.words) == (400, True)
+    assert (none.status, "No account is named" in none.words) == (400, True)
     await billing.accounts.create("Acme too", "free")
     await billing.accounts.create("Acme too", "free")
     several = await console.get("/operator/keys", "operator", params={"account_id": "acme too"})

@@ -207,7 +207,7 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console):
     assert page.text.count('<td data-label="Time">') == 10
     assert "tokens a day (plan)" in page.words
     whole = await console.get(f"/requests/{await charged(console)}", "member")
-    assert "not made from counts" in whole.words
+    assert "not calculated from counts" in whole.words
     terms = BudgetTerms(Subject.account, "", BudgetPeriod.month, 9_000_000_000)
     await console.services.budgets.create(account_id, terms, actor=SYSTEM)
     assert "account, month" in (await console.get("/", "member")).words

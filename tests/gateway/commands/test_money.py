@@ -23,7 +23,7 @@ from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, chat
 from tests.support.commands import Result, Shell, at_terminal
 from tests.support.gateways import ask
 
-ASKED = "Go on? [y/N] "
+ASKED = "Continue? [y/N] "
 
 
 class Operator:
@@ -107,10 +107,10 @@ async def test_an_order_is_refunded_after_a_yes(ada, operator):
     account_id = (await ada.json("billing", "status"))["account_id"]
     order = await bought(ada, "--amount-usd", "25")
     said = (await operator.run("order", "refund", order["id"], "--amount", "5.00")).failed(USAGE)
-    for part in ("5.00 USD", "25.00 USD", account_id, "means of payment", "--yes"):
+    for part in ("5.00 USD", "25.00 USD", account_id, "payment method", "--yes"):
         assert part in said
     done = await operator.run("order", "refund", order["id"], "--amount", "5.00", "--yes")
-    assert "5.00 USD are given back" in done.stdout
+    assert "5.00 USD are refunded" in done.stdout
 
 
 @pytest.fixture
@@ -220,9 +220,9 @@ async def test_a_service_without_mail_says_so_when_somebody_registers(make_gatew
     gateway = await make_gateway()
     person = Person(gateway, folder / "eve", "eve@example.com")
     said = await person.done("auth", "register", "--email", person.email, METERGATE_PASSWORD="tulip anvil quartz row")
-    assert "sends no mail" in said
+    assert "not send mail" in said
     for forgot in (("auth", "forgot", "--email", person.email), ("auth", "login", "--mail-code", "--email", "a@b.de")):
-        assert "no mail" in await person.done(*forgot)
+        assert "not send mail" in await person.done(*forgot)
     monkeypatch.setenv("METERGATE_MAIL_CONSOLE", "1")  # as `metergate up` has it
     shown = await make_gateway()
     with_console = Person(shown, folder / "bob", "bob@example.com")

@@ -138,7 +138,7 @@ async def test_a_configuration_that_is_not_ours_to_read(cluster):
         for node in cluster.nodes:
             node.ask("ACL", "DELUSER", "tenant")
     assert {name for name, check in found.items() if check.status != "ok"} == {"coverage", "failover"}
-    assert all("can not be read" in found[name].message for name in ("coverage", "failover"))
+    assert all("cannot be read" in found[name].message for name in ("coverage", "failover"))
 
 
 async def test_a_master_without_a_replica_and_one_that_is_away(cluster):

@@ -129,7 +129,7 @@ async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_chang
     async with worker.session.post(f"{worker.url}/v1/jobs/reconcile", headers=headers) as answer:
         report = await answer.json()
     worker.runtime.engine.loops.failed("mail", RuntimeError("a test"))
-    said = "the mail loop has failed and began anew"
+    said = "the mail loop failed and was restarted"
     await until(lambda: [each.message for each in pages.health.everywhere()] == [said])
     assert pages.health.troubles() == []
     async with pages.session.get(f"{pages.url}/v1/status", headers=headers) as answer:

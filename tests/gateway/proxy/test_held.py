@@ -131,7 +131,7 @@ async def test_a_window_that_is_only_held_is_capacity_and_used_is_told_from_held
     error = refusal(fetched, 429, "quota_exceeded")
     assert (error["quota"]["used"], error["quota"]["remaining"]) == (15, 985)
     assert "held" not in error["quota"]
-    assert "limit is 1,000 tokens a day, and this request may take 1," in error["message"]
+    assert "limit is 1,000 tokens a day, and this request may use 1," in error["message"]
     fits = re.search(r"lower max_tokens to ([0-9]+) or less", error["message"])
     assert fits is not None
     assert 985 - 990 < int(fits[1]) - 990 + error["quota"]["requested"] <= 985  # beside what is used

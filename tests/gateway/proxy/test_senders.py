@@ -138,4 +138,4 @@ async def test_who_uses_a_tool_is_told_the_setting_that_asks_for_less(gateway):
     for headers, shown in ((CLAUDE, setting), ({}, "max_completion_tokens")):
         refused = await ask(customer, chat(max_completion_tokens=128_000), headers=headers)
         told = refusal(refused, 429, "quota_exceeded")["message"]
-        assert re.search(rf"Lower {re.escape(shown)} to 12\d,\d{{3}} tokens or less: so much fits now\.", told), told
+        assert re.search(rf"Lower {re.escape(shown)} to 12\d,\d{{3}} tokens or less: that much fits now\.", told), told

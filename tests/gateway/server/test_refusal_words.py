@@ -161,7 +161,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit():
     assert refused.status == 429
     assert (headers["x-should-retry"], "Retry-After" in headers) == ("false", False)
     assert refused.message == (
-        "The plan's limit is 10 tokens a minute, and this request may take 11: lower max_tokens to 7 or less, or ask "
+        "The plan's limit is 10 tokens a minute, and this request may use 11: lower max_tokens to 7 or less, or ask "
         f"for a higher limit. The plan Starter has more: {PAY}/plans/starter."
     )
 
@@ -175,7 +175,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit():
             5_085,
             0,
             "max_tokens",
-            "limit is 1,000 tokens a day, and this request may take 5,085: its input alone is too large, so shorten",
+            "limit is 1,000 tokens a day, and this request may use 5,085: its input alone is too large, so shorten",
         ),
         (
             Metric.cost,
@@ -183,7 +183,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit():
             2 * 10**9,
             1_500,
             "max_output_tokens",
-            "limit is 1.00 USD a day, and this request may take 2.00 USD: lower max_output_tokens to 1,500 or less,",
+            "limit is 1.00 USD a day, and this request may use 2.00 USD: lower max_output_tokens to 1,500 or less,",
         ),
         (
             Metric.tokens,
@@ -191,7 +191,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit():
             30,
             5,
             None,
-            "limit is 20 tokens a day, and this request may take 30: its input alone is too large, so shorten",
+            "limit is 20 tokens a day, and this request may use 30: its input alone is too large, so shorten",
         ),
         (Metric.requests, 0, 1, 0, "max_tokens", "quota of 0 requests a day allows nothing."),
     ],
@@ -208,7 +208,7 @@ def test_a_limit_is_told_in_words():
     quota = Quota(Window.hour, Metric.input_tokens, 3)
     small = QuotaExceeded((Exhausted(Limit("key", quota), 0, 0, 92),), AT_MS)
     said = limit_refusals.quota_exceeded(small, WHO, LINKS["sold here"]).message
-    assert said.startswith("The key's limit is 3 input tokens an hour, and this request may take 92")
+    assert said.startswith("The key's limit is 3 input tokens an hour, and this request may use 92")
 
 
 def test_a_limit_that_is_too_small_is_named_before_one_that_is_used_up():

@@ -285,7 +285,7 @@ async def check_larger(customer: Customer, path: str, field: str, body: dict[str
     assert fetched.headers["x-should-retry"] == "false"
     assert "Retry-After" not in fetched.headers
     said = re.fullmatch(
-        rf"The key's limit is {re.escape(shown)} a minute, and this request may take [0-9.,]+(?: USD)?: lower {field} "
+        rf"The key's limit is {re.escape(shown)} a minute, and this request may use [0-9.,]+(?: USD)?: lower {field} "
         rf"to ([0-9,]+) or less, or ask for a higher limit. The key's owner can raise it at (\S+).",
         error["message"],
     )
