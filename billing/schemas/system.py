@@ -155,7 +155,7 @@ class NamesQuery(Query, frozen=True, kw_only=True):
     ids: Annotated[
         str,
         Meta(
-            pattern="^[0-9A-Za-z_]{1,40}(,[0-9A-Za-z_]{1,40}){0,99}\\Z",
+            pattern="^([0-9A-Za-z_]{1,40}(,[0-9A-Za-z_]{1,40}){0,99})?\\Z",
             description="at most 100 ids of accounts, keys, people and organizations, separated by commas",
         ),
     ] = ""
