@@ -234,7 +234,8 @@ class Organizations:
             made = await found(
                 connection, self._new_id, self._plan, user_id=user_id, name=name, personal=False, actor=actor
             )
-            await self._welcome.give(connection, user_id)
+            # Not their first: who was made an owner of somebody else's would gather all guests' credit there.
+            await self._welcome.give(connection, user_id, made.account_id)
             return made
 
     async def page(self, user_id: str, limit: int, after: str | None = None) -> Page[tuple[Organization, Role]]:

@@ -698,9 +698,10 @@ WHERE id = $1 RETURNING *
 SELECT tz FROM users WHERE id = $1
 
 -- name: welcome_account
--- The account of the first organization that a person who has proven their address owns.
+-- The account $2 of an organization that a person who has proven their address owns; null: of their first.
 SELECT organizations.account_id FROM users
 JOIN memberships ON memberships.user_id = users.id AND memberships.role = 'owner'
 JOIN organizations ON organizations.id = memberships.org_id
 WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND users.status <> 'disabled'
+    AND ($2::text IS NULL OR organizations.account_id = $2)
 ORDER BY organizations.id LIMIT 1

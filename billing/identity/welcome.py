@@ -25,11 +25,12 @@ class Welcome:
     grants: Grants | None = None
     credit_nano: int = 0
 
-    async def give(self, connection: Connection, user_id: str) -> None:
-        """Give a person their welcome credit in the caller's transaction, unless they had it, or are not known yet."""
+    async def give(self, connection: Connection, user_id: str, account_id: str | None = None) -> None:
+        """Give a person their welcome credit in the caller's transaction, unless they had it, or are not known yet;
+        `account_id` is that of the organization which they have just founded."""
         if self.grants is None or not self.credit_nano:
             return
-        account_id = await connection.fetchval(_query("welcome_account"), user_id)
+        account_id = await connection.fetchval(_query("welcome_account"), user_id, account_id)
         if account_id is None:
             return
         entry = Entry(account_id, self.credit_nano, PROMOTIONS, "grant", SCOPE, user_id, NOTE, terms=PROMOTIONAL)

@@ -113,6 +113,7 @@ class Payment:
 
     `amount_cents` is what was sold, before taxes; `total_cents` what the payer pays in all. `order_id` and `deployment`
     are what we noted at its making: None for one that is not ours. `hard` says that the same method won't ever work.
+    `created_at` is when it was made, of one that is paid when that was paid.
     """
 
     kind: ClassVar[ObjectKind] = "payment"

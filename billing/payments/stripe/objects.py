@@ -400,9 +400,13 @@ def payment_of(
     error = intent.get("last_payment_error") or {}
     code = error.get("decline_code") or error.get("code")
     charge = intent.get("latest_charge")
+    status, created_at = _payment_status(intent, session, error), moment(intent["created"])
+    # An intent lives through declines, perhaps for weeks: the money came with the charge.
+    if status == "paid" and isinstance(charge, Mapping):
+        created_at = max(created_at, moment(charge["created"]))
     return Payment(
         id=intent["id"],
-        status=_payment_status(intent, session, error),
+        status=status,
         amount_cents=_sold(intent, session, invoice),
         total_cents=intent["amount"],
         currency=intent["currency"],
@@ -410,7 +414,7 @@ def payment_of(
         order_id=marks.get(ORDER),
         deployment=marks.get(DEPLOYMENT),
         livemode=intent["livemode"],
-        created_at=moment(intent["created"]),
+        created_at=created_at,
         decline_code=code,
         hard=code in HARD_DECLINES or error.get("advice_code") == "do_not_try_again",
         invoice_id=None if invoice is None else invoice["id"],

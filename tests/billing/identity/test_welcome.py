@@ -1,5 +1,7 @@
 """Welcome credit: once for a person, when they have proven their address and own an organization."""
 
+import asyncio
+
 from billing.audit import SYSTEM
 from billing.identity.organizations import Organizations, found
 from billing.identity.tokens import Subject
@@ -64,3 +66,26 @@ async def test_there_is_none_unless_it_is_set(billing):
     await prove(billing, Users(billing.database, billing.new_id), user_id)
     await prove(billing, users_of(billing, 0), user_id)
     assert await balance(billing, organization) == 0
+
+
+async def test_who_owns_another_organization_already_is_given_it_on_the_one_that_they_found(billing):
+    host = await new_organization(billing, "Host", await new_user(billing, "host@example.com"))
+    organizations = Organizations(billing.database, billing.new_id, "free", welcome=Welcome(billing.grants, 5 * NANO))
+    for number in range(2):  # guests without an organization become owners of the host's, and found their own
+        guest = await new_user(billing, f"guest{number}@example.com")
+        await billing.database.execute(
+            "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'owner')", host.id, guest
+        )
+        own = await organizations.create(guest, "Own", actor=SYSTEM)
+        assert await balance(billing, own) == 5 * NANO
+    assert await balance(billing, host) == 0
+
+
+async def test_who_founds_many_organizations_at_once_is_given_it_once(billing):
+    user_id = await new_user(billing, "dan@example.com")
+    organizations = Organizations(billing.database, billing.new_id, "free", welcome=Welcome(billing.grants, 5 * NANO))
+    made = await asyncio.gather(
+        *(organizations.create(user_id, f"O{number}", actor=SYSTEM) for number in range(3)),
+        *(prove(billing, users_of(billing), user_id) for _ in range(3)),
+    )
+    assert sum([await balance(billing, each) for each in made if each is not None]) == 5 * NANO

@@ -14,6 +14,7 @@ from tests.billing.payments.stripe.test_plans import deliver_all
 from tests.billing.payments.stripe.test_plans import payments as stripe_payments
 from tests.billing.payments.test_charges import buy_credit, recharged
 from tests.billing.payments.test_plans_bought import Shop
+from tests.support.stripe_fake.cards import POOR
 
 payments = stripe_payments
 BEGIN = datetime(2028, 3, 1, tzinfo=UTC)
@@ -191,3 +192,21 @@ async def test_stripes_month_is_the_same(stripe, account, payments):
     assert total.refunded_cents == sum(each["amount"] for each in stripe.state.all("refund")) == 500
     (paid,) = await payments.revenue.plans()
     assert (paid.plan, paid.subscribers, paid.mrr_nano) == ("starter", 1, 9900 * NANO_PER_CENT)
+
+
+async def test_what_is_paid_weeks_after_its_first_decline_counts_when_it_is_paid(stripe, account, payments):
+    made = datetime.fromtimestamp(stripe.state.now, UTC)
+    order = await payments.flows.checkout(Wanted(account.id, "credit", parse_usd("20")))
+    stripe.pages.pay(order.checkout_id or "", POOR)
+    await deliver_all(payments, stripe, 0)
+    told = len(stripe.state.events)
+    stripe.state.now += 40 * 86_400
+    stripe.pages.pay(order.checkout_id or "")  # the same intent
+    assert len(stripe.state.all("payment_intent")) == 1
+    await deliver_all(payments, stripe, told)
+    first, until = made.replace(hour=0, minute=0, second=0, microsecond=0), made + timedelta(days=41)
+    days = [first + timedelta(days=day) for day in range(41)]
+    steps = await payments.revenue.steps(days, until, "day")
+    assert [(at, each.flow.paid_cents) for at, each in enumerate(steps) if each.flow.payments] == [(40, 2000)]
+    page = await payments.charges.page(10, since=days[40], until=until, status="paid")
+    assert [each.total_cents for each in page.items] == [2000]
