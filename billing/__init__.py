@@ -24,7 +24,8 @@ web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
 addresses  refused_requests  where requests come from, and the last that were refused, with notices of quotas that are
                              used up
-backlogs     what waits for longer than it should   search  accounts, people, keys, requests, orders by name or id
+backlogs     what waits for longer than it should   pending  whether anything waits in Postgres
+search         accounts, people, keys, requests, orders by name or id
 change_notifier  how a committed change reaches Redis and the gateways early
 work         rounds that are made again and again, in every gateway or, by a lease, in one of all
 settings     sections of the configuration that parts take

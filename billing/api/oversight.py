@@ -142,7 +142,7 @@ async def search(call: Call, query: SearchQuery) -> Listing[FoundShape]:
 @serves(OversightOperations.names)
 async def names(call: Call, query: NamesQuery) -> NamesShape:
     """Return what accounts, keys, people and organizations are called, by their ids."""
-    return NamesShape(names=await call.services.audit.names(query.ids.split(",")))
+    return NamesShape(names=await call.services.audit.names((query.ids or "").split(",")))
 
 
 @serves(OversightOperations.operator_settings)

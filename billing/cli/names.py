@@ -45,6 +45,8 @@ async def of_all(client: "BillingCalls", given: dict[str, Any]) -> dict[str, Any
     found = {}
     for name, typed in _meant(given).items():
         listing = await client.search(q=typed, kind=KINDS[name])
+        if KINDS[name] == "person" and "@" not in typed and not listing.data:
+            continue  # another issuer's user, whom nobody here knows
         found[name] = _only(KINDS[name], typed, [(each.id, each.name) for each in listing.data])
     return {**given, **found}
 

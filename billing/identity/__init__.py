@@ -10,6 +10,7 @@ mail_templates  what mails say                                                  
 mailer          Mailer: sends what waits, by SMTP or to a console
 tokens          JSON Web Tokens: verified by a key and an algorithm that are given; whom one is about; the keys that
                 sign our own, and their rotation
+signatures      what signs and verifies tokens, imported when the first one is asked for
 encryption      secrets that have to be read again, encrypted by a key that is given
 sessions        a sign-in, its access and refresh tokens, who shows one, and their ends
 welcome         credit that a person is given once     devices  what a browser is called     pure

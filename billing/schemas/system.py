@@ -152,13 +152,16 @@ class FoundShape(Answer, frozen=True, kw_only=True):
 class NamesQuery(Query, frozen=True, kw_only=True):
     """Of what the names are asked for."""
 
-    ids: Annotated[
-        str,
-        Meta(
-            pattern="^[0-9A-Za-z_]{1,40}(,[0-9A-Za-z_]{1,40}){0,99}$",
-            description="at most 100 ids of accounts, keys, people and organizations, separated by commas",
-        ),
-    ]
+    ids: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^[0-9A-Za-z_]{1,40}(,[0-9A-Za-z_]{1,40}){0,99}\\Z",
+                description="at most 100 ids of accounts, keys, people and organizations, separated by commas",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class NamesShape(Answer, frozen=True, kw_only=True):

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
 from markupsafe import Markup, escape
 
 from billing.api.application import DESCRIBED
@@ -30,6 +28,7 @@ from billing.web.render import assets, templates
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
 PAGES: Final = Path(__file__).parent.parent / "pages" / "docs"
@@ -177,6 +176,8 @@ def _groups(home: Page) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
 
 @cache
 def _markdown() -> MarkdownIt:
+    from markdown_it import MarkdownIt  # when the first page is asked for
+
     return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
@@ -204,6 +205,8 @@ def _html(name: str, root: str) -> Markup:
 
 
 def _inline(children: Sequence[Token], root: str) -> str:
+    from markdown_it.renderer import RendererHTML
+
     renderer, out, ends = RendererHTML(), [], list[str]()
     for each in children:
         if each.type == "link_open":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.endpoints.routes import anchor
+from gateway.endpoints.site import anchor
 from tests.support.commands import CHECKOUT
 from tests.support.programs import program
 

@@ -67,6 +67,7 @@ OF_THE_API = {
     "operator stripe events": "operator stripe events",
     "operator stripe replay": "operator stripe replay evt_x",
     "operator stripe reconcile": "operator stripe reconcile",
+    **{each: each for each in (f"operator revenue {what}" for what in ("show", "charges", "returns", "subscriptions"))},
     "operator webhooks list": "operator webhooks list",
     "operator webhooks add": "operator webhooks add https://example.com",
     **{f"operator webhooks {what}": f"operator webhooks {what} x" for what in ("remove", "test", "deliveries")},

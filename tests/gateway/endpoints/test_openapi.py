@@ -34,6 +34,7 @@ OF_OTHERS = (
     "{org_id}",
     "{order_id}",
     "{endpoint_id}",
+    "{token}",
     "{budget_id}",
     "{provider}",
     "{plan_id}",

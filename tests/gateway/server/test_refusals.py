@@ -408,7 +408,7 @@ async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway, subtests):
 async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway):
     for path in ("/chat", "/v1/v1", "/v1/nothing", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"):
         message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
-        assert message.endswith("GET /docs lists the endpoints."), path
+        assert message.endswith("GET /docs/reference lists the endpoints."), path
 
 
 async def test_a_full_backlog_is_a_moment_s_refusal(customer_of):
