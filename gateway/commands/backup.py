@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import USAGE, CommandFailed, Output, Shown, add_command
-from gateway.commands.backup_places import Bucket, in_bucket, name_at, prune_folder, split
+from gateway.commands.backup_places import UNFINISHED, Bucket, in_bucket, name_at, prune_folder, split
 from gateway.commands.postgres_programs import pour, run
 from gateway.commands.store_options import refuse_api_url
 
@@ -233,7 +233,7 @@ def _beside(file: Path, *, apart: bool) -> Iterator[Path]:
     """Give a file of the owner's alone, beside `file` or in a folder apart, which is removed if it is still there.
     Raises `OSError`."""
     with TemporaryDirectory(prefix="metergate-backup-") if apart else nullcontext(file.parent) as folder:
-        made = Path(folder) / f".{file.name}.new"
+        made = Path(folder) / UNFINISHED.format(name=file.name)
         try:
             made.unlink(missing_ok=True)  # in /tmp anybody may have put a link there, or a file of theirs
             os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))

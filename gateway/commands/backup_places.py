@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEME: Final = "s3://"
 NAME: Final = "metergate-%Y%m%dT%H%M%SZ.backup"
+# What a backup is called while it is written; one that was killed leaves it.
+UNFINISHED: Final = ".{name}.new"
 NAMED: Final = re.compile(r"metergate-\d{8}T\d{6}Z\.backup")
 # An object has at most 10,000 parts: 320 GB.
 PART_BYTES: Final = 32 << 20
@@ -47,9 +49,16 @@ def superseded(names: list[str], keep: int) -> list[str]:
 
 def prune_folder(folder: Path, keep: int) -> list[str]:
     """Remove the backups of a folder but the `keep` newest ones, and return their names. Raises `OSError`."""
-    gone = superseded([each.name for each in folder.iterdir() if each.is_file()], keep)
+    names = [each.name for each in folder.iterdir() if each.is_file()]
+    gone = superseded(names, keep)
     for name in gone:
         (folder / name).unlink(missing_ok=True)
+    kept = sorted(name for name in names if NAMED.fullmatch(name) and name not in gone)
+    for name in names:
+        # One that is newer than the oldest that is kept may still be written.
+        own = name.removeprefix(".").removesuffix(".new")
+        if kept and name == UNFINISHED.format(name=own) and NAMED.fullmatch(own) and own < kept[0]:
+            (folder / name).unlink(missing_ok=True)
     return gone
 
 

@@ -24,7 +24,7 @@ from gateway.commands.scratch import scratch_database
 if TYPE_CHECKING:
     from gateway.commands.stores import Stores
 
-# What a small server does; the measured ones of docs/operations.md are above both.
+# Assumed, not measured: a small server with slow disks does as much. `--copy` measures.
 READ_BYTES_PER_S: Final = 50_000_000
 WRITTEN_BYTES_PER_S: Final = 10_000_000
 # The strongest lock of a migration on a table, and who waits for its end.

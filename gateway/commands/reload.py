@@ -7,8 +7,10 @@ of each time that it was asked.
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGUSR2
 from typing import Annotated, Final
@@ -28,39 +30,62 @@ LOOK_S: Final = 0.1
 
 
 class Replaced(msgspec.Struct, frozen=True):
-    """How often new workers were asked for, and what kept the last ones from serving."""
+    """How often new workers were begun, how often that ended, and what kept the last ones from serving."""
 
+    begun: int = 0
     times: int = 0
     why_not: str = ""
 
 
+@dataclass(slots=True)
+class Announcement:
+    """What becomes of each replacement, written where `metergate reload` reads it; nowhere without a `folder`."""
+
+    folder: Path | None
+    begun: int = 0
+    times: int = 0
+
+    def begin(self) -> None:
+        """Tell that workers which read their configuration from now on are started."""
+        self.begun += 1
+        self._tell("")
+
+    def end(self, why_not: str) -> None:
+        """Tell what kept them from serving, or nothing."""
+        self.times += 1
+        self._tell(why_not)
+
+    def _tell(self, why_not: str) -> None:
+        if self.folder is not None:
+            with suppress(OSError):  # the command waits in vain, and says where to look
+                _write(self.folder, Replaced(self.begun, self.times, why_not))
+
+
 @contextmanager
-def announced(data_dir: Path, note: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    """Let `metergate reload` find this process while the context is open; what is given is told what became of it."""
-    folder, count = data_dir / FOLDER, 0
+def announced(data_dir: Path, note: Callable[[str], None]) -> Iterator[Announcement]:
+    """Let `metergate reload` find this process while the context is open. Main thread only."""
+    folder = data_dir / FOLDER
+    made = Announcement(None)
+
+    def asked_early(*_: object) -> None:
+        made.begin()
+        made.end("")
+
+    # Until the supervisor obeys it. Its default would kill a gateway that starts; workers are yet to be started.
+    signal.signal(SIGUSR2, asked_early)
     with ExitStack() as stack:
         try:
             folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
             _write(folder, Replaced())
+            made.folder = folder
         except AlreadyRunning:
             note(f"Another gateway runs from {data_dir}: `metergate reload` finds that one.")
-            yield lambda _: None
-            return
         except OSError as error:
             note(
                 f"Cannot write {folder}: {error.strerror}. `metergate reload` does not find this gateway; SIGUSR2 does."
             )
-            yield lambda _: None
-            return
-
-        def tell(why_not: str) -> None:
-            nonlocal count
-            count += 1
-            with suppress(OSError):  # the command waits in vain, and says where to look
-                _write(folder, Replaced(count, why_not))
-
-        yield tell
+        yield made
 
 
 def add_reload(app: typer.Typer) -> None:
@@ -95,7 +120,7 @@ async def reload(
             f"The gateway of {data_dir} is another user's: run this as that user or as root."
         ) from error
     with output.step("New workers serve"):
-        found = await _became(folder, pid, before.times, wait_s)
+        found = await _became(folder, pid, before.begun, wait_s)
     if found.why_not:
         raise CommandFailed(f"{found.why_not}. The old workers serve on; the gateway's log says why.", REFUSED)
     told = "The old workers end with their connections, within shutdown_grace_s."
@@ -108,6 +133,7 @@ async def _became(folder: Path, pid: int, before: int, wait_s: float) -> Replace
     try:
         async with asyncio.timeout(wait_s):
             while holder(folder) == pid:
+                # One that had begun before may have read an older configuration: its end says nothing.
                 if (found := _read(folder)).times > before:
                     return found
                 await asyncio.sleep(LOOK_S)

@@ -156,14 +156,14 @@ async def _supervise(
     with (
         _metrics_folder(settings.data_dir) as folder,
         _metrics_listener(settings, output) as metrics,
-        announced(settings.data_dir, output.note) as tell_replaced,
+        announced(settings.data_dir, output.note) as told,
     ):
         if metrics is not None:
             env = {**env, METRICS_FD_VARIABLE: str(metrics.fileno())}
             output.progress(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
         try:
             async with ending_leases(env["DATABASE_URL"]) as end_lease:
-                hooks = Hooks(on_ready=on_ready, on_end=end_lease, on_replaced=tell_replaced)
+                hooks = Hooks(on_ready=on_ready, on_end=end_lease, on_replacing=told.begin, on_replaced=told.end)
                 if publishes:
                     hooks = replace(hooks, on_stop=partial(withdraw_api_url, settings.data_dir))
                 return await supervise(

@@ -79,12 +79,13 @@ def die_with_parent(parent_pid: int) -> None:
 class Hooks:
     """What is called: `on_ready` once, with the address, when the first worker is ready; `on_end` with the gateway id
     of each worker whose process has ended, waited for before `supervise` returns, however long it takes; `on_stop`,
-    once or more, before the listening socket is closed; `on_replaced` when SIGUSR2 was obeyed, with what kept new
-    workers from serving, or nothing."""
+    once or more, before the listening socket is closed; `on_replacing` when SIGUSR2 begins to be obeyed, `on_replaced`
+    when it was, with what kept new workers from serving, or nothing."""
 
     on_ready: Callable[[str], None] | None = None
     on_end: Callable[[str], Awaitable[None]] | None = None
     on_stop: Callable[[], None] = lambda: None
+    on_replacing: Callable[[], None] = lambda: None
     on_replaced: Callable[[str], None] = lambda _: None
 
 
@@ -184,7 +185,8 @@ class _Supervisor:
             self.hooks.on_stop()
             if self.channel is not None:
                 self.channel.close()
-            for number in (*signals, SIGUSR2):
+            # SIGUSR2 keeps its handler until the loop is closed: its default would kill what still announces ends.
+            for number in signals:
                 loop.remove_signal_handler(number)
         return self.exit_code
 
@@ -225,6 +227,7 @@ class _Supervisor:
                 self.replacing.clear()
                 if self.stopping.is_set():
                     return
+                self.hooks.on_replacing()
                 _log.info("SIGUSR2: putting new workers in the place of the old ones")
                 why_not = await self._replace(group)
                 if why_not:

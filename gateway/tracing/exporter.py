@@ -7,6 +7,7 @@ round, which `Periodic` puts off ever longer; one that the endpoint refuses is d
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 512
 EVERY_S: Final = 1.0
 TIMEOUT_S: Final = 10.0
+# At the end, for all that waits: below `billing.work.CANCEL_AGAIN_S`, after which nothing would say what is lost.
+CLOSE_S: Final = 0.75
 _TRACE_BITS: Final = 128
 _SPAN_BITS: Final = 64
 # By the specification of OTLP/HTTP; every other failure is final for a batch.
@@ -106,7 +109,7 @@ class Tracer:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 await self._send(batch)
-            except ExportFailed:
+            except (ExportFailed, asyncio.CancelledError):  # the process may end meanwhile: `close` sends it
                 self._waiting.extendleft(reversed(batch))
                 raise
 
@@ -124,8 +127,10 @@ class Tracer:
     async def close(self) -> None:
         """Send what waits, once, and close the connections."""
         try:
-            await self.send_waiting()
-        except ExportFailed as error:
-            logger.info("%d traces are lost: %s", len(self._waiting), error)
+            async with asyncio.timeout(CLOSE_S):
+                await self.send_waiting()
+        except (ExportFailed, TimeoutError) as error:
+            why = str(error) or "the endpoint of traces does not answer"
+            logger.info("%d traces are lost: %s", len(self._waiting), why)
         finally:
             await self._poster.close()

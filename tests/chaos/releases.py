@@ -159,7 +159,7 @@ async def _answered(*loads: Load) -> None:
             for load, place in zip(loads, places, strict=True)
         )
 
-    await until(served, f"answers\n{loads[-1].stack.log_tail()}")
+    await until(served, lambda: f"answers\n{loads[-1].stack.log_tail()}")
 
 
 async def _replaced(stack: Stack, pid: int) -> bool:
@@ -197,6 +197,7 @@ async def _serving(stack: Stack, python: Path) -> AsyncIterator[Process]:
     stack.supervisor = process
 
     async def ready() -> bool:
+        assert process.returncode is None, f"{stack.address} has ended\n{stack.log_tail()}"
         try:
             async with stack.session.get(f"{stack.url}/readyz") as answer:
                 return answer.status == 200
@@ -204,7 +205,7 @@ async def _serving(stack: Stack, python: Path) -> AsyncIterator[Process]:
             return False
 
     try:
-        await until(ready, f"{stack.address} serves\n{stack.log_tail()}")
+        await until(ready, lambda: f"{stack.address} serves\n{stack.log_tail()}")
         yield process
         process.terminate()
         async with asyncio.timeout(BOUND_S):

@@ -14,7 +14,7 @@ import pytest
 
 from billing.cli import REFUSED, USAGE, CommandFailed
 from billing.database.connection import Database
-from gateway.commands.backup_places import Bucket, in_bucket, name_at, split, superseded
+from gateway.commands.backup_places import Bucket, in_bucket, name_at, prune_folder, split, superseded
 from tests.support.commands import CHECKOUT, WAIT_S
 from tests.support.ports import free_port
 
@@ -40,6 +40,15 @@ def test_names_order_backups_by_time_and_only_ours_are_removed():
     assert NAMES[0] == "metergate-20250131T040506Z.backup"
     assert superseded([*NAMES, "mine.backup", "metergate-.backup", f".{NAMES[0]}.new"], 3) == NAMES[1::-1]
     assert superseded(NAMES, 9) == []
+
+
+def test_what_killed_backups_left_goes_with_those_that_are_older_than_the_kept_ones(tmp_path):
+    old, kept, last = (f"metergate-2026010{day}T000000Z.backup" for day in (1, 2, 3))
+    left = {name: f".{name}.new" for name in (old, last)}
+    for name in (kept, *left.values(), ".of-somebody-else.new"):
+        (tmp_path / name).touch()
+    assert prune_folder(tmp_path, 1) == []
+    assert {each.name for each in tmp_path.iterdir()} == {kept, left[last], ".of-somebody-else.new"}
 
 
 def test_places():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 
 import aiohttp
 import psutil
@@ -12,7 +13,7 @@ import yaml
 
 from billing.cli.output import REFUSED, UNREACHABLE
 from billing.database.connection import Database
-from gateway.commands.reload import FOLDER
+from gateway.commands.reload import FOLDER, announced
 from gateway.config.source import SHIPPED_FOLDER
 from tests.support.answering import until
 from tests.support.commands import Shell
@@ -153,3 +154,29 @@ def test_where_none_runs_it_says_so(shell):
     assert "No gateway runs from" in shell.run("reload").failed(UNREACHABLE)
     (shell.data_dir / FOLDER).mkdir(parents=True)
     assert "No gateway runs from" in shell.run("reload").failed(UNREACHABLE)
+
+
+@pytest.fixture
+def usr2():
+    before = signal.getsignal(signal.SIGUSR2)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_the_end_of_a_reload_that_had_begun_before_is_not_taken_for_ones_own(shell, usr2):
+    with announced(shell.data_dir, print) as told:
+        told.begin()
+
+        def obey(*_):
+            told.end("the first")
+            time.sleep(1)  # in which the command looks; however long, it must not take this end for its own
+            told.begin()
+            told.end("the second")
+
+        signal.signal(signal.SIGUSR2, obey)
+        assert "the second" in shell.run("reload").failed(REFUSED)
+
+
+def test_a_gateway_that_still_starts_survives_a_reload(shell, usr2):
+    with announced(shell.data_dir, print):
+        assert shell.run("reload", "--json").json["reloaded"] is True

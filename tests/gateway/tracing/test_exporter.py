@@ -98,3 +98,27 @@ async def test_the_loop_sends_what_waits_at_its_end(upstream, monkeypatch):
         await task
     (sent,) = receiver.sent
     assert len(sent.json["resourceSpans"][0]["scopeSpans"][0]["spans"]) == 1
+
+
+async def test_what_was_being_sent_as_a_process_ends_is_not_lost_and_an_end_does_not_wait_for_who_hangs(caplog):
+    """By an endpoint that takes connections and never answers."""
+    asked = asyncio.Event()
+
+    async def hang(reader, writer):
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    of = tracer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces")
+    of.end(begun(of))
+    sending = asyncio.ensure_future(of.send_waiting())
+    await asked.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert len(of._waiting) == 1
+    with caplog.at_level("INFO"):
+        await of.close()
+    assert "1 traces are lost: the endpoint of traces does not answer" in caplog.text
+    server.close()
