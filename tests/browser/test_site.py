@@ -1,6 +1,8 @@
 """The documentation in a browser: every page at each width, in both colours; its search, and an endpoint that is
 tried."""
 
+import re
+
 import pytest
 
 from gateway.endpoints.site import site
@@ -34,7 +36,7 @@ async def test_the_documentation_is_searched(served, browser, scripts):
             await page.keyboard.press("Enter")
         await page.locator(".results a").first.wait_for()
         await page.locator(".results a").first.click()
-        await page.wait_for_function("location.pathname.startsWith('/docs/') && location.hash")
+        await page.wait_for_url(re.compile(re.escape(served.url) + "/docs/[^#]*#."))
 
 
 async def test_an_endpoint_is_tried_on_its_page(served, browser):
