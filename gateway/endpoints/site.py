@@ -15,6 +15,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -47,6 +48,9 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
 }
 _HTML: Final = "text/html; charset=utf-8"
+DOCS: Final = "/docs"
+# The address of the page into which htmx puts an answer.
+SHOWN_ON: Final = "HX-Current-URL"
 _NO_WORD: Final = re.compile(r"[^\w]+")
 _LIGHT: Final = ".light."
 _MOST_WEIGHT: Final = 5
@@ -272,8 +276,14 @@ def _contents(page: Page) -> list[tuple[str, str]]:
 async def _answer(
     request: web.Request, name: str, title: str, template: str = "site_page.html", **values: Any
 ) -> web.StreamResponse:
-    text = await asyncio.to_thread(_shown, request.path, name, template, title, values)
-    return in_parts(text.encode(), _HTML, HEADERS)
+    text = await asyncio.to_thread(_shown, _seen_from(request), name, template, title, values)
+    return in_parts(text.encode(), _HTML, HEADERS | {"Vary": SHOWN_ON})
+
+
+def _seen_from(request: web.Request) -> str:
+    """Return the path of the page that shows an answer: where htmx puts it into another page, that one's."""
+    path = urlsplit(request.headers.get(SHOWN_ON, "")).path
+    return path[path.rindex(DOCS) :] if DOCS in path else request.path
 
 
 async def _missing(request: web.Request) -> web.StreamResponse:

@@ -64,6 +64,21 @@ async def test_a_search_finds_what_has_every_word_and_shows_it_around(gateway):
     assert 0 < len(results) <= site.MOST_FOUND
 
 
+async def test_results_that_are_put_into_another_page_lead_from_there(gateway):
+    for page, link in (
+        ("docs", "docs/api#errors"),
+        ("docs/api", "./api#errors"),
+        ("docs/reference/keys", "../api#errors"),
+    ):
+        for shown_on in (f"{gateway.url}/{page}", f"https://example.com/under/{page}?x=1"):
+            asked = gateway.session.get(
+                f"{gateway.url}/docs/search?q=capacity_held", headers={"HX-Current-URL": shown_on}
+            )
+            async with asked as answer:
+                assert f'href="{link}"' in await answer.text(), shown_on
+                assert answer.headers["Vary"] == "HX-Current-URL"
+
+
 async def test_what_is_not_there_is_said_and_no_other_file_is_served(gateway):
     for path in (
         "docs/nothing",
