@@ -203,7 +203,7 @@ class Coupons:
         used = await connection.fetchrow(_query("redemptions_at"), coupon.id, account_id)
         if used is not None:
             who = "This account" if used["account_id"] == account_id else "Another organization of its owner"
-            raise CouponUsed(f"{who} already redeemed the coupon, at {rfc3339(used['redeemed_at'])}.")
+            raise CouponUsed(f"{who} already redeemed the coupon at {rfc3339(used['redeemed_at'])}.")
         refused = coupon.why_refused(now)
         if refused is not None:
             raise CouponRefused(refused)

@@ -42,7 +42,7 @@ async def test_a_code_is_credit_once_for_an_account(billing, coupons, clock):
     assert len(code.replace("-", "")) == 16
     with changes_told(billing.change_notifier, ("balance", one)):
         redeemed = await coupons.redeem(one, code.lower().replace("-", " "), actor=ANA)
-        with pytest.raises(CouponUsed, match="already, at 20"):
+        with pytest.raises(CouponUsed, match="already redeemed the coupon at 20"):
             await coupons.redeem(one, code, actor=ANA)
     assert (redeemed.grant.balance_nano, redeemed.grant.replayed) == (5_000_000_000, False)
     (lot,) = (await Lots(billing.database).page(one, 9)).items
