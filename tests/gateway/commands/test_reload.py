@@ -87,8 +87,9 @@ async def responded(socket):
 async def test_streams_and_websockets_go_on_while_new_workers_serve_what_is_configured_anew(serving):
     before = serving.workers()
     async with (
-        serving.session.ws_connect(f"{serving.url}/v1/responses", headers=serving.headers) as socket,
-        serving.session.post(f"{serving.url}/v1/chat/completions", json=STREAM, headers=serving.headers) as stream,
+        aiohttp.ClientSession() as held,  # whose connections end with it: an idle one keeps an old worker for a while
+        held.ws_connect(f"{serving.url}/v1/responses", headers=serving.headers) as socket,
+        held.post(f"{serving.url}/v1/chat/completions", json=STREAM, headers=serving.headers) as stream,
     ):
         assert await responded(socket) == "response.completed"
         await stream.content.readline()
