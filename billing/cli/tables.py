@@ -1,8 +1,9 @@
 """How a table is laid out: plain aligned text into a pipe, and on a terminal as much of it as fits.
 
 Into a pipe every cell goes as it is. A terminal has times without milliseconds, and states in colour. Where it is too
-narrow, ids that commands take by their beginning are cut to one, columns of several words are wrapped, and columns are
-left out: first those of `Table.folded`, then the last ones. What is left out is said below.
+narrow, ids that commands take by their beginning are cut to one, or left out after a name, which commands take, too;
+columns of several words are wrapped, and columns are left out: first those of `Table.folded`, then the last ones. What
+is left out is said below.
 """
 
 import re
@@ -17,6 +18,8 @@ _TIME: Final = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})\.\d{1,6}Z", re
 # Ids that arguments take by their beginning: the time in one, and twenty bits that are random.
 SHORT_ID: Final = 18
 _LONG_ID: Final = re.compile(r"\b((?:acc|key|usr)_[0-9A-Z]{14})[0-9A-Z]{12}\b", re.ASCII)
+# A name with such a beginning after it.
+_NAMED: Final = re.compile(r"(.+) \((?:acc|key|usr)_[0-9A-Z]{14}\)", re.ASCII)
 # Columns that say how something is, and the colours of what they say; other words have none.
 _STATES: Final = frozenset({"", "state", "status", "outcome", "circuit", "second factor"})
 _COLOURS: Final = {
@@ -71,7 +74,7 @@ def _fitting(table: Table, rows: list[tuple[str, ...]], width: int) -> tuple[lis
     shown = list(range(len(rows[0]) if rows else len(table.headers)))
     if not table.headers or _least(table, rows, shown) <= width:
         return shown, rows
-    rows = [tuple(_LONG_ID.sub(r"\1", cell) for cell in row) for row in rows]
+    rows = [tuple(_LONG_ID.sub(r"\1", _NAMED.sub(r"\1", cell)) for cell in row) for row in rows]
     named = [table.headers.index(name) for name in table.folded if name in table.headers]
     whole = [at for at in reversed(shown) if at not in named and not _is_wrapped([row[at] for row in rows])]
     for at in (*named, *whole[:-1]):
@@ -93,7 +96,7 @@ def _least_of(name: str, cells: Sequence[str]) -> int:
 
 
 def _is_wrapped(cells: Sequence[str]) -> bool:
-    return any(" " in cell for cell in cells)
+    return any(" " in _NAMED.sub(r"\1", cell) for cell in cells)
 
 
 def _colour(table: Table, row: tuple[str, ...], at: int) -> str:

@@ -63,6 +63,13 @@ def test_an_id_is_cut_only_where_commands_take_how_it_begins(printed):
     assert f" {ACCOUNT[:18]} " in narrow
 
 
+def test_a_name_loses_its_id_rather_than_its_line(printed):
+    named = f"ada@example.com ({ACCOUNT[:18]})"
+    table = Table(("time", "actor", "action"), [("2026-11-25T14:05:27.379Z", named, "account.create")])
+    assert f" {named} " in printed(table, 80)
+    assert printed(table, 60).splitlines()[1].split() == ["2026-11-25T14:05:27Z", "ada@example.com", "account.create"]
+
+
 def test_times_have_no_milliseconds(printed):
     assert "2026-11-25T14:05:27Z" in printed(WIDE, 200)
 
