@@ -100,8 +100,8 @@ async def reload(
     """Put new workers in the place of those that run.
 
     They have the release and the configuration that are installed now. Not one request is refused. The old ones serve
-    on the connections that they have for at most shutdown_grace_s; where a new one does not come to serve, nothing
-    changes. To be called where the gateway runs, as its user or root. The environment stays what it was.
+    on the connections that they have for at most shutdown_grace_s; where a new one does not come to serve,
+    those before it stay replaced, and the others serve on. To be called where the gateway runs, as its user or root. The environment stays what it was.
     """
     refuse_api_url(output)
     from gateway.commands.data_folder import explained_misuse
@@ -122,7 +122,11 @@ async def reload(
     with output.step("New workers serve"):
         found = await _became(folder, pid, before.begun, wait_s)
     if found.why_not:
-        raise CommandFailed(f"{found.why_not}. The old workers serve on; the gateway's log says why.", REFUSED)
+        raise CommandFailed(
+            f"{found.why_not}. Workers that were not replaced serve on, and are started with the same mistake if they "
+            "end: the gateway's log says what it is.",
+            REFUSED,
+        )
     told = "The old workers end with their connections, within shutdown_grace_s."
     output.show(Shown({"pid": pid, "reloaded": True}, (told,)))
 

@@ -13,7 +13,7 @@ and a session of its own, so that Ctrl-C in a terminal reaches the supervisor al
 
 SIGUSR2 puts a new worker in the place of each, one after the other: what is installed, and configured, by then. The old
 one is told (SIGUSR2) only once the new one serves on the same socket; it keeps its connections for as long as the
-gateway's settings say. A new one that does not come to serve changes nothing: the old ones serve on.
+gateway's settings say. Where a new one does not come to serve, those before it stay replaced, and the others serve on.
 
 Invariant kept here: no worker outlives its supervisor. Stopped by a signal, the supervisor waits for its workers;
 killed, it takes them along, provided that each worker calls `die_with_parent` first.
@@ -231,7 +231,7 @@ class _Supervisor:
                 _log.info("SIGUSR2: putting new workers in the place of the old ones")
                 why_not = await self._replace(group)
                 if why_not:
-                    _log.error("%s: the old ones serve on", why_not)
+                    _log.error("%s: workers that were not replaced serve on", why_not)
                 else:
                     _log.info("new workers serve; the old ones end with their connections")
                 if self.channel is not None and not why_not and not self.channel.starting:
@@ -248,7 +248,10 @@ class _Supervisor:
                 new.left = True
                 if new.process is not None:
                     _signal((new.process,), SIGKILL)
-                return f"{old.name}: the new one does not come to serve"
+                if self.stopping.is_set():
+                    return "the gateway stops"
+                replaced = f", after {at} of {len(self.places)} were replaced" if at else ""
+                return f"{old.name}: the new one does not come to serve{replaced}"
             self.places[at] = new
             group.create_task(self._leave(old))
         return ""

@@ -135,7 +135,7 @@ async def test_workers_that_can_not_serve_leave_the_old_ones(serving):
     right = file.read_text()
     file.write_text("providers: [")
     refused = await serving.reload()
-    assert "The old workers serve on" in refused.failed(REFUSED)
+    assert "Workers that were not replaced serve on" in refused.failed(REFUSED)
     assert serving.workers() == before
     file.write_text(right)
     os.kill(serving.pid, signal.SIGUSR2)  # as systemd does
@@ -147,7 +147,7 @@ async def test_schema_that_they_need_and_is_not_there_leaves_the_old_ones(servin
     database = Database(database_url, size=1)
     await database.execute("DELETE FROM migrations")
     await database.close()
-    assert "The old workers serve on" in (await serving.reload()).failed(REFUSED)
+    assert "Workers that were not replaced serve on" in (await serving.reload()).failed(REFUSED)
     assert serving.workers() == before
 
 
