@@ -613,7 +613,7 @@ class Course:
         """End the answer of a response in the background that goes on after its stream. The client sees the end where
         the provider has told it of an error, else a stream that broke."""
         told = clean and watch.tap.error_seen
-        self.proxy.outcomes.count(self.context, OK if told else 502)
+        self.proxy.outcomes.count(self.context, OK if told else 502, goes_on=True)
         if told:
             self.finish(watch)
         else:

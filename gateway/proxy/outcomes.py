@@ -46,10 +46,11 @@ class Outcomes:
         self._metrics = metrics
         self._records = records
 
-    def count(self, context: RequestContext, status: int, code: str | None = None) -> None:
-        """Count one answer; `code` is that of a refusal of ours."""
+    def count(self, context: RequestContext, status: int, code: str | None = None, *, goes_on: bool = False) -> None:
+        """Count one answer; `code` is that of a refusal of ours. With `goes_on` its provider works on, and is paid
+        later."""
         self._metrics.request(context.endpoint, context.route.provider.name, status, context.parsed.stream)
-        if status >= FIRST_ERROR and context.charged is None and status != CLIENT_GONE:
+        if status >= FIRST_ERROR and context.charged is None and status != CLIENT_GONE and not goes_on:
             self._metrics.failed(context.route.entry, context.principal.plan.id)
         if context.trace is not None:
             context.trace.status, context.trace.error = status, code

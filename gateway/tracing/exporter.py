@@ -112,6 +112,9 @@ class Tracer:
             except (ExportFailed, asyncio.CancelledError):  # the process may end meanwhile: `close` sends it
                 self._waiting.extendleft(reversed(batch))
                 raise
+            except Exception:
+                self.dropped += len(batch)
+                raise
 
     async def _send(self, batch: list[Trace]) -> None:
         body = encode(batch, self._resource, self._wall_clock() - self._clock())
