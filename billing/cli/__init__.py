@@ -11,10 +11,10 @@
     session     who is signed in: the files of tokens, how they are renewed
     batch       `metergate run`: a file of commands
     operator    `metergate operator`: the audit log, people, refused requests, exports; accounts  with their money:
-                grants, coupons, plans, orders; margin; revenue; operator_webhooks  where operators are told of
-                troubles
+                grants, coupons, plans, orders; margin; revenue
+    webhooks    where notices are sent to, of an account and of what troubles the gateway
     auth        `metergate auth`; keys  API keys, of operators and people; orgs; usage  with single requests; billing
-                what is left, what was bought and what comes next, budgets, webhooks
+                what is left, what was bought and what comes next, budgets
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

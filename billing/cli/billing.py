@@ -1,6 +1,5 @@
 """`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
-bought, and what happens when credit runs low: `auto-recharge`. `budget`: sums to stay within, which refuse nothing. And
-`metergate webhooks`: where notices of all that are sent to."""
+bought, and what happens when credit runs low: `auto-recharge`. `budget`: sums to stay within, which refuse nothing."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,12 +12,11 @@ from billing.api.operations import (
     CreditOperations,
     PaymentOperations,
     PlanOperations,
-    WebhookOperations,
 )
 from billing.cli.calls import add_person_calls, argument, command_of, ended, option
 from billing.cli.commands import Call, group
 from billing.cli.options import given
-from billing.cli.output import USAGE, Column, CommandFailed, Shown, cell, cell_of, columns, details, facts, says, title
+from billing.cli.output import USAGE, Column, CommandFailed, Shown, cell, cell_of, columns, details, facts, title
 from billing.cli.prompts import Yes, confirm
 from billing.cli.session import FindSession
 from billing.cli.tables import Table
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
         SubscriptionShape,
     )
     from billing.schemas.usage import BillingSummaryShape
-    from billing.schemas.webhooks import NewEndpointShape
 
 _RETURN: Final = ("URL", "Where the page leads to afterwards: an address on one of the operator's sites.")
 ReturnUrl = Annotated[str | None, typer.Option(metavar=_RETURN[0], help=_RETURN[1])]
@@ -480,80 +477,3 @@ def _of_subject(asked: dict[str, Any]) -> dict[str, Any]:
         if name != "tag":
             asked["subject_id"] = asked.pop(name)
     return asked
-
-
-_DELIVERIES = columns(
-    "id",
-    "type",
-    "state",
-    ("tries", "attempts"),
-    "status",
-    "created_at",
-    ("next try", "next_attempt_at"),
-    ("why", "error"),
-    folded=("tries", "created"),
-)
-
-
-def add_webhooks(app: typer.Typer, find: FindSession) -> None:
-    """Add the group `webhooks`."""
-    webhooks = group("Where notices of the account are sent to, such as balance.low.")
-    sent = says("{id} is on its way. What became of it: metergate webhooks deliveries {endpoint_id}")
-    add_person_calls(
-        webhooks,
-        find,
-        list=command_of(
-            WebhookOperations.webhook_endpoints,
-            "List endpoints, newest first.",
-            columns(
-                "id",
-                "url",
-                "format",
-                ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
-                ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
-                "failing_since",
-                folded=("format", "types"),
-            ),
-        ),
-        add=command_of(
-            WebhookOperations.add_webhook_endpoint,
-            "Have notices sent to an address. The secret that signs them is printed once.",
-            _shown_secret,
-            {
-                "url": argument("Where to, an https:// address."),
-                "types": option("TYPE", "Such as balance.low; may be given several times, else all.", "--type"),
-                "description": option("TEXT", "What it is for."),
-                "format": option("FORMAT", "What notices look like there: json, slack, teams, pagerduty."),
-                "routing_key": option("KEY", "Of a service at PagerDuty, for the format pagerduty."),
-            },
-        ),
-        remove=command_of(
-            WebhookOperations.remove_webhook_endpoint,
-            "Delete an endpoint and its deliveries.",
-            ended("removed", "is removed."),
-        ),
-        rotate=command_of(
-            WebhookOperations.rotate_webhook_secret,
-            "Give an endpoint a new secret, which is printed once. For a day the previous one signs, too.",
-            _shown_secret,
-        ),
-        test=command_of(WebhookOperations.send_test_notice, "Send a notice of the type `test` to an endpoint.", sent),
-        deliveries=command_of(
-            WebhookOperations.webhook_deliveries,
-            "List what was sent to an endpoint, newest first. With the outcome.",
-            _DELIVERIES,
-        ),
-        redeliver=command_of(
-            WebhookOperations.redeliver,
-            "Send a delivery again, whatever became of it.",
-            sent,
-            {"delivery_id": argument("As `webhooks deliveries` lists it.")},
-        ),
-    )
-    app.add_typer(webhooks, name="webhooks")
-
-
-def _shown_secret(made: "NewEndpointShape", _: object) -> Shown:
-    rows = [("endpoint", made.id), ("url", made.url), ("secret", made.secret)]
-    note = f"The secret is shown only now. Then: metergate webhooks test {made.id}"
-    return Shown(made.received, (Table((), rows),), (note,), secret=True)

@@ -39,7 +39,7 @@ ADDERS: Final = {
     "margin": "billing.cli.margin:add_margin",
     "provider": "billing.cli.margin:add_margin",
     "login-link": "billing.cli.operator:add_audit",
-    "webhooks": "billing.cli.operator_webhooks:add_operator_webhooks",
+    "webhooks": "billing.cli.webhooks:add_operator_webhooks",
 }
 
 

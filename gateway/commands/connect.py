@@ -59,7 +59,7 @@ add_orgs = _of_people("billing.cli.orgs:add_orgs")
 add_requests = _of_people("billing.cli.usage:add_requests")
 add_usage = _of_people("billing.cli.usage:add_usage")
 add_billing = _of_people("billing.cli.billing:add_billing")
-add_webhooks = _of_people("billing.cli.billing:add_webhooks")
+add_webhooks = _of_people("billing.cli.webhooks:add_webhooks")
 
 
 def finder(environ: Mapping[str, str]) -> "FindSession":

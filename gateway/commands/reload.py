@@ -100,8 +100,9 @@ async def reload(
     """Put new workers in the place of those that run.
 
     They have the release and the configuration that are installed now. Not one request is refused. The old ones serve
-    on the connections that they have for at most shutdown_grace_s; where a new one does not come to serve,
-    those before it stay replaced, and the others serve on. To be called where the gateway runs, as its user or root. The environment stays what it was.
+    on the connections that they have for at most shutdown_grace_s. Where a new one does not come to serve, those before
+    it stay replaced, and the others serve on. To be called where the gateway runs, as its user or root. The environment
+    stays what it was.
     """
     refuse_api_url(output)
     from gateway.commands.data_folder import explained_misuse
