@@ -2,9 +2,10 @@
 with the rows that it is made of.
 
 Money counts when it moves: a payment when it was made, a refund or a dispute when it happened, whenever its payment
-was. So the sums of a time do not change afterwards, and are those of the payment provider's own reports. What
-subscriptions bring a month is the price that their plan had when they came to it, while they are active or a payment of
-theirs is overdue.
+was. So the sums of a time are those of the payment provider's own reports. They change afterwards only where a state
+does: a failed payment that is paid later has not failed, and a refund that fails later was none. What subscriptions
+bring a month is the price that their plan had when they came to it, while they are active or a payment of theirs is
+overdue.
 """
 
 from __future__ import annotations
