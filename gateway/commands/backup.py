@@ -77,7 +77,7 @@ async def backup(
     """Write the whole database to a file, while gateways go on.
 
     One snapshot, in the custom format of pg_dump; `metergate restore` or pg_restore reads it. In a folder (there
-    already, or ending in /) and in a bucket it is called by its time.
+    already, or ending in /: made where it is missing) and in a bucket it is called by its time.
     """
     refuse_api_url(output)
     name = name_at(datetime.now(UTC))
@@ -92,6 +92,8 @@ async def backup(
         if not await database.value("SELECT to_regclass('migrations') IS NOT NULL"):
             raise CommandFailed("The database has nothing of Metergate's: there is nothing to back up.")
         try:
+            if in_folder:
+                file.parent.mkdir(mode=0o700, exist_ok=True)
             with _beside(file, apart=bucket is not None) as made:
                 options = "--format=custom", "--no-owner", "--no-privileges", f"--file={made}"
                 with output.step("Backed up the database"):

@@ -85,6 +85,13 @@ def test_a_folder_keeps_the_newest_and_what_is_not_ours(shell, stores, database_
     assert "--keep needs a folder" in shell.run("backup", str(folder / "one"), "--keep", "1", env=stores).failed(USAGE)
 
 
+def test_a_folder_that_is_missing_is_made(shell, stores, database_url):
+    folder = shell.folder / "new"
+    assert Path(shell.run("backup", f"{folder}/", "--json", env=stores).json["file"]).parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert "No such file" in shell.run("backup", f"{folder}/none/deeper/", env=stores).failed(1)
+
+
 def test_a_ledger_that_does_not_verify_is_not_kept(shell, stores, database_url):
     execute(
         database_url,
