@@ -9,8 +9,8 @@ from billing.api.requests import NotFound
 from billing.api.traffic import list_circuit_changes, list_providers
 from billing.schemas.traffic import ProvidersQuery
 from billing.web.lists import Column, Field, Figure, Listed, detailed, listed
-from billing.web.operator_home import time_text
 from billing.web.pages import Page, View, Visit, Who
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from billing.schemas.system import ProviderShape, TargetShape
