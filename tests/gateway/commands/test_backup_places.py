@@ -14,7 +14,8 @@ import pytest
 
 from billing.cli import REFUSED, USAGE, CommandFailed
 from billing.database.connection import Database
-from gateway.commands.backup_places import Bucket, in_bucket, name_at, prune_folder, split, superseded
+from gateway.commands.backup_places import Bucket, name_at, prune_folder, split, superseded
+from gateway.object_stores import in_bucket
 from tests.support.commands import CHECKOUT, WAIT_S
 from tests.support.ports import free_port
 
