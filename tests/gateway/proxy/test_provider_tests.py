@@ -119,7 +119,8 @@ async def test_each_provider_is_asked_in_its_own_way(tested, provider, path, hea
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"), [(400, "max_output_field"), (402, "paid"), (404, "model"), (429, "limit"), (503, "status page")]
+    ("status", "advice"),
+    [(400, "max_output_field"), (402, "paid"), (404, "model"), (429, "limit"), (503, "status page")],
 )
 async def test_what_to_do_next(tested, status, advice):
     async def serve(request):
