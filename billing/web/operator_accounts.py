@@ -30,6 +30,7 @@ from billing.web.render import usd_text
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.change_notifier import LiveBalance
     from billing.schemas.accounts import AccountShape
 
 NOTICES["booked"] = "Recorded in the ledger."
@@ -108,45 +109,24 @@ async def accounts(visit: Visit) -> View:
 
 
 async def account(visit: Visit) -> View:
-    """Show one account: what its balance is made of, what came and went, and what may be changed."""
+    """Show one account: what its balance is made of, what it used, what came and went, and what may be changed."""
     services, call = visit.services, visit.call
     shown = await get_account(call)
     row = await services.accounts.get(shown.id)
     live = await services.live_balance(row)
-    free_nano = live.balance_nano - live.held_nano
     lots = await list_lots(call, LotsQuery(limit=LAST))
     changes = await services.reports.transactions(shown.id, LAST)
     windows = await services.windows(shown.id)
-    organization = await services.organizations.of_account(shown.id)
-    members = () if organization is None else (await services.members.page(organization.id, LAST)).items
-    sessions = [] if organization is None else await services.sessions.of_organization(organization.id, LAST)
-    devices = [Device(each, each.user_id) for each in sessions]
     payments = services.payments
     orders = () if payments is None else (await payments.orders.page(LAST, account_id=shown.id)).items
     here, refused = f"/operator/accounts/{shown.id}", await _refused_today(visit, shown.id)
-    figures = (
-        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
-        Figure("Held", live.held_nano, "money", "by requests that run now"),
-        Figure("Available", free_nano + row.credit_limit_nano, "money", "with its credit limit"),
-        Figure("Timeline", "all changes", path=f"{here}/transactions"),
-        Figure("Refused today", refused.text, path=f"/operator/requests/refused?account_id={shown.id}"),
-        Figure("Payments", "all", path=f"/operator/payments?account_id={shown.id}"),
-        Figure("Requests", "all", path=f"/operator/requests?account_id={shown.id}"),
-        Figure("Keys", "all", path=f"/operator/keys?account_id={shown.id}"),
-    )
     view = detailed(
         shown.name,
         shown,
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
-        Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
-        Listed(
-            "Where members are signed in",
-            _SESSIONS,
-            [Device(each, each.user_id) for each in sessions],
-            empty="Nobody is signed in.",
-        ),
+        *await _people(visit, shown.id),
         Listed("Recent orders", _ORDERS, orders, empty="No orders yet."),
         Listed(
             "Recent changes",
@@ -154,12 +134,39 @@ async def account(visit: Visit) -> View:
             [TransactionShape.of_transaction(each, with_cost=True) for each in changes.items],
         ),
         intro=_explained(shown, live.balance_nano, live.held_nano) + refused.sentence,
-        figures=figures,
+        figures=_figures(shown.id, live, row.credit_limit_nano, refused),
         forms=_forms(visit, shown, here),
     )
     # A form that is refused is shown at its own address, where nothing is read.
     usage = await account_usage(visit, shown.id) if visit.page.method == "GET" else None
     return View("operator_account.html", {**view.values, "usage": usage, "spans": SPANS, "units": UNITS})
+
+
+async def _people(visit: Visit, account_id: str) -> tuple[Listed, Listed]:
+    """Return the members of an account's organization, and where they are signed in."""
+    services = visit.services
+    organization = await services.organizations.of_account(account_id)
+    members = () if organization is None else (await services.members.page(organization.id, LAST)).items
+    sessions = [] if organization is None else await services.sessions.of_organization(organization.id, LAST)
+    devices = [Device(each, each.user_id) for each in sessions]
+    return (
+        Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
+        Listed("Where members are signed in", _SESSIONS, devices, empty="Nobody is signed in."),
+    )
+
+
+def _figures(account_id: str, live: LiveBalance, credit_limit_nano: int, refused: _Refused) -> tuple[Figure, ...]:
+    free_nano = live.balance_nano - live.held_nano
+    return (
+        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
+        Figure("Held", live.held_nano, "money", "by requests that run now"),
+        Figure("Available", free_nano + credit_limit_nano, "money", "with its credit limit"),
+        Figure("Timeline", "all changes", path=f"/operator/accounts/{account_id}/transactions"),
+        Figure("Refused today", refused.text, path=f"/operator/requests/refused?account_id={account_id}"),
+        Figure("Payments", "all", path=f"/operator/payments?account_id={account_id}"),
+        Figure("Requests", "all", path=f"/operator/requests?account_id={account_id}"),
+        Figure("Keys", "all", path=f"/operator/keys?account_id={account_id}"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
