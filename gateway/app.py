@@ -74,6 +74,7 @@ from gateway.process.supervisor import (
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.handler import Proxy
+from gateway.proxy.provider_tests import ProviderTests
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.routing import Router
 from gateway.proxy.serving import ServingParts
@@ -184,7 +185,20 @@ async def serving(
     app = _application(runtime, cors, clients)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
-    services = replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last)
+    tests = ProviderTests(
+        settings.providers,
+        parts.transports,
+        parts.router,
+        parts.dialects,
+        settings.defaults.upstream.provider_test_s,
+    )
+    services = replace(
+        runtime.services,
+        models=reads.catalogue,
+        troubles=health.everywhere,
+        job=jobs.last,
+        test_provider=tests.run,
+    )
     setup(app, services, endpoints.all)
     setup_console(app, services)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
