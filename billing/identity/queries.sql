@@ -427,6 +427,11 @@ ORDER BY organizations.id DESC LIMIT $3
 UPDATE organizations SET personal = false WHERE id = $1
 
 -- name: organizations_update
+-- An account that is called like its organization goes on to be: operators look for it by that name. One that they have named keeps its name.
+WITH account AS (
+    UPDATE accounts AS a SET name = $2 FROM organizations AS o
+    WHERE o.id = $1 AND a.id = o.account_id AND a.name = o.name AND $2 <> o.name
+)
 UPDATE organizations SET name = $2, slug = $3 WHERE id = $1
 
 -- name: recovery_left
