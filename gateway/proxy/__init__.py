@@ -20,5 +20,6 @@ detached         how long requests go on, with their clients and without
 stored       objects that requests name or create at providers: whose they are
 background_jobs  responses in the background: polled until they can be paid
 settlement/  what a hold turns into: priced and settled, or given back; usage that did not come
+provider_tests  one small request by which an operator learns whether a provider answers
 records      refusals that can be looked up; a line of JSON for each request
 """
