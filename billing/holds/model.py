@@ -297,7 +297,7 @@ NEXT: Final[Mapping[State, frozenset[State]]] = {
 OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
 
 
-class IllegalTransition(MetergateError, RuntimeError):
+class IllegalTransition(MetergateError):
     """A hold was asked to enter a state that can't follow its own: a fault of the caller's."""
 
 
