@@ -258,6 +258,8 @@ class Course:
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None:
         """Go on with a request that was read."""
         self.parsed = parsed
+        if self.proxy.body_log is not None:
+            self.exchange.listener = self.proxy.body_log.begin(self, principal, parsed, body)
         if parsed.work.unknown_tools:
             self.proxy.unknown_tools.note(parsed.work.unknown_tools)
         if parsed.stored is not None:
@@ -942,6 +944,8 @@ class Course:
                 self.proxy.holds.leave(self.hold)
             if self.trace is not None and self.proxy.tracer is not None:
                 self.traced(self.trace, self.proxy.tracer)
+            if self.exchange.listener is not None:
+                self.exchange.listener.ended()
             self.item = self.answer = self.request = None
             if self.alone is not None:
                 self.alone.set()
