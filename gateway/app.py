@@ -147,8 +147,8 @@ class _Parts:
     bodies: Bodies
     request_log: RequestLog | None
     tracer: Tracer | None
-    detached: Detached
     bodies_written: BodyWriter | None
+    detached: Detached
     poller: BackgroundPoller
     proxy: Proxy
 

@@ -127,6 +127,7 @@ def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, 
         discovery=Discovery(elsewhere, time.monotonic),
         sessions=registry.sessions,
         subjects=Subjects(billing.database, users, partial(founded, billing)),
+        directories=registry.directories,
         now=time.time,
     )
 
