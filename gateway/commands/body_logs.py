@@ -67,9 +67,15 @@ async def decrypt(
     """Write the lines of a file: JSON, one request each."""
     with _explained():
         place, keys = _opened()
-        sealed = _read(Path(file)) if Path(file).is_file() else await place.get(_name(file))
+        here = _file(file)
+        sealed = await place.get(_name(file)) if here is None else _read(here)
         lines = [line.decode() for line in keys.lines(sealed)]
     output.show(Shown({"data": [msgspec.json.decode(line) for line in lines]}, tuple(lines)))
+
+
+def _file(name: str) -> Path | None:
+    path = Path(name)
+    return path if path.is_file() else None
 
 
 async def _found(place: "Place", keys: "Keys", day: str, account: str | None, request_id: str) -> bytes | None:
