@@ -775,6 +775,8 @@ class Course:
             self.traced(self.trace, proxy.tracer)
             self.trace = None
         self.over()
+        if exchange.listener is not None:
+            exchange.listener.ended()
         self.hold.on_closed = None
         self.exchange, self.outcomes, self.guard = NO_CLIENT, proxy.unseen, None
         if withheld is None:

@@ -80,6 +80,7 @@ class NoClient(Exchange):
 
     def __init__(self) -> None:
         self.begun = True
+        self.listener = None
 
     unsent = waits = False
 
