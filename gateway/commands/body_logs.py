@@ -67,7 +67,7 @@ async def decrypt(
     """Write the lines of a file: JSON, one request each."""
     with _explained():
         place, keys = _opened()
-        sealed = _read(Path(file)) if Path(file).is_file() else await place.get(_name(file))
+        sealed = _read(Path(file)) or await place.get(_name(file))
         lines = [line.decode() for line in keys.lines(sealed)]
     output.show(Shown({"data": [msgspec.json.decode(line) for line in lines]}, tuple(lines)))
 
@@ -102,9 +102,12 @@ def _opened() -> tuple["Place", "Keys"]:
     return place_and_keys(settings.body_logs)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path) -> bytes | None:
+    """Return what a file of this machine has; None where there is none."""
     try:
         return file.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise CommandFailed(f"Cannot read {file}: {error.strerror}.") from error
 
