@@ -14,6 +14,7 @@ from billing.cli import REFUSED, USAGE, CommandFailed
 from billing.database.connection import Database
 from gateway.commands.backup_places import Bucket, name_at, prune_folder, split, superseded
 from gateway.object_stores import in_bucket
+from tests.support.commands import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
