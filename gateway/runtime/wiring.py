@@ -44,6 +44,7 @@ from billing.traffic.store import Traffic
 from gateway.config.providers import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
+from gateway.runtime.body_logs import told_of_logs
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.runtime.outgoing import Outgoing, delivery_here
@@ -229,6 +230,7 @@ def _services(
         setup_url=links.setup_url,
         operator_url=links.frontend_url,
         keys_url=links.keys_url,
+        body_logs=partial(told_of_logs, settings.body_logs),
         endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
