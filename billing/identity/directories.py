@@ -149,7 +149,7 @@ class Directories:
         return wanted
 
     async def domains(self, org_id: str) -> list[str]:
-        """Return the domains of addresses that an organization's directory may have people of."""
+        """Return the domains of addresses that are an organization's own."""
         rows = await self._database.rows(_query("organization_domains_get"), org_id)
         return [row["domain"] for row in rows]
 

@@ -3,10 +3,10 @@
 Every change locks the organization's row first, as all changes of members do, and reads what it changes under that
 lock: of two at the same time the second sees what the first has done. A resource is found in its organization alone.
 
-A person is a place that is kept for an address of the organization's domains. Answers say nothing of whether somebody
-here has that address: who is no member yet takes the place by signing in (`billing.identity.directories`). When the
-directory says that somebody is active no more, or forgets them, their membership, their sessions and their keys in the
-organization end in the same transaction.
+A person is a place that is kept for an address. Answers say nothing of whether somebody here has that address: who is
+no member yet takes the place by signing in, if the address is of a domain of the organization's
+(`billing.identity.directories`). When the directory says that somebody is active no more, or forgets them, their
+membership, their sessions and their keys in the organization end in the same transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from billing.scim.filters import Filter, compared, holds, names_in
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.identity.organizations import Organization
     from billing.settings import ScimSettings
 
 USER_PREFIX: Final = "scu_"
@@ -41,11 +40,21 @@ _query = queries("billing.scim")
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """How many people and groups a directory has, and how many of the people have an address of none of the
+    organization's domains: these become members by an invitation alone."""
+
+    people: int
+    outside: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
-    """A member of a group, or a group that somebody is in."""
+    """A member of a group, or a group that somebody is in, which has a name."""
 
     id: str
-    display: str | None
+    display: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +134,9 @@ class Directory:
         self._database, self._directories, self._new_id = database, directories, new_id
         self.settings = settings
 
-    async def counts(self, org_id: str) -> tuple[int, int]:
-        """Return how many people and groups an organization's directory has."""
-        row = cast("Row", await self._database.row(_query("directory_counts"), org_id))
-        return row["people"], row["groups"]
+    async def counts(self, org_id: str) -> Counts:
+        """Return what an organization's directory has."""
+        return from_row(Counts, cast("Row", await self._database.row(_query("directory_counts"), org_id)))
 
     async def create_user(self, org_id: str, given: Resource, actor: audit.Actor) -> Record:
         """Add a person, who is active unless it says otherwise."""
@@ -137,11 +145,12 @@ class Directory:
             people = await connection.fetchval(_query("users_count"), org_id)
             if people >= self.settings.scim_users:
                 raise ScimError(f"A directory has at most {self.settings.scim_users} people here.", "tooMany")
-            keys = await self._keys(connection, changes.organization, resource, None)
             if resource["active"]:
                 await self._directories.check_room(connection, changes.organization)
             id_ = USER_PREFIX + self._new_id()
-            row = await connection.fetchrow(_query("users_insert"), id_, org_id, *keys, resource["active"], resource)
+            row = await connection.fetchrow(
+                _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
+            )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
             await self._link(connection, changes, id_, actor)
         return _found(row)
@@ -156,11 +165,12 @@ class Directory:
             before: Resource = row["resource"]
             after = {"active": before.get("active", True), **change(dict(before))}
             if after != before:
-                keys = await self._keys(connection, changes.organization, after, row["email"])
                 if after["active"] and not row["active"]:
                     await self._directories.check_room(connection, changes.organization)
                 await self._link(connection, changes, id_, actor)
-                updated = await connection.fetchrow(_query("users_update"), id_, *keys, after["active"], after)
+                updated = await connection.fetchrow(
+                    _query("users_update"), id_, *_user_keys(after), after["active"], after
+                )
                 await _record(connection, changes, actor, "scim_user.update", id_, (before, after))
                 await self._follow(connection, changes, row, cast("Row", updated), actor)
         return await self.user(org_id, id_)
@@ -264,26 +274,6 @@ class Directory:
         except UniqueViolation as error:
             raise _taken(str(error)) from error
         await self._directories.tell(changes)
-
-    async def _keys(
-        self, connection: Connection, organization: Organization, resource: Resource, email_before: str | None
-    ) -> tuple[str, str, str | None]:
-        """Return by what a person is found: the name, the address and the directory's id. Raises `ScimError` for an
-        address of a domain that is not the organization's."""
-        try:
-            email = parse_email(address_of(resource))
-        except BadAddress as error:
-            raise ScimError(
-                "userName is an address such as ada@example.com where emails has none.", "invalidValue"
-            ) from error
-        domain = email.rpartition("@")[2]
-        if email != email_before and not await connection.fetchval(_query("domains_has"), organization.id, domain):
-            raise ScimError(
-                f"The domain {domain} is not among this organization's. Whoever runs this gateway adds it: `metergate "
-                f"operator org domains {organization.id} {domain}`.",
-                "invalidValue",
-            )
-        return resource["userName"].casefold(), email, resource.get("externalId")
 
     async def _link(self, connection: Connection, changes: Changes, id_: str, actor: audit.Actor) -> None:
         """Give an active person's place to the member whose proven address it is kept for, if there is one: of a member
@@ -394,6 +384,15 @@ def _taken(constraint: str) -> ScimError:
     """Return what is raised where another resource of the directory has a name or an address."""
     what = "address" if constraint.endswith("_email") else "name"
     return ScimError(f"Another resource of this directory has this {what}.", "uniqueness", 409)
+
+
+def _user_keys(resource: Resource) -> tuple[str, str | None, str | None]:
+    """Return by what a person is found: the name, the address, if there is one, and the directory's id."""
+    try:
+        email = parse_email(address_of(resource))
+    except BadAddress:
+        email = None
+    return resource["userName"].casefold(), email, resource.get("externalId")
 
 
 def _group_keys(resource: Resource) -> tuple[str, str | None]:
