@@ -145,14 +145,14 @@ class Directory:
             people = await connection.fetchval(_query("users_count"), org_id)
             if people >= self.settings.scim_users:
                 raise ScimError(f"A directory has at most {self.settings.scim_users} people here.", "tooMany")
-            if resource["active"]:
-                await self._directories.check_room(connection, changes.organization)
             id_ = USER_PREFIX + self._new_id()
             row = await connection.fetchrow(
                 _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
             )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
             await self._link(connection, changes, id_, actor)
+            if resource["active"]:
+                await self._directories.check_room(connection, changes.organization)
         return _found(row)
 
     async def change_user(
@@ -165,8 +165,6 @@ class Directory:
             before: Resource = row["resource"]
             after = {"active": before.get("active", True), **change(dict(before))}
             if after != before:
-                if after["active"] and not row["active"]:
-                    await self._directories.check_room(connection, changes.organization)
                 await self._link(connection, changes, id_, actor)
                 updated = await connection.fetchrow(
                     _query("users_update"), id_, *_user_keys(after), after["active"], after
@@ -184,8 +182,11 @@ class Directory:
             await self._directories.leave(connection, changes, user_id, actor)
         elif after["active"] and not before["active"] and user_id is not None:
             await self._directories.join(connection, changes, user_id, actor)
+            await self._directories.check_room(connection, changes.organization, user_id)
         else:
             await self._link(connection, changes, after["id"], actor)
+            if after["active"] and not before["active"]:
+                await self._directories.check_room(connection, changes.organization)
 
     async def delete_user(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None

@@ -1,14 +1,12 @@
 """SCIM as directories call it: people, groups, what they make of members, and what nobody gets by it."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from billing.quotas import parse_quotas
 from tests.billing.identity.support import acting, new_organization
 from tests.billing.scim.conftest import company_of
-from tests.billing.support import PLANS
 
 ADA = "ada@example.com"
 EVE = "eve@example.com"
@@ -288,18 +286,31 @@ async def test_no_group_touches_an_owner(company):
 
 
 async def test_a_full_plan(company):
-    plan = replace(PLANS["free"], users=3)
-    company.registry.directories._most_users = lambda _: plan.users
+    company.registry.directories._most_users = lambda _: 3
     for n in range(2):
         await company.add(f"p{n}@example.com")
     error = await company.call("POST", "/Users", {"userName": ADA}, status=409)
     assert "plan allows" in error["detail"]
-    await company.add(ADA, active=False)
+    off = await company.add(ADA, active=False)
+    await company.patch(f"/Users/{off}", ON, status=409)
+    assert (await company.call("GET", f"/Users/{off}"))["active"] is False
+    await company.add("boss@example.com")  # who is a member already
     user_id = await company.person("p0@example.com")
     await company.invited("a@other.example")
     await company.invited("b@other.example")
     await company.sign_in(user_id)  # the last place was taken by others: nobody is kept from signing in for that
     assert await company.role(user_id) is None
+
+
+async def test_who_comes_back_to_a_full_plan(company):
+    scim_id, user_id = await company.member(ADA)
+    await company.patch(f"/Users/{scim_id}", OFF)
+    company.registry.directories._most_users = lambda _: 1
+    await company.patch(f"/Users/{scim_id}", ON, status=409)
+    assert await company.role(user_id) is None
+    company.registry.directories._most_users = lambda _: 2
+    await company.patch(f"/Users/{scim_id}", ON)
+    assert await company.role(user_id) == "member"
 
 
 async def test_another_organization_s_token(company):
