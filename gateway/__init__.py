@@ -13,6 +13,7 @@ tracing/     traces of requests, over OTLP
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
 tokens       counting with tiktoken and `vocabularies/`
+object_stores  buckets of S3-compatible stores
 commands/    the `metergate` command: up, serve, init, doctor and what works on the stores
 embedded/    real Postgres and Redis from wheels, supervised
 pages/       the text of /docs: `docs/` of the repository

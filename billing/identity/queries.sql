@@ -461,6 +461,11 @@ ORDER BY organizations.id DESC LIMIT $3
 UPDATE organizations SET personal = false WHERE id = $1
 
 -- name: organizations_update
+-- An account that is called like its organization goes on to be: operators look for it by that name. One that they have named keeps its name.
+WITH account AS (
+    UPDATE accounts AS a SET name = $2 FROM organizations AS o
+    WHERE o.id = $1 AND a.id = o.account_id AND a.name = o.name AND $2 <> o.name
+)
 UPDATE organizations SET name = $2, slug = $3 WHERE id = $1
 
 -- name: recovery_left
@@ -604,6 +609,13 @@ SELECT true FROM sessions WHERE id = $1 AND ended_at IS NULL AND created_at > no
 -- name: sessions_page
 SELECT id, org_id, scopes, address, user_agent, created_at, last_used_at, expires_at FROM sessions
 WHERE user_id = $1 AND id < $2 AND ended_at IS NULL AND expires_at > now() ORDER BY id DESC LIMIT $3
+
+-- name: sessions_of_organization
+-- Those of the members of the organization $1, used last first.
+SELECT session.user_id, session.address, session.user_agent, session.last_used_at, session.expires_at
+FROM memberships JOIN sessions session USING (user_id)
+WHERE memberships.org_id = $1 AND session.ended_at IS NULL AND session.expires_at > now()
+ORDER BY session.last_used_at DESC LIMIT $2
 
 -- name: sessions_start
 -- Start the session $1 of the user $2, in the organization $3 or else the first one, with the refresh token of digest $7,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from billing import audit
 from billing.database.connection import Connection, queries
 from billing.identity import mail_templates
 from billing.identity.codes import Purpose, Shown
-from billing.identity.credentials import Factor, People, Visitor
+from billing.identity.credentials import Factor, People, Refusal, Visitor
 from billing.identity.passwords import LEAST_ALONE, check_password
 from billing.identity.sessions import Origin, TokenPair
 from billing.mail import parse_email
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
     from billing.identity.users import Found, User
 
 _query = queries("billing.identity")
-
-
-class Refusal(Enum):
-    """Why somebody is not let in: the credentials are wrong, whatever of them; or they are right, and a code of the
-    authenticator app is missing, or wrong; or the user is disabled."""
-
-    wrong = "wrong"
-    second_factor = "second factor missing"
-    wrong_factor = "second factor wrong"
-    disabled = "disabled"
 
 
 @dataclass(frozen=True, slots=True)

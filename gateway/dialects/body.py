@@ -36,7 +36,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from billing.errors import MetergateError
-from billing.schemas.decoding import unreadable
+from billing.schemas.decoding import UNREADABLE, unreadable
 from billing.settings import DERIVED, within
 from gateway.dialects.declarations import NO_METADATA
 
@@ -61,8 +61,6 @@ class GarbageAnswer(MetergateError):
 
 
 T = TypeVar("T")
-# What decoding JSON that others wrote may raise.
-UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NULL: Final = Raw(b"null")
 # The fields of an object, themselves not decoded.
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])

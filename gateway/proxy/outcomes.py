@@ -110,6 +110,7 @@ class Outcomes:
             return await self.failed(exchange, context, hold, error)
         await self._settlements.refused(context, hold)
         self.count(context, answer.status)
+        self._records.passed_on(context, answer.status)
         names = (REQUEST_ID, context.match.endpoint.id_header)
         ids = "".join(f"{name}: {context.request_id}\r\n" for name in names if name is not None)
         lines = ids.encode() + balance_line(context.balance_before_nano(hold))

@@ -17,9 +17,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from billing.schemas.decoding import UNREADABLE
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapshot, total
 from gateway.dialects.anthropic.content import OUTPUT
-from gateway.dialects.body import NULL, OBJECT, UNREADABLE, decoded, decoded_answer
+from gateway.dialects.body import NULL, OBJECT, decoded, decoded_answer
 from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, EventFacts, Reported, is_zero, unknown_counts
 from gateway.dialects.streaming import EventReader
 
