@@ -34,6 +34,10 @@ GROUP_PREFIX: Final = "scg_"
 # Rows that a filter is evaluated on between two statements; of groups whose members it asks for.
 BATCH: Final = 500
 BATCH_OF_GROUPS: Final = 10
+# What a filter's look at a row costs beside a member that is read.
+LOOK_COSTS: Final = 10
+# Members of a group up to which the answer to a change of it shows them.
+MOST_SHOWN: Final = 200
 # Members, or groups, that the resources of one page have together: a page ends early where there are more.
 MOST_REFERENCES: Final = 20_000
 _query = queries("billing.scim")
@@ -126,13 +130,19 @@ def not_found(type_: ResourceType, id_: str) -> ScimError:
 
 class Directory:
     """Keeps people and groups of organizations' directories. Methods raise `ScimError`, `OrganizationError` and
-    `DatabaseError`; `expected` are entity tags of which the resource has to have one, None: any."""
+    `DatabaseError`; `expected` are entity tags of which the resource has to have one, None: any. `spend` is told how
+    many rows an organization has had looked at."""
 
     def __init__(
-        self, database: Database, directories: Directories, new_id: Callable[[], str], settings: ScimSettings
+        self,
+        database: Database,
+        directories: Directories,
+        new_id: Callable[[], str],
+        settings: ScimSettings,
+        spend: Callable[[str, int], None] = lambda org_id, rows: None,
     ) -> None:
         self._database, self._directories, self._new_id = database, directories, new_id
-        self.settings = settings
+        self.settings, self._spend = settings, spend
 
     async def counts(self, org_id: str) -> Counts:
         """Return what an organization's directory has."""
@@ -229,8 +239,11 @@ class Directory:
         changed: tuple[Change, MemberChange],
         actor: audit.Actor,
         expected: Sequence[str] | None = None,
-    ) -> Record:
-        """Change a group and its members, who get what the rules say of it."""
+        *,
+        whole: bool = True,
+    ) -> tuple[Record, int]:
+        """Change a group and its members, who get what the rules say of it; return it and how many there are. Without
+        `whole`, a group of more than MOST_SHOWN comes without them."""
         change, change_members = changed
         async with self._changing(org_id) as (connection, changes):
             row = await _locked(connection, GROUPS, "groups_lock", org_id, id_, expected)
@@ -243,7 +256,8 @@ class Directory:
                 await self._set_members(connection, changes, id_, (members, wanted), actor, everybody=renamed)
                 numbers = {"added": len(wanted.keys() - members.keys()), "removed": len(members.keys() - wanted.keys())}
                 await _record(connection, changes, actor, "scim_group.update", id_, (before, {**after, **numbers}))
-        return await self.group(org_id, id_)
+        self._spend(org_id, len(members))
+        return await self.group(org_id, id_, references=whole or len(wanted) <= MOST_SHOWN), len(wanted)
 
     async def delete_group(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None
@@ -333,7 +347,7 @@ class Directory:
             else:
                 members = type_ is GROUPS and "members" in names_in(asked.only)
                 batches = self._batches(noun, org_id, BATCH_OF_GROUPS if members else BATCH)
-            total, rows = await self._filtered(type_, batches, asked)
+            total, rows = await self._filtered(type_, org_id, batches, asked)
         rows = await self._bounded(rows, noun) if asked.references else list(rows)
         return total, await self._records(rows, noun, references=asked.references)
 
@@ -344,7 +358,7 @@ class Directory:
             after = rows[-1]["id"]
 
     async def _filtered(
-        self, type_: ResourceType, batches: AsyncIterator[list[Row]], asked: Asked
+        self, type_: ResourceType, org_id: str, batches: AsyncIterator[list[Row]], asked: Asked
     ) -> tuple[int, list[Row]]:
         """Return how many rows a filter holds for, and those of the page. What a filter may ask of groups and members
         is read for each batch."""
@@ -353,6 +367,7 @@ class Directory:
         references = not names_in(only).isdisjoint(("members", "groups"))
         async for rows in batches:
             records = await self._records(rows, type_.endpoint.lower(), references=references)
+            self._spend(org_id, LOOK_COSTS * len(rows) + sum(len(each.references) for each in records))
             for row, record in zip(rows, records, strict=True):
                 if holds(only, type_, record.shown(type_, "")):
                     if asked.start <= total < asked.start + asked.count:

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from billing.identity.organizations import OrganizationConflict, OrganizationForbidden
 from billing.quotas import parse_quotas
+from billing.settings import ScimSettings
 from tests.billing.identity.support import acting, new_organization
 from tests.billing.scim.conftest import company_of
 
@@ -422,3 +424,47 @@ async def test_how_many_keys_a_group_may_have(company):
     assert (await company.api.person(user_id, "POST", "/billing/keys", {"name": "a"})).status == 201
     refused = await company.api.person(user_id, "POST", "/billing/keys", {"name": "b"})
     assert "Your group may have 1" in refused.refused(409, "idempotency_conflict")
+
+
+async def test_a_large_group_is_not_sent_with_each_change(company, monkeypatch):
+    monkeypatch.setattr("billing.scim.directory.MOST_SHOWN", 2)
+    monkeypatch.setattr("billing.api.scim.MOST_SHOWN", 2)
+    ids = [await company.add(f"p{n}@example.com") for n in range(3)]
+    group = f"/Groups/{await company.group('Staff', *ids[:2])}"
+    assert len((await company.patch(group, member(ids[1])))["members"]) == 2
+    assert await company.patch(group, member(ids[2]), status=204) is None
+    assert len((await company.call("GET", group))["members"]) == 3
+    put = await company.call("PUT", group, {"displayName": "Staff", "members": [{"value": each} for each in ids]})
+    assert len(put["members"]) == 3
+
+
+async def test_a_page_ends_where_its_groups_have_many_members(company, monkeypatch):
+    monkeypatch.setattr("billing.scim.directory.MOST_REFERENCES", 3)
+    ids = [await company.add(f"p{n}@example.com") for n in range(2)]
+    groups = [await company.group(f"G{n}", *ids) for n in range(3)]
+    first = await company.call("GET", "/Groups", status=200)
+    assert (first["totalResults"], [each["id"] for each in first["Resources"]]) == (3, groups[:1])
+    without = await company.call("GET", "/Groups", params={"excludedAttributes": "members"}, status=200)
+    assert len(without["Resources"]) == 3
+
+
+async def test_bounds_of_a_directory(company):
+    scim = company.services.scim.directory
+    scim.settings = ScimSettings(scim_users=1, scim_groups=1)
+    await company.add(ADA)
+    assert (await company.call("POST", "/Users", {"userName": EVE}, status=400))["scimType"] == "tooMany"
+    await company.group("Staff")
+    assert (await company.call("POST", "/Groups", {"displayName": "More"}, status=400))["scimType"] == "tooMany"
+
+
+async def test_how_many_tokens_there_may_be(company):
+    tokens = company.services.scim.tokens
+    for n in range(4):
+        await tokens.create(company.organization.id, f"t{n}", acting(company.owner))
+    with pytest.raises(OrganizationConflict):
+        await tokens.create(company.organization.id, "one more", acting(company.owner))
+    admin = await company.invited("admin@other.example", "admin")
+    with pytest.raises(OrganizationForbidden):
+        await tokens.create(company.organization.id, "t", acting(admin))
+    row = await company.billing.database.row("SELECT * FROM scim_tokens LIMIT 1")
+    assert company.token not in str(dict(row))
