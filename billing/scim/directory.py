@@ -160,8 +160,8 @@ class Directory:
                 _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
             )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
-            await self._link(connection, changes, id_, actor)
-            if resource["active"]:
+            is_member = await self._link(connection, changes, id_, actor)
+            if resource["active"] and not is_member:
                 await self._directories.check_room(connection, changes.organization)
         return _found(row)
 
@@ -194,8 +194,8 @@ class Directory:
             await self._directories.join(connection, changes, user_id, actor)
             await self._directories.check_room(connection, changes.organization, user_id)
         else:
-            await self._link(connection, changes, after["id"], actor)
-            if after["active"] and not before["active"]:
+            is_member = await self._link(connection, changes, after["id"], actor)
+            if after["active"] and not before["active"] and not is_member:
                 await self._directories.check_room(connection, changes.organization)
 
     async def delete_user(
@@ -290,12 +290,13 @@ class Directory:
             raise _taken(str(error)) from error
         await self._directories.tell(changes)
 
-    async def _link(self, connection: Connection, changes: Changes, id_: str, actor: audit.Actor) -> None:
-        """Give an active person's place to the member whose proven address it is kept for, if there is one: of a member
-        the organization knows the address already."""
+    async def _link(self, connection: Connection, changes: Changes, id_: str, actor: audit.Actor) -> bool:
+        """Give an active person's place to the member whose proven address it is kept for, and return whether there is
+        one: of a member the organization knows the address already."""
         user_id = await connection.fetchval(_query("users_link"), id_)
         if user_id is not None:
             await self._directories.sync(connection, changes, [user_id], actor)
+        return user_id is not None
 
     async def _set_members(
         self,

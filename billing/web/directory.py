@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec import to_builtins
+
 from billing.api.directories import (
     create_scim_token,
     get_directory,
@@ -61,7 +63,10 @@ async def _rules(visit: Visit, without: str) -> list[RuleBody]:
     """Return the rules that there are, without the one for a group."""
     found = (await get_group_rules(visit.call)).rules
     kept = [each for each in found if each.group.casefold() != without.casefold()]
-    return [RuleBody(group=each.group, role=each.role, max_keys=each.max_keys, quotas=each.quotas) for each in kept]
+    return [
+        RuleBody(group=each.group, role=each.role, max_keys=each.max_keys, quotas=to_builtins(each.quotas))
+        for each in kept
+    ]
 
 
 async def add_rule(visit: Visit) -> web.Response:

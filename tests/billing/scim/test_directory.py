@@ -297,6 +297,10 @@ async def test_a_full_plan(company):
     await company.patch(f"/Users/{off}", ON, status=409)
     assert (await company.call("GET", f"/Users/{off}"))["active"] is False
     await company.add("boss@example.com")  # who is a member already
+    company.registry.directories._most_users = lambda _: 0
+    await company.invited("late@example.com")
+    await company.add("late@example.com")
+    company.registry.directories._most_users = lambda _: 4
     user_id = await company.person("p0@example.com")
     await company.invited("a@other.example")
     await company.invited("b@other.example")

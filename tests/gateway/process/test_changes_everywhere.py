@@ -195,13 +195,14 @@ async def plans_are_in_force(world: World, owner: str, key: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Entra", "Okta", "deleted"])
-async def test_a_leaver_s_keys_end_under_traffic(world, how, record_property):
+async def test_a_leaver_s_keys_end_under_traffic(world, how):
     """On every process within a second of the directory's call, while they are in use."""
     owner_id, leaver_id = await world.person(), await world.person()
     owner, leaver = await world.sign_in(owner_id), await world.sign_in(leaver_id)
     org = await world.call("POST", "/api/orgs", owner, {"name": "Acme"})
     grant = {"amount_usd": "5.00", "idempotency_key": "first"}
     await world.call("POST", f"/api/admin/accounts/{org['account_id']}/grants", ADMIN_KEY, grant)
+    await world.call("PATCH", f"/api/admin/accounts/{org['account_id']}", ADMIN_KEY, {"plan": "enterprise"})
     await world.database.execute(
         "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'member')", org["id"], leaver_id
     )
@@ -238,7 +239,9 @@ async def test_a_leaver_s_keys_end_under_traffic(world, how, record_property):
             await world.everywhere(401, lambda url, key=key: world.chat(url, key))
         stops.set()
     await world.everywhere(200, lambda url: world.chat(url, staying))
-    record_property("last_served_s", round(max(served_s) - left_s, 4))
+    print(
+        f"{how}: {len(served_s)} served, the last one asked {max(served_s) - left_s:+.3f} s after the directory's call"
+    )
 
 
 # How directories say that somebody has left.
