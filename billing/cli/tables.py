@@ -9,7 +9,7 @@ is left out is said below.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 
 GAP: Final = 2
 # Characters of a line that a column of several words has at least.
@@ -20,6 +20,8 @@ SHORT_ID: Final = 18
 _LONG_ID: Final = re.compile(r"\b((?:acc|key|usr)_[0-9A-Z]{14})[0-9A-Z]{12}\b", re.ASCII)
 # A name with such a beginning after it.
 _NAMED: Final = re.compile(r"(.+) \((?:acc|key|usr)_[0-9A-Z]{14}\)", re.ASCII)
+# What stands at the right of its column, so that digits of one value are below each other.
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?|-", re.ASCII)
 # Columns that say how something is, and the colours of what they say; other words have none.
 _STATES: Final = frozenset({"", "state", "status", "outcome", "circuit", "second factor"})
 _COLOURS: Final = {
@@ -60,7 +62,8 @@ def print_table(terminal: TextIO, table: Table) -> None:
     of_rich = RichTable(box=None, show_header=bool(table.headers), pad_edge=False, padding=(0, GAP, 0, 0))
     for at in shown:
         name, cells = table.headers[at] if table.headers else "", [row[at] for row in rows]
-        of_rich.add_column(name, overflow="fold", no_wrap=not _is_wrapped(cells), header_style="bold")
+        side: Literal["right", "left"] = "right" if table.headers and all(map(_NUMBER.fullmatch, cells)) else "left"
+        of_rich.add_column(name, overflow="fold", no_wrap=not _is_wrapped(cells), header_style="bold", justify=side)
     for row in rows:
         of_rich.add_row(*(Text(row[at], _colour(table, row, at)) for at in shown))
     console.print(of_rich)

@@ -24,6 +24,7 @@ from billing.permissions import Approval
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
+from gateway.config.body_logs import BodyLogConfig, read_body_logs
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
@@ -202,7 +203,7 @@ PLAIN_EDGE_OPEN: Final = (
     "`plain` has no bounds on connections: let LISTEN_ADDR be this machine alone, or put a proxy in front that has "
     "them, and name it in TRUSTED_PROXIES"
 )
-_MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports")
+_MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports", "body_logs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +223,7 @@ class Settings(Environment):
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
+    body_logs: BodyLogConfig | None = None
 
     @property
     def payment_grace_s(self) -> int:
@@ -287,6 +289,7 @@ def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...], Value 
         "payments": read_payments(section.present("payments")),
         "exports": read_exports(section.present("exports")),
         "betas": read_betas(section.present("betas")),
+        "body_logs": read_body_logs(section.present("body_logs")),
         "providers": {} if providers is None else read_providers(providers),
     }
     if models is not None:

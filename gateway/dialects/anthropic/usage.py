@@ -223,7 +223,7 @@ _STOP: Final = re.compile(rb'\{\s*"type"\s*:\s*"message_stop"')
 class AnthropicEvents(EventReader):
     """Reads the events of one stream."""
 
-    finish_markers = (
+    finish_markers: tuple[bytes, ...] = (
         b'"stop_reason":"',
         b'"stop_reason": "',
         b'{"type":"message_stop"',  # in a text the quotes are escaped
@@ -233,8 +233,8 @@ class AnthropicEvents(EventReader):
         b"event: message_stop\r",
         b"event:message_stop\r",
     )
-    terminal_markers = (_TERMINAL,)
-    terminal_lines = (
+    terminal_markers: tuple[bytes, ...] = (_TERMINAL,)
+    terminal_lines: tuple[bytes, ...] = (
         b"event: message_stop",
         b"event:message_stop",
         b'data: {"type":"message_stop"',
