@@ -596,3 +596,45 @@ async def test_a_disabled_user_gets_no_place(company, people):
     user_id = await people.user(status="disabled")
     (await company.browser.sign_in(groups=["staff"])).refused(401, "invalid_api_key")
     assert user_id not in await roles(company.billing, company.organization)
+
+
+@pytest.mark.parametrize(
+    ("email", "verified", "domains", "proven"),
+    [
+        ("ann@acme.example", None, ["acme.example"], True),
+        ("ann@acme.example", None, [], False),
+        ("ann@evil.example", None, ["acme.example"], False),
+        ("ann@evil.acme.example", None, ["acme.example"], False),
+        ("ann@acme.example", False, ["acme.example"], False),
+        ("ann@acme.example", "yes", ["acme.example"], False),
+    ],
+)
+async def test_an_address_of_which_nothing_is_said(company, people, email, verified, domains, proven):
+    """Entra does not say whether it has verified one: it is believed at the company's own domains."""
+    await company.registry.directories.set_domains(company.organization.id, domains, acting(company.owner).actor)
+    answer = await company.browser.sign_in(email=email, email_verified=verified)
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.email, caller.verified) == ((email, True) if proven else (None, False))
+
+
+async def test_no_other_provider_is_believed_so(web, people):
+    """Nor is that of a company that no operator trusts with addresses."""
+    answer = await web.sign_in(email_verified=None)
+    assert not (await people.who(answer.json["access_token"])).verified
+
+
+async def test_a_company_s_provider_that_is_not_trusted(company, people):
+    await company.registry.directories.set_domains(
+        company.organization.id, ["example.com"], acting(company.owner).actor
+    )
+    untrusted = replace(company.browser.oidc.providers["example"], trusted_email=False)
+    company.browser.oidc.providers["example"] = untrusted
+    answer = await company.browser.sign_in(email_verified=None)
+    assert not (await people.who(answer.json["access_token"])).verified
+
+
+async def test_who_signs_in_takes_the_place_that_scim_keeps(company):
+    directory, owner = scim_of(company.registry).directory, acting(company.owner).actor
+    await company.registry.directories.set_domains(company.organization.id, ["example.com"], owner)
+    await directory.create_user(company.organization.id, {"userName": "ann@example.com"}, owner)
+    assert await company.role(email_verified=None) == "member"
