@@ -25,7 +25,7 @@ from billing.api.services import SERVICES, Services
 from billing.keys.secrets import bearer_of
 from billing.logs import log_about
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, projected, read_resource
-from billing.scim.directory import Asked
+from billing.scim.directory import MOST_SHOWN, Asked
 from billing.scim.filters import parse_filter
 from billing.scim.patches import MEMBERS, member_ids, patched, patched_members, read_changes
 from billing.scim.service import PREFIX
@@ -323,7 +323,7 @@ async def _replace(call: ScimCall, type_: ResourceType) -> web.Response:
     else:
         members = _members(type_, call.body)
         changed = (lambda _: given), (lambda _: members)
-        record = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
+        record, _ = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
     return _shown(call, type_, record)
 
 
@@ -337,7 +337,11 @@ async def _patch(call: ScimCall, type_: ResourceType) -> web.Response:
         record = await call.directory.change_user(call.org_id, call.id, change, call.actor, expected)
     else:
         changed = change, (lambda members: patched_members(type_, members, changes))
-        record = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
+        record, members = await call.directory.change_group(
+            call.org_id, call.id, changed, call.actor, expected, whole=False
+        )
+        if members > MOST_SHOWN:  # a large group is not sent for each member that comes or goes (section 3.5.2)
+            return web.Response(status=204, headers={"ETag": record.etag})
     return _shown(call, type_, record)
 
 
