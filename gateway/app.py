@@ -103,6 +103,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from billing.api.services import Services
     from billing.holds.engine import Engine
     from billing.pricing import PriceTable
     from gateway.config.providers import ProviderConfig
@@ -185,20 +186,7 @@ async def serving(
     app = _application(runtime, cors, clients)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
-    tests = ProviderTests(
-        settings.providers,
-        parts.transports,
-        parts.router,
-        parts.dialects,
-        settings.defaults.upstream.provider_test_s,
-    )
-    services = replace(
-        runtime.services,
-        models=reads.catalogue,
-        troubles=health.everywhere,
-        job=jobs.last,
-        test_provider=tests.run,
-    )
+    services = _services(runtime, parts, reads, health, jobs)
     setup(app, services, endpoints.all)
     setup_console(app, services)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
@@ -235,6 +223,19 @@ async def serving(
         metrics.flush()
         await sockets.close()
         await parts.close()
+
+
+def _services(runtime: Runtime, parts: _Parts, reads: Reads, health: Health, jobs: Jobs) -> Services:
+    """Return what the billing API works on, with what this process knows of providers and of itself."""
+    settings, most_s = runtime.settings, runtime.settings.defaults.upstream.provider_test_s
+    tests = ProviderTests(settings.providers, parts.transports, parts.router, parts.dialects, most_s)
+    return replace(
+        runtime.services,
+        models=reads.catalogue,
+        troubles=health.everywhere,
+        job=jobs.last,
+        test_provider=tests.run,
+    )
 
 
 def _share_health(engine: Engine, board: HealthBoard) -> None:

@@ -194,6 +194,7 @@ LISTS: Final = (
     "listed.html",
     "operator_account.html",
     "operator_home.html",
+    "operator_provider.html",
     "operator_providers.html",
     "operator_revenue.html",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from billing.amounts import usd_text
 from billing.api.accounts import (
     create_adjustment,
     create_grant,
@@ -25,7 +26,6 @@ from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, lis
 from billing.web.operator_house import SIGNED_IN, Device
 from billing.web.operator_usage import SPANS, UNITS, account_usage
 from billing.web.pages import NOTICES, Page, View, Visit, Who
-from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from aiohttp import web
