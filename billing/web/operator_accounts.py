@@ -81,10 +81,10 @@ _WINDOWS: Final = (
     Column("Of", "subject"),
     Column("Window", "window"),
     Column("Metric", "metric"),
-    Column("Limit", "limit"),
-    Column("Used", "used"),
-    Column("Held", "held"),
-    Column("Left", "remaining"),
+    Column("Limit", "limit", "quantity"),
+    Column("Used", "used", "quantity"),
+    Column("Held", "held", "quantity"),
+    Column("Left", "remaining", "quantity"),
     Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (
