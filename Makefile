@@ -75,7 +75,7 @@ release: $(VENV)/.dev $(JUDGES)/.made  ## what a release has, in dist/, the same
 # Extras stay in the locks: pip before 23.3 takes the newest release of a library that another one asks for with an
 # extra, and finds no hash for it.
 lock: $(VENV)/.dev $(AGENTS)/.python  ## resolve the locks anew (needs uv)
-	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
+	@for extra in "runtime.lock pyproject.toml --extra build --extra s3" "dev.lock pyproject.toml --extra build --extra dev" \
 	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock" \
 	  "localstripe.lock --group localstripe" "deploy.lock --group deploy" "agents.lock --group agents" "aider.lock --group aider"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \

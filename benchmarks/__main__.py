@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import attribute, console, growth, instructions, peers, report
+from benchmarks import attribute, capacity, console, growth, instructions, peers, recovery, report
 from benchmarks.collect import collect
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
@@ -45,6 +46,9 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
+        if arguments.command == "capacity":
+            print(capacity.text(arguments.out))
+            return 0
         check()
         machine = {**describe(), "pinned_to_core": CORES}
         if arguments.command == "profile":
@@ -65,6 +69,9 @@ def main() -> int:
             return 0
         if arguments.command == "console":
             print(uvloop.run(_until_told(_console(arguments.folder, arguments.events, arguments.pages, note))))
+            return 0
+        if arguments.command == "recovery":
+            print(uvloop.run(_until_told(_recovery(arguments.folder, arguments.events, note))))
             return 0
         results = uvloop.run(_until_told(_measure(mode, note, arguments.target)))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -102,6 +109,11 @@ async def _console(folder: Path | None, events: int, only: str, note: Report) ->
         return (await console.console(stage, events, note, only)).text()
 
 
+async def _recovery(folder: Path | None, events: int, note: Report) -> str:
+    with tempfile.TemporaryDirectory(prefix="mg-recovery-", dir=folder) as made:
+        return await recovery.recovery(Path(made), events, note)
+
+
 def _mode(arguments: argparse.Namespace) -> Mode:
     """Raises `ValueError` for a phase that there is not."""
     own = "quick" if arguments.quick else "full" if arguments.full else "target" if arguments.target else "default"
@@ -116,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("run", "profile", "instructions", "attribute", "growth", "collect", "console"),
+        choices=("run", "profile", "instructions", "attribute", "growth", "collect", "console", "recovery", "capacity"),
         default="run",
     )
     length = parser.add_mutually_exclusive_group()
@@ -136,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", metavar="KIND,...", help="instructions, attribute: these kinds alone")
     parser.add_argument("--sources", type=int, default=1000, help="collect: exporters")
     parser.add_argument("--series", type=int, default=1000, help="collect: series of each, two a sample")
-    parser.add_argument("--folder", type=Path, help="console: where the ledger is kept for the next run")
-    parser.add_argument("--events", type=int, default=console.EVENTS, help="console: of the ledger")
+    parser.add_argument("--folder", type=Path, help="console: where the ledger is kept; recovery: where there is room")
+    parser.add_argument("--events", type=int, default=console.EVENTS, help="console, recovery: of the ledger")
     parser.add_argument("--pages", metavar="TEXT", default="", help="console: those alone whose address has this")
     growth.add_arguments(parser)
     return parser

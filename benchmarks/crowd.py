@@ -4,15 +4,16 @@
 and orders, an audit log. A tenth of the events are the first account's: 20 keys with 24 combinations of model and
 endpoint each, tags of 5 teams and 20 projects. A twentieth are the second one's, which has 1,000 keys. The others share
 the rest, the first of them more than the last, with ten keys each. Everything is a function of the number of an event,
-so that two runs write the same.
+so that two runs write the same. Amounts follow from counts and PRICE, so that `metergate ledger verify` proves them.
 
 Tables are filled without the indexes that are no constraints, which are made at the end: what an installation has that
 has grown by itself, but for free space within pages. Sums by minute and hour are written for the first two accounts
-alone: pages read them of one account at a time, and those of all would take longer than everything else.
+alone: pages read them of one account at a time, and those of all would take longer than everything else. A ledger that
+is to be verified is filled with `whole`: it has them all.
 """
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -21,6 +22,7 @@ from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
 from billing.ledger.sums import BEGINNING, END, Folds, total
+from billing.pricing import FACTOR_SCALE, PriceRow, canonical_json
 
 DAYS: Final = 90
 MONTHS: Final = 6
@@ -37,6 +39,12 @@ SMALL_KEY: Final = f"01K{1020 + 9_997 * 10:023}"
 EMAIL: Final = "person{}@example.com"
 # The owners of both; the second one is a member of the first one's organization, too.
 PERSON: Final = ("01KUSER0000000000000000000", "01KUSER0000000000000000001")
+# What every event costs: 40 nano-USD a token of input, half of it where it is cached, 200 a token of output.
+PRICE: Final = PriceRow(
+    "provider-0", "*", date(2026, 1, 1), {"input": 40_000_000, "cached_input": 20_000_000, "output": 200_000_000}, {}
+)
+# A fifth more is charged.
+MARKUP_SCALED: Final = 20 * FACTOR_SCALE
 
 _FUNCTIONS: Final = (
     """CREATE FUNCTION pg_temp.digit(ms bigint, shift integer) RETURNS text LANGUAGE sql IMMUTABLE AS
@@ -107,16 +115,16 @@ CREATE UNLOGGED TABLE crowd_events AS
 SELECT n, at, pg_temp.ulid((date_part('epoch', at) * 1000)::bigint, n) AS id,
     CASE WHEN d <= 480 THEN pg_temp.hashed(n * 5 + 3) % 5 END AS team,
     CASE WHEN d <= 480 THEN pg_temp.hashed(n * 5 + 4) % 20 END AS project, d AS dimensions,
-    100 + n % 900 AS input_tokens, n % 50 AS cached, 50 + n % 200 AS output_tokens, 1000 + n % 100000 AS cost_nano,
-    1200 + n % 110000 AS charged_nano
-FROM (
+    100 + n % 900 AS input_tokens, n % 50 AS cached, 50 + n % 200 AS output_tokens, cost AS cost_nano,
+    cost * 6 / 5 AS charged_nano
+FROM (SELECT *, (100 + n % 900 - n % 50) * 40 + n % 50 * 20 + (50 + n % 200) * 200 AS cost FROM (
     SELECT n, $2::timestamptz + n::float8 / $1 * $3::interval AS at,
         CASE WHEN h % 20 < 2 THEN 1 + i % 480 WHEN h % 20 = 2 THEN 481 + i % 1000
             ELSE 1481 + (floor(($4 - 2) * pow((i % 1000003) / 1000003.0, 2))::bigint * 10 + h / 20 % 10) * 2
                 + (h / 200 % 8 = 0)::integer END AS d
     FROM (SELECT n, pg_temp.hashed(n) AS h, pg_temp.hashed(n * 7 + 1) AS i
         FROM generate_series(1, $1::bigint) AS n) AS r
-) AS c
+) AS placed) AS c
 """
 _EVENTS: Final = """
 INSERT INTO usage_events (request_id, admitted_at, outcome, account_id, user_id, key_id, upstream_request_id, endpoint,
@@ -125,7 +133,7 @@ INSERT INTO usage_events (request_id, admitted_at, outcome, account_id, user_id,
     epoch, dseq, created_at, session, tool, end_user, attempts)
 SELECT e.id, e.at, 'settled', d.account_id, d.user_id, d.key_id, 'req_4f1c0f6ea8b1c5b4', d.endpoint,
     d.feature, d.model, d.provider, d.model, e.input_tokens, e.cached, 0, e.output_tokens, 0, e.cost_nano,
-    e.charged_nano, 'price_30eb9ef80b9b50d83ef73cb1', 0, e.n % 1000 = 0,
+    e.charged_nano, $3, $4, e.n % 1000 = 0,
     CASE WHEN e.n % 200 = 0 THEN 499 ELSE 200 END, e.n % 3 = 0,
     200 + pg_temp.hashed(e.n * 5) % 3000 + CASE WHEN e.n % 10000 = 0 THEN 60000 ELSE 0 END,
     CASE WHEN team IS NOT NULL THEN jsonb_build_object('team', 'team' || team, 'project', 'project' || project) END,
@@ -188,6 +196,7 @@ SELECT i.indexname AS name, i.indexdef AS made FROM pg_indexes AS i
 WHERE i.tablename = $1 AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conname = i.indexname)
 """
 _SETTINGS: Final = ("synchronous_commit = off", "work_mem = '512MB'", "maintenance_work_mem = '1GB'", "jit = off")
+_PRICED: Final = "INSERT INTO prices (id, provider, model, effective_from, said) VALUES ($1, $2, $3, $4, $5)"
 _OF_ALL: Final = (
     """INSERT INTO usage_by_account
     SELECT granularity, bucket, account_id, sum(requests), sum(cost_nano), sum(charged_nano)
@@ -195,14 +204,16 @@ _OF_ALL: Final = (
     """INSERT INTO usage_by_model
     SELECT granularity, bucket, model, provider, sum(requests), sum(cost_nano), sum(charged_nano)
     FROM usage_sums JOIN usage_dimensions ON id = dimensions
-    WHERE granularity >= 2 AND tag = 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+    WHERE granularity >= {least} AND tag = 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
 )
 _KEY: Final = "usage_sums_pkey"
 _FILLED: Final = ("usage_events", "transfers", "usage_sums")
 
 
-async def fill(database_url: str, events: int, report: Report, accounts: int = ACCOUNTS) -> None:
-    """Fill an empty, migrated database; `report` is told how far it is. Raises `Unsound`."""
+async def fill(
+    database_url: str, events: int, report: Report, accounts: int = ACCOUNTS, *, whole: bool = False
+) -> None:
+    """Fill an empty, migrated database; `report` is told how far it is."""
     began = time.monotonic()
 
     def told(what: str) -> None:
@@ -212,13 +223,13 @@ async def fill(database_url: str, events: int, report: Report, accounts: int = A
     try:
         for setting in _SETTINGS:
             await connection.execute(f"SET {setting}")
-        await _fill(connection, events, accounts, told)
+        await _fill(connection, events, accounts, told, whole)
     finally:
         await connection.close()
     told("done")
 
 
-async def _fill(connection: Any, events: int, accounts: int, told: Report) -> None:
+async def _fill(connection: Any, events: int, accounts: int, told: Report, whole: bool) -> None:
     first, lasts = datetime.now(UTC) - timedelta(days=DAYS), timedelta(days=DAYS)
     for function in _FUNCTIONS:
         await connection.execute(function)
@@ -226,6 +237,8 @@ async def _fill(connection: Any, events: int, accounts: int, told: Report) -> No
     await connection.execute(_DIMENSIONS, accounts)
     for statement in _PEOPLE:
         await connection.execute(statement, accounts, first)
+    price = PRICE.id, PRICE.provider, PRICE.model, PRICE.effective_from, canonical_json(PRICE)
+    await connection.execute(_PRICED, *price)
     told("accounts and keys")
     later = [row for table in _FILLED for row in await connection.fetch(_LATER, table)]
     for row in later:
@@ -235,17 +248,17 @@ async def _fill(connection: Any, events: int, accounts: int, told: Report) -> No
     await connection.execute("ANALYZE")
     for at in range(1, events + 1, STEP_ROWS):
         until = min(events, at + STEP_ROWS - 1)
-        await connection.execute(_EVENTS, at, until)
+        await connection.execute(_EVENTS, at, until, PRICE.id, MARKUP_SCALED)
         await connection.execute(_TRANSFERS, at, until)
         told(f"{until:,} events")
     await connection.execute(_PURCHASES[0], accounts, accounts, first, lasts)
     for statement in _PURCHASES[1:]:
         await connection.execute(statement)
     for granularity, (unit, most) in enumerate(_UNITS):
-        await connection.execute(_SUMS, granularity, unit, most)
+        await connection.execute(_SUMS, granularity, unit, _ALL if whole else most)
         told(f"sums by {unit}")
     for statement in _OF_ALL:
-        await connection.execute(statement)
+        await connection.execute(statement.format(least=1 if whole else 2))
     await connection.execute(
         f"ALTER TABLE usage_sums ADD CONSTRAINT {_KEY} PRIMARY KEY "
         "(account_id, granularity, tag, bucket, dimensions, value)"

@@ -7,6 +7,7 @@ pricing      what usage costs: price rows, the table of them, the arithmetic of 
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
+scim/        directories of companies, which keep their people and groups here
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
 budgets      sums that an account means to stay within, and is told of

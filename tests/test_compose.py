@@ -195,6 +195,8 @@ async def pinged(socket: Path, password: str) -> str:
 def test_the_image_is_locked_and_runs_as_nobody_special():
     assert "--require-hashes -r requirements/runtime.lock" in DOCKERFILE
     assert "--no-deps --no-build-isolation ." in DOCKERFILE
+    # What backups to a bucket need, which its pods write.
+    assert "\nobstore==" in (ROOT / "requirements" / "runtime.lock").read_text("utf-8")
     assert DOCKERFILE.index("USER metergate") < DOCKERFILE.index('CMD ["metergate", "serve"]')
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         kept = (ROOT / ".dockerignore").read_text("utf-8").splitlines()

@@ -297,7 +297,7 @@ NEXT: Final[Mapping[State, frozenset[State]]] = {
 OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
 
 
-class IllegalTransition(MetergateError, RuntimeError):
+class IllegalTransition(MetergateError):
     """A hold was asked to enter a state that can't follow its own: a fault of the caller's."""
 
 
@@ -305,7 +305,7 @@ class SettlementLost(MetergateError):
     """Neither store took a debit in time, or the ledger refused it: the answer must not look complete."""
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The debit is outside this process. `available_nano` is None where Redis did not say."""
 
     available_nano: int | None
@@ -688,7 +688,7 @@ class Settlement(PackedItem):
 
     def end(self, settled: Settled) -> None:
         """Note that the debit is outside this process, unless it was given up."""
-        if not self.is_over:
+        if self.settled is None and self.lost is None:
             self.settled = settled
             self._tell()
 

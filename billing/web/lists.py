@@ -198,3 +198,8 @@ LISTS: Final = (
     "operator_providers.html",
     "operator_revenue.html",
 )
+
+
+def once(title: str, secret: str, path: str, label: str) -> View:
+    """Return the page that shows a secret, this once."""
+    return View("operator_once.html", {"heading": title, "secret": secret, "path": path, "label": label})

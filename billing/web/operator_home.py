@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from msgspec import UNSET
@@ -22,14 +22,14 @@ from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, parse_usd
-from billing.schemas.margin import percent_text
+from billing.schemas.base import percent_text
 from billing.schemas.system import RefusedShape
 from billing.times import parse_rfc3339
-from billing.traffic.counts import BOUNDS_MS, quantile_ms
-from billing.web.charts import Trend, trend
+from billing.traffic.counts import quantile_ms
+from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
-from billing.web.requests import seconds_text
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,20 +130,6 @@ KEPT: Final = web.AppKey("operator_sums", Kept)
 def _end(at: datetime, unit: timedelta) -> datetime:
     begin = at.replace(minute=0, second=0, microsecond=0)
     return (begin if unit is HOUR else begin.replace(hour=0)) + unit
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A number of the span: its change against the period before, and how it went over time. `mood` is what the change
-    means."""
-
-    label: str
-    value: Any
-    kind: str
-    change: str
-    mood: str
-    trend: Trend
-    href: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +255,6 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     return Tile(series.label, sum(now), series.kind, change, mood, trend(now, labels), href)
 
 
-def rise_of(now: int, before: int) -> int | None:
-    """Return by how many percent something has risen, rounded; None where it came from nothing."""
-    return None if before <= 0 else ((now - before) * 200 + before) // (2 * before)
-
-
 def _step_text(step: TrafficStepShape, span: Span) -> str:
     at = parse_rfc3339(step.start)
     return f"{at:%Y-%m-%d %H:%M}" if span.unit is HOUR else f"{at:%Y-%m-%d}"
@@ -337,11 +318,6 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
         if fails or (slow and sum(seen.head) >= SLOW_LEAST):
             share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)}%)"
             yield _Unwell(name, "failing" if fails else "slow", share, time_text(p95_ms), time_text(was_ms))
-
-
-def time_text(ms: int | None) -> str:
-    """Return a time of a histogram as people read it."""
-    return f"over {ms // 1_000} s" if ms is not None and ms >= BOUNDS_MS[-1] else seconds_text(ms)
 
 
 async def _refused(visit: Visit) -> list[RefusedShape]:

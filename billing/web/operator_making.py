@@ -23,8 +23,7 @@ from billing.schemas.base import PageQuery
 from billing.schemas.credit import NewCouponBody
 from billing.schemas.keys import NewKey
 from billing.web.forms import count_typed, texts
-from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.operator_money import PLAN_FACTS
+from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed, once
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -48,6 +47,17 @@ _COUPONS: Final = (
     Column("Until", "expires_at", "time"),
     Column("Its credit lasts (days)", "credit_days", "count"),
     Column("Disabled", "disabled_at", "time"),
+)
+
+# What a plan's own page has, of `billing.plans.Plan`.
+PLAN_FACTS: Final = (
+    Column("Id", "id", "code"),
+    Column("A month", "price_nano", "money"),
+    Column("Included credit", "included_credit_nano", "money"),
+    Column("Users", "users"),
+    Column("At once", "max_parallel_requests"),
+    Column("Upgrade", "upgrade_to"),
+    Column("Price at Stripe", "stripe_price", "code"),
 )
 
 
@@ -96,11 +106,6 @@ async def make_key(visit: Visit) -> View:
     body = visit.body(NewKey, account_id=account_id, name=name, expires_at=ends, **given)
     made = await create_key(visit.call, body)
     return once(f"Key {made.name}", made.key, "/operator/keys", "Keys")
-
-
-def once(title: str, secret: str, path: str, label: str) -> View:
-    """Return the page that shows a secret, this once."""
-    return View("operator_once.html", {"heading": title, "secret": secret, "path": path, "label": label})
 
 
 async def coupons(visit: Visit) -> View:

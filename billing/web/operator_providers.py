@@ -11,8 +11,8 @@ from billing.schemas.system import NewProviderTest
 from billing.schemas.traffic import ProvidersQuery
 from billing.web.forms import count_typed
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.operator_home import time_text
 from billing.web.pages import Page, View, Visit, Who
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape

@@ -17,7 +17,8 @@ from billing.schemas.system import RefusedQuery
 from billing.schemas.usage import AllEventsQuery, ExplainedEventShape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
-from billing.web.requests import LAST, ORDERS, SLOWEST, result_of, seconds_text, since_asked, tokens_a_second
+from billing.web.render import seconds_text
+from billing.web.requests import LAST, ORDERS, SLOWEST, result_of, since_asked, tokens_a_second
 
 if TYPE_CHECKING:
     from aiohttp import web

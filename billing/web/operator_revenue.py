@@ -13,9 +13,8 @@ from billing.api.revenue import get_revenue, list_paid_subscriptions, list_retur
 from billing.money import parse_usd
 from billing.schemas.payments import PaidSubscriptionsQuery, ReturnsQuery, RevenueQuery
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.charts import trend
+from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import Column, Field, Figure, Listed, listed
-from billing.web.operator_home import Tile, rise_of
 from billing.web.operator_money import TABS
 from billing.web.pages import Page, View, Visit, Who
 

@@ -15,8 +15,7 @@ from billing.api.traffic import DAY, HOUR
 from billing.api.usage import UsageReports
 from billing.ledger.sums import NOTHING, Used, together, total
 from billing.times import rfc3339
-from billing.web.charts import MOST_SERIES, OTHER, Bucket, Chart, stacked, trend
-from billing.web.operator_home import Tile, rise_of
+from billing.web.charts import MOST_SERIES, OTHER, Bucket, Chart, Tile, rise_of, stacked, trend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,6 +24,7 @@ from billing.amounts import digits, nano_of, usd_text
 from billing.money import format_usd
 from billing.permissions import RANK
 from billing.times import parse_rfc3339, rfc3339
+from billing.traffic.counts import BOUNDS_MS
 from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -249,3 +250,15 @@ def short_id(value: str) -> str:
 def words(name: Any) -> str:
     """Return a name of the API as words: `past_due` as "past due"."""
     return str(name).replace("_", " ")
+
+
+def seconds_text(ms: int | None) -> str:
+    """Return a time as people read it."""
+    if ms is None:
+        return ""
+    return f"{ms} ms" if ms < 1_000 else f"{ms // 1_000}.{ms % 1_000 // 100} s"
+
+
+def time_text(ms: int | None) -> str:
+    """Return a time of a histogram as people read it."""
+    return f"over {ms // 1_000} s" if ms is not None and ms >= BOUNDS_MS[-1] else seconds_text(ms)

@@ -22,6 +22,7 @@ from billing.schemas.usage import EventQuery
 from billing.times import rfc3339
 from billing.web.forms import examples, models_of
 from billing.web.pages import Page, View, Visit, key_names
+from billing.web.render import seconds_text
 
 if TYPE_CHECKING:
     from billing.schemas.base import Listing
@@ -94,13 +95,6 @@ def since_asked(visit: Visit) -> dict[str, str]:
     if last not in AGES:
         raise BadRequest(f"last is one of {', '.join(AGES)}.", "last")
     return {"since": rfc3339(visit.now - AGES[last])}
-
-
-def seconds_text(ms: int | None) -> str:
-    """Return a time as people read it."""
-    if ms is None:
-        return ""
-    return f"{ms} ms" if ms < 1_000 else f"{ms // 1_000}.{ms % 1_000 // 100} s"
 
 
 def tokens_a_second(event: EventShape) -> str:

@@ -10,5 +10,5 @@ anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina
 streaming   the tap on a stream of events: usage is seen, the end held back; events as bytes, and their readers
 output      what a model reads and writes, of any dialect: text, and inline data
 body        a request's JSON: how much structure it may have, its names, each there once and spelled one way, values;
-            the one safe decoder, and what a dialect raises
+            the one safe decoder, and what a dialect raises; distinct  names that keep what stands twice in an object
 """

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.body import FIELDS, UNREADABLE
+from billing.schemas.decoding import UNREADABLE
+from gateway.dialects.body import FIELDS
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:

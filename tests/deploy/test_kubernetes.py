@@ -54,9 +54,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("rendered") / "kubernetes"
     shutil.copytree(FOLDER, folder)
     for overlay in OVERLAYS:
-        example = folder / "overlays" / overlay / "secrets.env.example"
-        example.rename(example.with_name("secrets.env"))
-        ran = subprocess.run([*command, str(example.parent)], capture_output=True, text=True, check=False, timeout=60)
+        for example in (folder / "overlays" / overlay).glob("*.env.example"):
+            example.rename(example.with_suffix(""))
+        where = str(folder / "overlays" / overlay)
+        ran = subprocess.run([*command, where], capture_output=True, text=True, check=False, timeout=60)
         assert ran.returncode == 0, ran.stderr
         found[overlay] = ran.stdout
     return found
@@ -74,8 +75,10 @@ def named(found: list[Manifest], kind: str, name: str = "metergate") -> Manifest
 def templates(found: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """The pods that manifests describe."""
     for each in found:
-        if "template" in each.get("spec", {}):
-            yield f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"]
+        spec = each.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            yield f"{each['kind']} {each['metadata']['name']}", spec["template"]
 
 
 def validate(folder: Path, found: list[Manifest]) -> None:
@@ -118,7 +121,7 @@ def test_what_is_to_be_rendered_is_there_and_valid(tmp_path):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_gateways_get_settings_that_are_there_and_secrets_as_secrets_alone(overlay, rendered):
     found = manifests(rendered[overlay])
-    settings, secrets = named(found, "ConfigMap", "metergate-settings"), named(found, "Secret")
+    settings, secrets = named(found, "ConfigMap", "metergate-settings"), named(found, "Secret", "metergate-secrets")
     assert settings["data"].keys() <= SETTINGS_VARIABLES.keys()
     providers = {variable.name for variable in FILE_GROUP.variables}
     assert secrets["data"].keys() - SECRETS - providers <= SETTINGS_VARIABLES.keys()
@@ -186,6 +189,22 @@ def test_in_production_it_scales_is_watched_and_survives_the_loss_of_a_node(rend
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     (rule,) = named(found, "Ingress")["spec"]["rules"]
     assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "metergate", "port": {"name": "http"}}
+
+
+def test_in_production_the_backup_gets_its_bucket_the_database_and_nothing_else(rendered):
+    found = manifests(rendered["production"])
+    pod = named(found, "CronJob", "metergate-backup")["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    bucket, stores = named(found, "Secret", "metergate-backup"), named(found, "Secret", "metergate-secrets")
+    assert container["envFrom"] == [{"secretRef": {"name": bucket["metadata"]["name"]}}]
+    variables = {each["name"]: each for each in container["env"]}
+    assert variables["DATABASE_URL"]["valueFrom"]["secretKeyRef"]["name"] == stores["metadata"]["name"]
+    assert {name for name in stores["data"] if name in variables or name in bucket["data"]} == {"DATABASE_URL"}
+    volumes = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert variables["TMPDIR"]["value"] == volumes["scratch"]
+    (component,) = {pod["metadata"]["labels"]["app.kubernetes.io/component"]}
+    (selected,) = named(found, "NetworkPolicy")["spec"]["podSelector"]["matchExpressions"]
+    assert component in selected["values"]
 
 
 def test_the_configuration_for_production_is_one_that_the_gateway_takes(tmp_path):

@@ -744,9 +744,9 @@ def _without_null_usage(line: re.Match[bytes]) -> bytes:
 class OpenAIEvents(EventReader):
     """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
 
-    finish_markers = (b'"finish_reason":"', b'"finish_reason": "')
-    terminal_markers = (b"[DONE]",)
-    terminal_lines = (b"data: [DONE]", b"data:[DONE]")
+    finish_markers: tuple[bytes, ...] = (b'"finish_reason":"', b'"finish_reason": "')
+    terminal_markers: tuple[bytes, ...] = (b"[DONE]",)
+    terminal_lines: tuple[bytes, ...] = (b"data: [DONE]", b"data:[DONE]")
     pieces = staticmethod(OUTPUT.pieces)
     pieces_of_part = staticmethod(OUTPUT.pieces_of_part)
 

@@ -223,8 +223,8 @@ OUTPUT: Final = OutputReader(
 class ResponseEvents(EventReader):
     """Reads the data of a stream's events."""
 
-    terminal_markers = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
-    terminal_lines = tuple(
+    terminal_markers: tuple[bytes, ...] = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
+    terminal_lines: tuple[bytes, ...] = tuple(
         begin + end.encode()
         for end in sorted(ENDS)
         for begin in (b"event: ", b"event:", b'data: {"type":"', b'data: {"type": "', b'data:{"type":"')

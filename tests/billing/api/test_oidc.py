@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
 from billing.api.services import Services
@@ -26,6 +25,7 @@ from billing.identity.providers import SignInProvider, is_path
 from billing.identity.users import Subjects
 from billing.permissions import SCOPES
 from tests.billing.api.support import Answer, Api, serving
+from tests.billing.identity.issued import OTHER_RSA, RSA
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import GOOD, Registry, registry_of
 from tests.billing.support import Billing, attempts_of
@@ -33,8 +33,6 @@ from tests.billing.support import Billing, attempts_of
 ISSUER = "https://login.example.com"
 PUBLIC = "https://gateway.example.com"
 SECRET = "client secret"
-KEY = generate_private_key(65_537, 2048)
-OTHER_KEY = generate_private_key(65_537, 2048)
 GITHUB = SignInProvider(
     "https://github.com",
     "app",
@@ -54,7 +52,7 @@ class Elsewhere:
     userinfo: dict[str, Any] | None = None
     emails: list[dict[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
-    key: Any = KEY
+    key: Any = RSA
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def authorize(self, url: str) -> dict[str, str]:
@@ -73,7 +71,7 @@ class Elsewhere:
                 named = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
                 return {"issuer": ISSUER, **named, **self.metadata}
             case "https://login.example.com/jwks_uri":
-                public = RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+                public = RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True)
                 return {"keys": [{**public, "kid": "one", "use": "sig", "alg": "RS256"}]}
             case "https://login.example.com/token_endpoint":
                 basic = "Basic " + base64.b64encode(b"gateway:client%20secret").decode()
@@ -127,6 +125,7 @@ def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, 
         discovery=Discovery(elsewhere, time.monotonic),
         sessions=registry.sessions,
         subjects=Subjects(billing.database, users, partial(founded, billing)),
+        directories=registry.directories,
         now=time.time,
     )
 
@@ -262,7 +261,7 @@ async def test_id_tokens_that_are_not_for_this_sign_in(web, claims):
 
 
 async def test_an_id_token_of_another_key(web):
-    web.elsewhere.key = OTHER_KEY
+    web.elsewhere.key = OTHER_RSA
     (await web.sign_in()).refused(401, "invalid_api_key")
 
 

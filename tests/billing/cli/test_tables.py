@@ -74,6 +74,14 @@ def test_times_have_no_milliseconds(printed):
     assert "2026-11-25T14:05:27Z" in printed(WIDE, 200)
 
 
+def test_digits_of_one_value_are_below_each_other(printed):
+    table = Table(("model", "requests", "charge USD"), [("a", "9", "0.05"), ("b", "1200", "-"), ("4", "7", "12.00")])
+    first, second, third = printed(table, 80).splitlines()[1:]
+    assert (first.split(), first.index("9")) == (["a", "9", "0.05"], second.index("1200") + 3)
+    assert first.index("0.05") + 3 == second.index("-") == third.index("12.00") + 4
+    assert third.startswith("4 ")
+
+
 def test_states_have_colours_and_names_have_none(printed):
     table = Table(("name", "state"), [("ok", "ok"), ("failed", "suspended"), ("x", "closed")])
     first, second, third = printed(table, 80, colours=True).splitlines()[1:]

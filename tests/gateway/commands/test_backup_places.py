@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -11,16 +12,20 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from billing.cli import REFUSED, USAGE, CommandFailed
 from billing.database.connection import Database
-from gateway.commands.backup_places import Bucket, in_bucket, name_at, prune_folder, split, superseded
+from gateway.commands.backup_places import Bucket, name_at, prune_folder, split, superseded
+from gateway.object_stores import in_bucket
 from tests.support.commands import CHECKOUT, WAIT_S
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
 MOTO = CHECKOUT / ".venv" / "judges" / "bin" / "moto_server"
+CRON_JOB = yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / "backup" / "backup.yaml").read_text())
+POD = CRON_JOB["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 MOMENT = datetime(2025, 1, 31, 4, 5, 6, tzinfo=UTC)
 NAMES = [name_at(MOMENT + timedelta(days=day)) for day in range(5)]
 
@@ -163,6 +168,23 @@ async def test_a_bucket_keeps_the_newest_and_a_ledger_comes_back(shell, stores, 
     database = Database(database_url, size=1)
     assert await database.value("SELECT count(*) FROM accounts WHERE id = 'acc_later'") == 0
     await database.close()
+
+
+def test_the_pod_of_kubernetes_writes_one_that_was_verified(shell, stores, bucket):
+    """Its command, by its variables; where it may write is the folder of TMPDIR alone."""
+    (container,) = POD["containers"]
+    scratch = shell.folder / "scratch"
+    scratch.mkdir()
+    scratch.chmod(0o2777)  # as volumes are that a group owns
+    shell.folder.chmod(0o711)
+    variables = {**bucket, "BACKUP_TO": "s3://backups/pods", "BACKUP_KEEP": "14"}
+    command = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container["command"]]
+    assert command[0] == "metergate"
+    env = {**stores, **variables, "TMPDIR": str(scratch)}
+    ran = shell.run(*command[1:], "--json", env=env)
+    assert ran.json["proof"]["ok"]
+    assert ran.json["file"].startswith("s3://backups/pods/metergate-")
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_bucket_that_is_not_there_is_told_in_a_sentence(shell, stores, bucket):

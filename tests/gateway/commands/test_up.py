@@ -213,6 +213,7 @@ def test_a_refusal_is_explained(up, way):
     request_id = refused.headers["x-request-id"]
     assert [(each["id"], each["code"]) for each in listed] == [(request_id, "billing_required")]
     assert "billing_required" in up.shell.run(*show, env=way.env).stdout
+    assert up.shell.run("operator", "requests", "--account", account["id"], *way.options, env=way.env).code == 0
     explained = up.shell.run("explain", request_id)
     assert explained.code == 0
     assert "billing: required usd" in explained.stdout
