@@ -72,7 +72,7 @@ from gateway.process.supervisor import (
     stop_signals,
 )
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.detached import Detached
 from gateway.proxy.handler import Proxy
 from gateway.proxy.provider_tests import ProviderTests
 from gateway.proxy.records import Records, RequestLog
@@ -148,7 +148,7 @@ class _Parts:
     request_log: RequestLog | None
     tracer: Tracer | None
     bodies_written: BodyWriter | None
-    detached: DetachedAnswer
+    detached: Detached
     poller: BackgroundPoller
     proxy: Proxy
 
@@ -317,7 +317,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         new_id=new_id,
         clock=time.time,
     )
-    detached = DetachedAnswer(settlements, defaults.request, records, poller)
+    detached = Detached(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     wait_s = lookup_wait_s(defaults)
     proxy = Proxy(

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from billing.schemas.payments import BodyLogShape
     from billing.schemas.quotas import WindowShape
     from billing.schemas.system import JobShape, ModelShape, ProviderShape, ProviderTestShape, TroubleShape
+    from billing.scim.service import Scim
     from billing.search import Search
     from billing.traffic.store import Traffic
 
@@ -125,6 +126,7 @@ class Services:
     organizations: Organizations
     members: Members
     invitations: Invitations
+    scim: Scim
     keys: ApiKeys
     grants: Grants
     lots: Lots

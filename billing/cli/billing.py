@@ -64,13 +64,13 @@ _BUDGET: Final[tuple[Column, ...]] = (
     "period",
     "amount_usd",
     "spent_usd",
-    ("percent", lambda each: "-" if each.percent is None else f"{each.percent} %"),
+    ("percent", lambda each: "-" if each.percent is None else f"{each.percent}%"),
     "forecast_usd",
     ("ends", lambda each: each.period_end or "never"),
 )
 _shown_budget: Final = facts(
     *_BUDGET,
-    ("alerts at", lambda each: ", ".join(f"{percent} %" for percent in each.thresholds)),
+    ("alerts at", lambda each: ", ".join(f"{percent}%" for percent in each.thresholds)),
     ("mails to", lambda each: ", ".join(each.notify) or "owners and admins"),
 )
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from msgspec import Struct, structs
 
 from billing.addresses import is_this_machine
-from billing.identity.providers import OIDC_SCOPES, SignInProvider
+from billing.identity.providers import GROUPS_CLAIM, OIDC_SCOPES, SignInProvider
 from billing.permissions import Approval
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing import METER_PROVIDER, PriceTable
@@ -73,6 +73,8 @@ GITHUB_API: Final = "https://api.github.com"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 Scope = Annotated[str, text("a scope", r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")]
 Domain = Annotated[str, text("a domain such as example.com", r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+")]
+OrganizationId = Annotated[str, text("the id of an organization, org_...", r"org_[A-Za-z0-9]{1,60}")]
+Claim = Annotated[str, text("the name of a claim", r"[\x21-\x7e]{1,200}")]
 MAX_PROVIDERS: Final = 50
 
 
@@ -87,6 +89,8 @@ class _Provider(Struct, frozen=True):
     scopes: tuple[Scope, ...] | None = None
     trusted_email: bool = False
     allowed_domains: tuple[Domain, ...] = ()
+    organization: OrganizationId | None = None
+    groups_claim: Claim = GROUPS_CLAIM
 
 
 def _read_providers(value: Value) -> dict[str, SignInProvider]:
@@ -101,6 +105,8 @@ def _read_providers(value: Value) -> dict[str, SignInProvider]:
         kind = given.kind or ("github" if name == "github" else "oidc")
         if kind == "oidc" and given.issuer is None:
             entry.missing("issuer")
+        if kind == "github" and given.organization is not None:
+            entry.problem("GitHub names no groups: organization is of providers of OpenID Connect")
         if given.client_secret.secret is not None:
             found[name] = _provider(kind, given, given.client_secret.secret.reveal())
     return found
@@ -118,6 +124,8 @@ def _provider(kind: Literal["oidc", "github"], given: _Provider, secret: str) ->
         trusted_email=given.trusted_email,
         allowed_domains=frozenset(given.allowed_domains),
         api_url=(given.api_url or (GITHUB_API if github else "")).rstrip("/"),
+        organization=given.organization,
+        groups_claim=given.groups_claim,
     )
 
 

@@ -18,9 +18,9 @@ from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
 from gateway.proxy.attempts import first_timeout_s
 from gateway.proxy.context import FEATURE, RequestContext
-from gateway.proxy.detached_answer import Running
+from gateway.proxy.detached import Running
 from gateway.proxy.intake import Intake
-from gateway.proxy.outcomes import Outcomes
+from gateway.proxy.outcomes import Outcomes, Unseen
 from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.provider_request import prepare
 from gateway.proxy.provider_tools import UnknownTools
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
-    from gateway.proxy.detached_answer import DetachedAnswer
+    from gateway.proxy.detached import Detached
     from gateway.proxy.provider_request import InThread
     from gateway.proxy.records import Records
     from gateway.proxy.routing import Router
@@ -65,7 +65,7 @@ class ServingParts:
     router: Router
     transports: Mapping[str, Transport]
     settlements: Settlements
-    detached: DetachedAnswer
+    detached: Detached
     links: Links
     metrics: Metrics
     tokenizer: Tokenizer
@@ -102,6 +102,7 @@ class Serving:
         self.metrics = parts.metrics
         self.running = Running(request.max_request_s)
         self.outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)
+        self.unseen = Unseen(parts.settlements, parts.metrics, parts.records)
         self.attempts, self.estimate = defaults.attempts, defaults.estimate
         self.answer_bytes = request.upstream_answer_bytes
         self.tool_overrun_percent = round(request.tool_overrun * 100)
