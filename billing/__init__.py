@@ -1,6 +1,6 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  usage  quotas  plans     pure
+money  usage  quotas  plans     pure   amounts  how money and counts are shown to people
 principals   the account, user and key behind a request, with its limits; who calls the API     pure
 permissions  roles, scopes, and what each role may do: one table, which the API also serves     pure
 pricing      what usage costs: price rows, the table of them, the arithmetic of a charge     pure

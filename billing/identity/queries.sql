@@ -27,6 +27,15 @@ LEFT JOIN LATERAL (
     ORDER BY memberships.org_id = shown.org_id DESC NULLS LAST, memberships.created_at, memberships.org_id LIMIT 1) place ON true
 WHERE shown.kind = 'operator' OR (users.status <> 'disabled' AND users.tokens_valid_from <= shown.created_at)
 
+-- name: browsers_see
+-- Have the session $1 see the pages of the account $2 for $3 seconds; null: its own. What it saw before.
+UPDATE sessions SET seen_account = $2, seen_until = now() + make_interval(secs => $3)
+FROM (SELECT id, CASE WHEN seen_until > now() THEN seen_account END AS seen FROM sessions WHERE id = $1 FOR UPDATE) before
+WHERE sessions.id = before.id AND ended_at IS NULL RETURNING before.seen
+
+-- name: browsers_seen
+SELECT seen_account FROM sessions WHERE id = $1 AND seen_until > now()
+
 -- name: browsers_choose
 -- Have the session $1 be about the organization $2 from now on, where its user belongs to it.
 UPDATE sessions SET org_id = $2 WHERE id = $1 AND ended_at IS NULL
@@ -228,7 +237,8 @@ WHERE invitations.digest = $1 AND users.id = $2 AND users.email_verified_at IS N
 
 -- name: invitations_seen
 -- Whose an invitation is that can be accepted, before anybody has signed in.
-SELECT organizations.name AS organization, coalesce(nullif(users.name, ''), users.email) AS inviter, invitations.email,
+SELECT organizations.name AS organization,
+    coalesce(nullif(users.name, ''), 'somebody at ' || split_part(users.email, '@', 2)) AS inviter, invitations.email,
     invitations.role, invitations.expires_at
 FROM invitations JOIN organizations ON organizations.id = invitations.org_id
 LEFT JOIN users ON users.id = invitations.invited_by
@@ -786,9 +796,14 @@ WHERE id = $1 RETURNING *
 -- name: users_zone
 SELECT tz FROM users WHERE id = $1
 
+-- name: welcome_mailbox
+-- Who is welcomed at the mailbox $1: the user $2, unless somebody was before.
+INSERT INTO welcomed_mailboxes (mailbox, user_id) VALUES ($1, $2)
+ON CONFLICT (mailbox) DO UPDATE SET user_id = welcomed_mailboxes.user_id RETURNING user_id
+
 -- name: welcome_account
--- The account $2 of an organization that a person who has proven their address owns; null: of their first.
-SELECT organizations.account_id FROM users
+-- The account $2 of an organization that a person who has proven their address owns, with the address; null: of their first.
+SELECT organizations.account_id, users.email FROM users
 JOIN memberships ON memberships.user_id = users.id AND memberships.role = 'owner'
 JOIN organizations ON organizations.id = memberships.org_id
 WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND users.status <> 'disabled'

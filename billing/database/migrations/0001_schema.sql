@@ -285,6 +285,13 @@ CREATE TABLE coupon_redemptions (
     PRIMARY KEY (coupon_id, account_id)
 );
 
+CREATE TABLE welcomed_mailboxes (
+    mailbox bytea PRIMARY KEY,
+    user_id text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE welcomed_mailboxes IS 'Who was given welcome credit at which mailbox, by its SHA-256; never deleted, so that it is given once.';
+
 -- Who owned an account when it redeemed a coupon: whoever gives the organization away has had the coupon all the same.
 CREATE TABLE coupon_owners (
     coupon_id text NOT NULL,
@@ -804,10 +811,13 @@ CREATE TABLE sessions (
     end_reason text,
     provider text,
     domain text,
+    seen_account text,
+    seen_until timestamptz,
     CONSTRAINT sessions_whose CHECK (user_id IS NOT NULL OR kind = 'operator')
 );
 COMMENT ON TABLE sessions IS 'A sign-in: the family of its refresh tokens, or a browser. Ending it ends every token of it.';
 COMMENT ON COLUMN sessions.scopes IS 'What its tokens are narrowed to; null: all that the role allows.';
+COMMENT ON COLUMN sessions.seen_account IS 'Of an operator''s: the account whose pages they see as its customer does, up to seen_until.';
 COMMENT ON COLUMN sessions.domain IS 'Of the address that the provider has verified; null where it has verified none.';
 COMMENT ON COLUMN sessions.cookie_digest IS 'SHA-256 of a browser''s cookie; an operator''s without a user is the HMAC of it by the admin key.';
 CREATE INDEX sessions_user ON sessions (user_id, created_at);

@@ -2463,6 +2463,8 @@ CREATE TABLE public.sessions (
     end_reason text,
     provider text,
     domain text,
+    seen_account text,
+    seen_until timestamp with time zone,
     CONSTRAINT sessions_kind_check CHECK ((kind = ANY (ARRAY['token'::text, 'browser'::text, 'operator'::text]))),
     CONSTRAINT sessions_whose CHECK (((user_id IS NOT NULL) OR (kind = 'operator'::text)))
 );
@@ -2494,6 +2496,13 @@ COMMENT ON COLUMN public.sessions.cookie_digest IS 'SHA-256 of a browser''s cook
 --
 
 COMMENT ON COLUMN public.sessions.domain IS 'Of the address that the provider has verified; null where it has verified none.';
+
+
+--
+-- Name: COLUMN sessions.seen_account; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.sessions.seen_account IS 'Of an operator''s: the account whose pages they see as its customer does, up to seen_until.';
 
 
 --
@@ -3570,6 +3579,24 @@ COMMENT ON COLUMN public.webhook_endpoints.failing_since IS 'The first failure s
 
 
 --
+-- Name: welcomed_mailboxes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.welcomed_mailboxes (
+    mailbox bytea NOT NULL,
+    user_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: TABLE welcomed_mailboxes; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.welcomed_mailboxes IS 'Who was given welcome credit at which mailbox, by its SHA-256; never deleted, so that it is given once.';
+
+
+--
 -- Name: usage_events_month_0; Type: TABLE ATTACH; Schema: public; Owner: -
 --
 
@@ -4612,6 +4639,14 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_endpoints
     ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: welcomed_mailboxes welcomed_mailboxes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.welcomed_mailboxes
+    ADD CONSTRAINT welcomed_mailboxes_pkey PRIMARY KEY (mailbox);
 
 
 --
