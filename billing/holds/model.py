@@ -689,7 +689,7 @@ class Settlement(PackedItem):
 
     def end(self, settled: Settled) -> None:
         """Note that the debit is outside this process, unless it was given up."""
-        if not self.is_over:
+        if self.settled is None and self.lost is None:
             self.settled = settled
             self._tell()
 

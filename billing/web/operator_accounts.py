@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from billing.amounts import usd_text
 from billing.api.accounts import (
     create_adjustment,
     create_grant,
@@ -25,7 +26,6 @@ from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, lis
 from billing.web.operator_house import SIGNED_IN, Device
 from billing.web.operator_usage import SPANS, UNITS, account_usage
 from billing.web.pages import NOTICES, Page, View, Visit, Who
-from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -81,10 +81,10 @@ _WINDOWS: Final = (
     Column("Of", "subject"),
     Column("Window", "window"),
     Column("Metric", "metric"),
-    Column("Limit", "limit"),
-    Column("Used", "used"),
-    Column("Held", "held"),
-    Column("Left", "remaining"),
+    Column("Limit", "limit", "quantity"),
+    Column("Used", "used", "quantity"),
+    Column("Held", "held", "quantity"),
+    Column("Left", "remaining", "quantity"),
     Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (

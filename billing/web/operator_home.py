@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from msgspec import UNSET
 
+from billing.amounts import usd_text
 from billing.api.oversight import list_exports
 from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
@@ -28,7 +29,7 @@ from billing.traffic.counts import quantile_ms
 from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
-from billing.web.render import time_text, usd_text
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -163,7 +164,7 @@ _UNWELL: Final = (
     Column("Provider", "name", "text", "/operator/providers/{name}"),
     Column("State", "state", "state"),
     Column("Failed", "errors"),
-    Column("95 % begin within", "p95"),
+    Column("95% begin within", "p95"),
     Column("The day before", "usual"),
 )
 _DRY: Final = (
@@ -249,7 +250,7 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     say = usd_text if series.kind == "money" else "{:,}".format
     labels = [f"{_step_text(each, span)}: {say(amount)}" for each, amount in zip(steps[span.steps :], now, strict=True)]
     mood = "" if not rise or series.good is None else "good" if (rise > 0) == series.good else "bad"
-    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise} %"
+    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise}%"
     href = f"{series.page}{days}" if series.page.endswith("&") else series.page
     return Tile(series.label, sum(now), series.kind, change, mood, trend(now, labels), href)
 
@@ -294,7 +295,7 @@ def _top(found: Margins) -> list[_Top]:
             margin.used.charged_nano,
             margin.used.cost_nano,
             margin.margin_nano,
-            f"{percent_text(margin.used.charged_nano * 10_000 // whole)} %" if whole else "",
+            f"{percent_text(margin.used.charged_nano * 10_000 // whole)}%" if whole else "",
         )
         for name, margin in found.groups
     ]
@@ -315,7 +316,7 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
         fails = seen.failures >= FAILING_LEAST and seen.error_hundredths >= FAILING_HUNDREDTHS
         slow = p95_ms is not None and was_ms is not None and p95_ms > SLOWER * was_ms
         if fails or (slow and sum(seen.head) >= SLOW_LEAST):
-            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)} %)"
+            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)}%)"
             yield _Unwell(name, "failing" if fails else "slow", share, time_text(p95_ms), time_text(was_ms))
 
 

@@ -257,6 +257,8 @@ class Course:
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None:
         """Go on with a request that was read."""
         self.parsed = parsed
+        if self.proxy.body_log is not None:
+            self.exchange.listener = self.proxy.body_log.begin(self, principal, parsed, body)
         if parsed.work.unknown_tools:
             self.proxy.unknown_tools.note(parsed.work.unknown_tools)
         if parsed.stored is not None:
@@ -327,7 +329,7 @@ class Course:
             return
         try:
             proxy = self.proxy
-            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
+            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s, self.trace)
             if self.trace is not None:
                 self.trace.stages[-1].wait_s = hold.waited_s
             proxy.running.begin(self.exchange)
@@ -442,7 +444,7 @@ class Course:
         """Act on an answer whose head is here."""
         proxy, context, hold = self.proxy, self.context, self.hold
         self.state, self.answer = "head", answer
-        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s)
+        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s, self.trace)
         if self.alone is None:  # else it is owed already
             hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
@@ -580,7 +582,8 @@ class Course:
         """Begin a stream's answer with its first piece."""
         proxy, context, hold = self.proxy, self.context, self.hold
         context.first_byte_s = proxy.clock()
-        proxy.metrics.time_to_first_byte(context.route.provider.name, context.first_byte_s - context.started_s)
+        waited_s = context.first_byte_s - context.started_s
+        proxy.metrics.time_to_first_byte(context.route.provider.name, waited_s, self.trace)
         lines = self.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
         self.exchange.begin(OK, lines + balance_line(context.balance_before_nano(hold)))
         self.head = NO_HEAD  # a stream may be long, and many
@@ -773,6 +776,8 @@ class Course:
             self.traced(self.trace, proxy.tracer)
             self.trace = None
         self.over()
+        if exchange.listener is not None:
+            exchange.listener.ended()
         self.hold.on_closed = None
         self.exchange, self.outcomes, self.guard = NO_CLIENT, proxy.unseen, None
         if withheld is None:
@@ -942,6 +947,8 @@ class Course:
                 self.proxy.holds.leave(self.hold)
             if self.trace is not None and self.proxy.tracer is not None:
                 self.traced(self.trace, self.proxy.tracer)
+            if self.exchange.listener is not None:
+                self.exchange.listener.ended()
             self.item = self.answer = self.request = None
             if self.alone is not None:
                 self.alone.set()

@@ -76,6 +76,7 @@ class NoClient(Exchange):
 
     def __init__(self) -> None:
         self.begun = True
+        self.listener = None
 
     unsent = False
     waits = False

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
+    from gateway.body_logs.recording import BodyLog
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
@@ -74,6 +75,7 @@ class ServingParts:
     poller: BackgroundPoller
     in_thread: InThread | None = None
     tracer: Tracer | None = None
+    body_log: BodyLog | None = None
 
 
 class Serving:
@@ -96,7 +98,7 @@ class Serving:
         self.transports, self.settlements, self.detached = parts.transports, parts.settlements, parts.detached
         self.prompt = {name: each for name, each in parts.transports.items() if isinstance(each, HttpTransport)}
         """Transports that may send at once."""
-        self.in_thread, self.tracer = parts.in_thread, parts.tracer
+        self.in_thread, self.tracer, self.body_log = parts.in_thread, parts.tracer, parts.body_log
         self.metrics = parts.metrics
         self.running = Running(request.max_request_s)
         self.outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)

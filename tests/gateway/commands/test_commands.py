@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from datetime import UTC, datetime
 
 import pytest
@@ -185,6 +186,9 @@ def test_serve_on_given_stores(shell, empty_database_url, redis_url):
         made = shell.run("operator", "account", "create", "Acme", "--json", env=way).json
         direct = shell.run("operator", "account", "show", made["id"], "--json", env=stores).json
         assert direct == made
+        link = shell.run("operator", "login-link", "--json", env=stores).json["url"]
+        with urllib.request.urlopen(f"{url[1]}/console/{link.partition('/console/')[2]}") as page:  # noqa: S310
+            assert page.status == 200, "the gateway does not know a link that was made on its stores"
         assert running.end(signal.SIGTERM) == 0
     assert shell.processes() == []
 
@@ -255,7 +259,7 @@ def test_refusals_of_the_api(shell, stores):
         ("key", "create", account_id, "x", "--tag", "nope"),
         ("account", "quotas", account_id, "--clear", "--quota", "day:tokens=1"),
         ("account", "set", account_id),
-        ("requests",),
+        ("requests", "--refused", "--since", "7d"),
         ("requests", "--refused", "--key", key_id, "--account", account_id),
         ("account", "set", account_id, "--status", "gone"),
         ("key", "update", key_id),
@@ -290,6 +294,16 @@ def test_a_data_folder_of_another_user(shell):
     os.chown(shell.data_dir, 1, 1)
     result = shell.run("operator", "account", "list")
     assert "Traceback" not in result.stderr
+
+
+def test_options_of_every_command_may_stand_before_it(shell, stores):
+    account = shell.run("--json", "operator", "account", "create", "Acme", env=stores).json
+    assert shell.run("--quiet", "--timeout", "60", "operator", "account", "list", env=stores).stdout == ""
+    listed = shell.run("--timeout=60", "--json", "operator", "account", "list", "--limit", "5", env=stores)
+    assert listed.json["data"] == [account]
+    assert shell.run("--output", "result", "--json", "operator", "account", "list", env=stores).stdout == ""
+    assert json.loads((shell.folder / "result").read_text()) == listed.json
+    assert "No such option: --json" in shell.run("--json").failed(2)
 
 
 def test_a_model_that_nobody_knows(shell, stores):
