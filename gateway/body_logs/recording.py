@@ -56,9 +56,8 @@ class Recorded(Protocol):
 
 
 class Entry(msgspec.Struct):
-    """A request that is over. Bodies are as they passed; None of a request that is too large, and of an answer that has
-    not begun. `ended` says why the client has not got the whole answer; `head` are the answer's headers by their names
-    in lower case."""
+    """A request that is over. Bodies are as they passed, `request` None where it is too large; `pieces` are those of an
+    answer, `lines` its headers. Without `status` none has begun; `ended` says why the client has not got all of it."""
 
     request_id: str
     account_id: str
@@ -71,8 +70,8 @@ class Entry(msgspec.Struct):
     request_bytes: int
     taken_bytes: int
     status: int = 0
-    head: dict[str, str] = {}
-    response: bytes | None = None
+    lines: bytes = b""
+    pieces: list[bytes] = []
     response_bytes: int = 0
     is_cut: bool = False
     ended: str | None = None
@@ -82,7 +81,7 @@ class Entry(msgspec.Struct):
 class Recording:
     """One request; it is told of what its client is sent."""
 
-    __slots__ = ("_entry", "_exchange", "_lines", "_log", "_pieces", "_started_s")
+    __slots__ = ("_entry", "_exchange", "_log", "_started_s")
 
     def __init__(self, log: BodyLog, exchange: Exchange, started_s: float, entry: Entry) -> None:
         """`entry` is what is known of it so far."""
@@ -90,14 +89,12 @@ class Recording:
         self._exchange = exchange
         self._started_s = started_s
         self._entry = entry
-        self._pieces: list[bytes] = []
-        self._lines = b""
 
     def began(self, status: int, lines: bytes) -> None:
         """Note the head of an answer; one that takes the place of another, of which nothing is out, begins anew."""
-        self._entry.status, self._lines = status, lines
-        self._pieces.clear()
-        self._entry.response_bytes = 0
+        entry = self._entry
+        entry.status, entry.lines, entry.response_bytes = status, lines, 0
+        entry.pieces.clear()
 
     def wrote(self, data: bytes) -> None:
         """Keep a piece of an answer, unless that is too large."""
@@ -110,9 +107,9 @@ class Recording:
             entry.is_cut = True
         elif log.take(entry.account_id, 0, size):
             entry.taken_bytes += size
-            self._pieces.append(data)
+            entry.pieces.append(data)
         else:
-            self._log, self._pieces, entry.request = None, [], None
+            self._log, entry.pieces, entry.request = None, [], None
             log.drop(entry.account_id, 1, entry.taken_bytes)
 
     def ended(self) -> None:
@@ -121,18 +118,10 @@ class Recording:
         del self._exchange
         if log is None:
             return
-        if entry.status:
-            entry.response = b"".join(self._pieces)
-            entry.head = _head(self._lines)
         if not exchange.whole:
             entry.is_cut, entry.ended = True, exchange.ended_for
         entry.latency_ms = round((log.clock() - self._started_s) * 1000)
         log.put(entry)
-
-
-def _head(lines: bytes) -> dict[str, str]:
-    pairs = (line.split(": ", 1) for line in lines.decode("latin-1").split("\r\n") if ": " in line)
-    return {name.lower(): value for name, value in pairs}
 
 
 class BodyLog:

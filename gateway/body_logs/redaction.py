@@ -42,7 +42,7 @@ LEAST_DIGITS: Final = 13
 FIELD: Final = "field"
 TOO_MANY: Final = "[redacted]"
 # Of events, what tells texts apart whose fields are called alike.
-INDEXES: Final = ("index", "output_index", "content_index", "summary_index", "type")
+INDEXES: Final = ("index", "output_index", "content_index", "summary_index", "item_id", "type")
 DONE: Final = b"[DONE]"
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _DATA_URL: Final = re.compile(r"data:[a-z]{1,20}/[a-z0-9.+-]{1,40};base64,", re.ASCII)

@@ -24,7 +24,7 @@ from gateway.body_logs.redaction import Kept
 from gateway.object_stores import StoreFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from billing.database.connection import Database
     from gateway.body_logs.places import Place
@@ -137,7 +137,8 @@ class BodyWriter:
 
     def _line(self, entry: Entry) -> bytes:
         """Return the line of a request: JSON without an end of a line in it, by whatever a reader takes for one."""
-        request, response = self._request(entry), self._response(entry)
+        head = _head(entry.lines)
+        request, response = self._request(entry), self._response(entry, head)
         fields: dict[str, Any] = {
             "request_id": entry.request_id,
             "time": rfc3339(datetime.fromtimestamp(entry.at_ms / 1000, UTC)),
@@ -145,7 +146,7 @@ class BodyWriter:
             "key_id": entry.key_id,
             "endpoint": entry.endpoint,
             "model": self._redactor.text(entry.model),
-            "provider": entry.head.get(PROVIDER),
+            "provider": head.get(PROVIDER),
             "stream": entry.stream,
             "status": entry.status or None,
             "ended": entry.ended,
@@ -174,13 +175,12 @@ class BodyWriter:
         body = entry.request
         return Kept(left_out="too_large") if body is None else self._safely(entry, lambda: self._redactor.whole(body))
 
-    def _response(self, entry: Entry) -> Kept:
-        body = entry.response
-        return Kept() if body is None else self._safely(entry, lambda: self._read(entry, body))
+    def _response(self, entry: Entry, head: Mapping[str, str]) -> Kept:
+        return self._safely(entry, lambda: self._read(entry, head)) if entry.status else Kept()
 
-    def _read(self, entry: Entry, body: bytes) -> Kept:
-        limit_bytes, encoding = self.log.config.max_body_bytes, entry.head.get("content-encoding")
-        are_events = entry.head.get("content-type", "").startswith(EVENTS)
+    def _read(self, entry: Entry, head: Mapping[str, str]) -> Kept:
+        body, encoding = b"".join(entry.pieces), head.get("content-encoding")
+        limit_bytes, are_events = self.log.config.max_body_bytes, head.get("content-type", "").startswith(EVENTS)
         if entry.is_cut and (encoding or not are_events):
             return Kept(left_out="too_large" if entry.response_bytes > limit_bytes else "cut")
         if encoding:
@@ -221,3 +221,9 @@ class BodyWriter:
             logger.warning("bodies of %d requests are lost: %s", lost, error or "the place does not answer")
         finally:
             self._thread.shutdown(wait=False)
+
+
+def _head(lines: bytes) -> dict[str, str]:
+    """Return the headers of an answer by their names in lower case."""
+    pairs = (line.split(": ", 1) for line in lines.decode("latin-1").split("\r\n") if ": " in line)
+    return {name.lower(): value for name, value in pairs}

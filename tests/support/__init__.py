@@ -27,6 +27,7 @@ fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
 forwarding         servers on sockets of files, reached by TCP
 programs           programs of the system that tests run, where they are there
+buckets            an S3 of moto's, with a bucket
 prometheus         Prometheus itself, which scrapes gateways and applies the shipped rules
 system_manager     systemd as the first process of namespaces of its own
 commands           `metergate` as a person runs it

@@ -12,9 +12,12 @@ from gateway.body_logs.sealed_file import Keys
 from gateway.config.body_logs import Redact
 from tests.gateway.body_logs.support import KEY, config, logging_to, written
 from tests.gateway.conftest import ADMIN_KEY, chat
+from tests.gateway.proxy.test_response_sockets import Speaker, served
 from tests.support.answering import DONE, WORDS, answer, delta, saying, streaming, until, usage_chunk
 from tests.support.buckets import BUCKET
 from tests.support.clients import Slow, leave, noticed
+from tests.support.response_sockets import answer as answer_of_socket
+from tests.support.response_sockets import connected
 
 pytestmark = pytest.mark.slow
 
@@ -276,3 +279,19 @@ async def test_a_gateway_without_body_logs_writes_none(make_gateway, folder):
         assert got.status == 200
     assert not folder.exists()
     assert b"metergate_body_logs_dropped 0.0" in await gateway.metrics()
+
+
+async def test_messages_of_a_websocket_are_written_each_by_itself(make_gateway, upstream, folder):
+    speaker = Speaker()
+    speaker.go_on.set()
+    url = await upstream(speaker.serve)
+    gateway = await make_gateway(url, change=lambda given: served(url)(logging_to(folder)(given)))
+    customer = await gateway.customer()
+    async with connected(customer) as socket:
+        for said in ("write to ann@example.com", "and again"):
+            assert (await answer_of_socket(socket, input=said))[-1]["type"] == "response.completed"
+    one, two = await all_written(gateway, folder, 2)
+    assert [line["request"]["input"] for line in (one, two)] == ["write to [mail]", "and again"]
+    for line in (one, two):
+        assert (line["endpoint"], line["status"], line["ended"]) == ("/v1/responses", 200, None)
+        assert "response.completed" in line["response"]

@@ -114,7 +114,7 @@ class Client:
     envelope = DIALECT
     peer = "127.0.0.1"
     raw_headers = ()
-    key_digest = kept_facts = None
+    key_digest = kept_facts = listener = None
 
     def __init__(self, machine: "Life", body: bytes) -> None:
         self.headers: Any = CIMultiDict({"Authorization": "Bearer mg_x"})
@@ -330,7 +330,7 @@ class Life(RuleBasedStateMachine):
         proxy.prompt = {"p": self.provider}
         proxy.attempts, proxy.estimate = AttemptSettings(retries=1, retry_backoff_ms=0), EstimateSettings()
         proxy.first_timeout_s, proxy.in_thread, proxy.answer_bytes = None, None, 1_000
-        proxy.tool_overrun_percent, proxy.tracer = 20, None
+        proxy.tool_overrun_percent, proxy.tracer, proxy.body_log = 20, None, None
         proxy.max_body_bytes = proxy.small_bytes = 1_000_000
         proxy.links, proxy.prepare, proxy.need = Links(None, {}), made.context, made.need
         proxy._charge_expired = False
