@@ -28,8 +28,8 @@ class Api:
 
     @property
     def answer(self) -> bytes:
-        """The whole answer."""
-        return wire.STREAM_HEAD + b"".join(map(wire.chunk, self.events)) + wire.STREAM_END
+        """All of the answer behind its head."""
+        return b"".join(map(wire.chunk, self.events)) + wire.STREAM_END
 
     def request(self, secret: str) -> bytes:
         """One request as a client sends it."""

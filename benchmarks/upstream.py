@@ -1,4 +1,5 @@
-"""A provider that costs next to nothing: one fixed answer, or a stream of events, on keep-alive connections.
+"""A provider that costs next to nothing: one answer, or a stream of events, on keep-alive connections. The bodies are
+fixed; heads differ as OpenAI's do.
 
     python -m benchmarks.upstream --fd N
 
@@ -82,19 +83,20 @@ class Provider(asyncio.Protocol):
     def _answer(self, request: bytes) -> None:
         if self._transport is None:
             return
+        number = self._counts.answers + self._counts.streams
         if (other := BY_PATH.get(request[len(POST) : request.find(b" ", len(POST))].split(b"?")[0])) is not None:
             self._counts.streams += 1
-            self._transport.write(other)
+            self._transport.write(wire.stream_head(number) + other)
         elif STREAM in request:
             self._counts.streams += 1
             if wire.BURST_MARK in request:
-                self._transport.write(BURSTS[wire.USAGE_MARK in request])
+                self._transport.write(wire.stream_head(number) + BURSTS[wire.USAGE_MARK in request])
                 return
             self._events, self._rest_s = wire.stream_events(request), 0.0
             self._pause_s = wire.SLOW_PAUSE_S if wire.SLOW_MARK in request else wire.STREAM_PAUSE_S
             if wire.LONG_MARK in request:
                 self._pause_s, self._rest_s = wire.LONG_PAUSE_S, wire.LONG_REST_S
-            self._transport.write(wire.STREAM_HEAD + self._events[0])
+            self._transport.write(wire.stream_head(number) + self._events[0])
             self._later(1)
         elif request.startswith(COUNT):
             body = json.dumps({"answers": self._counts.answers, "streams": self._counts.streams}).encode()
@@ -102,7 +104,7 @@ class Provider(asyncio.Protocol):
         else:
             if request.startswith(METERED):
                 self._counts.answers += 1
-            self._transport.write(wire.ANSWER)
+            self._transport.write(wire.answer(number))
 
     def _later(self, number: int) -> None:
         pause_s = self._rest_s if number == len(self._events) and self._rest_s else self._pause_s

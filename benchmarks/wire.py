@@ -3,6 +3,8 @@
 import json
 import random
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 Headers = tuple[tuple[str, str], ...]
@@ -80,21 +82,47 @@ ANSWER_BODY: Final = compact(
     }
 )
 
-_ANSWER_HEADERS: Final = (
-    b"openai-processing-ms: 4\r\nopenai-version: 2020-10-01\r\nx-request-id: req_4f1c0f6ea8b1c5b4\r\n"
-    b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nServer: bench\r\n"
+# What an answer tells of itself, which differs from answer to answer as OpenAI's does.
+_ANSWER_LINES: Final = (
+    b"openai-processing-ms: %d\r\nopenai-version: 2020-10-01\r\nx-request-id: req_%032x\r\n"
+    b"x-ratelimit-limit-requests: 10000\r\nx-ratelimit-limit-tokens: 2000000\r\n"
+    b"x-ratelimit-remaining-requests: %d\r\nx-ratelimit-remaining-tokens: %d\r\n"
+    b"x-ratelimit-reset-requests: %dms\r\nx-ratelimit-reset-tokens: %dms\r\n"
+    b"Date: %b\r\nServer: bench\r\n"
 )
-ANSWER: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    + _ANSWER_HEADERS
-    + b"Content-Length: %d\r\n\r\n" % len(ANSWER_BODY)
-    + ANSWER_BODY
-)
-STREAM_HEAD: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-    + _ANSWER_HEADERS
-    + b"Transfer-Encoding: chunked\r\n\r\n"
-)
+_BEGAN_S: Final = 1_767_225_600
+ANSWERS_PER_S: Final = 1_000
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> bytes:
+    return formatdate(_BEGAN_S + seconds, usegmt=True).encode()
+
+
+def _answer_lines(number: int) -> bytes:
+    """Return what the answer of this number tells of itself."""
+    left, date = number % 997, _date(number // ANSWERS_PER_S)
+    id_number = number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128)
+    return _ANSWER_LINES % (4 + number % 7, id_number, 9_999 - left, 1_999_000 - 120 * left, 6 + left, 4 * left, date)
+
+
+def answer(number: int = 0) -> bytes:
+    """Return the answer of this number: the same body, under a head of its own."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        _answer_lines(number),
+        len(ANSWER_BODY),
+        ANSWER_BODY,
+    )
+
+
+def stream_head(number: int = 0) -> bytes:
+    """Return the head of the stream of this number."""
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+        b"%bTransfer-Encoding: chunked\r\n\r\n" % _answer_lines(number)
+    )
+
+
 STREAM_END: Final = b"0\r\n\r\n"
 
 
@@ -140,8 +168,9 @@ def stream_events(request: bytes) -> tuple[bytes, ...]:
 
 
 def burst(request: bytes) -> bytes:
-    """Return all of a stream in one piece, as it comes from an upstream that has been waited for, or writes fast."""
-    return STREAM_HEAD + b"".join(stream_events(request)) + STREAM_LAST
+    """Return all of a stream behind its head, in one piece, as it comes from an upstream that has been waited for, or
+    writes fast."""
+    return b"".join(stream_events(request)) + STREAM_LAST
 
 
 _REQUEST_HEADERS: Final = {

@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing.permissions import SCOPES, Role
-from billing.plans import Plan, Status
 from billing.quotas import Quota, Window, names_model
+
+if TYPE_CHECKING:
+    from billing.plans import Plan, Status
 
 Subject = Literal["key", "plan", "account", "user"]
 CallerKind = Literal["nobody", "key", "person", "service", "admin"]

@@ -10,6 +10,7 @@ import importlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.garbage import settle
 from tests.support.scratch import Scratch, choose_place
 from tests.support.shipped import share_prices
 
@@ -91,8 +93,15 @@ def pytest_collection(session: pytest.Session) -> None:
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over what is there as long as the run."""
     gc.enable()
-    gc.collect()
-    gc.freeze()
+    settle()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Have it pass over what a module has left, too, which else is looked at again with each that follows."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        settle()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -100,7 +109,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow by where it is and what it needs; a test elsewhere says `pytest.mark.slow` itself. They are
     begun first: no process is alone with one at the end."""
     for item in items:
-        if item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
+        nightly = item.get_closest_marker("nightly") is not None
+        if nightly or item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(fixtures):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -83,18 +83,10 @@ KEY_HEADER: Final = "Idempotency-Key"
 MOST_KEY: Final = 255
 
 
-def payments_of(call: Call) -> Payments:
-    """Return what takes payments. Raises `NotFound` where they are off."""
-    found = call.services.payments
-    if found is None:
-        raise NotFound("This gateway takes no payments: ask whoever runs it for credit.")
-    return found
-
-
 @serves(PaymentOperations.setup_billing)
 async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
-    payments = payments_of(call)
+    payments = call.payments
     if body.save_only:
         return PageShape.of(await payments.flows.save_method(call.account_id, body.return_url), order=None)
     wanted = Wanted(
@@ -111,13 +103,13 @@ async def setup_billing(call: Call, body: NewSetup) -> PageShape:
 @serves(PaymentOperations.billing_portal)
 async def open_portal(call: Call, body: NewPortal) -> PageShape:
     """Open a page where payment methods, invoices and subscriptions are managed."""
-    return PageShape.of(await payments_of(call).flows.portal(call.account_id, body.return_url), order=None)
+    return PageShape.of(await call.payments.flows.portal(call.account_id, body.return_url), order=None)
 
 
 @serves(PaymentOperations.checkout)
 async def checkout(call: Call, body: NewCheckout) -> PageShape:
     """Open a page where an amount of credit, or a plan, is bought. The same idempotency key again opens the same."""
-    payments, amount_nano = payments_of(call), _amount(body.amount_usd)
+    payments, amount_nano = call.payments, _amount(body.amount_usd)
     plan = None if body.plan is UNSET else body.plan
     if (amount_nano is None) == (plan is None):
         raise BadRequest("Name amount_usd or plan: one of the two.", "amount_usd")
@@ -136,7 +128,7 @@ async def checkout(call: Call, body: NewCheckout) -> PageShape:
 @serves(PaymentOperations.own_orders)
 async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
-    found = payments_of(call).orders
+    found = call.payments.orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
     return listing(page, lambda order: OrderShape.of_order(order, may_pay=call.may_pay))
 
@@ -144,14 +136,14 @@ async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
 @serves(PaymentOperations.own_order)
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
-    order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
+    order = await call.payments.orders.get(call.id("order_id"), call.account_id)
     return OrderShape.of_order(order, may_pay=call.may_pay)
 
 
 @serves(PaymentOperations.invoices)
 async def list_invoices(call: Call, query: PageQuery) -> Listing[InvoiceShape]:
     """List the account's invoices, newest first, as the provider last showed them."""
-    page = await payments_of(call).orders.invoices(call.account_id, *page_asked(query))
+    page = await call.payments.orders.invoices(call.account_id, *page_asked(query))
     return listing(page, InvoiceShape.of_invoice)
 
 
@@ -165,7 +157,7 @@ async def list_plans(call: Call) -> PlansShape:
 @serves(PaymentOperations.orders)
 async def list_all_orders(call: Call, query: AdminOrdersQuery) -> Listing[AdminOrderShape]:
     """List orders of all accounts or of one, newest first."""
-    found = payments_of(call).orders
+    found = call.payments.orders
     page = await found.page(*page_asked(query), account_id=query.account_id, status=query.status)
     return listing(page, lambda order: AdminOrderShape.of_order(order, may_pay=True))
 
@@ -173,7 +165,7 @@ async def list_all_orders(call: Call, query: AdminOrdersQuery) -> Listing[AdminO
 @serves(PaymentOperations.order)
 async def get_any_order(call: Call) -> AdminOrderShape:
     """Return an order of any account."""
-    return AdminOrderShape.of_order(await payments_of(call).orders.get(call.id("order_id")), may_pay=True)
+    return AdminOrderShape.of_order(await call.payments.orders.get(call.id("order_id")), may_pay=True)
 
 
 @serves(PaymentOperations.refund_order)
@@ -184,7 +176,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     if rest:
         raise BadRequest("amount_usd must be whole cents.", "amount_usd")
     given = (call.id("order_id"), cents, body.idempotency_key)
-    refund = await payments_of(call).admin.refund(*given, actor=call.actor)
+    refund = await call.payments.admin.refund(*given, actor=call.actor)
     amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
@@ -193,7 +185,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
 async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
     """List what customers were charged: every payment that was paid, or those that have failed, newest first."""
     since, until = moment("since", query.since), moment("until", query.until)
-    page = await payments_of(call).charges.page(
+    page = await call.payments.charges.page(
         *page_asked(query), account_id=query.account_id, since=since, until=until, status=query.status
     )
     return listing(page, ChargeShape.of_charge)
@@ -202,14 +194,14 @@ async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
 @serves(PaymentOperations.receipts)
 async def list_receipts(call: Call, query: PageQuery) -> Listing[ReceiptShape]:
     """List what the account has paid, newest first, with the provider's receipts and invoices."""
-    page = await payments_of(call).charges.page(*page_asked(query), account_id=call.account_id)
+    page = await call.payments.charges.page(*page_asked(query), account_id=call.account_id)
     return listing(page, ReceiptShape.of_charge)
 
 
 @serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
-    page = await payments_of(call).orders.dead_letters(*page_asked(query), state=query.state)
+    page = await call.payments.orders.dead_letters(*page_asked(query), state=query.state)
     return listing(page, ParkedShape.of_parked)
 
 
@@ -217,15 +209,13 @@ async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
 async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
     """Give parked money to its account, or to this one where it has none."""
     given = (call.id("parked_id"), body.account_id, body.note or "")
-    return ParkedShape.of_parked(await payments_of(call).admin.credit(*given, actor=call.actor))
+    return ParkedShape.of_parked(await call.payments.admin.credit(*given, actor=call.actor))
 
 
 @serves(PaymentOperations.dismiss_parked)
 async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     """Decide that parked money is not credited."""
-    return ParkedShape.of_parked(
-        await payments_of(call).admin.dismiss(call.id("parked_id"), body.note, actor=call.actor)
-    )
+    return ParkedShape.of_parked(await call.payments.admin.dismiss(call.id("parked_id"), body.note, actor=call.actor))
 
 
 def _key(call: Call, of_body: str | None) -> str:
@@ -336,6 +326,7 @@ async def get_billing_status(call: Call) -> StatusShape:
         upgrade=upgrade,
         guidance=guidance,
         next=command,
+        body_logs=services.body_logs(account_id),
     )
 
 

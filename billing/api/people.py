@@ -36,11 +36,10 @@ from billing.api.requests import (
 )
 from billing.api.route import Call, answer, serves
 from billing.identity.codes import TooManyTries
-from billing.identity.credentials import Factor, Visitor, WrongCredential
+from billing.identity.credentials import Factor, Refusal, Visitor, WrongCredential
 from billing.identity.devices import device_of
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
-from billing.identity.sign_in import Refusal
 from billing.identity.tokens import OPERATOR
 from billing.permissions import ROLES
 from billing.schemas.people import (

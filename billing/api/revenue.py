@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing.api.operations import PaymentOperations
-from billing.api.payments import payments_of
 from billing.api.requests import BadRequest, listing, moment, page_asked
 from billing.api.route import Call, serves
 from billing.money import format_usd
@@ -45,7 +44,7 @@ async def get_revenue(call: Call, query: RevenueQuery) -> RevenueShape:
     if since >= until:
         raise BadRequest("since must be before until.", "since")
     starts = _starts(since, until, unit)
-    revenue = payments_of(call).revenue
+    revenue = call.payments.revenue
     steps, plans, total = await revenue.steps(starts, until, unit), await revenue.plans(), Flow()
     for each in steps:
         total.add(each.flow)
@@ -96,7 +95,7 @@ def _later(at: datetime, unit: Unit, by: int) -> datetime:
 async def list_returns(call: Call, query: ReturnsQuery) -> Listing[ReturnShape]:
     """List what went back to customers: refunds and disputes, newest first by when that happened."""
     since, until = moment("since", query.since), moment("until", query.until)
-    page = await payments_of(call).revenue.returns(
+    page = await call.payments.revenue.returns(
         *page_asked(query), account_id=query.account_id, kind=query.kind, since=since, until=until
     )
     return listing(page, ReturnShape.of_returned)
@@ -105,5 +104,5 @@ async def list_returns(call: Call, query: ReturnsQuery) -> Listing[ReturnShape]:
 @serves(PaymentOperations.paid_subscriptions)
 async def list_paid_subscriptions(call: Call, query: PaidSubscriptionsQuery) -> Listing[PaidSubscriptionShape]:
     """List the subscriptions that are paid for, newest first, and what each brings a month."""
-    page = await payments_of(call).revenue.subscriptions(*page_asked(query), plan=query.plan)
+    page = await call.payments.revenue.subscriptions(*page_asked(query), plan=query.plan)
     return listing(page, PaidSubscriptionShape.of_subscription)

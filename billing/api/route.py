@@ -38,7 +38,7 @@ from billing.api.auth import (
     shown_token,
 )
 from billing.api.operation import JSON, Access, Operation
-from billing.api.requests import InsufficientScope, path_id, read_body, read_query
+from billing.api.requests import InsufficientScope, NotFound, path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.audit import Actor
 from billing.logs import log_about
@@ -48,6 +48,7 @@ from billing.principals import NOBODY, Caller
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from billing.payments.assembly import Payments
     from billing.principals import Principal
 
 CSV: Final = "text/csv"
@@ -237,6 +238,13 @@ class Call:
         """Return whether the caller may have the addresses of pages at which the account pays: they need no other
         key."""
         return BILLING_SETUP in self.caller.scopes
+
+    @property
+    def payments(self) -> Payments:
+        """Return what takes payments. Raises `NotFound` where they are off."""
+        if self.services.payments is None:
+            raise NotFound("This gateway takes no payments: ask whoever runs it for credit.")
+        return self.services.payments
 
     @property
     def principal(self) -> Principal:

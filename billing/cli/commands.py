@@ -39,6 +39,7 @@ Call = Callable[..., Awaitable[Shown]]
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 
 _HINTS: Final = get_type_hints(Common, include_extras=True)
+_FIELDS: Final = frozenset(each.name for each in fields(Common))
 _TEXTS: Final = (str, list[str])
 
 
@@ -112,6 +113,18 @@ class _Command(TyperCommand):
         return super().invoke(ctx)
 
 
+def _after_command(args: list[str]) -> list[str]:
+    """Return the arguments of the outermost group, with options of every command that stand before a command behind
+    it, where commands take them."""
+    takes = {flag.partition(" ")[0]: " " in flag for flag, _ in _common_options(_FIELDS)}
+    at = 0
+    while at < len(args) and (name := args[at].partition("=")[0]) in takes:
+        at += 2 if takes[name] and "=" not in args[at] else 1
+    own, rest = args[:at], args[at:]
+    end = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:end], *own, *rest[end:]] if rest else args
+
+
 class _LazyGroup(_Group):
     """A group whose commands are loaded when they are called. `adders` maps each name to the `module:function` that
     adds it to a group, which is called with the group and `given`."""
@@ -120,6 +133,10 @@ class _LazyGroup(_Group):
     given: ClassVar[tuple[Any, ...]]
     # Headings, each with the names of the commands below it; none: one list.
     sections: ClassVar[Mapping[str, Collection[str]]] = MappingProxyType({})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what the outermost group was called with."""
+        return super().parse_args(ctx, _after_command(args) if self.sections else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands below their headings, and after them the options of every command."""
@@ -133,7 +150,7 @@ class _LazyGroup(_Group):
                 room = formatter.width - formatter.current_indent - widest - 4
                 formatter.write_dl([(name.ljust(widest), each.get_short_help_str(room)) for name, each in commands])
         with formatter.section("Options of every command"):
-            formatter.write_dl(list(_common_options({each.name for each in fields(Common)})))
+            formatter.write_dl(list(_common_options(_FIELDS)))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return all names, as they were given."""

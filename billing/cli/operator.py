@@ -1,7 +1,8 @@
-"""`metergate operator`: the group, and what an operator watches: `audit`, `user`, refused `requests`, the `provider`
+"""`metergate operator`: the group, and what an operator watches: `audit`, `user`, `requests`, the `provider`
 list, `exports` to other systems, `jobs` and `exporters`, collection and whose traffic it is; and `login-link`."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -9,16 +10,16 @@ import typer
 from billing.api.operations import BrowserOperations, ExportOperations, OversightOperations
 from billing.cli.calls import add_calls, argument, command_of, option, switch
 from billing.cli.commands import Connect, group, lazy_group
-from billing.cli.options import Limit, parse_moment
-from billing.cli.output import Shown, cell, columns, details, listed, page_parts, says
+from billing.cli.options import FIRST_PAGE, Paging, parse_moment
+from billing.cli.output import Column, Shown, cell, columns, details, listed, page_parts, says
 from billing.cli.tables import Table
-from billing.pages import DEFAULT_LIMIT
+from billing.cli.usage import ANY, Which
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.base import Listing
     from billing.schemas.people import LoginLinkShape, UserDetailShape
-    from billing.schemas.system import ProviderShape, TargetShape
+    from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape
 
 # The commands of the group, and what adds them.
 ADDERS: Final = {
@@ -32,6 +33,7 @@ ADDERS: Final = {
     "exports": "billing.cli.operator:add_exports",
     "audit": "billing.cli.operator:add_audit",
     "user": "billing.cli.operator:add_users",
+    "org": "billing.cli.directories:add_operator_orgs",
     "jobs": "billing.cli.operator:add_collection",
     "exporters": "billing.cli.operator:add_collection",
     "requests": "billing.cli.operator:add_audit",
@@ -41,6 +43,22 @@ ADDERS: Final = {
     "login-link": "billing.cli.operator:add_audit",
     "webhooks": "billing.cli.webhooks:add_operator_webhooks",
 }
+
+
+_TIMED: Final[tuple[Column, ...]] = (("time", "created_at"), ("request", "id"))
+_LOGGED: Final[tuple[Column, ...]] = (
+    *_TIMED,
+    "account_id",
+    "key_id",
+    "model",
+    "provider",
+    "status",
+    ("tokens", "total_tokens"),
+    ("ms", "latency_ms"),
+    "charge_usd",
+    "cost_usd",
+)
+_REFUSED: Final[tuple[Column, ...]] = (*_TIMED, "account_id", "key_id", "model", "code", "message")
 
 
 def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.Typer:
@@ -82,17 +100,19 @@ async def requests(
     refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key.")] = None,
     account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account's keys.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
+    which: Which = ANY,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
-    """Show the last requests that were refused. Newest first; `metergate explain` says more of one."""
+    """List the last requests of all accounts, newest first. `metergate explain` says more of one."""
     if not refused:
-        raise typer.BadParameter("give --refused; requests that were served are in the usage events of their account")
+        found = await client.all_usage_events(account_id=account, key_id=key, **asdict(which), **page.asked)
+        return listed(found, *_LOGGED, folded=("tokens", "ms", "key", "provider", "cost USD"))
+    if which != ANY or page.cursor is not None:
+        raise typer.BadParameter("goes with --key or --account, and --limit, alone", param_hint="--refused")
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")
-    found = await client.refusals(key_id=key, account_id=account, limit=limit)
-    return listed(
-        found, ("time", "created_at"), ("request", "id"), "key_id", "model", "code", "message", folded=("key", "model")
-    )
+    kept = await client.refusals(key_id=key, account_id=account, limit=page.limit)
+    return listed(kept, *_REFUSED, folded=("key", "model", "account"))
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
@@ -208,6 +228,26 @@ def _of_target(provider: "ProviderShape", target: "TargetShape") -> tuple[object
         provider.kind,
         ", ".join(provider.dialects),
     )
+
+
+def shown_test(found: "ProviderTestShape", _: object) -> Shown:
+    """Return how a provider has answered a test."""
+    status = "no answer" if found.status is None else f"HTTP {found.status}"
+    rows = [
+        ("provider", found.provider),
+        ("answer", f"{'ok' if found.ok else 'failed'}, {status}"),
+        ("what to do", found.advice),
+        *([("it said", found.error)] if found.error else ()),
+        ("model", f"{found.model}, there {found.provider_model}"),
+        ("target", f"{found.target} {found.origin}".strip()),
+        ("circuit", f"{found.circuit.replace('_', ' ')} before the test"),
+        ("head ms", cell(found.head_ms)),
+        ("first token ms", cell(found.first_token_ms)),
+        ("total ms", cell(found.total_ms)),
+        ("tokens", f"{cell(found.input_tokens)} in, {cell(found.output_tokens)} out"),
+        ("cost", f"{cell(found.cost_usd)} USD: yours, no account is charged"),
+    ]
+    return details(found, rows)
 
 
 def add_exports(app: typer.Typer, connect: Connect) -> None:

@@ -29,6 +29,10 @@ _DURATION: Final = re.compile(
 )
 _AGO: Final = re.compile(r"(?P<number>\d{1,6})(?P<unit>[mhdw])", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_YEAR: Final = re.compile(r"\d{4}-", re.ASCII)
+TIMES: Final = (
+    "Such are 2027-01-31T12:00:00Z, the day 2027-01-31, 7d, 24h, 30m or 2w for so long ago, today, and yesterday."
+)
 _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
 EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
@@ -52,7 +56,8 @@ def parse_timeout_s(given: str | float) -> float:
 
 def parse_moment(text: str) -> str:
     """Return a time as the API takes it. `7d`, `24h`, `30m`, `2w` are so long ago; `today` and `yesterday` begin at
-    midnight UTC; anything else is left to the API. Raises `typer.BadParameter` for one that is too long ago."""
+    midnight UTC; what begins with a year is left to the API. Raises `typer.BadParameter` for anything else, and for a
+    time that is too long ago."""
     now = datetime.now(UTC)
     match = _AGO.fullmatch(text)
     if match is not None:
@@ -62,6 +67,8 @@ def parse_moment(text: str) -> str:
             raise typer.BadParameter(f"{text} ago is before the calendar begins.") from error
     if text in _DAYS_AGO:
         return (now.date() - timedelta(days=_DAYS_AGO[text])).isoformat()
+    if _YEAR.match(text) is None:
+        raise typer.BadParameter(f"{text!r} is no time. {TIMES}")
     return text
 
 

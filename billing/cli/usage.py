@@ -190,6 +190,19 @@ async def _table(client: "BillingCalls", path: str, query: Query, csv: str, outp
     return Shown({"file": csv, "bytes": received}, (f"{csv} has {received} bytes.",))
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which requests are listed."""
+
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None
+    status: Annotated[int | None, typer.Option(metavar="STATUS", help="Answered with this HTTP status.")] = None
+    since: Annotated[str | None, moment("From then on: a time, a day, or 7d, 24h, today, yesterday.")] = None
+    until: Annotated[str | None, moment("Before then.")] = None
+
+
+ANY: Final = Which()
+
+
 def add_requests(app: typer.Typer, find: FindSession) -> None:
     """Add `requests`."""
     add_person_calls(app, find, requests=requests)
@@ -199,15 +212,15 @@ async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
+    which: Which = ANY,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List your account's last requests, newest first. `metergate explain` says more of one."""
     if refused:
-        if model is not None or page.cursor is not None:
+        if which != ANY or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
         return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code", folded=("key",))
-    found = await client.usage_events(key_id=key, model=model, **page.asked)
+    found = await client.usage_events(key_id=key, **asdict(which), **page.asked)
     return listed(found, *_REQUEST, "status", ("tokens", "total_tokens"), "charge_usd", folded=("key", "tokens"))
 
 
@@ -248,7 +261,7 @@ def shown_event(event: "ExplainedEventShape") -> Shown:
     rows += [("", _arithmetic(line)) for line in event.lines]
     if isinstance(event.cost_usd, str):
         rows.append(("cost", f"{event.cost_usd} USD: the sum, rounded up to 0.000000001"))
-        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent} %"))
+        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent}%"))
     else:
         how = "the sum, rounded up to 0.000000001" if event.lines else "not made from these counts"
         rows.append(("charge", f"{event.charge_usd} USD: {how}"))

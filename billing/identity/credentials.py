@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from hashlib import sha256
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,16 @@ BY_RECOVERY: Final = "ask whoever runs this service"
 # How old a sign-in may be that stands in for the password of who has none.
 LATELY_S: Final = 600
 _query = queries("billing.identity")
+
+
+class Refusal(Enum):
+    """Why somebody is not let in: the credentials are wrong, whatever of them; or they are right, and a code of the
+    authenticator app is missing, or wrong; or the user is disabled."""
+
+    wrong = "wrong"
+    second_factor = "second factor missing"
+    wrong_factor = "second factor wrong"
+    disabled = "disabled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,32 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from billing import audit
 from billing.database.connection import Connection, queries
 from billing.identity import mail_templates
 from billing.identity.codes import Purpose, Shown
-from billing.identity.credentials import Factor, People, Visitor
+from billing.identity.credentials import Factor, People, Refusal, Visitor
 from billing.identity.passwords import LEAST_ALONE, check_password
 from billing.identity.sessions import Origin, TokenPair
 from billing.mail import parse_email
 
 if TYPE_CHECKING:
+    from billing.identity.directories import Directories
     from billing.identity.users import Found, User
 
 _query = queries("billing.identity")
-
-
-class Refusal(Enum):
-    """Why somebody is not let in: the credentials are wrong, whatever of them; or they are right, and a code of the
-    authenticator app is missing, or wrong; or the user is disabled."""
-
-    wrong = "wrong"
-    second_factor = "second factor missing"
-    wrong_factor = "second factor wrong"
-    disabled = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +40,11 @@ class _Proof:
 
 
 class SignIn:
-    """Registers people and signs them in. Methods raise `MetergateError`s whose messages are for the reader."""
+    """Registers people and signs them in; `directories` are told who has. Methods raise `MetergateError`s whose
+    messages are for the reader."""
 
-    def __init__(self, people: People, found: Found) -> None:
-        self._people, self._found = people, found
+    def __init__(self, people: People, found: Found, directories: Directories) -> None:
+        self._people, self._found, self._directories = people, found, directories
 
     async def register(self, email: str, name: str, password: str | None, visitor: Visitor) -> str:
         """Add an address, and mail it a code to verify it; return the challenge that the code is bound to. Where it is
@@ -168,6 +159,7 @@ class SignIn:
         if now.second_factor:
             await people.forgive_factor(now)
         await people.tell_keys(revoked)
+        await self._directories.signed_in(now.id, actor)
         return pair
 
     async def _judge(

@@ -186,3 +186,9 @@ def error_body(code: str, message: str, *, type_: str, param: str | None = None,
     Source: https://platform.openai.com/docs/guides/error-codes.
     """
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code, **more}})
+
+
+def percent_text(hundredths: int) -> str:
+    """Return hundredths of a percent as a decimal: -1250 -> `"-12.50"`."""
+    whole, rest = divmod(abs(hundredths), 100)
+    return f"{'-' if hundredths < 0 else ''}{whole}.{rest:02d}"

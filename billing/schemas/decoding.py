@@ -18,6 +18,8 @@ import msgspec
 
 T = TypeVar("T")
 
+# What decoding JSON that others wrote may raise.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MAY_BE_WHOLE: Final = re.compile(rb"\d(?:\.0|[eE])")
 # Up to here a double has every whole number.
 _EXACT: Final = 2**53

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
 from billing.provider_bills.lines import CATEGORIES
-from billing.schemas.base import Answer, Body, PageQuery, Query, Usd
+from billing.schemas.base import Answer, Body, PageQuery, Query, Usd, percent_text
 
 if TYPE_CHECKING:
     from billing.ledger.reports import Margin
@@ -110,12 +110,6 @@ def margin_fields(margin: Margin) -> dict[str, Any]:
         "net_usd": format_usd(margin.net_nano),
     }
     return {name: values[name] for name in MARGIN_FIELDS}
-
-
-def percent_text(hundredths: int) -> str:
-    """Return hundredths of a percent as a decimal: -1250 -> `"-12.50"`."""
-    whole, rest = divmod(abs(hundredths), 100)
-    return f"{'-' if hundredths < 0 else ''}{whole}.{rest:02d}"
 
 
 class BillQuery(Query, frozen=True, kw_only=True):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from msgspec import Meta
 
 from billing.money import format_usd
-from billing.schemas.base import Answer, Moment, Query, Since, Usd
-from billing.schemas.margin import percent_text
+from billing.schemas.base import Answer, Moment, Query, Since, Usd, percent_text
 from billing.traffic.counts import quantile_ms
 
 if TYPE_CHECKING:

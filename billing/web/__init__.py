@@ -9,11 +9,13 @@
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
     credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change charges before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
+    directory    the company's directory: SCIM's tokens, what groups give
     alerts       budgets, low balance, webhooks
     lists        pages that are lists, and pages about one thing, as values: most of the operators' are
     charts       bars over time, as numbers
     operator_home      health, money and traffic over time, what has to be done   operator_house  people, audit
     operator_providers who answers, and how well   operator_accounts  accounts, one with its timeline
+    operator_usage     what one account used over time
     operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
     operator_revenue   what came in and went back over time   operator_making  what is made by hand, seen as customer
     operator_prices    prices, their history, file and ledger compared, a usage tried

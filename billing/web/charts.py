@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from billing.money import ceil_div
 
@@ -215,3 +215,22 @@ def trend(amounts: Sequence[int], labels: Sequence[str]) -> Trend:
         y = min(zero, TREND_HEIGHT - 1) if amount < 0 else max(0, zero - height)
         bars.append(TrendBar(x, y, max(1, (end - x) - (end - x) // GAP), height, amount < 0, label))
     return Trend(tuple(bars), zero)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number of the span: its change against the period before, and how it went over time. `mood` is what the change
+    means."""
+
+    label: str
+    value: Any
+    kind: str
+    change: str
+    mood: str
+    trend: Trend
+    href: str
+
+
+def rise_of(now: int, before: int) -> int | None:
+    """Return by how many percent something has risen, rounded; None where it came from nothing."""
+    return None if before <= 0 else ((now - before) * 200 + before) // (2 * before)

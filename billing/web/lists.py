@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 
 from billing.web.pages import View, Visit
 
-# How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-# of the audit log has changed, prices, a number in words; an id of an
+# How a value is shown: an amount, a whole number, either (a number, or an amount as text), a time in the zone, a name
+# of the API as words, as code, what a row of the audit log has changed, prices, a number in words; an id of an
 # account, person, key or organization as what that is called, with a short id.
-Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices", "number", "name"]
+Kind = Literal["text", "money", "count", "quantity", "time", "state", "code", "changes", "prices", "number", "name"]
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "OK", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset(
     {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
@@ -190,4 +190,16 @@ async def named(visit: Visit, view: View) -> View:
     return View(view.template, {**view.values, "names": names}, view.status)
 
 
-LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html", "operator_revenue.html")
+LISTS: Final = (
+    "listed.html",
+    "operator_account.html",
+    "operator_home.html",
+    "operator_provider.html",
+    "operator_providers.html",
+    "operator_revenue.html",
+)
+
+
+def once(title: str, secret: str, path: str, label: str) -> View:
+    """Return the page that shows a secret, this once."""
+    return View("operator_once.html", {"heading": title, "secret": secret, "path": path, "label": label})

@@ -18,8 +18,7 @@ from billing.api.requests import Unavailable, encode_cursor, page_asked
 from billing.schemas.base import PageQuery
 from billing.schemas.system import AssignBody, JobShape, ParkedExportsQuery, RetryExport, SubjectsQuery
 from billing.schemas.webhooks import DeliveryShape, EndpointShape
-from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.operator_making import once
+from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed, once
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:

@@ -10,26 +10,26 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from msgspec import UNSET
 
+from billing.amounts import usd_text
 from billing.api.oversight import list_exports
 from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, parse_usd
-from billing.schemas.margin import percent_text
+from billing.schemas.base import percent_text
 from billing.schemas.system import RefusedShape
 from billing.times import parse_rfc3339
-from billing.traffic.counts import BOUNDS_MS, quantile_ms
-from billing.web.charts import Trend, trend
+from billing.traffic.counts import quantile_ms
+from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
-from billing.web.render import usd_text
-from billing.web.requests import seconds_text
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -133,20 +133,6 @@ def _end(at: datetime, unit: timedelta) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """A number of the span: its change against the period before, and how it went over time. `mood` is what the change
-    means."""
-
-    label: str
-    value: Any
-    kind: str
-    change: str
-    mood: str
-    trend: Trend
-    href: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Top:
     """An account or a model with what it was charged; `share` is its part of all."""
 
@@ -178,7 +164,7 @@ _UNWELL: Final = (
     Column("Provider", "name", "text", "/operator/providers/{name}"),
     Column("State", "state", "state"),
     Column("Failed", "errors"),
-    Column("95 % begin within", "p95"),
+    Column("95% begin within", "p95"),
     Column("The day before", "usual"),
 )
 _DRY: Final = (
@@ -264,14 +250,9 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     say = usd_text if series.kind == "money" else "{:,}".format
     labels = [f"{_step_text(each, span)}: {say(amount)}" for each, amount in zip(steps[span.steps :], now, strict=True)]
     mood = "" if not rise or series.good is None else "good" if (rise > 0) == series.good else "bad"
-    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise} %"
+    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise}%"
     href = f"{series.page}{days}" if series.page.endswith("&") else series.page
     return Tile(series.label, sum(now), series.kind, change, mood, trend(now, labels), href)
-
-
-def rise_of(now: int, before: int) -> int | None:
-    """Return by how many percent something has risen, rounded; None where it came from nothing."""
-    return None if before <= 0 else ((now - before) * 200 + before) // (2 * before)
 
 
 def _step_text(step: TrafficStepShape, span: Span) -> str:
@@ -314,7 +295,7 @@ def _top(found: Margins) -> list[_Top]:
             margin.used.charged_nano,
             margin.used.cost_nano,
             margin.margin_nano,
-            f"{percent_text(margin.used.charged_nano * 10_000 // whole)} %" if whole else "",
+            f"{percent_text(margin.used.charged_nano * 10_000 // whole)}%" if whole else "",
         )
         for name, margin in found.groups
     ]
@@ -335,13 +316,8 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
         fails = seen.failures >= FAILING_LEAST and seen.error_hundredths >= FAILING_HUNDREDTHS
         slow = p95_ms is not None and was_ms is not None and p95_ms > SLOWER * was_ms
         if fails or (slow and sum(seen.head) >= SLOW_LEAST):
-            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)} %)"
+            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)}%)"
             yield _Unwell(name, "failing" if fails else "slow", share, time_text(p95_ms), time_text(was_ms))
-
-
-def time_text(ms: int | None) -> str:
-    """Return a time of a histogram as people read it."""
-    return f"over {ms // 1_000} s" if ms is not None and ms >= BOUNDS_MS[-1] else seconds_text(ms)
 
 
 async def _refused(visit: Visit) -> list[RefusedShape]:

@@ -13,7 +13,6 @@ from billing.api.payments import (
     list_payment_events,
     list_plans_in_force,
     payment_differences,
-    payments_of,
     refund_order,
     replay_payment_event,
 )
@@ -126,22 +125,12 @@ _PLANS: Final = (
     Column("Models", "models"),
     Column("Upgrade", "upgrade_to"),
 )
-# What a plan's own page has, of `billing.plans.Plan`.
-PLAN_FACTS: Final = (
-    Column("Id", "id", "code"),
-    Column("A month", "price_nano", "money"),
-    Column("Included credit", "included_credit_nano", "money"),
-    Column("Users", "users"),
-    Column("At once", "max_parallel_requests"),
-    Column("Upgrade", "upgrade_to"),
-    Column("Price at Stripe", "stripe_price", "code"),
-)
 _MARGINS: Final = (
     Column("Requests", "events", "count"),
     Column("Charge", "charge_usd", "money"),
     Column("Cost", "cost_usd", "money"),
     Column("Margin", "margin_usd", "money"),
-    Column("%", "margin_percent"),
+    Column("Margin %", "margin_percent", "number"),
     Column("Refunded", "returned_usd", "money"),
     Column("Estimated", "estimated_events", "count"),
     Column("Unpriced", "unpriced_events", "count"),
@@ -225,7 +214,7 @@ async def credit(visit: Visit) -> web.Response:
     """Credit parked money: to its own account, or to the one that the form names."""
     parked_id = visit.request.match_info.get("parked_id") or visit.field("parked_id") or ""
     body = visit.body(CreditParked, account_id=visit.field("account_id"), note=visit.field("note"))
-    admin = payments_of(visit.call).admin
+    admin = visit.call.payments.admin
     await admin.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
@@ -233,7 +222,7 @@ async def credit(visit: Visit) -> web.Response:
 async def dismiss(visit: Visit) -> web.Response:
     """Decide that parked money is not credited."""
     body = visit.body(DismissParked, note=visit.field("note"))
-    admin = payments_of(visit.call).admin
+    admin = visit.call.payments.admin
     await admin.dismiss(visit.field("parked_id") or "", body.note, actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
@@ -285,9 +274,7 @@ async def margins(visit: Visit) -> View | Table:
     figures = (
         Figure("Charge", total.charge_usd, "money"),
         Figure("Cost", total.cost_usd, "money"),
-        Figure(
-            "Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent} %"
-        ),
+        Figure("Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent}%"),
         Figure("Refunded", total.returned_usd, "money"),
     )
     ways = tuple((name, name) for name in ("account", "model", "provider", "day"))

@@ -22,6 +22,7 @@ from billing.schemas.usage import EventQuery
 from billing.times import rfc3339
 from billing.web.forms import examples, models_of
 from billing.web.pages import Page, View, Visit, key_names
+from billing.web.render import seconds_text
 
 if TYPE_CHECKING:
     from billing.schemas.base import Listing
@@ -41,6 +42,7 @@ FILTERS: Final = (
     "session",
     "tool",
     "min_latency_ms",
+    "order",
     "last",
     "since",
     "until",
@@ -53,6 +55,8 @@ AGES: Final = {
     "7d": timedelta(days=7),
     "30d": timedelta(days=30),
 }
+ORDERS: Final = (("", "newest first"), ("slowest", "slowest first"))
+SLOWEST: Final = "The slowest of the newest 10,000 in this time"
 LAST: Final = (
     ("", "any time"),
     ("15m", "15 minutes"),
@@ -77,7 +81,8 @@ async def requests(visit: Visit) -> View | Table:
     filters = {name: asked.get(name, "") for name in FILTERS}
     names = await key_names(visit, (each.key_id for each in found.data))
     keys = {**await key_names(visit), **names} if visit.may(KEYS_READ) else names
-    values = {"page": found, "filters": filters, "names": names, "keys": keys, "ages": LAST}
+    values = {"page": found, "filters": filters, "names": names, "keys": keys, "ages": LAST, "orders": ORDERS}
+    values["caption"] = SLOWEST if filters["order"] == "slowest" else "Newest first"
     return View("requests.html", {**values, "speed": tokens_a_second, "seconds": seconds_text})
 
 
@@ -90,13 +95,6 @@ def since_asked(visit: Visit) -> dict[str, str]:
     if last not in AGES:
         raise BadRequest(f"last is one of {', '.join(AGES)}.", "last")
     return {"since": rfc3339(visit.now - AGES[last])}
-
-
-def seconds_text(ms: int | None) -> str:
-    """Return a time as people read it."""
-    if ms is None:
-        return ""
-    return f"{ms} ms" if ms < 1_000 else f"{ms // 1_000}.{ms % 1_000 // 100} s"
 
 
 def tokens_a_second(event: EventShape) -> str:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import USAGE, CommandFailed, Output, Shown, add_command
-from gateway.commands.backup_places import UNFINISHED, Bucket, in_bucket, name_at, prune_folder, split
+from gateway.commands.backup_places import UNFINISHED, Bucket, name_at, prune_folder, split
 from gateway.commands.postgres_programs import pour, run
 from gateway.commands.store_options import refuse_api_url
+from gateway.object_stores import in_bucket
 
 if TYPE_CHECKING:
     from billing.database.connection import Database

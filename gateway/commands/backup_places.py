@@ -1,25 +1,24 @@
 """Where backups are kept: a file, a folder that gets one for each time, or a bucket of an S3-compatible store.
 
 In a folder and in a bucket a backup is called by its time, so that the newest ones are known by their names alone, and
-older ones can be removed. A bucket is `s3://BUCKET/PREFIX`; its keys, its region and its endpoint are read from the
-variables that every client of S3 reads (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL). What
-is written there is whole or not there.
+older ones can be removed. What is written there is whole or not there.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from billing.cli import USAGE, CommandFailed
+from gateway.object_stores import SCHEME, NoSuchBucket, StoreFailed, explained, open_bucket
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-SCHEME: Final = "s3://"
 NAME: Final = "metergate-%Y%m%dT%H%M%SZ.backup"
 # What a backup is called while it is written; one that was killed leaves it.
 UNFINISHED: Final = ".{name}.new"
@@ -29,17 +28,11 @@ PART_BYTES: Final = 32 << 20
 PARTS_AT_ONCE: Final = 2
 TRIES: Final = 5
 TRIED_S: Final = 180
-ENDPOINT: Final = "AWS_ENDPOINT_URL"
 
 
 def name_at(moment: datetime) -> str:
     """Return what a backup of this time is called."""
     return moment.strftime(NAME)
-
-
-def in_bucket(place: str) -> bool:
-    """Return whether a place is one of S3."""
-    return place.startswith(SCHEME)
 
 
 def superseded(names: list[str], keep: int) -> list[str]:
@@ -73,20 +66,11 @@ class Bucket:
     def of(cls, place: str, environ: Mapping[str, str] = os.environ) -> "Bucket":
         """Open `s3://BUCKET/PREFIX`."""
         try:
-            from obstore.store import S3Store
-        except ImportError as error:
-            raise CommandFailed("A bucket needs the library obstore: install metergate[s3].", USAGE) from error
-        name, _, prefix = place.removeprefix(SCHEME).partition("/")
-        if not name:
-            raise CommandFailed(f"{place}: a bucket is named s3://BUCKET/PREFIX.", USAGE)
-        insecure = environ.get(ENDPOINT, "").startswith("http://")
-        with _explained(place):
-            store = S3Store(
-                name,
-                prefix=prefix.rstrip("/") or None,
-                client_options={"allow_http": insecure},
-                retry_config=_retries(),
-            )
+            store = open_bucket(place, environ, tries=TRIES, tried_s=TRIED_S)
+        except NoSuchBucket as error:
+            raise CommandFailed(str(error), USAGE) from error
+        except StoreFailed as error:
+            raise CommandFailed(str(error)) from error
         return cls(place.rstrip("/"), store)
 
     async def put(self, name: str, file: Path) -> None:
@@ -132,28 +116,10 @@ def split(place: str) -> tuple[str, str]:
     return prefix, name
 
 
-def _retries() -> Any:
-    from datetime import timedelta
-
-    return {"max_retries": TRIES, "retry_timeout": timedelta(seconds=TRIED_S)}
-
-
-class _explained:
-    """Turns what the library raises into one sentence; it names the request, never a key."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if error is None or isinstance(error, CommandFailed):
-            return
-        try:
-            from obstore.exceptions import BaseError
-        except ImportError:
-            return
-        if isinstance(error, BaseError | FileNotFoundError | PermissionError):
-            first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise CommandFailed(f"{self._place}: {first}") from error
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    try:
+        with explained(place):
+            yield
+    except StoreFailed as error:
+        raise CommandFailed(str(error)) from error

@@ -127,7 +127,7 @@ def check_models(
             found.append(Check("models", "warn", f"{len(names)} can't be used, because {because}", mend))
         else:
             unmissed += len(names)
-            off.append(f"{provider.name} ({provider.off_reason})")
+            off.append(provider.name)  # the line of the providers says why
     if off:
         detail = f"{unmissed} can't be used, because their providers are off: {', '.join(off)}"
         found.append(Check("models", "ok", detail))

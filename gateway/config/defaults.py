@@ -23,6 +23,7 @@ from billing.settings import (
     OrganizationSettings,
     RefusalSettings,
     RetentionSettings,
+    ScimSettings,
     ServiceSettings,
     WebhookSettings,
     about,
@@ -238,6 +239,7 @@ class UpstreamSettings(Struct, frozen=True):
         0.5
     )
     upstream_waiting: Annotated[int, within(0, 100_000, "requests that may wait for one, for connect_timeout_s")] = 1000
+    provider_test_s: Annotated[float, within(0.1, 25, "longest test of a provider by an operator")] = 15
 
 
 class StoreSettings(Struct, frozen=True):
@@ -390,6 +392,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     sign_in: SignInSettings = SignInSettings()
     codes: CodeSettings = CodeSettings()
     organizations: OrganizationSettings = OrganizationSettings()
+    scim: ScimSettings = ScimSettings()
     mails: MailSettings = MailSettings()
     webhooks: WebhookSettings = WebhookSettings()
     services: ServiceSettings = ServiceSettings()

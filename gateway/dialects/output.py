@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from gateway.dialects.body import UNREADABLE
+from billing.schemas.decoding import UNREADABLE
 
 Kind = Literal["image", "audio", "file"]
 

@@ -27,13 +27,13 @@ from billing.money import format_usd
 from billing.refused_requests import RefusedRequest, RefusedRequests
 from billing.times import rfc3339
 from gateway.proxy.context import CLIENT_GONE, CUT_STATUS, Reason, RequestContext
+from gateway.server.refusals import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
-    from gateway.server.refusals import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +171,8 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _MODE)
 
 
+# The code of what a provider refused; no answer has it, since the provider's own was passed on.
+PASSED_ON: Final = "provider_refused"
 MODEL_CHARACTERS: Final = 200
 
 
@@ -218,6 +220,15 @@ class Records:
     def refused_later(self, context: RequestContext, refusal: Refusal) -> None:
         """Keep a request that was held, and refused for what its provider did."""
         self._note(context.request_id, context.endpoint, context.principal, context.route.entry, refusal)
+
+    def passed_on(self, context: RequestContext, status: int) -> None:
+        """Keep a request that its provider refused, and whose client got the provider's own answer."""
+        # Not the provider's words: they may repeat what the client sent.
+        route, name = context.route, context.route.provider.name
+        message = f"The provider {name} answered HTTP {status}, which was passed on. Nothing was charged."
+        details = {"provider": name, "provider_model": route.model, "attempts": context.attempts}
+        refusal = Refusal(status, PASSED_ON, message, extra=details)
+        self._note(context.request_id, context.endpoint, context.principal, route.entry, refusal)
 
     def answered(self, context: RequestContext, status: int, code: str | None = None) -> None:
         """Log a request that is over, once; not one that goes on after its client has left."""

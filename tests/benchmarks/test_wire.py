@@ -36,19 +36,19 @@ def test_a_burst_is_marked_and_is_a_whole_stream():
     assert wire.BURST_MARK in request
     assert b'"stream":true' in request
     assert wire.BURST_MARK not in wire.request("x", user="slow")
-    assert answered(wire.burst(request), streaming=True) == [None]
+    assert answered(wire.stream_head() + wire.burst(request), streaming=True) == [None]
 
 
 def test_a_stream_says_that_there_is_no_usage_yet_where_usage_is_asked_for():
     asked = wire.request("x", user="burst").replace(b'"user"', b'"stream_options":{"include_usage":true},"user"')
     assert wire.burst(asked).count(b'"usage":null}') == wire.STREAM_CHUNKS
-    assert answered(wire.burst(asked), streaming=True) == [None]
+    assert answered(wire.stream_head() + wire.burst(asked), streaming=True) == [None]
     assert b'"usage":null' not in wire.burst(wire.request("x", user="burst"))
 
 
 def test_a_long_stream_is_whole_with_all_its_events():
     events = wire.stream_events(wire.request("x", user="long"))
-    whole = (wire.STREAM_HEAD, *events, wire.STREAM_LAST)
+    whole = (wire.stream_head(), *events, wire.STREAM_LAST)
     assert wire.LONG_LAST_WORD in events[-1]
     assert answered(*whole, streaming=True, shape=LONG) == [None]
     assert answered(*whole, streaming=True) == ["a stream that is not whole"]
@@ -102,9 +102,9 @@ def answered(*parts: bytes, exact: bool = True, streaming: bool = False, shape: 
 
 
 def test_an_answer_is_whole_when_its_last_byte_has_come():
-    assert answered(wire.ANSWER) == [None]
-    assert answered(wire.ANSWER[:-1]) == []
-    assert answered(wire.ANSWER[:100], wire.ANSWER[100:]) == [None]
+    assert answered(wire.answer()) == [None]
+    assert answered(wire.answer()[:-1]) == []
+    assert answered(wire.answer()[:100], wire.answer()[100:]) == [None]
 
 
 def test_another_status_is_a_problem_with_its_code():
@@ -130,6 +130,13 @@ def test_only_a_peer_may_write_answers_anew():
 
 def test_a_stream_is_whole_with_all_its_chunks():
     end = (wire.STREAM_DONE, wire.STREAM_END)
-    assert answered(wire.STREAM_HEAD, *wire.STREAM_EVENTS, *end, streaming=True) == [None]
-    (problem,) = answered(wire.STREAM_HEAD, *wire.STREAM_EVENTS[1:], *end, streaming=True)
+    assert answered(wire.stream_head(), *wire.STREAM_EVENTS, *end, streaming=True) == [None]
+    (problem,) = answered(wire.stream_head(), *wire.STREAM_EVENTS[1:], *end, streaming=True)
     assert problem == "a stream that is not whole"
+
+
+def test_no_two_answers_have_the_same_head():
+    heads = {wire.stream_head(number) for number in range(2_000)}
+    assert len(heads) == 2_000
+    assert len({wire.answer(number) for number in range(2_000)}) == 2_000
+    assert len({head.partition(b"Date: ")[2] for head in heads}) == 2

@@ -33,6 +33,7 @@ def copied(folder: Path, mode: int) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_sources_give_the_same_bytes_wherever_they_are_built(tmp_path):
     built = []
     for number, mode in enumerate((0o644, 0o600)):

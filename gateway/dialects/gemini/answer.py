@@ -19,8 +19,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from billing.schemas.decoding import UNREADABLE
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
-from gateway.dialects.body import NULL, OBJECT, TEXT, UNREADABLE, decoded, is_null
+from gateway.dialects.body import NULL, OBJECT, TEXT, decoded, is_null
 from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, Reported, cut_down, is_zero, shared_out, unknown_counts
 from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
 

@@ -36,6 +36,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from msgspec import Raw
 
+from billing.schemas.decoding import UNREADABLE
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
     FIELDS,
@@ -46,7 +47,6 @@ from gateway.dialects.body import (
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     TEXT,
-    UNREADABLE,
     BadRequest,
     StructureBounds,
     check_names,

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from billing.schemas.decoding import UNREADABLE
 from gateway.dialects.body import (
     ITEMS,
     NULL,
@@ -29,7 +30,6 @@ from gateway.dialects.body import (
     SHORT_VALUE_BYTES,
     SHORTEST_ITEM_BYTES,
     TEXT,
-    UNREADABLE,
     StructureBounds,
     are_texts,
     check_value,

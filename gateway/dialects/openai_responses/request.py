@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
+from billing.schemas.decoding import UNREADABLE
 from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
     NULL,
     TEXT,
-    UNREADABLE,
     BadRequest,
     FieldTable,
     StructureBounds,

@@ -73,9 +73,16 @@ def test_days_by_name_begin_at_midnight_utc():
     assert shown in {tuple((each - timedelta(days=days_ago)).isoformat() for days_ago in (0, 1, 1)) for each in days}
 
 
-@pytest.mark.parametrize("given", ["2027-01-31", "2027-01-31T12:00:00Z", "7", "d7", "7 d", "-7d", "tomorrow", "", "٧d"])
-def test_what_is_no_time_ago_is_left_to_the_api(given):
+@pytest.mark.parametrize("given", ["2027-01-31", "2027-01-31T12:00:00Z", "2027-13-31"])
+def test_what_begins_with_a_year_is_left_to_the_api(given):
     assert parse_moment(given) == parse_day(given) == given
+
+
+@pytest.mark.parametrize("given", ["7", "d7", "7 d", "-7d", "tomorrow", "", "٧d"])
+@pytest.mark.parametrize("read", [parse_moment, parse_day])
+def test_what_is_no_time_reads_which_times_there_are(given, read):
+    with pytest.raises(typer.BadParameter, match=r"is no time\. Such are 2027-01-31T12:00:00Z"):
+        read(given)
 
 
 def test_no_time_is_before_the_calendar():

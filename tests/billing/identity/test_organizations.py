@@ -103,6 +103,16 @@ async def test_who_is_not_let_in_founds_none(billing):
             await organizations.create(user_id, "Evil", actor=SYSTEM)
 
 
+async def test_an_account_that_is_called_like_its_organization_is_renamed_with_it(billing):
+    organizations = Organizations(billing.database, billing.new_id, "free")
+    acme = await organizations.create(await new_user(billing, "ada@example.com"), "Ada", actor=SYSTEM)
+    await organizations.update(acme.id, name="Acme", actor=SYSTEM)
+    assert (await billing.accounts.get(acme.account_id)).name == "Acme"
+    await billing.accounts.update(acme.account_id, name="Acme (reseller)")
+    await organizations.update(acme.id, name="Acme Inc", actor=SYSTEM)
+    assert (await billing.accounts.get(acme.account_id)).name == "Acme (reseller)"
+
+
 async def test_changes_and_pages(billing):
     ada, bob = await new_user(billing, "ada@example.com"), await new_user(billing, "bob@example.com")
     organizations = Organizations(billing.database, billing.new_id, "free")

@@ -30,6 +30,7 @@ MOST_FILES = 4
 OF_PLANS = {
     "plans.py",
     "web/operator_money.py",
+    "web/operator_making.py",
     "holds/decision.py",
     "keys/keys.py",
     "schemas/payments.py",

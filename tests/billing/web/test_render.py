@@ -3,7 +3,8 @@
 import pytest
 from markupsafe import Markup
 
-from billing.web.render import brief, changes, digits, money, short_count, usd_text
+from billing.amounts import digits, short_count, usd_text
+from billing.web.render import brief, changes, money
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_refusals_of_the_api(shell, stores):
         ("key", "create", account_id, "x", "--tag", "nope"),
         ("account", "quotas", account_id, "--clear", "--quota", "day:tokens=1"),
         ("account", "set", account_id),
-        ("requests",),
+        ("requests", "--refused", "--since", "7d"),
         ("requests", "--refused", "--key", key_id, "--account", account_id),
         ("account", "set", account_id, "--status", "gone"),
         ("key", "update", key_id),
@@ -294,6 +294,16 @@ def test_a_data_folder_of_another_user(shell):
     os.chown(shell.data_dir, 1, 1)
     result = shell.run("operator", "account", "list")
     assert "Traceback" not in result.stderr
+
+
+def test_options_of_every_command_may_stand_before_it(shell, stores):
+    account = shell.run("--json", "operator", "account", "create", "Acme", env=stores).json
+    assert shell.run("--quiet", "--timeout", "60", "operator", "account", "list", env=stores).stdout == ""
+    listed = shell.run("--timeout=60", "--json", "operator", "account", "list", "--limit", "5", env=stores)
+    assert listed.json["data"] == [account]
+    assert shell.run("--output", "result", "--json", "operator", "account", "list", env=stores).stdout == ""
+    assert json.loads((shell.folder / "result").read_text()) == listed.json
+    assert "No such option: --json" in shell.run("--json").failed(2)
 
 
 def test_a_model_that_nobody_knows(shell, stores):

@@ -190,6 +190,8 @@ async def test_customers_ask_for_their_requests_by_the_api(make_gateway, folder,
     assert request_id in listed.stdout
     assert event["charge_usd"] in listed.stdout
     assert (await run(customer, "requests", "--json")).json["data"] == [event]
+    assert (await run(customer, "requests", "--since", "1h", "--status", "200", "--json")).json["data"] == [event]
+    assert (await run(customer, "requests", "--until", "1h")).stdout == "There are none.\n"
     assert request_id in (await run(stranger, "explain", request_id)).failed(REFUSED)
     refusal_id = refused.headers["x-request-id"]
     assert "billing_required" in (await run(poor, "requests", "--refused")).stdout

@@ -205,7 +205,7 @@ def test_a_refusal_is_explained(up, way):
     key = up.shell.run("operator", "key", "create", account["id"], "k", "--json").json
     refused = up.chat(key["key"])
     assert refused.status == 402
-    assert refused.json["error"]["billing"]["setup_url"].endswith("/pay")  # its workers take local payments
+    assert refused.json["error"]["billing"]["setup_url"].endswith("/console/credit")  # its workers take local payments
     deadline = time.monotonic() + WAIT_S
     show = ("operator", "requests", "--refused", "--key", key["id"], *way.options)
     while not (listed := up.shell.run(*show, "--json", env=way.env).json["data"]):
@@ -213,6 +213,7 @@ def test_a_refusal_is_explained(up, way):
     request_id = refused.headers["x-request-id"]
     assert [(each["id"], each["code"]) for each in listed] == [(request_id, "billing_required")]
     assert "billing_required" in up.shell.run(*show, env=way.env).stdout
+    assert up.shell.run("operator", "requests", "--account", account["id"], *way.options, env=way.env).code == 0
     explained = up.shell.run("explain", request_id)
     assert explained.code == 0
     assert "billing: required usd" in explained.stdout

@@ -57,7 +57,7 @@ async def test_a_refusal_can_be_looked_up(gateway):
     assert poor.key not in text
 
 
-async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(make_gateway, upstream):
+async def test_what_a_provider_has_refused_can_be_looked_up_without_its_words(make_gateway, upstream):
     async def serve(request):
         body = await request.json()
         if body["messages"][0]["content"] == "no":
@@ -66,10 +66,17 @@ async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(make
 
     gateway = await make_gateway(await upstream(serve))
     customer = await gateway.customer()
+    ids = []
     for content, status in (("no", 400), ("html", 502)):
         async with customer.post(body=chat(content, model="gpt-4o-mini")) as answer:
             assert answer.status == status
-    assert [each["code"] for each in await refusals(gateway)] == ["upstream_error"]
+            ids.append(answer.headers["x-request-id"])
+    broken, passed_on = await refusals(gateway)
+    assert (broken["code"], broken["id"]) == ("upstream_error", ids[1])
+    assert (passed_on["code"], passed_on["status"], passed_on["id"]) == ("provider_refused", 400, ids[0])
+    assert passed_on["message"] == "The provider openai answered HTTP 400, which was passed on. Nothing was charged."
+    assert passed_on["details"] == {"provider": "openai", "provider_model": "gpt-4o-mini", "attempts": 1}
+    assert "No." not in str(passed_on)
 
 
 async def test_the_log_has_a_line_for_each_request(make_gateway, tmp_path):
