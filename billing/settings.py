@@ -64,7 +64,7 @@ class ScimSettings(Struct, frozen=True):
     scim_body_bytes: Annotated[int, within(1024, 64 * MIB, "largest body of a call of SCIM")] = MIB
     scim_requests_per_s: Annotated[
         float, within(0.1, 10_000, "calls of one organization's directory in a process; ten seconds of them at once")
-    ] = 20
+    ] = 25
     scim_at_once: Annotated[int, within(1, 100, "calls of one organization that run at once in a process")] = 2
     scim_waiting: Annotated[int, within(0, 10_000, "and that wait for these")] = 50
 

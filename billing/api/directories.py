@@ -60,9 +60,8 @@ def _shown(rules: Iterable[GroupRule]) -> RulesOfGroupsShape:
 async def get_directory(call: Call) -> DirectoryShape:
     """Return where the organization's directory calls SCIM, and what it has here."""
     services, org_id = call.services, call.id("org_id")
-    people, groups = await services.scim.directory.counts(org_id)
-    domains = await services.scim.directories.domains(org_id)
-    return DirectoryShape(url=services.scim.url, domains=domains, people=people, groups=groups)
+    counts, domains = await services.scim.directory.counts(org_id), await services.scim.directories.domains(org_id)
+    return DirectoryShape.of(counts, url=services.scim.url, domains=domains)
 
 
 @serves(DirectoryOperations.scim_tokens)
@@ -86,14 +85,14 @@ async def revoke_scim_token(call: Call) -> None:
 
 @serves(DirectoryOperations.organization_domains)
 async def get_organization_domains(call: Call) -> DomainsShape:
-    """Return the domains of addresses that an organization's directory may have people of."""
+    """Return the domains of addresses that are an organization's own."""
     org_id = (await call.services.organizations.get(call.id("org_id"))).id
     return DomainsShape(domains=await call.services.scim.directories.domains(org_id))
 
 
 @serves(DirectoryOperations.set_organization_domains)
 async def set_organization_domains(call: Call, body: Domains) -> DomainsShape:
-    """Replace the domains of addresses that an organization's directory may have people of. Make sure that they are
+    """Replace the domains of addresses that are an organization's own. Make sure that they are
     theirs: whoever proves such an address becomes a member."""
     found = await call.services.scim.directories.set_domains(call.id("org_id"), body.domains, call.actor)
     return DomainsShape(domains=found)

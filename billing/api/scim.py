@@ -25,7 +25,7 @@ from billing.api.services import SERVICES, Services
 from billing.keys.secrets import bearer_of
 from billing.logs import log_about
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, projected, read_resource
-from billing.scim.directory import Asked
+from billing.scim.directory import MOST_SHOWN, Asked
 from billing.scim.filters import parse_filter
 from billing.scim.patches import MEMBERS, member_ids, patched, patched_members, read_changes
 from billing.scim.service import PREFIX
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MEDIA: Final = "application/scim+json"
 _MESSAGE: Final = "urn:ietf:params:scim:api:messages:2.0:"
 _CORE: Final = "urn:ietf:params:scim:schemas:core:2.0:"
+# How paths end that the RFC knows, and that are not offered.
+_NOT_OFFERED: Final = ("/Bulk", "/Me", "/.search")
 _MOST_NUMBER: Final = 9
 _MOST_NAMES: Final = 100
 _log = logging.getLogger(__name__)
@@ -132,8 +134,6 @@ def setup_scim(app: web.Application, services: Services) -> None:
         add("GET", f"/{name}", _serving(_listed(described)))
         add("GET", f"/{name}/{{id}}", _serving(_one_of(described)))
     add("GET", "/ServiceProviderConfig", _serving(_config))
-    for method, path in (("POST", "/Bulk"), ("*", "/Me"), ("POST", "/.search"), ("POST", "/{endpoint}/.search")):
-        add(method, path, _serving(_not_offered))
     app.add_subapp(PREFIX, scim)
 
 
@@ -205,7 +205,7 @@ async def _answering(
         if error.status == web.HTTPUnauthorized.status_code:
             response.headers["WWW-Authenticate"] = "Bearer"
     except web.HTTPException as error:
-        response = _error(error.status, _about_http(request, error))
+        response = _error(*_of_http(request, error))
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     except Exception as error:  # the outermost edge: nothing but SCIM's error may leave it
@@ -221,10 +221,14 @@ async def _answering(
     return response
 
 
-def _about_http(request: web.Request, error: web.HTTPException) -> str:
+def _of_http(request: web.Request, error: web.HTTPException) -> tuple[int, str]:
+    """Return what aiohttp itself refuses: a status, and why."""
+    if request.path.endswith(_NOT_OFFERED):
+        return 501, "This is not offered here: see /ServiceProviderConfig."
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.method} is not allowed here."
-    return "There is nothing at this path of SCIM." if error.status == web.HTTPNotFound.status_code else error.reason
+        return error.status, f"{request.method} is not allowed here."
+    is_unknown = error.status == web.HTTPNotFound.status_code
+    return error.status, "There is nothing at this path of SCIM." if is_unknown else error.reason
 
 
 def _refused(refusal: ApiError) -> web.Response:
@@ -323,7 +327,7 @@ async def _replace(call: ScimCall, type_: ResourceType) -> web.Response:
     else:
         members = _members(type_, call.body)
         changed = (lambda _: given), (lambda _: members)
-        record = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
+        record, _ = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
     return _shown(call, type_, record)
 
 
@@ -337,7 +341,11 @@ async def _patch(call: ScimCall, type_: ResourceType) -> web.Response:
         record = await call.directory.change_user(call.org_id, call.id, change, call.actor, expected)
     else:
         changed = change, (lambda members: patched_members(type_, members, changes))
-        record = await call.directory.change_group(call.org_id, call.id, changed, call.actor, expected)
+        record, members = await call.directory.change_group(
+            call.org_id, call.id, changed, call.actor, expected, whole=False
+        )
+        if members > MOST_SHOWN:  # a large group is not sent for each member that comes or goes (section 3.5.2)
+            return web.Response(status=204, headers={"ETag": record.etag})
     return _shown(call, type_, record)
 
 
@@ -345,10 +353,6 @@ async def _delete(call: ScimCall, type_: ResourceType) -> web.Response:
     delete = call.directory.delete_user if type_ is USERS else call.directory.delete_group
     await delete(call.org_id, call.id, call.actor, call.expected)
     return web.Response(status=204)
-
-
-async def _not_offered(call: ScimCall) -> web.Response:
-    raise ScimError("This is not offered here: see /ServiceProviderConfig.", status=501)
 
 
 def _listed(described: Callable[[ScimCall], list[Resource]]) -> Handler:

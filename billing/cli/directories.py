@@ -1,5 +1,5 @@
 """`metergate org scim`: the organization's directory, the tokens by which it calls, and what its groups give. And
-`metergate operator org`: the domains of addresses that an organization's directory may have people of."""
+`metergate operator org`: the domains of addresses that are an organization's own."""
 
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -64,6 +64,7 @@ def _shown(directory: "DirectoryShape", _: object) -> Shown:
         ("SCIM's address", directory.url),
         ("domains", ", ".join(directory.domains) or "none: whoever runs the gateway adds them"),
         ("people", str(directory.people)),
+        ("of other domains", f"{directory.outside}: they join by invitation alone" if directory.outside else "none"),
         ("groups", str(directory.groups)),
     ]
     return details(directory, rows)
@@ -140,7 +141,7 @@ def _sent(rule: "RuleShape") -> RuleBody:
 
 def add_operator_orgs(app: typer.Typer, connect: Connect) -> None:
     """Add the group `org` of operators."""
-    org = group("Organizations: which domains of addresses their directories may have people of.")
+    org = group("Organizations: which domains of addresses are their own.")
     add_calls(org, connect, domains=domains)
     app.add_typer(org, name="org")
 

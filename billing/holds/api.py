@@ -24,12 +24,13 @@ from msgspec.structs import replace
 
 from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.batch import StaleEpoch
+from billing.holds.batch import RunningHolds, StaleEpoch
 from billing.holds.epochs import LostWrites
 from billing.holds.model import (
     LASTING,
     AdmissionTarget,
     Hold,
+    HoldSettings,
     Refused,
     Reload,
     Settled,
@@ -46,12 +47,11 @@ from billing.holds.wait_queue import WaitQueues
 from billing.principals import MAX_KEPT
 
 if TYPE_CHECKING:
-    from billing.holds.batch import RunningHolds
     from billing.holds.debit_writer import DirectLedgerWriter
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partition, Partitions
     from billing.holds.loading import Loader
-    from billing.holds.model import Asker, Decision, HoldRequest, HoldSettings, Need, Told
+    from billing.holds.model import Asker, Decision, HoldRequest, Need, Told
     from billing.holds.outbox import Outbox
     from billing.holds.wait_queue import Waiter
     from billing.ledger.debits import Debit

@@ -35,12 +35,13 @@ from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
 from billing.ledger.debits import encode_debit
 from billing.money import MAX_NANO
+from billing.principals import Limit, Principal
 from billing.quotas import MAX_TOOL_CALLS, Metric
 
 if TYPE_CHECKING:
     from billing.holds.epochs import Partition
     from billing.ledger.debits import Debit, Outcome
-    from billing.principals import Limit, Principal, QuotaLimits
+    from billing.principals import QuotaLimits
 
 # What stands for the gateway in the entries of holds that outlast the process that made them. No gateway has such a
 # name: theirs are ULIDs.

@@ -149,7 +149,7 @@ class Directories:
         return wanted
 
     async def domains(self, org_id: str) -> list[str]:
-        """Return the domains of addresses that an organization's directory may have people of."""
+        """Return the domains of addresses that are an organization's own."""
         rows = await self._database.rows(_query("organization_domains_get"), org_id)
         return [row["domain"] for row in rows]
 
@@ -289,12 +289,13 @@ class Directories:
         most = self._most_users(row["plan"])
         return most is None or row["members"] < most
 
-    async def check_room(self, connection: Connection, organization: Organization) -> None:
-        """Reject one person more in a directory whose plan has no room for them, those counted who are invited or have
-        not signed in yet. Raises `OrganizationConflict`."""
+    async def check_room(self, connection: Connection, organization: Organization, user_id: str | None = None) -> None:
+        """Reject a directory that has more people than the plan has room for, those counted who are invited or have not
+        signed in yet, and a person who is no member for that. Raises `OrganizationConflict`."""
         row = cast("Row", await connection.fetchrow(_query("memberships_room"), organization.id))
         most = self._most_users(row["plan"])
-        if most is not None and row["members"] + row["expected"] >= most:
+        left_out = user_id is not None and await _membership(connection, organization.id, user_id) is None
+        if most is not None and (left_out or row["members"] + row["expected"] > most):
             raise OrganizationConflict(
                 f"The plan allows {most} user{'' if most == 1 else 's'}, members, open invitations and people of the "
                 "directory together: remove one, or change the plan."

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from billing import audit
 from billing.database.connection import queries
@@ -245,9 +245,19 @@ class OidcSignIn:
         if provider.kind == "github":
             return await self._of_github(provider, tokens.access_token)
         claims, more = await self._verified(provider, metadata, keys, tokens, begun.nonce)
+        if claims.email_verified is None and await self._is_own_address(provider, claims):
+            claims = structs.replace(claims, email_verified=True)
         domain = _checked_domain(provider, contact(claims.email) if claims.email_verified is True else None)
         subject = subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False)
         return _Identified(subject, domain, _groups(more, provider.groups_claim))
+
+    async def _is_own_address(self, provider: SignInProvider, claims: Claims) -> bool:
+        """Return whether an address of which a provider does not say whether it is verified, as Entra never does, is
+        believed all the same: that of a company's provider, where it is trusted, at a domain of the company's."""
+        email = contact(claims.email)
+        if email is None or provider.organization is None or not provider.trusted_email:
+            return False
+        return email.rpartition("@")[2] in await self._directories.domains(provider.organization)
 
     async def _verified(
         self, provider: SignInProvider, metadata: Metadata, keys: KeySet, tokens: _Tokens, nonce: str

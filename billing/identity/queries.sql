@@ -546,10 +546,13 @@ SELECT EXISTS (SELECT FROM scim_users WHERE org_id = $1 AND user_id = $2)
 UPDATE scim_users SET user_id = NULL WHERE id = $1
 
 -- name: scim_users_take
--- Give the place $1 to the user $2, whose proven address it is kept for, and who has no other one there.
+-- Give the place $1 to the user $2, whose proven address it is kept for, and who has no other one there. Who is no member
+-- yet needs an address of a domain of the organization's: others join by invitation alone.
 UPDATE scim_users SET user_id = users.id FROM users
 WHERE scim_users.id = $1 AND users.id = $2 AND scim_users.email = users.email AND users.email_verified_at IS NOT NULL
     AND scim_users.active AND scim_users.user_id IS NULL
+    AND (EXISTS (SELECT FROM organization_domains WHERE org_id = scim_users.org_id AND domain = split_part(users.email, '@', 2))
+        OR EXISTS (SELECT FROM memberships WHERE org_id = scim_users.org_id AND user_id = $2))
     AND NOT EXISTS (SELECT FROM scim_users other WHERE other.org_id = scim_users.org_id AND other.user_id = $2)
 RETURNING scim_users.id
 

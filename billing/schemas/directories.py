@@ -55,12 +55,15 @@ class RulesOfGroupsShape(Answer, frozen=True, kw_only=True):
 
 
 class DirectoryShape(Answer, frozen=True, kw_only=True):
-    """Where an organization's directory calls SCIM, the domains of the addresses that it may have people of, and how
-    many people and groups it has here."""
+    """Where an organization's directory calls SCIM, the domains of the addresses that are its own, and how many people
+    and groups it has here."""
 
     url: str
     domains: list[str]
     people: int
+    outside: Annotated[
+        int, Meta(description="of these people, who have an address of no such domain: they join by invitation alone")
+    ]
     groups: int
 
 
@@ -89,12 +92,12 @@ class NewScimTokenShape(ScimTokenShape, frozen=True, kw_only=True):
 
 
 class Domains(Body, frozen=True, kw_only=True):
-    """All domains of addresses that an organization's directory may have people of."""
+    """All domains of addresses that are an organization's own."""
 
     domains: Annotated[list[MailDomain], Meta(max_length=100)]
 
 
 class DomainsShape(Answer, frozen=True, kw_only=True):
-    """All domains of addresses that an organization's directory may have people of."""
+    """All domains of addresses that are an organization's own."""
 
     domains: list[str]

@@ -40,7 +40,8 @@ class ScimError(MetergateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute:
-    """An attribute: `parts` are those of a complex one, `many` is whether it has several values."""
+    """An attribute: `parts` are those of a complex one, `many` is whether it has several values. One that is `assumed`
+    may be left out where it is required."""
 
     name: str
     about: str
@@ -48,6 +49,7 @@ class Attribute:
     parts: tuple[Attribute, ...] = ()
     many: bool = False
     required: bool = False
+    assumed: bool = False
     exact: bool = False
     read_only: bool = False
     immutable: bool = False
@@ -157,7 +159,13 @@ USER_ATTRIBUTES: Final = (
     ),
     _NAME,
     _text("displayName", "The name that is shown."),
-    Attribute(name="active", about="Whether the person belongs to the company.", kind="boolean"),
+    Attribute(
+        name="active",
+        about="Whether the person belongs to the company: unless it says otherwise, who is added does.",
+        kind="boolean",
+        required=True,
+        assumed=True,
+    ),
     _EMAILS,
     _GROUPS,
 )
@@ -169,7 +177,6 @@ _MEMBERS: Final = Attribute(
     parts=(
         _text("value", "The person's id here.", exact=True, immutable=True),
         _text("$ref", "Their address.", kind="reference", exact=True, immutable=True, refers=("User",)),
-        _text("display", "Their name.", immutable=True),
         _text("type", "What the member is.", immutable=True, values=("User",)),
     ),
 )
@@ -227,7 +234,7 @@ def read_resource(type_: ResourceType, given: Mapping[str, Any]) -> Resource:
             if found is not None:
                 read[attribute.name] = found
     for attribute in type_.attributes:
-        if attribute.required and not read.get(attribute.name):
+        if attribute.required and not attribute.assumed and attribute.name not in read:
             raise ScimError(f"{attribute.name} is required.", "invalidValue")
     return read
 

@@ -3,10 +3,10 @@
 Every change locks the organization's row first, as all changes of members do, and reads what it changes under that
 lock: of two at the same time the second sees what the first has done. A resource is found in its organization alone.
 
-A person is a place that is kept for an address of the organization's domains. Answers say nothing of whether somebody
-here has that address: who is no member yet takes the place by signing in (`billing.identity.directories`). When the
-directory says that somebody is active no more, or forgets them, their membership, their sessions and their keys in the
-organization end in the same transaction.
+A person is a place that is kept for an address. Answers say nothing of whether somebody here has that address: who is
+no member yet takes the place by signing in, if the address is of a domain of the organization's
+(`billing.identity.directories`). When the directory says that somebody is active no more, or forgets them, their
+membership, their sessions and their keys in the organization end in the same transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from billing.scim.filters import Filter, compared, holds, names_in
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.identity.organizations import Organization
     from billing.settings import ScimSettings
 
 USER_PREFIX: Final = "scu_"
@@ -35,17 +34,31 @@ GROUP_PREFIX: Final = "scg_"
 # Rows that a filter is evaluated on between two statements; of groups whose members it asks for.
 BATCH: Final = 500
 BATCH_OF_GROUPS: Final = 10
+# What a filter's look at a row costs beside a member that is read.
+LOOK_COSTS: Final = 10
+# Members of a group up to which the answer to a change of it shows them.
+MOST_SHOWN: Final = 200
 # Members, or groups, that the resources of one page have together: a page ends early where there are more.
 MOST_REFERENCES: Final = 20_000
 _query = queries("billing.scim")
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """How many people and groups a directory has, and how many of the people have an address of none of the
+    organization's domains: these become members by an invitation alone."""
+
+    people: int
+    outside: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
-    """A member of a group, or a group that somebody is in."""
+    """A member of a group, or a group that somebody is in, which has a name."""
 
     id: str
-    display: str | None
+    display: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +130,23 @@ def not_found(type_: ResourceType, id_: str) -> ScimError:
 
 class Directory:
     """Keeps people and groups of organizations' directories. Methods raise `ScimError`, `OrganizationError` and
-    `DatabaseError`; `expected` are entity tags of which the resource has to have one, None: any."""
+    `DatabaseError`; `expected` are entity tags of which the resource has to have one, None: any. `spend` is told how
+    many rows an organization has had looked at."""
 
     def __init__(
-        self, database: Database, directories: Directories, new_id: Callable[[], str], settings: ScimSettings
+        self,
+        database: Database,
+        directories: Directories,
+        new_id: Callable[[], str],
+        settings: ScimSettings,
+        spend: Callable[[str, int], None] = lambda org_id, rows: None,
     ) -> None:
         self._database, self._directories, self._new_id = database, directories, new_id
-        self.settings = settings
+        self.settings, self._spend = settings, spend
 
-    async def counts(self, org_id: str) -> tuple[int, int]:
-        """Return how many people and groups an organization's directory has."""
-        row = cast("Row", await self._database.row(_query("directory_counts"), org_id))
-        return row["people"], row["groups"]
+    async def counts(self, org_id: str) -> Counts:
+        """Return what an organization's directory has."""
+        return from_row(Counts, cast("Row", await self._database.row(_query("directory_counts"), org_id)))
 
     async def create_user(self, org_id: str, given: Resource, actor: audit.Actor) -> Record:
         """Add a person, who is active unless it says otherwise."""
@@ -137,13 +155,14 @@ class Directory:
             people = await connection.fetchval(_query("users_count"), org_id)
             if people >= self.settings.scim_users:
                 raise ScimError(f"A directory has at most {self.settings.scim_users} people here.", "tooMany")
-            keys = await self._keys(connection, changes.organization, resource, None)
-            if resource["active"]:
-                await self._directories.check_room(connection, changes.organization)
             id_ = USER_PREFIX + self._new_id()
-            row = await connection.fetchrow(_query("users_insert"), id_, org_id, *keys, resource["active"], resource)
+            row = await connection.fetchrow(
+                _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
+            )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
-            await self._link(connection, changes, id_, actor)
+            is_member = await self._link(connection, changes, id_, actor)
+            if resource["active"] and not is_member:
+                await self._directories.check_room(connection, changes.organization)
         return _found(row)
 
     async def change_user(
@@ -156,11 +175,10 @@ class Directory:
             before: Resource = row["resource"]
             after = {"active": before.get("active", True), **change(dict(before))}
             if after != before:
-                keys = await self._keys(connection, changes.organization, after, row["email"])
-                if after["active"] and not row["active"]:
-                    await self._directories.check_room(connection, changes.organization)
                 await self._link(connection, changes, id_, actor)
-                updated = await connection.fetchrow(_query("users_update"), id_, *keys, after["active"], after)
+                updated = await connection.fetchrow(
+                    _query("users_update"), id_, *_user_keys(after), after["active"], after
+                )
                 await _record(connection, changes, actor, "scim_user.update", id_, (before, after))
                 await self._follow(connection, changes, row, cast("Row", updated), actor)
         return await self.user(org_id, id_)
@@ -174,8 +192,11 @@ class Directory:
             await self._directories.leave(connection, changes, user_id, actor)
         elif after["active"] and not before["active"] and user_id is not None:
             await self._directories.join(connection, changes, user_id, actor)
+            await self._directories.check_room(connection, changes.organization, user_id)
         else:
-            await self._link(connection, changes, after["id"], actor)
+            is_member = await self._link(connection, changes, after["id"], actor)
+            if after["active"] and not before["active"] and not is_member:
+                await self._directories.check_room(connection, changes.organization)
 
     async def delete_user(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None
@@ -218,8 +239,11 @@ class Directory:
         changed: tuple[Change, MemberChange],
         actor: audit.Actor,
         expected: Sequence[str] | None = None,
-    ) -> Record:
-        """Change a group and its members, who get what the rules say of it."""
+        *,
+        whole: bool = True,
+    ) -> tuple[Record, int]:
+        """Change a group and its members, who get what the rules say of it; return it and how many there are. Without
+        `whole`, a group of more than MOST_SHOWN comes without them."""
         change, change_members = changed
         async with self._changing(org_id) as (connection, changes):
             row = await _locked(connection, GROUPS, "groups_lock", org_id, id_, expected)
@@ -232,7 +256,8 @@ class Directory:
                 await self._set_members(connection, changes, id_, (members, wanted), actor, everybody=renamed)
                 numbers = {"added": len(wanted.keys() - members.keys()), "removed": len(members.keys() - wanted.keys())}
                 await _record(connection, changes, actor, "scim_group.update", id_, (before, {**after, **numbers}))
-        return await self.group(org_id, id_)
+        self._spend(org_id, len(members))
+        return await self.group(org_id, id_, references=whole or len(wanted) <= MOST_SHOWN), len(wanted)
 
     async def delete_group(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None
@@ -265,32 +290,13 @@ class Directory:
             raise _taken(str(error)) from error
         await self._directories.tell(changes)
 
-    async def _keys(
-        self, connection: Connection, organization: Organization, resource: Resource, email_before: str | None
-    ) -> tuple[str, str, str | None]:
-        """Return by what a person is found: the name, the address and the directory's id. Raises `ScimError` for an
-        address of a domain that is not the organization's."""
-        try:
-            email = parse_email(address_of(resource))
-        except BadAddress as error:
-            raise ScimError(
-                "userName is an address such as ada@example.com where emails has none.", "invalidValue"
-            ) from error
-        domain = email.rpartition("@")[2]
-        if email != email_before and not await connection.fetchval(_query("domains_has"), organization.id, domain):
-            raise ScimError(
-                f"The domain {domain} is not among this organization's. Whoever runs this gateway adds it: `metergate "
-                f"operator org domains {organization.id} {domain}`.",
-                "invalidValue",
-            )
-        return resource["userName"].casefold(), email, resource.get("externalId")
-
-    async def _link(self, connection: Connection, changes: Changes, id_: str, actor: audit.Actor) -> None:
-        """Give an active person's place to the member whose proven address it is kept for, if there is one: of a member
-        the organization knows the address already."""
+    async def _link(self, connection: Connection, changes: Changes, id_: str, actor: audit.Actor) -> bool:
+        """Give an active person's place to the member whose proven address it is kept for, and return whether there is
+        one: of a member the organization knows the address already."""
         user_id = await connection.fetchval(_query("users_link"), id_)
         if user_id is not None:
             await self._directories.sync(connection, changes, [user_id], actor)
+        return user_id is not None
 
     async def _set_members(
         self,
@@ -342,7 +348,7 @@ class Directory:
             else:
                 members = type_ is GROUPS and "members" in names_in(asked.only)
                 batches = self._batches(noun, org_id, BATCH_OF_GROUPS if members else BATCH)
-            total, rows = await self._filtered(type_, batches, asked)
+            total, rows = await self._filtered(type_, org_id, batches, asked)
         rows = await self._bounded(rows, noun) if asked.references else list(rows)
         return total, await self._records(rows, noun, references=asked.references)
 
@@ -353,7 +359,7 @@ class Directory:
             after = rows[-1]["id"]
 
     async def _filtered(
-        self, type_: ResourceType, batches: AsyncIterator[list[Row]], asked: Asked
+        self, type_: ResourceType, org_id: str, batches: AsyncIterator[list[Row]], asked: Asked
     ) -> tuple[int, list[Row]]:
         """Return how many rows a filter holds for, and those of the page. What a filter may ask of groups and members
         is read for each batch."""
@@ -362,6 +368,7 @@ class Directory:
         references = not names_in(only).isdisjoint(("members", "groups"))
         async for rows in batches:
             records = await self._records(rows, type_.endpoint.lower(), references=references)
+            self._spend(org_id, LOOK_COSTS * len(rows) + sum(len(each.references) for each in records))
             for row, record in zip(rows, records, strict=True):
                 if holds(only, type_, record.shown(type_, "")):
                     if asked.start <= total < asked.start + asked.count:
@@ -394,6 +401,15 @@ def _taken(constraint: str) -> ScimError:
     """Return what is raised where another resource of the directory has a name or an address."""
     what = "address" if constraint.endswith("_email") else "name"
     return ScimError(f"Another resource of this directory has this {what}.", "uniqueness", 409)
+
+
+def _user_keys(resource: Resource) -> tuple[str, str | None, str | None]:
+    """Return by what a person is found: the name, the address, if there is one, and the directory's id."""
+    try:
+        email = parse_email(address_of(resource))
+    except BadAddress:
+        email = None
+    return resource["userName"].casefold(), email, resource.get("externalId")
 
 
 def _group_keys(resource: Resource) -> tuple[str, str | None]:

@@ -59,10 +59,18 @@ def read_changes(type_: ResourceType, body: Mapping[str, Any]) -> list[Change]:
         elif not isinstance(value, Mapping):
             raise ScimError("Without a path, value is an object.", "invalidValue")
         else:
-            changes += [Change(op, parse_path(type_.strip(name)), one) for name, one in value.items()]
+            changes += [Change(op, path, one) for name, one in value.items() if (path := _said(type_, name))]
     if len(changes) > MOST_OPERATIONS:
         raise ScimError(f"At most {MOST_OPERATIONS} values are changed at once.", "tooMany")
     return changes
+
+
+def _said(type_: ResourceType, name: str) -> Path | None:
+    """Return the path that a name in a value is; None for what a client repeats and can't change, as Okta does with a
+    group's id."""
+    path = parse_path(type_.strip(name))
+    attribute = type_.attribute(path.name)
+    return None if attribute is not None and attribute.read_only else path
 
 
 def _field(given: Mapping[str, Any], name: str) -> Any:
@@ -83,7 +91,7 @@ def patched(type_: ResourceType, resource: Resource, changes: list[Change]) -> R
         elif attribute.name != MEMBERS:
             _apply(attribute, after, change.op, path, change.value)
     for attribute in type_.attributes:
-        if attribute.required and not after.get(attribute.name):
+        if attribute.required and attribute.name not in after:
             raise ScimError(f"{attribute.name} is required.", "invalidValue")
     return after
 

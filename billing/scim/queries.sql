@@ -1,12 +1,11 @@
 -- Statements of `billing.scim`, each under its name. `billing.database.connection.queries` reads them.
 
 -- name: directory_counts
-SELECT
-    (SELECT count(*) FROM scim_users WHERE org_id = $1) AS people,
+SELECT count(*) AS people,
+    count(*) FILTER (WHERE user_id IS NULL AND NOT EXISTS (
+        SELECT FROM organization_domains WHERE org_id = $1 AND domain = split_part(email, '@', 2))) AS outside,
     (SELECT count(*) FROM scim_groups WHERE org_id = $1) AS groups
-
--- name: domains_has
-SELECT EXISTS (SELECT FROM organization_domains WHERE org_id = $1 AND domain = $2)
+FROM scim_users WHERE org_id = $1
 
 -- name: groups_add
 INSERT INTO scim_group_members (group_id, member_id) SELECT $1, unnest($2::text[])
@@ -36,10 +35,8 @@ SELECT * FROM scim_groups WHERE org_id = $1 AND id = $2 FOR UPDATE
 SELECT member_id FROM scim_group_members WHERE group_id = $1 ORDER BY member_id
 
 -- name: groups_members
--- The members of groups, with what each is called.
-SELECT group_id AS of, scim_users.id, coalesce(resource ->> 'displayName', resource ->> 'userName') AS display
-FROM scim_group_members JOIN scim_users ON scim_users.id = member_id
-WHERE group_id = ANY ($1::text[]) ORDER BY group_id, scim_users.id
+SELECT group_id AS of, member_id AS id, NULL AS display FROM scim_group_members
+WHERE group_id = ANY ($1::text[]) ORDER BY group_id, member_id
 
 -- name: groups_named
 SELECT * FROM scim_groups WHERE org_id = $1 AND name = $2

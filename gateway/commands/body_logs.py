@@ -67,15 +67,9 @@ async def decrypt(
     """Write the lines of a file: JSON, one request each."""
     with _explained():
         place, keys = _opened()
-        here = _file(file)
-        sealed = await place.get(_name(file)) if here is None else _read(here)
+        sealed = _read(Path(file)) or await place.get(_name(file))
         lines = [line.decode() for line in keys.lines(sealed)]
     output.show(Shown({"data": [msgspec.json.decode(line) for line in lines]}, tuple(lines)))
-
-
-def _file(name: str) -> Path | None:
-    path = Path(name)
-    return path if path.is_file() else None
 
 
 async def _found(place: "Place", keys: "Keys", day: str, account: str | None, request_id: str) -> bytes | None:
@@ -108,9 +102,12 @@ def _opened() -> tuple["Place", "Keys"]:
     return place_and_keys(settings.body_logs)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path) -> bytes | None:
+    """Return what a file of this machine has; None where there is none."""
     try:
         return file.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise CommandFailed(f"Cannot read {file}: {error.strerror}.") from error
 

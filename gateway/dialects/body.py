@@ -26,11 +26,11 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, structs
@@ -40,9 +40,6 @@ from billing.schemas.decoding import UNREADABLE, unreadable
 from billing.settings import DERIVED, within
 from gateway.dialects.declarations import NO_METADATA
 from gateway.dialects.distinct import Name, as_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Names of tools, plugins and other models are read up to here.
 MAX_NAME_CHARS: Final = 200

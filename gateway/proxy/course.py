@@ -20,7 +20,7 @@ import contextvars
 import logging
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -37,7 +37,7 @@ from gateway.proxy.attempts import Attempts, Failure, failure_of_error, failure_
 from gateway.proxy.context import CLIENT_GONE, FEATURE, Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import BREAKS, READABLE, StreamWatch, output_of_part, read_whole
 from gateway.proxy.detached import NO_CLIENT
-from gateway.proxy.headers import ResponseHead, incoming
+from gateway.proxy.headers import NO_HEAD, ResponseHead, incoming
 from gateway.proxy.outcomes import balance_nano, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
 from gateway.proxy.provider_request import MAX_PREPARED_BYTES, prepare, provider_request
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from billing.holds.model import Hold, Need, Refused, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
+    from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, ParsedRequest
     from gateway.proxy.serving import Serving
     from gateway.server.bodies import Kept
@@ -143,9 +144,8 @@ class Course:
         "attempts",
         "body",
         "context",
-        "drained",
         "exchange",
-        "feed",
+        "feeder",
         "generation",
         "guard",
         "head",
@@ -163,11 +163,11 @@ class Course:
         "parsed",
         "principal",
         "proxy",
-        "put",
         "reads",
         "request",
         "request_id",
         "sent_s",
+        "sink",
         "started_s",
         "state",
         "task",
@@ -187,9 +187,8 @@ class Course:
     head: ResponseHead
     body: bytes
     lines: bytes
-    feed: Callable[[bytes], bytes]
-    put: Callable[[bytes], bool]
-    drained: Callable[[], Awaitable[None]]
+    feeder: Tap | StreamWatch
+    sink: Exchange | Withheld
     guard: OverrunGuard | None
 
     def __init__(self, proxy: Serving, exchange: Exchange, on_over: Callable[[], None] = _nobody) -> None:
@@ -330,7 +329,7 @@ class Course:
             return
         try:
             proxy = self.proxy
-            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
+            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s, self.trace)
             if self.trace is not None:
                 self.trace.stages[-1].wait_s = hold.waited_s
             proxy.running.begin(self.exchange)
@@ -445,7 +444,7 @@ class Course:
         """Act on an answer whose head is here."""
         proxy, context, hold = self.proxy, self.context, self.hold
         self.state, self.answer = "head", answer
-        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s)
+        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s, self.trace)
         if self.alone is None:  # else it is owed already
             hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
@@ -543,21 +542,21 @@ class Course:
             include_cost=context.include_cost,
         )
         watch = self.watch = StreamWatch(tap, head.content_encoding)
-        stored, self.put, self.drained = parsed.stored, exchange.put, exchange.flushed
+        stored, self.sink = parsed.stored, exchange
         if stored is not None and stored.creation is not None and head.content_encoding is None:
             keep = partial(proxy.poller.keep, context, hold)
             watch.withheld = withheld = Withheld(proxy.stored, exchange, context, stored.creation, keep)
-            self.put, self.drained = withheld.put, withheld.flushed
+            self.sink = withheld
             if self.alone is not None:
                 withheld.leave(exchange)
-        self.feed, self.guard = watch.feed_of(), None
+        self.feeder, self.guard = watch.feeder(), None
         if parsed.work.open_tools and self.alone is None and not (stored is not None and stored.background):
             # Where the provider goes on without us, to cut its stream would stop nothing.
             granted = context.granted_calls(hold)
             if granted is not None:
                 self.guard = OverrunGuard(context, hold, tap, granted, proxy.tool_overrun_percent)
         if isinstance(answer, Response):
-            answer.headers = []  # a stream may be long, and many
+            answer.headers = []
             answer.pass_to(self.piece)
             self.look_at_stream(answer)
         else:
@@ -565,11 +564,11 @@ class Course:
 
     def piece(self, piece: bytes) -> bool:
         """Pass a piece on; False: the client can't take more now. Raises `BREAKS`."""
-        out = self.feed(piece)
+        out = self.feeder.feed(piece)
         if not self.exchange.begun:
             self.begin_answer()
         try:
-            takes_more = self.put(out) if out else True
+            takes_more = self.sink.put(out) if out else True
         except ClientGone:
             self.client_gone()
             if (running := self.running()) is not None:
@@ -583,9 +582,11 @@ class Course:
         """Begin a stream's answer with its first piece."""
         proxy, context, hold = self.proxy, self.context, self.hold
         context.first_byte_s = proxy.clock()
-        proxy.metrics.time_to_first_byte(context.route.provider.name, context.first_byte_s - context.started_s)
+        waited_s = context.first_byte_s - context.started_s
+        proxy.metrics.time_to_first_byte(context.route.provider.name, waited_s, self.trace)
         lines = self.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
         self.exchange.begin(OK, lines + balance_line(context.balance_before_nano(hold)))
+        self.head = NO_HEAD  # a stream may be long, and many
 
     def look_at_stream(self, answer: Response) -> None:
         """See whether a stream is over, or waits for its client."""
@@ -775,10 +776,12 @@ class Course:
             self.traced(self.trace, proxy.tracer)
             self.trace = None
         self.over()
+        if exchange.listener is not None:
+            exchange.listener.ended()
         self.hold.on_closed = None
         self.exchange, self.outcomes, self.guard = NO_CLIENT, proxy.unseen, None
         if withheld is None:
-            self.put, self.drained = NO_CLIENT.put, NO_CLIENT.flushed
+            self.sink = NO_CLIENT
         else:
             withheld.leave(NO_CLIENT)
 

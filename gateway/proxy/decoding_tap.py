@@ -13,8 +13,6 @@ from gateway.server.exchange import ClientGone
 from gateway.upstream.base import UpstreamError, UpstreamTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Reported
     from gateway.proxy.context import RequestContext
@@ -44,9 +42,9 @@ class StreamWatch:
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
 
-    def feed_of(self) -> Callable[[bytes], bytes]:
-        """Return `feed`, or the tap's own where nothing has to be decoded for it."""
-        return self.tap.feed if self._decoder is None else self.feed
+    def feeder(self) -> Tap | StreamWatch:
+        """Return what is to be fed: the tap itself, where nothing has to be decoded for it."""
+        return self.tap if self._decoder is None else self
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to pass on now. Raises `zlib.error`."""

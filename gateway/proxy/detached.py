@@ -14,7 +14,6 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from gateway.proxy.outcomes import Outcomes
 from gateway.server.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -27,11 +26,8 @@ if TYPE_CHECKING:
     from gateway.proxy.background_jobs import BackgroundPoller
     from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
-    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements
-    from gateway.server.refusals import Refusal
-    from gateway.upstream.base import UpstreamResponse
 
 T = TypeVar("T")
 
@@ -80,8 +76,10 @@ class NoClient(Exchange):
 
     def __init__(self) -> None:
         self.begun = True
+        self.listener = None
 
-    unsent = waits = False
+    unsent = False
+    waits = False
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Take a whole answer."""
@@ -101,27 +99,6 @@ class NoClient(Exchange):
 
 
 NO_CLIENT: Final = NoClient()
-
-
-class Unseen(Outcomes):
-    """Outcomes that no client sees: holds end as they do else, and nothing is told or counted."""
-
-    def count(self, context: RequestContext, status: int, code: str | None = None, *, goes_on: bool = False) -> None:
-        """Count nothing."""
-
-    def refuse(self, exchange: Exchange, context: RequestContext, refusal: Refusal) -> None:
-        """Tell nobody."""
-
-    async def _pass_error(
-        self,
-        exchange: Exchange,
-        context: RequestContext,
-        hold: Hold,
-        answer: UpstreamResponse,
-        head: ResponseHead,
-        max_bytes: int,
-    ) -> None:
-        await self._settlements.refused(context, hold)
 
 
 class Alone(Protocol):

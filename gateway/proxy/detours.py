@@ -22,8 +22,6 @@ from gateway.server.ids import balance_line, paid_lines
 from gateway.upstream.base import UpstreamError, send_within
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from billing.holds.model import Decision, HoldRequest, Need, Refused, Settled, Settlement, Unavailable
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
@@ -64,7 +62,7 @@ class Course(Protocol):
     body: bytes
     lines: bytes
     answer: UpstreamResponse | None
-    drained: Callable[[], Awaitable[None]]
+    sink: Exchange | Withheld
 
     def identified(self, principal: Principal) -> None: ...
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
@@ -306,7 +304,7 @@ async def follow(course: Course, running: Created, tap: Tap | None = None) -> No
 async def pump(course: Course, answer: UpstreamResponse) -> None:
     """Pass on a stream that does not say when more of it is here."""
     try:
-        await answer.pump(course.piece, course.drained)
+        await answer.pump(course.piece, course.sink.flushed)
     except BREAKS as error:
         course.passed(error)
     else:
@@ -316,7 +314,7 @@ async def pump(course: Course, answer: UpstreamResponse) -> None:
 async def drain(course: Course, answer: Response) -> None:
     """Wait until the client can take more of a stream."""
     try:
-        await course.drained()
+        await course.sink.flushed()
     except BREAKS as error:
         answer.stop_passing()
         course.passed(error)

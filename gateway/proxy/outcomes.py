@@ -148,6 +148,27 @@ class Outcomes:
             self.refuse(exchange, context, refusals.faulty())
 
 
+class Unseen(Outcomes):
+    """Outcomes that no client sees: holds end as they do else, and nothing is told or counted."""
+
+    def count(self, context: RequestContext, status: int, code: str | None = None, *, goes_on: bool = False) -> None:
+        """Count nothing."""
+
+    def refuse(self, exchange: Exchange, context: RequestContext, refusal: Refusal) -> None:
+        """Tell nobody."""
+
+    async def _pass_error(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        head: ResponseHead,
+        max_bytes: int,
+    ) -> None:
+        await self._settlements.refused(context, hold)
+
+
 def uncharged(refusal: Refusal, context: RequestContext, hold: Hold) -> Refusal:
     """Return the refusal with what the account has, now that its hold is given back, and the provider's request id."""
     sent = {

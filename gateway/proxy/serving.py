@@ -18,9 +18,9 @@ from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
 from gateway.proxy.attempts import first_timeout_s
 from gateway.proxy.context import FEATURE, RequestContext
-from gateway.proxy.detached import Running, Unseen
+from gateway.proxy.detached import Running
 from gateway.proxy.intake import Intake
-from gateway.proxy.outcomes import Outcomes
+from gateway.proxy.outcomes import Outcomes, Unseen
 from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.provider_request import prepare
 from gateway.proxy.provider_tools import UnknownTools

@@ -6,6 +6,9 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
+from billing.money import MILLION
+from billing.schemas.payments import BodyLogShape
+from gateway.body_logs.recording import HEADER, OFF, BodyLog
 from gateway.config.environment import Environment
 from gateway.config.secret import Secret
 
@@ -27,7 +30,6 @@ def open_body_log(settings: Settings, gateway_id: str) -> BodyWriter | None:
     config = settings.body_logs
     if config is None:
         return None
-    from gateway.body_logs.recording import BodyLog
     from gateway.body_logs.redaction import Redactor
     from gateway.body_logs.writer import BodyWriter
     from gateway.proxy.decoding_tap import decoded
@@ -44,6 +46,16 @@ def place_and_keys(config: BodyLogConfig) -> tuple[Place, Keys]:
 
     keys = Keys(config.encryption_key.reveal(), [each.reveal() for each in config.encryption_keys_before])
     return open_place(config.to, config.folder_free_bytes, os.environ), keys
+
+
+def told_of_logs(config: BodyLogConfig | None, account_id: str) -> BodyLogShape | None:
+    """Return what an account is told of what is kept of its bodies; None where nothing is."""
+    if config is None or not config.covers(account_id):
+        return None
+    whole, part = divmod(config.sample, MILLION)
+    share = f"{whole}.{part:06d}".rstrip("0").rstrip(".")
+    header = f"{HEADER}: {OFF}" if config.client_opt_out else None
+    return BodyLogShape(share=share, keep_days=config.keep_days, opt_out=header)
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -96,6 +96,7 @@ def make_identity(
     )
     members = Members(database, effects, defaults.organizations.organizations_per_user)
     directories = Directories(database, members, effects, partial(most_users, plans, plan))
+    limit = ScimLimit(defaults.scim, time.monotonic)
     return Identity(
         people=people,
         sign_in=SignIn(people, founder, directories),
@@ -115,9 +116,9 @@ def make_identity(
         ),
         scim=Scim(
             directories,
-            Directory(database, directories, new_id, defaults.scim),
+            Directory(database, directories, new_id, defaults.scim, limit.spend),
             ScimTokens(database, new_id, defaults.scim.scim_tokens),
-            ScimLimit(defaults.scim, time.monotonic),
+            limit,
             f"{public_url(settings)}{PREFIX}",
         ),
     )

@@ -115,10 +115,11 @@ def directories_of(billing: Billing) -> Directories:
 def scim_of(registry: Registry, settings: ScimSettings | None = None) -> Scim:
     """What serves the directories of organizations."""
     billing, settings = registry.billing, settings or ScimSettings(scim_requests_per_s=10_000)
+    limit = ScimLimit(settings, time.monotonic)
     return Scim(
         registry.directories,
-        Directory(billing.database, registry.directories, billing.new_id, settings),
+        Directory(billing.database, registry.directories, billing.new_id, settings, limit.spend),
         ScimTokens(billing.database, billing.new_id, settings.scim_tokens),
-        ScimLimit(settings, time.monotonic),
+        limit,
         f"https://gateway.example.com{PREFIX}",
     )

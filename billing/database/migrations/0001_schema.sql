@@ -901,7 +901,8 @@ CREATE TABLE group_rules (
     rules jsonb NOT NULL
 );
 
--- Domains of mail addresses that an organization's directory may have people of, as operators have found to be its own.
+-- Domains of mail addresses, as operators have found to be an organization's own: who proves an address there, and has a
+-- place in its directory, becomes a member.
 CREATE TABLE organization_domains (
     domain text PRIMARY KEY CHECK (domain = lower(domain)),
     org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
@@ -929,7 +930,7 @@ CREATE TABLE scim_users (
     id text PRIMARY KEY,
     org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
     user_name text NOT NULL,
-    email text NOT NULL CHECK (email = lower(email)),
+    email text CHECK (email = lower(email)),
     external_id text,
     active boolean NOT NULL,
     user_id text REFERENCES users,

@@ -22,7 +22,7 @@ from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapsh
 from gateway.dialects.anthropic.content import OUTPUT
 from gateway.dialects.body import NULL, OBJECT, decoded, decoded_answer
 from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, EventFacts, Reported, is_zero, unknown_counts
-from gateway.dialects.streaming import EventReader
+from gateway.dialects.reader import EventReader
 
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
 # One container that ran code: the answer names it, and its usage does not.

@@ -7,11 +7,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from gateway.body_logs.places import open_place
 from gateway.body_logs.sealed_file import Keys
 from gateway.config.body_logs import Redact
 from tests.gateway.body_logs.support import KEY, config, logging_to, written
 from tests.gateway.conftest import ADMIN_KEY, chat
 from tests.support.answering import DONE, WORDS, answer, delta, saying, streaming, until, usage_chunk
+from tests.support.buckets import BUCKET
 from tests.support.clients import Slow, leave, noticed
 
 pytestmark = pytest.mark.slow
@@ -235,6 +237,36 @@ async def test_keys_change_and_older_files_stay_readable(make_gateway, folder):
     assert config(folder).encryption_key.reveal() == KEY
     later = Keys("another key that is long enough here", [KEY])
     assert len(await written(folder, keys=later)) == 1
+
+
+async def test_bodies_in_a_bucket(make_gateway, bucket, monkeypatch):
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    to = f"{BUCKET}/of-gateways"
+    gateway, place = await make_gateway(change=logging_to(to)), open_place(to, 0, bucket)
+    customer = await gateway.customer()
+    async with customer.post(body=chat("to a bucket")) as got:
+        assert got.status == 200
+    await until(place.days)
+    (day,) = await place.days()
+    (name,) = await place.names(day, customer.account_id)
+    (line,) = Keys(KEY).lines(await place.get(name))
+    assert json.loads(line)["request"] == chat("to a bucket")
+    assert not gateway.health.troubles()
+
+
+async def test_an_account_is_told(make_gateway, folder):
+    other = await (await make_gateway()).customer()
+    fields = {"sample": 10_000, "excepted": frozenset({other.account_id})}
+    gateway = await make_gateway(change=logging_to(folder, **fields))
+    customer = await gateway.customer()
+    told = []
+    for key in (customer.key, other.key):
+        async with gateway.session.get(
+            f"{gateway.url}/api/billing/status", headers={"Authorization": f"Bearer {key}"}
+        ) as got:
+            told.append((await got.json())["body_logs"])
+    assert told == [{"share": "0.01", "keep_days": 30, "opt_out": "X-Metergate-Body-Log: off"}, None]
 
 
 async def test_a_gateway_without_body_logs_writes_none(make_gateway, folder):

@@ -30,9 +30,9 @@ from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy import course as course_module
 from gateway.proxy.course import Course
-from gateway.proxy.detached import Detached, Running, Unseen
+from gateway.proxy.detached import Detached, Running
 from gateway.proxy.handler import Proxy
-from gateway.proxy.outcomes import Outcomes
+from gateway.proxy.outcomes import Outcomes, Unseen
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.server import refusals

@@ -2346,7 +2346,7 @@ CREATE TABLE public.scim_users (
     id text NOT NULL,
     org_id text NOT NULL,
     user_name text NOT NULL,
-    email text NOT NULL,
+    email text,
     external_id text,
     active boolean NOT NULL,
     user_id text,

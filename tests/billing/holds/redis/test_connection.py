@@ -11,8 +11,6 @@ from typing import Any
 
 import hiredis
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from billing.holds.epochs import NotReady
 from billing.holds.redis.connection import (
@@ -21,9 +19,7 @@ from billing.holds.redis.connection import (
     RedisMoved,
     RedisRefused,
     RedisTimeout,
-    Script,
     as_error,
-    bulk,
 )
 from billing.holds.redis.layout import Keyspace
 from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
@@ -38,32 +34,6 @@ SECRET = "verysecret"
 @pytest.fixture
 def keys(key_prefix: str) -> Keyspace:
     return Keyspace(key_prefix, 1)
-
-
-ARGUMENTS = st.lists(st.binary(max_size=200) | st.text() | st.integers())
-
-
-class Written:
-    """Stands for a transport, and keeps what is written."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
-@given(ARGUMENTS, ARGUMENTS)
-def test_a_script_call_is_packed_as_hiredis_packs_it(keys, arguments):
-    connection, written, script = RedisConnection(lambda: None), Written(), Script("hot")
-    connection.connection_made(written)
-    connection.call(script, keys, arguments, lambda _: None)
-    command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-    assert written.data == hiredis.pack_command(command)
-
-
-def test_texts_and_numbers_are_sent_as_their_digits():
-    assert bulk(12) == bulk("12") == bulk(b"12") == b"$2\r\n12\r\n"
 
 
 async def test_a_script_that_the_server_has_forgotten_is_sent_again(lone_node, keys):
