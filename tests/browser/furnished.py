@@ -165,7 +165,7 @@ async def in_operation(console: Console) -> AsyncIterator[Console]:
     )
     await _traffic(console.services.traffic)
     shown = {"collector": collector, "providers": providers, "job": _of(job), "troubles": lambda: TROUBLES}
-    shown["test_provider"] = tested
+    shown["test_provider"] = try_provider
     services = replace(console.services, **shown)
     async with serving(services, console) as served:
         yield served
@@ -213,7 +213,7 @@ def _of(job: JobShape) -> Callable[[], Awaitable[JobShape | None]]:
     return found
 
 
-async def tested(name: str, model: str | None, target: int) -> ProviderTestShape:
+async def try_provider(name: str, model: str | None, target: int) -> ProviderTestShape:
     """A key that is refused at one target, and none at the other."""
     if target > 1:
         raise BadRequest(f"{name} has no target {target}.", "target")

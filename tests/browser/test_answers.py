@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 from billing.identity.codes import TOTP_STEP_S, totp_code
 from billing.web.application import ROUTES
 from tests.billing.web.support import Console, serving
-from tests.browser.furnished import furnish, providers, tested
+from tests.browser.furnished import furnish, providers, try_provider
 from tests.browser.looking import axe, said
 from tests.browser.visiting import Walk, address, as_on_desktops, by_need, visiting
 
@@ -255,7 +255,7 @@ async def test_every_form_is_answered_by_a_sound_page(console, payments, registr
     assert {each.path for each in ROUTES if each.method == "POST"} == paths | NOT_SENT.keys()
     await furnish(console, payments)
     await console.people.sign_in(console.persons["owner"])  # elsewhere, which is ended
-    async with serving(replace(console.services, providers=providers, test_provider=tested), console) as served:
+    async with serving(replace(console.services, providers=providers, test_provider=try_provider), console) as served:
         wrong = {
             who: found
             for who, forms in rows.items()
