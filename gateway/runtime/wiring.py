@@ -173,7 +173,12 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
         gateway_id=engine.gateway_id,
     )
     collector = make_collector(settings, pools.of_collection, engine, in_force.now)
-    services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
+    services = replace(
+        services,
+        collector=collector,
+        body_logs=partial(told_of_logs, settings.body_logs),
+        **payment_services(open_payments(settings, parts)),
+    )
     return Runtime(
         settings=settings,
         follower=stores.follower,

@@ -30,7 +30,8 @@ async def test_members_from_invitation_to_removal(console):
     assert (await console.post(f"/members/invitations/{invitation[1]}/resend", "owner")).status == 303
     token = await token_sent(billing, "stranger@example.com")
     shown = await console.get(f"/invitations/{token}", "stranger")
-    assert "admin@example.com invites stranger@example.com to Acme, as viewer." in shown.words
+    assert "Somebody at example.com invites stranger@example.com to Acme, as viewer." in shown.words
+    assert "admin@" not in shown.text
     for who in ("nobody", "member"):  # whose invitation it is, before anybody has signed in
         seen = await console.get(f"/invitations/{token}", who)
         assert "admin@example.com invites stranger@example.com to Acme" in seen.words
