@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from billing.api.accounts import (
@@ -22,7 +23,7 @@ from billing.schemas.usage import TransactionShape
 from billing.web.credit import CHANGES, KINDS
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
-from billing.web.render import usd_text
+from billing.web.render import usd_text, words
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -157,8 +158,10 @@ async def _refused_today(visit: Visit, account_id: str) -> str:
     today = [each for each in found if each.at_ms >= midnight_ms]
     if not today:
         return ""
-    more = "At least " if len(today) == MAX_LIMIT else ""
-    return f" {more}{len(today):,} of its requests were refused today, the last as {today[0].code}."
+    # Of each key the last ones are kept.
+    most = max(Counter(each.key_id for each in today).values())
+    more = "At least " if most >= visit.services.refused.per_key else ""
+    return f" {more}{len(today):,} of its requests were refused today, the last as {words(today[0].code)}."
 
 
 def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:

@@ -163,14 +163,14 @@ _UNWELL: Final = (
     Column("Provider", "name", "text", "/operator/providers/{name}"),
     Column("State", "state", "state"),
     Column("Failed", "errors"),
-    Column("95 % begin within", "p95"),
+    Column("p95", "p95"),
     Column("The day before", "usual"),
 )
 _DRY: Final = (
     Column("Account", "name", "text", "/operator/accounts/{account_id}"),
     Column("Available", "available_usd", "money"),
     Column("A day", "a_day_usd", "money"),
-    Column("Runs out in (h)", "hours_left", "count"),
+    Column("Hours left", "hours_left", "count"),
     Column("Auto-recharge", "recharges"),
 )
 # Where what troubles the gateway is looked into, by what it is about.
@@ -338,7 +338,31 @@ async def _tasks(visit: Visit, sums: Sums, days: str) -> list[tuple[str, str]]:
         disputed = usd_text(sums.paid.disputed_cents * NANO_PER_CENT)
         found.append((f"{disputed} is disputed", f"/operator/payments?{days}"))
     if dry := [each for each in sums.dry if not each.recharges]:
-        found.append((f"{len(dry)} accounts run out of credit soon: remind them", "/operator/accounts"))
+        one = len(dry) == 1
+        words = f"{dry[0].name} runs" if one else f"{len(dry)} accounts run"
+        path = f"/operator/accounts/{dry[0].account_id}" if one else "/operator/accounts"
+        found.append((f"{words} out of credit soon: remind {'it' if one else 'them'}", path))
+    return [*found, *await _first_tasks(visit)]
+
+
+async def _first_tasks(visit: Visit) -> list[tuple[str, str]]:
+    """Return what a new installation lacks before it can sell: a provider, mail, money."""
+    services = visit.services
+    found: list[tuple[str, str]] = []
+    try:
+        on = [each for each in await services.providers() if not each.off_reason]
+    except StoreError:
+        return found
+    if not on:
+        found.append(("No provider is on: set the key of one", "/operator/providers"))
+    elif all(each.kind == "local" for each in on):
+        found.append(
+            ("Only the built-in provider is on, which makes answers up: set the key of another", "/operator/providers")
+        )
+    if not services.sends_mail:
+        found.append(("No mail is sent, so that nobody else can sign in by code: set SMTP_HOST", "docs/people#mail"))
+    if services.payments is not None and services.payments.acts is not None:
+        found.append(("Payments are those of the local provider, and move no money: connect Stripe", "docs/stripe"))
     return found
 
 
@@ -363,12 +387,6 @@ async def _house_tasks(visit: Visit) -> list[tuple[str, str]]:
     parked = sum(each.parked for each in (await list_exports(visit.call)).data)
     if parked:
         found.append((f"{parked:,} exported events were not taken: see why, and send them again", "/operator/exports"))
-    try:
-        providers = await services.providers()
-    except StoreError:
-        return found
-    if providers and all(each.off_reason for each in providers):
-        found.append(("No provider is on: set the key of one", "/operator/providers"))
     return found
 
 

@@ -1,7 +1,10 @@
 """The operators' first page and that of providers: what they say is what the API says."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec import structs
 
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
@@ -77,10 +80,21 @@ async def test_an_account_whose_credit_ends_soon_and_what_troubles_the_gateway_a
     async with serving(services, console) as served:
         home = await served.get("/operator", "operator")
         assert "Degraded: this needs attention. The circuit is open Details" in home.words
-        assert "1 accounts run out of credit soon" in home.words
+        assert "Acme runs out of credit soon: remind it" in home.words
         dry = (await console.billing.reports.margins.running_dry(datetime.now(UTC) - timedelta(days=7), 3, 9))[0]
         assert (dry.id, dry.hours_left, dry.recharges) == (account_id, 24, False)
     assert "OK: no problems found." in (await console.get("/operator", "operator")).words
+
+
+async def test_a_new_installation_is_told_what_it_lacks_to_sell(console):
+    async def listed():
+        return [structs.replace(provider("local"), kind="local")]
+
+    async with serving(replace(console.services, providers=listed, sends_mail=False), console) as served:
+        home = await served.get("/operator", "operator")
+        assert "Only the built-in provider is on, which makes answers up: set the key of another" in home.words
+        assert "No mail is sent, so that nobody else can sign in by code: set SMTP_HOST" in home.words
+        assert re.search(r'href="[./]*\.\./docs/people#mail"', home.text)
 
 
 def provider(name: str, off: str | None = None) -> ProviderShape:

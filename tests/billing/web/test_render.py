@@ -1,9 +1,12 @@
 """What amounts look like."""
 
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
 import pytest
 from markupsafe import Markup
 
-from billing.web.render import brief, changes, digits, money, short_count, usd_text
+from billing.web.render import brief, changes, digits, marked, money, short_count, usd_text, used_part
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,23 @@ def test_amounts_of_one_column_have_as_many_digits():
 )
 def test_a_large_number_is_short_where_there_is_little_room(number, text):
     assert short_count(number) == text
+
+
+def test_a_message_of_the_api_has_links_and_times_as_pages_have_them():
+    said = "<b> resets at 2026-11-25T23:30:00Z. Buy at https://a.example/pay?a=1&b=2. (`metergate setup` opens it)"
+    shown = marked(said, ZoneInfo("Europe/Berlin"))
+    assert '<a href="https://a.example/pay?a=1&amp;b=2">https://a.example/pay?a=1&amp;b=2</a>. (<code>' in shown
+    assert shown.striptags() == (
+        "<b> resets at 2026-11-26 00:30:00. Buy at https://a.example/pay?a=1&b=2. (metergate setup opens it)"
+    )
+    assert marked("javascript:alert(1) `<i>`", ZoneInfo("UTC")) == "javascript:alert(1) <code>&lt;i&gt;</code>"
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "percent"), [(0, 60, 0), (59, 60, 98), (90, 60, 100), (1, 0, None), ("2.50", "10.00", 25)]
+)
+def test_how_much_of_a_quota_is_used(used, limit, percent):
+    assert used_part(SimpleNamespace(used=used, limit=limit)) == percent
 
 
 def test_only_long_words_are_broken():
