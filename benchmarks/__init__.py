@@ -26,6 +26,7 @@
     answers        reads of the API in that installation
     looks          how long one page or one read takes, and whose CPU
     crowd          that installation: accounts, keys, a ledger of ten million events, written by SQL
+    capacity       what a load needs, in cores and disk, from the last figures: `... capacity`
     recovery       what a backup and a recovery of it take and lose: `... recovery`
     growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine, and reads
     machine        cores, CPU clocks of other processes, what machine this is

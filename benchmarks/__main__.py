@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import attribute, console, growth, instructions, peers, recovery, report
+from benchmarks import attribute, capacity, console, growth, instructions, peers, recovery, report
 from benchmarks.collect import collect
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
@@ -46,6 +46,9 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
+        if arguments.command == "capacity":
+            print(capacity.text(arguments.out))
+            return 0
         check()
         machine = {**describe(), "pinned_to_core": CORES}
         if arguments.command == "profile":
@@ -125,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("run", "profile", "instructions", "attribute", "growth", "collect", "console", "recovery"),
+        choices=("run", "profile", "instructions", "attribute", "growth", "collect", "console", "recovery", "capacity"),
         default="run",
     )
     length = parser.add_mutually_exclusive_group()

@@ -14,7 +14,8 @@ Status = Literal["active", "past_due", "suspended", "closed"]
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
     each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
-    `billing.pricing.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
+    `billing.pricing.FACTOR_SCALE`, and `markups` those of models that have another one here, by name or `prefix*`;
+    `admission_queue_s` is how long a request that only running requests keep out waits
     for them; `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as
     the model's entry and the gateway's defaults say.
 
@@ -37,9 +38,11 @@ class Plan:
     credit_rolls_over: bool = False
     features: tuple[tuple[str, bool | int], ...] = ()
     default_tool_calls: int | None = None
+    markups: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.price_nano < 0 or self.included_credit_nano < 0 or self.markup_scaled < 0:
+        markups = (self.markup_scaled, *(markup for _, markup in self.markups))
+        if self.price_nano < 0 or self.included_credit_nano < 0 or min(markups) < 0:
             raise ValueError("a plan's price, included credit and markup must not be below zero")
         for name in ("max_parallel_requests", "users", "default_tool_calls"):
             bound = getattr(self, name)
@@ -51,6 +54,17 @@ class Plan:
     def feature(self, name: str) -> bool | int | None:
         """Return what the plan says of a feature: True, False, or units in a period; None: nothing."""
         return dict(self.features).get(name)
+
+    def markup_of(self, model: str) -> int:
+        """Return the plan's markup on a model, by the name that customers ask for: that of its name, else of the
+        longest prefix of it, else the one for all."""
+        if not self.markups:
+            return self.markup_scaled
+        named = dict(self.markups)
+        if model in named:
+            return named[model]
+        prefixes = [name for name in named if name.endswith("*") and model.startswith(name[:-1])]
+        return named[max(prefixes, key=len)] if prefixes else self.markup_scaled
 
 
 # The feature without which keys of an account can't call models: they lose the scope `permissions.PROXY`.

@@ -74,6 +74,7 @@ from gateway.process.supervisor import (
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.handler import Proxy
+from gateway.proxy.provider_tests import ProviderTests
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.routing import Router
 from gateway.proxy.serving import ServingParts
@@ -102,6 +103,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from billing.api.services import Services
     from billing.holds.engine import Engine
     from billing.pricing import PriceTable
     from gateway.config.providers import ProviderConfig
@@ -184,7 +186,7 @@ async def serving(
     app = _application(runtime, cors, clients)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
-    services = replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last)
+    services = replace(_services(runtime, parts), models=reads.catalogue, troubles=health.everywhere, job=jobs.last)
     setup(app, services, endpoints.all)
     setup_console(app, services)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
@@ -221,6 +223,18 @@ async def serving(
         metrics.flush()
         await sockets.close()
         await parts.close()
+
+
+def _services(runtime: Runtime, parts: _Parts) -> Services:
+    """Return what the API serves, with what this worker alone can do of it."""
+    tests = ProviderTests(
+        runtime.settings.providers,
+        parts.transports,
+        parts.router,
+        parts.dialects,
+        runtime.settings.defaults.upstream.provider_test_s,
+    )
+    return replace(runtime.services, test_provider=tests.run)
 
 
 def _share_health(engine: Engine, board: HealthBoard) -> None:

@@ -180,12 +180,14 @@ from billing.schemas.system import (
     ImageShape,
     NamesQuery,
     NamesShape,
+    NewProviderTest,
     OperatorSettingsShape,
     OwnAuditQuery,
     OwnRefusedQuery,
     ParkedExportShape,
     ParkedExportsQuery,
     ProviderShape,
+    ProviderTestShape,
     RefusedQuery,
     RefusedShape,
     RetriedShape,
@@ -489,6 +491,14 @@ class OversightOperations:
     providers = operation("GET", "/api/admin/providers", Listing[ProviderShape], ProvidersQuery)
     circuit_changes = operation(
         "GET", OfOne("/api/admin/providers/{provider}/circuits"), Listing[CircuitChangeShape], errors=(404,)
+    )
+    test_provider = operation(
+        "POST",
+        OfOne("/api/admin/providers/{provider}/test"),
+        ProviderTestShape,
+        NewProviderTest,
+        optional=True,
+        errors=(404, 409, 503),
     )
     traffic = operation("GET", "/api/admin/traffic", TrafficShape, TrafficQuery)
     health = operation("GET", "/api/admin/health", GatewayHealthShape)

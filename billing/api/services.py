@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from billing.provider_bills.bills import Bills
     from billing.refused_requests import RefusedRequests
     from billing.schemas.quotas import WindowShape
-    from billing.schemas.system import JobShape, ModelShape, ProviderShape, TroubleShape
+    from billing.schemas.system import JobShape, ModelShape, ProviderShape, ProviderTestShape, TroubleShape
     from billing.search import Search
     from billing.traffic.store import Traffic
 
@@ -62,6 +62,10 @@ async def _no_windows(account_id: str) -> list[WindowShape]:
 
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+async def _no_test(provider: str, model: str | None, target: int) -> ProviderTestShape | None:
+    return None
 
 
 async def _no_job() -> JobShape | None:
@@ -98,8 +102,9 @@ class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
-    how well; `models` those that have a price, as each is routed, at what a plan's accounts pay (None: at the
-    providers' prices).
+    how well; `test_provider` how one answers a small request to a model (None: the cheapest) at a target's number, None
+    where there is no such provider; `models` those that have a price, as each is routed, at what a plan's accounts pay
+    (None: at the providers' prices).
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
@@ -162,6 +167,7 @@ class Services:
     collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    test_provider: Callable[[str, str | None, int], Awaitable[ProviderTestShape | None]] = _no_test
     models: Callable[[Plan | None], list[ModelShape]] = _no_models
     troubles: Callable[[], list[TroubleShape]] = list
     job: Callable[[], Awaitable[JobShape | None]] = _no_job

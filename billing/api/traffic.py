@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
+from billing import audit
 from billing.api.operations import OversightOperations
 from billing.api.requests import BadRequest, NotFound, Unavailable, moment
 from billing.api.route import Call, serves
 from billing.errors import StoreError
 from billing.ledger.reports import NOTHING, Work
 from billing.schemas.base import Listing
-from billing.schemas.system import GatewayHealthShape, ProviderShape
+from billing.schemas.system import GatewayHealthShape, NewProviderTest, ProviderShape, ProviderTestShape
 from billing.schemas.traffic import (
     WITHIN,
     CircuitChangeShape,
@@ -135,9 +136,28 @@ async def list_circuit_changes(call: Call) -> Listing[CircuitChangeShape]:
     with _redis_needed():
         known = {each.name for each in await services.providers()}
     if provider not in known:
-        raise NotFound(f"This gateway has no provider {provider!r}.")
+        raise _no_provider(provider)
     found = await services.traffic.changes(provider)
     return Listing(data=[CircuitChangeShape.of(each) for each in found], next_cursor=None)
+
+
+@serves(OversightOperations.test_provider)
+async def test_provider(call: Call, body: NewProviderTest) -> ProviderTestShape:
+    """Send a provider one small request, of at most 16 tokens of output, and return how it answers. What that costs is
+    the operator's own: no account is charged, and the audit log has it. A circuit that is open closes where the
+    provider answers; a test that fails changes none. One test of a provider runs at a time."""
+    name, services = call.id("provider"), call.services
+    found = await services.test_provider(name, body.model, body.target)
+    if found is None:
+        raise _no_provider(name)
+    said = {"model": found.model, "target": found.target, "status": found.status, "cost_usd": found.cost_usd}
+    async with services.audit.database.transaction() as connection:
+        await audit.record(connection, call.actor, "provider.test", name, None, said)
+    return found
+
+
+def _no_provider(name: str) -> NotFound:
+    return NotFound(f"This gateway has no provider {name!r}.")
 
 
 @serves(OversightOperations.dry_accounts)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.api.operations import OversightOperations
-from billing.cli.calls import add_calls, command_of, option
+from billing.cli.calls import add_calls, argument, command_of, option
 from billing.cli.commands import Connect, group
-from billing.cli.operator import shown_providers
+from billing.cli.operator import shown_providers, shown_test
 from billing.cli.options import FIRST_PAGE, Paging, day, given
 from billing.cli.output import USAGE, Column, CommandFailed, Shown, cell_of, page_parts, title
 from billing.cli.tables import Table
@@ -48,7 +48,17 @@ def add_margin(app: typer.Typer, connect: Connect) -> None:
     health = "List providers and the health of their base URLs and keys."
     within = {"within": option("TIME", "How attempts ended in the last 15m, 1h, 24h or 7d.")}
     listed = command_of(OversightOperations.providers, health, shown_providers, within)
-    add_calls(provider, connect, list=listed, reconcile=reconcile)
+    test = command_of(
+        OversightOperations.test_provider,
+        "Send a provider one small request now. It costs you at most 16 tokens of output; no account is charged.",
+        shown_test,
+        {
+            "provider": argument("The provider, as the configuration calls it."),
+            "model": option("MODEL", "This model. Without it the cheapest that writes."),
+            "target": option("NUMBER", "The base URL and key of this number, as `provider list` has it."),
+        },
+    )
+    add_calls(provider, connect, list=listed, test=test, reconcile=reconcile)
     app.add_typer(provider, name="provider")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.base import Listing
     from billing.schemas.people import LoginLinkShape, UserDetailShape
-    from billing.schemas.system import ProviderShape, TargetShape
+    from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape
 
 # The commands of the group, and what adds them.
 ADDERS: Final = {
@@ -227,6 +227,26 @@ def _of_target(provider: "ProviderShape", target: "TargetShape") -> tuple[object
         provider.kind,
         ", ".join(provider.dialects),
     )
+
+
+def shown_test(found: "ProviderTestShape", _: object) -> Shown:
+    """Return how a provider has answered a test."""
+    status = "no answer" if found.status is None else f"HTTP {found.status}"
+    rows = [
+        ("provider", found.provider),
+        ("answer", f"{'ok' if found.ok else 'failed'}, {status}"),
+        ("what to do", found.advice),
+        *([("it said", found.error)] if found.error else ()),
+        ("model", f"{found.model}, there {found.provider_model}"),
+        ("target", f"{found.target} {found.origin}".strip()),
+        ("circuit", f"{found.circuit.replace('_', ' ')} before the test"),
+        ("head ms", cell(found.head_ms)),
+        ("first token ms", cell(found.first_token_ms)),
+        ("total ms", cell(found.total_ms)),
+        ("tokens", f"{cell(found.input_tokens)} in, {cell(found.output_tokens)} out"),
+        ("cost", f"{cell(found.cost_usd)} USD: yours, no account is charged"),
+    ]
+    return details(found, rows)
 
 
 def add_exports(app: typer.Typer, connect: Connect) -> None:

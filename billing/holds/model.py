@@ -305,7 +305,7 @@ class SettlementLost(MetergateError):
     """Neither store took a debit in time, or the ledger refused it: the answer must not look complete."""
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The debit is outside this process. `available_nano` is None where Redis did not say."""
 
     available_nano: int | None

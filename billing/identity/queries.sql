@@ -540,6 +540,13 @@ SELECT true FROM sessions WHERE id = $1 AND ended_at IS NULL AND created_at > no
 SELECT id, org_id, scopes, address, user_agent, created_at, last_used_at, expires_at FROM sessions
 WHERE user_id = $1 AND id < $2 AND ended_at IS NULL AND expires_at > now() ORDER BY id DESC LIMIT $3
 
+-- name: sessions_of_organization
+-- Those of the members of the organization $1, used last first.
+SELECT session.user_id, session.address, session.user_agent, session.last_used_at, session.expires_at
+FROM memberships JOIN sessions session USING (user_id)
+WHERE memberships.org_id = $1 AND session.ended_at IS NULL AND session.expires_at > now()
+ORDER BY session.last_used_at DESC LIMIT $2
+
 -- name: sessions_start
 -- Start the session $1 of the user $2, in the organization $3 or else the first one, with the refresh token of digest $7,
 -- begun at the provider $9 with an address of the domain $10, where it was begun elsewhere.

@@ -115,6 +115,17 @@ class Session:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class MembersSession:
+    """A session of a member, as operators see it."""
+
+    user_id: str
+    address: str | None
+    user_agent: str | None
+    last_used_at: datetime
+    expires_at: datetime
+
+
 class Sessions:
     """Starts, continues and ends sessions, and says who shows a token: one of the own ones, or with `foreign` one of
     another issuer. `published` are the keys that verify own tokens, `transaction` is what methods with a connection
@@ -306,6 +317,12 @@ class Sessions:
         before."""
         rows = await self._database.rows(_query("sessions_page"), user_id, after or BEFORE_ALL, limit + 1)
         return page_of([Session(**dict(row)) for row in rows], limit, lambda session: session.id)
+
+    async def of_organization(self, org_id: str, limit: int) -> list[MembersSession]:
+        """Return the sessions of an organization's members that have not ended, in whichever organization they act,
+        those used last first."""
+        rows = await self._database.rows(_query("sessions_of_organization"), org_id, limit)
+        return [MembersSession(**dict(row)) for row in rows]
 
     async def end(
         self,

@@ -101,7 +101,7 @@ class MeteringContext:
     def charge(self, measure: Measure, principal: Principal, at_s: float | None = None) -> Charge:
         """Return what a measure costs, now or at a Unix time. Raises `BadMeasure` and `MeterNotPriced`."""
         at_s = self.clock() if at_s is None else at_s
-        charge = charge_of(measure, self.prices(), principal.plan.markup_scaled, at_s)
+        charge = charge_of(measure, self.prices(), principal.plan.markup_of(measure.name), at_s)
         try:
             charge.need  # noqa: B018  (that it can be held is found out before anything is asked)
         except NeedTooLarge as error:

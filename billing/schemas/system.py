@@ -113,6 +113,37 @@ class ProviderShape(Answer, frozen=True, kw_only=True):
     traffic: ProviderTrafficShape | None = None
 
 
+class NewProviderTest(Body, frozen=True, kw_only=True):
+    """A test of a provider: by this model, else by the cheapest that writes; at its base URL and key of this number."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    target: Annotated[int, Meta(ge=0, le=63)] = 0
+
+
+class ProviderTestShape(Answer, frozen=True, kw_only=True):
+    """How a provider has answered one small request. `status` is null where there was no answer. Times are from the
+    request on: until the head of the answer (`head_ms`), the first token (null where the model wrote none) and the end.
+    `cost_usd` is what it cost at the provider, null where that can't be told. `error` is what the provider says,
+    without secrets; `advice` what to do next. `circuit` is the target's, before the test."""
+
+    provider: str
+    model: str
+    provider_model: str
+    target: int
+    origin: str
+    circuit: Literal["closed", "open", "half_open"]
+    ok: bool
+    status: int | None
+    head_ms: int | None
+    first_token_ms: int | None
+    total_ms: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: ExactUsd | None
+    error: str
+    advice: str
+
+
 class HelloShape(Answer, frozen=True, kw_only=True):
     """That a server is there."""
 

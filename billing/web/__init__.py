@@ -14,6 +14,7 @@
     charts       bars over time, as numbers
     operator_home      health, money and traffic over time, what has to be done   operator_house  people, audit
     operator_providers who answers, and how well   operator_accounts  accounts, one with its timeline
+    operator_usage     what one account used over time
     operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
     operator_revenue   what came in and went back over time   operator_making  what is made by hand, seen as customer
     operator_prices    prices, their history, file and ledger compared, a usage tried

@@ -191,7 +191,13 @@ async def named(visit: Visit, view: View) -> View:
     return View(view.template, {**view.values, "names": names}, view.status)
 
 
-LISTS: Final = ("listed.html", "operator_home.html", "operator_providers.html", "operator_revenue.html")
+LISTS: Final = (
+    "listed.html",
+    "operator_account.html",
+    "operator_home.html",
+    "operator_providers.html",
+    "operator_revenue.html",
+)
 
 
 def once(title: str, secret: str, path: str, label: str) -> View:

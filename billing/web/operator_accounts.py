@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.api.accounts import (
@@ -22,12 +23,15 @@ from billing.schemas.credit import LotsQuery
 from billing.schemas.usage import TransactionShape
 from billing.web.credit import CHANGES, KINDS
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
+from billing.web.operator_house import SIGNED_IN, Device
+from billing.web.operator_usage import SPANS, UNITS, account_usage
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 from billing.web.render import usd_text, words
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.change_notifier import LiveBalance
     from billing.schemas.accounts import AccountShape
 
 NOTICES["booked"] = "Recorded in the ledger."
@@ -66,6 +70,7 @@ _MEMBERS: Final = (
     Column("Role", "role"),
     Column("Since", "created_at", "time"),
 )
+_SESSIONS: Final = (Column("Person", "user_id", "name", "/operator/people/{user_id}"), *SIGNED_IN)
 _ORDERS: Final = (
     Column("Time", "created_at", "time"),
     Column("Order", "id", "code", "/operator/payments/orders/{id}"),
@@ -105,63 +110,88 @@ async def accounts(visit: Visit) -> View:
 
 
 async def account(visit: Visit) -> View:
-    """Show one account: what its balance is made of, what came and went, and what may be changed."""
+    """Show one account: what its balance is made of, what it used, what came and went, and what may be changed."""
     services, call = visit.services, visit.call
     shown = await get_account(call)
     row = await services.accounts.get(shown.id)
     live = await services.live_balance(row)
-    free_nano = live.balance_nano - live.held_nano
     lots = await list_lots(call, LotsQuery(limit=LAST))
     changes = await services.reports.transactions(shown.id, LAST)
     windows = await services.windows(shown.id)
-    organization = await services.organizations.of_account(shown.id)
-    members = () if organization is None else (await services.members.page(organization.id, LAST)).items
     payments = services.payments
     orders = () if payments is None else (await payments.orders.page(LAST, account_id=shown.id)).items
-    here = f"/operator/accounts/{shown.id}"
-    figures = (
-        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
-        Figure("Held", live.held_nano, "money", "by requests that run now"),
-        Figure("Available", free_nano + row.credit_limit_nano, "money", "with its credit limit"),
-        Figure("Timeline", "all changes", path=f"{here}/transactions"),
-        Figure("Usage", "margin", path="/operator/margin?by=account"),
-        Figure("Payments", "all", path=f"/operator/payments?account_id={shown.id}"),
-        Figure("Requests", "all", path=f"/operator/requests?account_id={shown.id}"),
-        Figure("Keys", "all", path=f"/operator/keys?account_id={shown.id}"),
-    )
-    return detailed(
+    here, refused = f"/operator/accounts/{shown.id}", await _refused_today(visit, shown.id)
+    view = detailed(
         shown.name,
         shown,
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
-        Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
+        *await _people(visit, shown.id),
         Listed("Recent orders", _ORDERS, orders, empty="No orders yet."),
         Listed(
             "Recent changes",
             _TRANSACTIONS,
             [TransactionShape.of_transaction(each, with_cost=True) for each in changes.items],
         ),
-        intro=_explained(shown, live.balance_nano, live.held_nano) + await _refused_today(visit, shown.id),
-        figures=figures,
+        intro=_explained(shown, live.balance_nano, live.held_nano) + refused.sentence,
+        figures=_figures(shown.id, live, row.credit_limit_nano, refused),
         forms=_forms(visit, shown, here),
+    )
+    # A form that is refused is shown at its own address, where nothing is read.
+    usage = await account_usage(visit, shown.id) if visit.page.method == "GET" else None
+    return View("operator_account.html", {**view.values, "usage": usage, "spans": SPANS, "units": UNITS})
+
+
+async def _people(visit: Visit, account_id: str) -> tuple[Listed, Listed]:
+    """Return the members of an account's organization, and where they are signed in."""
+    services = visit.services
+    organization = await services.organizations.of_account(account_id)
+    members = () if organization is None else (await services.members.page(organization.id, LAST)).items
+    sessions = [] if organization is None else await services.sessions.of_organization(organization.id, LAST)
+    devices = [Device(each, each.user_id) for each in sessions]
+    return (
+        Listed("Members", _MEMBERS, members, empty="It belongs to no organization."),
+        Listed("Where members are signed in", _SESSIONS, devices, empty="Nobody is signed in."),
     )
 
 
-async def _refused_today(visit: Visit, account_id: str) -> str:
-    """Return how many of an account's requests were refused today, of those that are kept; nothing: none."""
+def _figures(account_id: str, live: LiveBalance, credit_limit_nano: int, refused: _Refused) -> tuple[Figure, ...]:
+    free_nano = live.balance_nano - live.held_nano
+    return (
+        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
+        Figure("Held", live.held_nano, "money", "by requests that run now"),
+        Figure("Available", free_nano + credit_limit_nano, "money", "with its credit limit"),
+        Figure("Timeline", "all changes", path=f"/operator/accounts/{account_id}/transactions"),
+        Figure("Refused today", refused.text, path=f"/operator/requests/refused?account_id={account_id}"),
+        Figure("Payments", "all", path=f"/operator/payments?account_id={account_id}"),
+        Figure("Requests", "all", path=f"/operator/requests?account_id={account_id}"),
+        Figure("Keys", "all", path=f"/operator/keys?account_id={account_id}"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """How many of an account's requests were refused today, of those that are kept."""
+
+    text: str
+    sentence: str = ""
+
+
+async def _refused_today(visit: Visit, account_id: str) -> _Refused:
     midnight_ms = int(visit.now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()) * 1000
     try:
         found = await visit.services.refused.newest(MAX_LIMIT, account_id=account_id)
     except StoreError:
-        return ""
+        return _Refused("")
     today = [each for each in found if each.at_ms >= midnight_ms]
     if not today:
-        return ""
+        return _Refused("0")
     # Of each key the last ones are kept.
-    most = max(Counter(each.key_id for each in today).values())
-    more = "At least " if most >= visit.services.refused.per_key else ""
-    return f" {more}{len(today):,} of its requests were refused today, the last as {words(today[0].code)}."
+    some = max(Counter(each.key_id for each in today).values()) >= visit.services.refused.per_key
+    last, count = words(today[0].code), f"{len(today):,}"
+    sentence = f" {'At least ' if some else ''}{count} of its requests were refused today, the last as {last}."
+    return _Refused(f"{count}{' or more' if some else ''}", sentence)
 
 
 def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -20,6 +18,8 @@ from billing.web.pages import Page, View, Visit, Who
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from billing.identity.sessions import MembersSession, Session
+
 
 _PEOPLE: Final = (
     Column("E-mail", "email", href="/operator/people/{id}"),
@@ -34,7 +34,7 @@ _PEOPLE: Final = (
 _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"), Column("Id", "id", "code"))
 # Sessions that the page of a person has.
 SESSIONS: Final = 20
-_SESSIONS: Final = (
+SIGNED_IN: Final = (
     Column("Device", "device"),
     Column("From", "address"),
     Column("Last used", "last_used_at", "time"),
@@ -52,14 +52,15 @@ _AUDIT: Final = (
 _AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    """A session, by what its device is called."""
+class Device:
+    """A session as a row, by what its device is called."""
 
-    device: str
-    address: str | None
-    last_used_at: datetime
-    expires_at: datetime
+    __slots__ = ("address", "device", "expires_at", "last_used_at", "user_id")
+
+    def __init__(self, session: Session | MembersSession, user_id: str) -> None:
+        self.user_id = user_id
+        self.device, self.address = device_of(session.user_agent), session.address
+        self.last_used_at, self.expires_at = session.last_used_at, session.expires_at
 
 
 async def people(visit: Visit) -> View:
@@ -89,10 +90,8 @@ async def person(visit: Visit) -> View:
     )
     table = Listed("Organizations", _ORGANIZATIONS, found.organizations, empty="They belong to none.")
     sessions = (await visit.services.sessions.page(found.id, SESSIONS)).items
-    devices = [
-        _Device(device_of(each.user_agent), each.address, each.last_used_at, each.expires_at) for each in sessions
-    ]
-    signed_in = Listed("Where they are signed in", _SESSIONS, devices, empty="Nowhere.")
+    devices = [Device(each, found.id) for each in sessions]
+    signed_in = Listed("Where they are signed in", SIGNED_IN, devices, empty="Nowhere.")
     return detailed(found.email, found, _PEOPLE[1:], table, signed_in, forms=(allow, right))
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.api.requests import NotFound
-from billing.api.traffic import list_circuit_changes, list_providers
+from billing.api.traffic import list_circuit_changes, list_providers, test_provider
+from billing.schemas.system import NewProviderTest
 from billing.schemas.traffic import ProvidersQuery
-from billing.web.lists import Column, Field, Figure, Listed, detailed, listed
+from billing.web.forms import count_typed
+from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.pages import Page, View, Visit, Who
 from billing.web.render import time_text
 
@@ -25,6 +27,20 @@ _PROVIDERS: Final = (
     Column("First token", "first", "number"),
     Column("Last error", "error_at", "time"),
     Column("It was", "error"),
+)
+_TEST: Final = (
+    "One request of at most 16 tokens of output, as a customer's would be sent. It costs you what the provider bills "
+    "for it, with the cheapest model well below a cent; no customer is charged, and the audit log keeps it."
+)
+_TESTED: Final = (
+    Column("What to do", "advice"),
+    Column("It said", "error"),
+    Column("Model", "model", "code"),
+    Column("Its name there", "provider_model", "code"),
+    Column("Base URL", "origin", "code"),
+    Column("Circuit before the test", "circuit", "state"),
+    Column("Tokens in", "input_tokens", "count"),
+    Column("Tokens out", "output_tokens", "count"),
 )
 _TARGETS: Final = (
     Column("Number", "number", "code"),
@@ -141,6 +157,9 @@ async def provider(visit: Visit) -> View:
     assert seen is not None  # noqa: S101 - the API gives it to each
     changes = (await list_circuit_changes(visit.call)).data
     paused = {"open": "paused", "closed": "on"}
+    # A test that is refused is shown at its own address, where nothing is read.
+    asking = visit.page.method == "GET"
+    filters = (Field("within", "The last", value=asked.within, options=tuple(_WITHIN.items())),)
     figures = (
         Figure("State", answers.state, "state"),
         Figure("Attempts", seen.attempts, "count", f"{seen.attempts_per_minute} a minute"),
@@ -169,13 +188,43 @@ async def provider(visit: Visit) -> View:
         ),
         intro=f"In the last {_WITHIN[asked.within]}. {_TIMES} A target that failed too often is paused; "
         "one request then tries it again.",
-        filters=(Field("within", "The last", value=asked.within, options=tuple(_WITHIN.items())),),
+        filters=filters if asking else (),
         figures=figures,
-        live=True,
+        forms=() if found.off_reason else (_test_form(visit, found),),
+        live=asking,
     )
+
+
+def _test_form(visit: Visit, provider: ProviderShape) -> Form:
+    models = [each.id for each in visit.services.models(None) if each.owned_by == provider.name]
+    fields = [Field("model", "Model", options=(("", "the cheapest"), *((each, each) for each in models)))]
+    if len(provider.targets) > 1:
+        targets = tuple((str(each.number), f"{each.number}: {each.origin}") for each in provider.targets)
+        fields.append(Field("target", "Base URL and key", options=targets))
+    return Form(f"Test {provider.name} now", f"/operator/providers/{provider.name}/test", "Test", tuple(fields), _TEST)
+
+
+async def test(visit: Visit) -> View:
+    """Send a provider one small request, and show how it answers."""
+    number = count_typed(visit.typed("target"))
+    given = {"model": visit.field("model"), "target": visit.field("target") if number is None else number}
+    found = await test_provider(visit.call, visit.body(NewProviderTest, **given))
+    status = "no answer" if found.status is None else f"HTTP {found.status}"
+    figures = (
+        Figure("Answer", "OK" if found.ok else "failed", "state", status),
+        Figure("Head of the answer", time_text(found.head_ms)),
+        Figure("First token", time_text(found.first_token_ms)),
+        Figure("Whole answer", time_text(found.total_ms)),
+        Figure("Cost", found.cost_usd, "money", "yours: no customer is charged"),
+        Figure("Provider", found.provider, path=f"/operator/providers/{found.provider}"),
+    )
+    every = (await list_providers(visit.call, ProvidersQuery())).data
+    again = tuple(_test_form(visit, each) for each in every if each.name == found.provider)
+    return detailed(f"Test of {found.provider}", found, _TESTED, figures=figures, forms=again)
 
 
 ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/operator/providers", providers, Who.operator),
     Page("GET", "/operator/providers/{provider}", provider, Who.operator),
+    Page("POST", "/operator/providers/{provider}/test", test, Who.operator, again=provider),
 )

@@ -302,7 +302,7 @@ class Visit:
             given["limit"] = str(min(int(given["limit"][:9]), MOST_ROWS))
         return query_of({**given, **fixed}, model)
 
-    def body(self, model: type[T], **fields: object) -> T:
+    def body(self, model: type[T], /, **fields: object) -> T:
         """Return fields of the form, already of their types, as a shape of the API; those that are None are left out.
         Raises `BadRequest`."""
         return shaped({name: value for name, value in fields.items() if value is not None}, model)

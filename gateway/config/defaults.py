@@ -238,6 +238,7 @@ class UpstreamSettings(Struct, frozen=True):
         0.5
     )
     upstream_waiting: Annotated[int, within(0, 100_000, "requests that may wait for one, for connect_timeout_s")] = 1000
+    provider_test_s: Annotated[float, within(0.1, 25, "longest test of a provider by an operator")] = 15
 
 
 class StoreSettings(Struct, frozen=True):

@@ -30,6 +30,7 @@ _QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
 MAX_VERSION: Final = 1_000_000_000
 VERSION: Final = "version"
 MAX_FEATURES: Final = 100
+MAX_MARKUPS: Final = 1_000
 MAX_UNITS: Final = 1_000_000_000_000
 _FEATURE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 
@@ -60,6 +61,15 @@ def _read_features(value: Value) -> tuple[tuple[str, bool | int], ...]:
         if allowed is not None:
             found.append((name, allowed))
     return tuple(sorted(found))
+
+
+def _read_markups(value: Value) -> tuple[tuple[str, int], ...]:
+    """Return markups by the name of a model, or a prefix of names with a `*`."""
+    entries = value.entries()
+    if len(entries) > MAX_MARKUPS:
+        value.problem(f"at most {MAX_MARKUPS} models")
+    found = ((name, given.decimal(parse_factor, "20")) for name, given in entries.items())
+    return tuple(sorted((name, markup) for name, markup in found if markup is not None))
 
 
 def _read_quotas(value: Value) -> tuple[Quota, ...]:
@@ -100,6 +110,7 @@ class _Entry(Struct, frozen=True, rename={"price_nano": "price_usd", "included_c
     admission_queue_s: Annotated[int, Meta(ge=0, le=600)] = 0
     default_tool_calls: Annotated[int, Meta(ge=1, le=MAX_TOOL_CALLS)] | None = None
     markup_percent: Annotated[int, decimal(parse_factor, "20")] = 0
+    markups: Annotated[tuple[tuple[str, int], ...], read_by(_read_markups)] = ()
     stripe_price: str | None = None
     upgrade_to: str | None = None
 
@@ -123,9 +134,10 @@ def _check_names(value: Value, entry: _Entry, others: Collection[str], models: C
     """Note names of plans and models that there are not."""
     if entry.upgrade_to is not None and entry.upgrade_to not in others:
         value.entries()["upgrade_to"].expected("another plan of this file", nearest(entry.upgrade_to, others))
-    for name in entry.models:
-        if name not in models and not name.endswith("*") and "/" not in name:
-            value.entries()["models"].problem(f"{name} is no entry of metergate.yaml's models{nearest(name, models)}")
+    for key, names in (("models", entry.models), ("markups", tuple(name for name, _ in entry.markups))):
+        for name in names:
+            if name not in models and not name.endswith("*") and "/" not in name:
+                value.entries()[key].problem(f"{name} is no entry of metergate.yaml's models{nearest(name, models)}")
 
 
 def _plan(plan_id: str, entry: _Entry) -> Plan:

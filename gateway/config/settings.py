@@ -330,6 +330,10 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     for cycle in upgrade_cycles(settings.plans):
         way = " -> ".join((*cycle, cycle[0]))
         found.append(f"plans {way}: upgrade_to leads back to where it began; take it out of the largest of them")
+    for plan in settings.plans.values():
+        for name in (name for name, _ in plan.markups if name in settings.models):
+            if settings.models[name].markup_scaled:
+                found.append(f"plan {plan.id}: the own markup_percent of model {name} goes before its markup here")
     if settings.payment_provider == "local" and (settings.stripe_api_key or not listens_here(settings)):
         found.append("payments are local: credit is bought without money; PAYMENT_PROVIDER=stripe takes real payments")
     if settings.payment_provider == "stripe":

@@ -180,6 +180,11 @@ class ModelList(Protocol):
         """Return one of them."""
 
 
+# What the model of a trial is asked for, and the most tokens of its answer. OpenAI takes no smaller maximum for some.
+TRIAL_TEXT: Final = "Reply with OK."
+TRIAL_TOKENS: Final = 16
+
+
 class Changes(msgspec.Struct, frozen=True):
     """What differs in the body that a provider gets; None leaves a value as it is.
 
@@ -193,6 +198,17 @@ class Changes(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     max_field: str = ""
     tool_calls: int | None = None
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """A small request that shows whether a provider answers: the path of an endpoint, with its query string, and the
+    body without the model, which a path with `{model}` names. `writes`: for models that write an answer. `headers` are
+    those that its clients send themselves."""
+
+    path: str
+    body: Mapping[str, object]
+    writes: bool = True
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 class Envelope(Protocol):
@@ -213,7 +229,8 @@ class Dialect(Envelope, Protocol):
     `name` is what providers' entries call it, `endpoints` are all that it meters. `kept_parameters` are query
     parameters that never reach a provider: metering reads their namesakes from the body. `passed_parameters` reach a
     provider of this dialect and of no other. `creations` tell of the objects on which its providers work in the
-    background. `models` is how it lists models, None where that is OpenAI's way.
+    background. `models` is how it lists models, None where that is OpenAI's way. `trials` are what its providers are
+    tested with.
     """
 
     name: ClassVar[str]
@@ -224,6 +241,7 @@ class Dialect(Envelope, Protocol):
     passed_parameters: ClassVar[frozenset[str]] = frozenset()
     creations: ClassVar[tuple[Creation, ...]] = ()
     models: ClassVar[ModelList | None] = None
+    trials: ClassVar[tuple[Trial, ...]] = ()
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         """Requests with more structure than `bounds` are refused."""

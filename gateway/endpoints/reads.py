@@ -96,7 +96,7 @@ class Reads:
     def catalogue(self, plan: Plan | None) -> list[ModelShape]:
         """Return every model that has a price here, whoever may use it, at what a plan's accounts pay; None: at the
         providers' prices."""
-        terms = _AT_COST if plan is None else _Terms(plan.markup_scaled, with_row=self._with_cost)
+        terms = _AT_COST if plan is None else _Terms(plan, with_row=self._with_cost)
         shapes = (_model_shape(None, route, None, "", terms) for route in self._router.entries(time.time()))
         return [shape for shape in shapes if shape is not None]
 
@@ -105,7 +105,7 @@ class Reads:
         return self._runtime.services.customers_see == "cost"
 
     def _terms(self, principal: Principal) -> _Terms:
-        return _Terms(principal.plan.markup_scaled, with_row=self._with_cost)
+        return _Terms(principal.plan, with_row=self._with_cost)
 
     def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
         """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
@@ -176,15 +176,15 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """For whom a price is quoted: the markup of a plan, None for the provider's own price; and whether the row is
+    """For whom a price is quoted: the accounts of a plan, None for the provider's own price; and whether the row is
     named."""
 
-    plan_markup_scaled: int | None
+    plan: Plan | None
     with_row: bool
 
     def markup_on(self, route: Candidate) -> int:
         """Return the markup on a model's price."""
-        return 0 if self.plan_markup_scaled is None else markup_of(route, self.plan_markup_scaled)
+        return 0 if self.plan is None else markup_of(route, self.plan.markup_of(route.entry))
 
 
 _AT_COST: Final = _Terms(None, with_row=True)

@@ -20,5 +20,6 @@ detached_answer  what goes on when the client is gone, and the longest life of a
 stored       objects that requests name or create at providers: whose they are
 background_jobs  responses in the background: polled until they can be paid
 settlement/  what a hold turns into: priced and settled, or given back; usage that did not come
+provider_tests  one small request by which an operator learns whether a provider answers
 records      refusals that can be looked up; a line of JSON for each request
 """

@@ -52,7 +52,7 @@ class Terms:
         self.route = route
         self.candidate = candidate
         self.tags = tags_of(principal)
-        self.plan_markup_scaled = principal.plan.markup_scaled
+        self.plan_markup_scaled = principal.plan.markup_of(candidate.entry)
         self.markup_scaled = markup_of(candidate, self.plan_markup_scaled)
         own, plan = principal.default_tool_calls, principal.plan.default_tool_calls
         self.rules = rules.granting(own, plan, candidate.default_tool_calls)

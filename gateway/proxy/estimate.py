@@ -296,7 +296,7 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateSetti
 
 
 def markup_of(route: Candidate, plan_markup_scaled: int) -> int:
-    """Return the markup that applies: a model's own goes before its plan's."""
+    """Return the markup that applies: a model's own goes before its plan's, which may be one for this model."""
     return route.markup_scaled or plan_markup_scaled
 
 

@@ -233,7 +233,8 @@ class Preparation:
             if not principal.allows_model(name) or not limits.all <= counted:
                 continue
             try:
-                dearest(parsed, (each.candidate,), principal.plan.markup_scaled, self._rules)
+                markup_scaled = principal.plan.markup_of(each.candidate.entry)
+                dearest(parsed, (each.candidate,), markup_scaled, self._rules)
             except (NotPriced, NeedTooLarge):
                 continue
             usable.append(each)

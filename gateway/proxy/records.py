@@ -224,11 +224,9 @@ class Records:
     def passed_on(self, context: RequestContext, status: int) -> None:
         """Keep a request that its provider refused, and whose client got the provider's own answer."""
         # Not the provider's words: they may repeat what the client sent.
-        route = context.route
-        message = (
-            f"The provider {route.provider.name} answered HTTP {status}, which was passed on. Nothing was charged."
-        )
-        details = {"provider": route.provider.name, "provider_model": route.model, "attempts": context.attempts}
+        route, name = context.route, context.route.provider.name
+        message = f"The provider {name} answered HTTP {status}, which was passed on. Nothing was charged."
+        details = {"provider": name, "provider_model": route.model, "attempts": context.attempts}
         refusal = Refusal(status, PASSED_ON, message, extra=details)
         self._note(context.request_id, context.endpoint, context.principal, route.entry, refusal)
 

@@ -98,7 +98,7 @@ class Front:
 
 
 class Taken(NamedTuple):
-    """A request that the front takes: its head, and by what that is remembered; all lines of it but its length; how
+    """A request whose body is on its way: its head, and by what that is remembered; all lines of it but its length; how
     many bytes head and body have."""
 
     head: KnownHead
@@ -121,8 +121,8 @@ class WholeExchange(Exchange):
 
     __slots__ = ("_body", "_digest", "_known", "_lines", "key_digest")
 
-    def __init__(self, front: FrontProtocol, taken: Taken, body: bytes) -> None:
-        rules, head = front.front.rules, taken.head
+    def __init__(self, front: FrontProtocol, head: KnownHead, digest: bytes, lines: bytes, body: bytes) -> None:
+        rules = front.front.rules
         self._protocol = front
         self.payload = EMPTY_PAYLOAD
         self._head = None
@@ -141,8 +141,8 @@ class WholeExchange(Exchange):
         self.cut_for = None
         self.client_write_timeout_s = rules.client_write_timeout_s
         self._known = head
-        self._digest = taken.digest
-        self._lines = taken.lines
+        self._digest = digest
+        self._lines = lines
         self._body = body
         self.key_digest = head.key_digest
 
@@ -278,7 +278,8 @@ class FrontProtocol(asyncio.Protocol):
             self._keep(data)
             return
         self._let_go()
-        self._begin(awaited, data[awaited.head_bytes :])
+        body, behind = data[awaited.head_bytes : awaited.wanted_bytes], data[awaited.wanted_bytes :]
+        self._begin(WholeExchange(self, awaited.head, awaited.digest, awaited.lines, body), behind)
 
     def _take(self, data: bytes, *, later: bool = False) -> None:
         """Serve the request that `data` begins with, or await the rest of it, or give all of it away; with `later` it
@@ -290,11 +291,12 @@ class FrontProtocol(asyncio.Protocol):
                 digest = heads.digest(lines)
                 head = heads.get(digest) or heads.read(lines)
                 if head is not None:
-                    taken = Taken(head, digest, lines, len(data) - len(body), length)
-                    if len(body) >= length:
-                        self._begin(taken, body, later=later)
+                    if len(body) == length:
+                        self._begin(WholeExchange(self, head, digest, lines, body), later=later)
+                    elif len(body) > length:
+                        self._begin(WholeExchange(self, head, digest, lines, body[:length]), body[length:], later=later)
                     else:
-                        self._awaited = taken
+                        self._awaited = Taken(head, digest, lines, len(data) - len(body), length)
                         self._body_timer = self._loop.call_later(BODY_S, self._late)
                         self._since_s = self._loop.time()
                         self._keep(data)
@@ -418,19 +420,16 @@ class FrontProtocol(asyncio.Protocol):
 
     # What is served.
 
-    def _begin(self, taken: Taken, data: bytes, *, later: bool = False) -> None:
-        """Serve a request whose body `data` begins with, or have it be the next one; what is behind it waits."""
-        length = taken.length
-        body = data if len(data) == length else data[:length]
-        self._exchange = exchange = WholeExchange(self, taken, body)
-        self._served = True
-        if len(data) > length:
-            self._hold(data[length:])
+    def _begin(self, exchange: WholeExchange, behind: bytes = b"", *, later: bool = False) -> None:
+        """Serve a request, or have it be the next one; what is behind it waits."""
+        self._exchange, self._served = exchange, True
+        if behind:
+            self._hold(behind)
         elif self._eof:
             self._close = True  # it is the last one
         if self._trusted:
             clients = self.front.shared.clients
-            address = clients.forwarded(self._peer, taken.head.headers.getall(FORWARDED_HEADER, []))
+            address = clients.forwarded(self._peer, exchange.headers.getall(FORWARDED_HEADER, []))
             self.refused = not clients.move(self, address)
         if later:
             self._loop.call_soon(self._serve, exchange)

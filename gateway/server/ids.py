@@ -50,6 +50,8 @@ def duration(milliseconds: int) -> bytes:
     """Return a duration as OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
     if milliseconds < 1000:
         return b"%dms" % milliseconds
+    if milliseconds < MINUTE_MS and milliseconds % 10:  # as nearly all are
+        return b"%d.%03ds" % divmod(milliseconds, 1000)
     minutes, rest = divmod(milliseconds, MINUTE_MS)
     seconds, thousandths = divmod(rest, 1000)
     shown = (b"%d.%03d" % (seconds, thousandths)).rstrip(b"0") if thousandths else b"%d" % seconds
@@ -67,13 +69,15 @@ def usd(nano: int) -> bytes:
 
 
 class _Lines(NamedTuple):
-    """Lines as templates: `first` says which request it was, `charged` also what it cost, `limits` what its minute has
-    left. `windows` are, by metric, windows as (limit, index among the minute's)."""
+    """Lines as templates: `first` says which request it was, `charged` also what it cost, `granted` how many output
+    tokens it could have; all of them end with what its minute has left. `windows` are, by metric, the first window, as
+    limit and index among the minute's, and the others."""
 
     first: bytes
+    first_granted: bytes
     charged: bytes
-    limits: bytes
-    windows: tuple[tuple[tuple[int, int], ...], ...]
+    charged_granted: bytes
+    windows: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
 
 
 @lru_cache(maxsize=WINDOWS_KEPT)
@@ -86,37 +90,41 @@ def _lines_of(minute: Minute, id_header: str | None) -> _Lines:
     limits = "".join(
         f"x-ratelimit-limit-{metric}: %d\r\nx-ratelimit-remaining-{metric}: %d\r\nx-ratelimit-reset-{metric}: %b\r\n"
         for metric in found
-    )
-    first = f"{REQUEST_ID}: %b\r\n"
+    ).encode()
     own = f"{id_header}: %b\r\n" if id_header is not None else ""
-    charged = f"{first}{CHARGE}: %b\r\n{COST}: %b\r\n{own}"
-    return _Lines(f"{first}{own}".encode(), charged.encode(), limits.encode(), tuple(map(tuple, found.values())))
+    first = f"{REQUEST_ID}: %b\r\n{own}".encode()
+    charged = f"{REQUEST_ID}: %b\r\n{CHARGE}: %b\r\n{COST}: %b\r\n{own}".encode()
+    windows = tuple((*first, tuple(others)) for first, *others in found.values())
+    return _Lines(
+        first + limits, first + GRANTED_LINE + limits, charged + limits, charged + GRANTED_LINE + limits, windows
+    )
 
 
 def paid_lines(hold: Hold, charged_nano: int | None, id_header: str | None = None) -> bytes:
     """Return header lines: which request this was (also in `id_header`), what was charged where that is known, how many
     output tokens it could have where the hold has bounded them and not the client, and of the minute's windows by
     metric the one that has the least left, as admission left it."""
-    first, charged, limits, shown = _lines_of(hold.target.limits.minute, id_header)
-    values: list[object] = [hold.id_bytes]
-    if charged_nano is not None:
-        first, charge_usd = charged, usd(charged_nano)
-        values += (charge_usd, charge_usd)
+    first, first_granted, charged, charged_granted, shown = _lines_of(hold.target.limits.minute, id_header)
+    values: list[object]
+    if charged_nano is None:
+        values = [hold.id_bytes]
+    else:
+        charge_usd = usd(charged_nano)
+        first, first_granted, values = charged, charged_granted, [hold.id_bytes, charge_usd, charge_usd]
     if id_header is not None:
         values.append(hold.id_bytes)
     if hold.granted_output < hold.need.most_output:
-        first += GRANTED_LINE
+        first = first_granted
         values.append(hold.granted_output)
     if shown:
         used, reset = hold.minute_used, duration(MINUTE_MS - hold.admitted_at_ms % MINUTE_MS)
-        for windows in shown:
-            most, index = windows[0]
+        for most, index, others in shown:
             left = most - used[index]
-            for limit, at in windows[1:]:
+            for limit, at in others:
                 if limit - used[at] < left:
                     most, left = limit, limit - used[at]
-            values += (most, left if left > 0 else 0, reset)
-    return first % tuple(values) if not shown else (first + limits) % tuple(values)
+            values += most, left if left > 0 else 0, reset
+    return first % tuple(values)
 
 
 def served_lines(provider: str, model: str) -> bytes:
@@ -148,15 +156,17 @@ def balance_line(balance_nano: int) -> bytes:
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 CHANCE_BITS: Final = 60
 COUNT_BITS: Final = 20
+# Of a time in milliseconds, what one pair of digits says: a block is about a second.
+BLOCK_BITS: Final = 10
 _PAIRS: Final = tuple(high + low for high in ALPHABET for low in ALPHABET)
 
 
 class Ulids:
-    """Makes ULIDs; call it. Of the 80 bits behind the time, 60 are random anew in every millisecond and the last 20
-    count, so that ids of one maker rise within it, too. `clock` gives Unix milliseconds, `bits` a random number of that
+    """Makes ULIDs; call it. Of the 80 bits behind the time, 60 are random anew in every block of 1,024 ms, and the last
+    20 count within it, so that ids of one maker rise. `clock` gives Unix milliseconds, `bits` a random number of that
     many bits."""
 
-    __slots__ = ("_bits", "_clock", "_count", "_ms", "_prefix")
+    __slots__ = ("_bits", "_block", "_chance", "_clock", "_count", "_time")
 
     def __init__(
         self,
@@ -165,28 +175,25 @@ class Ulids:
     ) -> None:
         self._clock = clock
         self._bits = bits or random.Random().getrandbits  # noqa: S311
-        self._ms = -1
+        self._block = -1
         self._count = 0
-        self._prefix = ""
+        self._time = self._chance = ""
 
     def __call__(self) -> str:
         now_ms, count = self._clock(), self._count + 1
-        if now_ms != self._ms or count >> COUNT_BITS:
-            self._ms, count = now_ms, 0
-            self._prefix = _prefix(now_ms, self._bits(CHANCE_BITS))
+        block = now_ms >> BLOCK_BITS
+        if block != self._block or count >> COUNT_BITS:
+            self._block, count = block, 0
+            # Of an id only the pair of its millisecond, and of its count, differ within a block.
+            self._time, self._chance = _pairs_of(block, 4), _pairs_of(self._bits(CHANCE_BITS), 6)
         self._count = count
-        return self._prefix + _PAIRS[count >> 10] + _PAIRS[count & 1023]
+        pairs = _PAIRS
+        return f"{self._time}{pairs[now_ms & 1023]}{self._chance}{pairs[count >> 10]}{pairs[count & 1023]}"
 
 
-def _prefix(ms: int, chance: int) -> str:
-    """Return 48 bits of time and 60 of chance in Crockford's base 32, two digits at a time: where requests are few,
-    each of them comes in a millisecond of its own."""
-    pairs = _PAIRS
-    return (
-        f"{pairs[ms >> 40]}{pairs[ms >> 30 & 1023]}{pairs[ms >> 20 & 1023]}{pairs[ms >> 10 & 1023]}{pairs[ms & 1023]}"
-        f"{pairs[chance >> 50]}{pairs[chance >> 40 & 1023]}{pairs[chance >> 30 & 1023]}{pairs[chance >> 20 & 1023]}"
-        f"{pairs[chance >> 10 & 1023]}{pairs[chance & 1023]}"
-    )
+def _pairs_of(number: int, count: int) -> str:
+    """Return so many pairs of digits in Crockford's base 32, of ten bits each."""
+    return "".join(_PAIRS[number >> 10 * at & 1023] for at in reversed(range(count)))
 
 
 _dated: tuple[int, bytes] = (0, b"")

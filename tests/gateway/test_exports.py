@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 import subprocess
 from dataclasses import replace
 from decimal import Decimal
@@ -15,7 +16,7 @@ from gateway.config.exports import ExportConfig
 from gateway.config.settings import Secret
 from tests.gateway.conftest import chat
 from tests.support.answering import BOUND_S
-from tests.support.commands import Shell
+from tests.support.commands import CHECKOUT, Shell
 from tests.support.gateways import ask
 from tests.support.programs import judge
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
@@ -69,6 +70,7 @@ async def test_what_was_used_is_told_and_written_to_files(make_gateway, tmp_path
         assert (done.json["events"], done.json["charged_usd"]) == (1, event["charged_usd"])
     assert written(tmp_path / "x") == [(event["id"], Decimal(event["charged_usd"]))] * 2
     assert await asyncio.to_thread(summed, tmp_path / "x") == [(event["model"], 1, Decimal(event["charged_usd"]))]
+    assert await asyncio.to_thread(as_iceberg, tmp_path / "x") == [(event["model"], 1, Decimal(event["charged_usd"]))]
     wrong = await asyncio.to_thread(shell.run, *run, "x", "--format", "xml", env=stores)
     assert "csv, parquet" in wrong.failed(2)
 
@@ -83,6 +85,7 @@ def written(folder: Path) -> list[tuple[str, Decimal]]:
     return [(row["request_id"], Decimal(row["charged_usd"])) for row in rows]
 
 
+EXPORTS = (CHECKOUT / "docs" / "exports.md").read_text()
 # The query of docs/exports.md.
 SUM = """
 import json, sys, duckdb
@@ -95,4 +98,20 @@ def summed(folder: Path) -> list[tuple[str, int, Decimal]]:
     """Requests and charges by model, as DuckDB reads them; skips where it is not installed."""
     python = Path(judge("kubernetes-validate")).with_name("python")
     ran = subprocess.run([python, "-c", SUM, str(folder)], capture_output=True, check=True, timeout=BOUND_S)
+    return [(model, requests, Decimal(charged)) for model, requests, charged in json.loads(ran.stdout)]
+
+
+def as_iceberg(folder: Path) -> list[tuple[str, int, Decimal]]:
+    """The same from the Iceberg table that docs/exports.md makes of the files, twice: what is known is not added again.
+    Skips where Iceberg's library is not installed."""
+    python = Path(judge("pyiceberg")).with_name("python")
+    register, read = re.findall(r"^```python\n(.*?)^```$", EXPORTS, re.MULTILINE | re.DOTALL)
+    register = register.replace('Path("usage")', "Path.cwd()")
+    script = f"import json\n{register}{register}since = '2026-01-01T00:00:00+00:00'\n{read}"
+    script += "assert recent.execute('SELECT count(*) FROM recent').fetchall() == [(1,)]\n"
+    script += "assert table.scan(row_filter=\"admitted_at < '2026-01-01T00:00:00+00:00'\").to_arrow().num_rows == 0\n"
+    script += "print(json.dumps(rows))"
+    command = [python, "-W", "error::SyntaxWarning", "-c", script]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=BOUND_S)
+    assert ran.returncode == 0, ran.stderr
     return [(model, requests, Decimal(charged)) for model, requests, charged in json.loads(ran.stdout)]

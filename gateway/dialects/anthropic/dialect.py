@@ -33,7 +33,7 @@ from gateway.dialects.anthropic.content import (
 )
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
-from gateway.dialects.base import Changes, Dialect, Head, Match
+from gateway.dialects.base import TRIAL_TEXT, TRIAL_TOKENS, Changes, Dialect, Head, Match, Trial
 from gateway.dialects.body import (
     DEFAULT_BOUNDS,
     FIELD_LEVEL,
@@ -248,6 +248,13 @@ class AnthropicDialect(Dialect):
     )
     kept_parameters = METERING_FIELDS
     models = AnthropicModels()
+    trials = (
+        Trial(
+            MESSAGE,
+            {MESSAGES: [{"role": "user", "content": TRIAL_TEXT}], MAX_FIELD: TRIAL_TOKENS, "stream": True},
+            headers={VERSION: "2023-06-01"},
+        ),
+    )
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether Anthropic's clients sent it: they name the version of its API."""

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import Changes, Dialect, Head, Match
+from gateway.dialects.base import TRIAL_TEXT, TRIAL_TOKENS, Changes, Dialect, Head, Match, Trial
 from gateway.dialects.body import FIELDS, TEXT, BadRequest, capped, decoded_answer, is_null
 from gateway.dialects.declarations import EVENT_STREAM, Endpoint
 from gateway.dialects.facts import Reported
@@ -202,6 +202,16 @@ class GeminiDialect(Dialect):
     kept_parameters = REQUEST.spelled
     models = GeminiModels()
     passed_parameters = frozenset({"alt"})
+    trials = (
+        Trial(
+            f"/v1beta/models/{{model}}:{STREAM}?alt=sse",
+            {
+                "contents": [{"role": "user", "parts": [{"text": TRIAL_TEXT}]}],
+                "generationConfig": {MAX_FIELD: TRIAL_TOKENS},
+            },
+        ),
+        Trial(f"/v1beta/models/{{model}}:{EMBED}", {"content": {"parts": [{"text": TRIAL_TEXT}]}}, writes=False),
+    )
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether it is, by its path; or, on paths that several APIs share, by a header or a key in the query

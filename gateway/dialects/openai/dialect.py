@@ -23,14 +23,14 @@ Errors are in the envelope that OpenAI's clients expect, and that whatever belon
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.schemas import base
 from billing.usage import MAX_COUNT
-from gateway.dialects.base import Changes, Dialect
+from gateway.dialects.base import TRIAL_TEXT, TRIAL_TOKENS, Changes, Dialect, Trial
 from gateway.dialects.body import (
     BOOLEAN,
     DEFAULT_BOUNDS,
@@ -294,6 +294,13 @@ class OpenAIDialect(Dialect):
     )
     kept_parameters = METERING_FIELDS
     events = OpenAIEvents()
+    trials: ClassVar[tuple[Trial, ...]] = (
+        Trial(
+            CHAT,
+            {"messages": [{"role": "user", "content": TRIAL_TEXT}], "max_tokens": TRIAL_TOKENS, "stream": True},
+        ),
+        Trial(EMBEDDINGS, {"input": TRIAL_TEXT}, writes=False),
+    )
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return that every other path is: its clients get errors in OpenAI's shape."""

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import Changes
+from gateway.dialects.base import TRIAL_TEXT, Changes, Trial
 from gateway.dialects.body import (
     ITEMS,
     MAX_MODEL_CHARS,
@@ -94,6 +94,7 @@ class RerankDialect(OpenAIDialect):
     declared = RERANKS
     endpoints = tuple(Endpoint(path, RERANK, writes=False) for path in PATHS)
     kept_parameters = METERING_FIELDS
+    trials = (Trial(PATHS[0], {"query": TRIAL_TEXT, "documents": ["OK"]}, writes=False),)
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return that none is: OpenAI's dialect answers for its paths."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from billing.ledger.debits import total_usage
 from billing.usage import Usage
@@ -30,7 +32,7 @@ Policy = Literal["estimate", "hold", "free"]
 MAX_COUNTED_BYTES: Final = 4 << 20
 
 
-class Guess(NamedTuple):
+class Guess(msgspec.Struct, frozen=True, gc=False):
     """A usage that no provider reported, what is charged for it, and why it had to be guessed; None where what the
     provider reported stands."""
 

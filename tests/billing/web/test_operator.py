@@ -2,14 +2,19 @@
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
+
+from billing.api.traffic import DAY, HOUR
 from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
 from billing.payments.flows import Wanted
 from billing.payments.local.provider import LocalProvider
 from billing.pricing import PriceTable
 from billing.usage import Usage
+from billing.web.operator_usage import bounds_of
 from tests.billing.identity.support import join
 from tests.billing.support import PRICE, PRICES
 from tests.billing.web.conftest import MODELS
@@ -60,6 +65,39 @@ async def test_an_account_is_corrected_and_its_timeline_has_the_balance_after_ea
     assert audit.headers["Content-Type"].startswith("text/csv")
     assert audit.text.count("\r\n") > 2
     assert "agreed" in audit.text
+
+
+async def test_an_accounts_page_has_its_usage_over_time_as_the_ledger_has_it(console):
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    key, _ = await billing.keys.create(account_id, "laptop")
+    here = f"/operator/accounts/{account_id}"
+    assert "It used nothing in this time." in (await console.get(here, "operator")).words
+    for model, output in (("fast", 100), ("smart", 300)):
+        await billing.debit(account_id, key.id, Usage(input_tokens=1000, output_tokens=output), model=model)
+    await console.get("/", "owner")  # who is signed in from now on
+    used = await billing.reports.usage_totals(account_id)
+    for span in ("today", "7d", "30d"):
+        for unit in ("money", "requests", "tokens"):
+            page = await console.get(here, "operator", params={"span": span, "unit": unit})
+            assert "Requests 2" in page.words
+            assert "Tokens 2,400" in page.words
+            assert 'class="s0"' in page.text
+        assert Decimal(used.charged_nano) / 10**9 in map(Decimal, page.values)
+    assert (await console.get(here, "operator", params={"span": "1y"})).status == 400
+    assert "Where members are signed in" in page.words
+    assert "Nobody is signed in." not in page.words
+    hidden = await console.get(here, "operator", params={"hide": "fast"})
+    assert "hidden, show it" in hidden.text
+
+
+@pytest.mark.parametrize("hour", [0, 13, 23])
+def test_today_is_compared_with_the_same_hours_of_yesterday_and_days_with_as_many_before(hour):
+    now, day = datetime(2026, 3, 1, hour, 30, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
+    bounds, count = bounds_of("today", now)
+    assert (bounds[0], bounds[-count - 1], bounds[-1]) == (day - DAY, day, day + (hour + 1) * HOUR)
+    bounds, count = bounds_of("7d", now)
+    assert (bounds[0], bounds[count], bounds[-1]) == (day - 13 * DAY, day - 6 * DAY, day + DAY)
 
 
 async def test_only_what_was_changed_of_an_account_is_changed(console):

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import structs
 
+from billing.api.requests import BadRequest
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
-from billing.schemas.system import ProviderShape, TargetShape, TroubleShape
+from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape, TroubleShape
 from billing.traffic.counts import BOUNDS_MS, FAILED, HEAD, REFUSED, Counted, ProviderTraffic
 from billing.usage import Usage
 from billing.web.charts import TREND_HEIGHT, trend
@@ -118,3 +119,47 @@ async def test_providers_show_how_they_answer_and_those_not_set_up_take_one_line
         assert "HTTP 503 1" in one.words
         assert "It never opened." in one.words
         assert (await served.get("/operator/providers/none", "operator")).status == 404
+
+
+async def test_a_provider_is_tested_and_its_page_says_what_came_of_it(console):
+    asked = []
+
+    async def listed():
+        return [provider("openai")]
+
+    async def tested(name, model, target):
+        asked.append((name, model, target))
+        if target:
+            raise BadRequest(f"{name} has no target {target}.", "target")
+        return ProviderTestShape(
+            provider=name,
+            model=model or "cheap",
+            provider_model="cheap-1",
+            target=target,
+            origin="https://api.example.com",
+            circuit="open",
+            ok=False,
+            status=401,
+            head_ms=120,
+            first_token_ms=None,
+            total_ms=130,
+            input_tokens=None,
+            output_tokens=None,
+            cost_usd=None,
+            error="invalid key",
+            advice="Set the key anew.",
+        )
+
+    async with serving(replace(console.services, providers=listed, test_provider=tested), console) as served:
+        assert "Test openai now" in (await served.get("/operator/providers/openai", "operator")).words
+        page = await served.post("/operator/providers/openai/test", "operator", {"model": ""})
+        assert page.status == 200
+        for said in ("Set the key anew.", "invalid key", "HTTP 401", "120 ms", "yours: no customer is charged"):
+            assert said in page.words
+        refused = await served.post("/operator/providers/openai/test", "operator", {"model": "m", "target": "7"})
+        assert refused.status == 422
+        assert "openai has no target 7." in refused.words
+        assert (await served.post("/operator/providers/openai/test", "operator", {"target": "x"})).status == 422
+    assert asked == [("openai", None, 0), ("openai", "m", 7)]
+    audited = (await console.get("/operator/audit?action=provider.test", "operator")).words
+    assert "openai" in audited

@@ -82,6 +82,7 @@ OPERATORS_CHANGE = {
         "/payments/parked/{parked_id}/credit": 404,
         "/payments/events/{event_id}/replay": 404,
         "/people/{user_id}": 404,
+        "/providers/{provider}/test": 404,
         "/jobs/collect": 503,
         "/exporters/assign": 422,
         "/exports/{export}/retry": 404,

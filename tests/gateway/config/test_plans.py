@@ -5,7 +5,7 @@ import pytest
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import warnings
-from tests.gateway.config.support import PLANS, load, problems
+from tests.gateway.config.support import MAIN, PLANS, load, problems
 from tests.support.shipped import shipped_settings
 from tests.support.tables import Tables
 
@@ -34,6 +34,7 @@ pro:
   admission_queue_s: 3
   default_tool_calls: 4
   markup_percent: "2.5"
+  markups: {demo: "0", gpt-4o*: "12.5"}
   stripe_price: "${STRIPE_PRICE_STARTER:-}"
   upgrade_to: free
   quotas:
@@ -56,6 +57,7 @@ pro:
         included_credit_nano=20_000_000_000,
         users=5,
         markup_scaled=2_500_000_000,
+        markups=(("demo", 0), ("gpt-4o*", 12_500_000_000)),
         stripe_price="price_1",
         upgrade_to="free",
         credit_rolls_over=True,
@@ -123,6 +125,20 @@ def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path):
     environ = {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": "wh"}
     assert "plan pro: no stripe_price; nobody can subscribe to it" in warnings(load(tmp_path, environ), 2e9)
     assert warnings(load(tmp_path), 2e9) == ()
+
+
+def test_a_plans_own_markups_go_by_the_name_then_by_the_longest_prefix():
+    plan = Plan("pro", "Pro", 0, markup_scaled=1, markups=(("gpt-*", 2), ("gpt-4o*", 3), ("gpt-4o", 0)))
+    assert [plan.markup_of(name) for name in ("gpt-4o", "gpt-4o-mini", "gpt-5", "demo")] == [0, 3, 2, 1]
+    with pytest.raises(ValueError, match="markup"):
+        Plan("pro", "Pro", 0, markups=(("demo", -1),))
+
+
+def test_a_markup_that_a_models_own_replaces_is_a_warning(tmp_path):
+    main = MAIN.replace("demo: {", 'demo: {markup_percent: "5", ')
+    plans = 'free: {name: Free, price_usd: "0", markups: {demo: "10", "de*": "11"}}\n'
+    (found,) = warnings(load(tmp_path, main=main, plans=plans), 2e9)
+    assert found == "plan free: the own markup_percent of model demo goes before its markup here"
 
 
 @pytest.mark.parametrize("text", ['"*"', '["*"]', '[demo, "*"]'])

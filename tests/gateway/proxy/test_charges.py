@@ -19,13 +19,19 @@ from tests.support.gateways import CACHED, INPUT, OUTPUT, ask, fetch, refusal, s
 
 
 def priced(
-    row: PriceRow, markup_scaled: int = 0, plan_markup_scaled: int = 0, **model: Any
+    row: PriceRow, markup_scaled: int = 0, plan_markup_scaled: int = 0, own: int | None = None, **model: Any
 ) -> Callable[[Settings], Settings]:
-    """A model `odd` with this price."""
+    """A model `odd` with this price; `own` is its markup in the plan."""
 
     def change(settings: Settings) -> Settings:
         models = {**settings.models, "odd": ModelConfig("odd", "openai", "odd-1", markup_scaled=markup_scaled, **model)}
-        plan = Plan("marked", "Marked", 0, markup_scaled=plan_markup_scaled)
+        plan = Plan(
+            "marked",
+            "Marked",
+            0,
+            markup_scaled=plan_markup_scaled,
+            markups=() if own is None else (("odd", own), ("od*", 77), ("other", 99)),
+        )
         prices = PriceTable([*settings.prices.rows, row])
         return replace(settings, models=models, prices=prices, plans={**settings.plans, "marked": plan})
 
@@ -50,12 +56,22 @@ ODD = PriceRow(
 )
 
 
-@pytest.mark.parametrize(("markup", "plan_markup"), [(0, 0), (0, 12_345_678_901), (33_333_333_333, 5)])
-async def test_a_charge_is_exact_and_rounded_up_once(make_gateway, upstream, markup, plan_markup):
+@pytest.mark.parametrize(
+    ("markup", "plan_markup", "own"),
+    [
+        (0, 0, None),
+        (0, 12_345_678_901, None),
+        (33_333_333_333, 5, None),
+        (0, 12_345_678_901, 0),
+        (0, 0, 98_765_432_109),
+        (33_333_333_333, 5, 6),
+    ],
+)
+async def test_a_charge_is_exact_and_rounded_up_once(make_gateway, upstream, markup, plan_markup, own):
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD, markup, plan_markup))
+    gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD, markup, plan_markup, own))
     customer = await gateway.customer("5.00", account={"plan": "marked"})
-    factor = 1 + Fraction(markup or plan_markup, 100 * FACTOR_SCALE)
+    factor = 1 + Fraction(markup or (plan_markup if own is None else own), 100 * FACTOR_SCALE)
     spent = 0
     for tier, multiplier in ((None, 1), ("priority", Fraction(1_700_000_001, 10**9)), ("flex", Fraction(1, 2))):
         for prompt, rates in ((999, ODD.per_million), (1001, {**ODD.per_million, **ODD.tiers[0].per_million})):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from gateway.server.ids import ALPHABET, CHANCE_BITS, COUNT_BITS, Ulids
+from gateway.server.ids import ALPHABET, BLOCK_BITS, CHANCE_BITS, COUNT_BITS, Ulids
 
 RANDOM_BITS = 80  # https://github.com/ulid/spec
 MILLISECONDS = st.integers(0, 2**48 - 1)
@@ -78,7 +78,7 @@ def test_two_makers_have_nothing_in_common():
 
 
 def test_every_bit_of_chance_is_used():
-    clock = iter(range(500))
+    clock = iter(range(0, 500 << BLOCK_BITS, 1 << BLOCK_BITS))
     made = Ulids(lambda: next(clock))
     chances = [int(ULID.from_str(made())) >> COUNT_BITS & 2**CHANCE_BITS - 1 for _ in range(500)]
     union = intersection = chances[0]
