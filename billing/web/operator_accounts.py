@@ -45,7 +45,7 @@ _COLUMNS: Final = (
     Column("Status", "status", "state"),
     Column("Balance", "balance_usd", "money"),
     Column("Credit limit", "credit_limit_usd", "money"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 _LOTS: Final = (
     Column("Lot", "id", "code"),
@@ -54,7 +54,7 @@ _LOTS: Final = (
     Column("Of", "amount_usd", "money"),
     Column("Priority", "priority", "count"),
     Column("Expires", "expires_at", "time"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 _TRANSACTIONS: Final = (
     Column("Time", "created_at", "time"),
@@ -66,7 +66,7 @@ _TRANSACTIONS: Final = (
 )
 _MEMBERS: Final = (
     Column("Person", "user_id", "name", "/operator/people/{user_id}"),
-    Column("E-mail", "email"),
+    Column("Name", "name"),
     Column("Role", "role"),
     Column("Since", "created_at", "time"),
 )
@@ -82,10 +82,10 @@ _WINDOWS: Final = (
     Column("Of", "subject"),
     Column("Window", "window"),
     Column("Metric", "metric"),
-    Column("Limit", "limit"),
-    Column("Used", "used"),
-    Column("Held", "held"),
-    Column("Left", "remaining"),
+    Column("Limit", "limit", "amount"),
+    Column("Used", "used", "amount"),
+    Column("Held", "held", "amount"),
+    Column("Left", "remaining", "amount"),
     Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (
@@ -95,7 +95,7 @@ _FACTS: Final = (
     Column("Credit limit", "credit_limit_usd", "money"),
     Column("Past due since", "past_due_since", "time"),
     Column("Time zone", "tz"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 
 
@@ -126,7 +126,7 @@ async def account(visit: Visit) -> View:
         shown,
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
-        Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
+        Listed("Quotas (windows in UTC)", _WINDOWS, windows, empty="It has no quotas."),
         *await _people(visit, shown.id),
         Listed("Recent orders", _ORDERS, orders, empty="No orders yet."),
         Listed(
@@ -159,7 +159,7 @@ async def _people(visit: Visit, account_id: str) -> tuple[Listed, Listed]:
 def _figures(account_id: str, live: LiveBalance, credit_limit_nano: int, refused: _Refused) -> tuple[Figure, ...]:
     free_nano = live.balance_nano - live.held_nano
     return (
-        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
+        Figure("Balance", live.balance_nano, "money", "holds included"),
         Figure("Held", live.held_nano, "money", "by requests that run now"),
         Figure("Available", free_nano + credit_limit_nano, "money", "with its credit limit"),
         Figure("Timeline", "all changes", path=f"/operator/accounts/{account_id}/transactions"),

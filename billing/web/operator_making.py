@@ -44,7 +44,7 @@ NOTICES.update(
 SEEN: Final = "mg_seen"
 SEEN_S: Final = 3600
 _COUPONS: Final = (
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
     Column("Coupon", "name"),
     Column("Credit", "amount_usd", "money"),
     Column("Redeemed", "redemptions", "count"),

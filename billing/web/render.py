@@ -279,7 +279,7 @@ def marked(text: str, zone: ZoneInfo) -> Markup:
             case "url":
                 parts.append(Markup('<a href="{0}">{0}</a>').format(found["url"]))
             case "code":
-                parts.append(Markup("<code>{}</code>").format(found["code"]))
+                parts.append(Markup('<code class="said">{}</code>').format(found["code"]))
             case _:
                 parts.append(when(found["time"], zone))
     return Markup("").join((*parts, escape(text[at:])))
