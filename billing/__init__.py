@@ -1,12 +1,13 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  usage  quotas  plans     pure
+money  usage  quotas  plans     pure   amounts  how money and counts are shown to people
 principals   the account, user and key behind a request, with its limits; who calls the API     pure
 permissions  roles, scopes, and what each role may do: one table, which the API also serves     pure
 pricing      what usage costs: price rows, the table of them, the arithmetic of a charge     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
+scim/        directories of companies, which keep their people and groups here
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
 budgets      sums that an account means to stay within, and is told of

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, TypeVar
 
 from ulid import ULID
@@ -49,6 +50,27 @@ def place_of(after: str | None) -> int:
     if not after.isdecimal():
         raise BadCursor("This cursor is not from this list.")
     return int(after)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def moment_cursor(at: datetime, id_: str) -> str:
+    """Return the cursor of a list that is in the order of a time: it holds its place also where the row goes."""
+    return f"{(at - _EPOCH) // _MICROSECOND}.{id_}"
+
+
+def moment_place(cursor: str) -> tuple[datetime, str]:
+    """Return the time and the id that such a cursor has. Raises `BadCursor`."""
+    micros, dot, id_ = cursor.partition(".")
+    try:
+        at = _EPOCH + int(micros) * _MICROSECOND
+    except (ValueError, OverflowError) as error:
+        raise BadCursor("This cursor is not from this list.") from error
+    if not (dot and id_):
+        raise BadCursor("This cursor is not from this list.")
+    return at, id_
 
 
 SEAL_CHARACTERS: Final = 32

@@ -54,6 +54,21 @@ class OrganizationSettings(Struct, frozen=True):
     invitation_sends: Annotated[int, within(1, 100, "how often one invitation is sent")] = 5
 
 
+class ScimSettings(Struct, frozen=True):
+    """Directories of organizations that call SCIM."""
+
+    scim_users: Annotated[int, within(1, 1_000_000, "people that one organization's directory may have here")] = 10_000
+    scim_groups: Annotated[int, within(1, 100_000, "and groups")] = 1000
+    scim_tokens: Annotated[int, within(1, 100, "tokens of SCIM that one organization may have")] = 5
+    scim_page: Annotated[int, within(1, 1000, "people or groups of one answer")] = 100
+    scim_body_bytes: Annotated[int, within(1024, 64 * MIB, "largest body of a call of SCIM")] = MIB
+    scim_requests_per_s: Annotated[
+        float, within(0.1, 10_000, "calls of one organization's directory in a process; ten seconds of them at once")
+    ] = 25
+    scim_at_once: Annotated[int, within(1, 100, "calls of one organization that run at once in a process")] = 2
+    scim_waiting: Annotated[int, within(0, 10_000, "and that wait for these")] = 50
+
+
 class CodeSettings(Struct, frozen=True):
     """Codes that are mailed, and failed tries at a password or a second factor."""
 

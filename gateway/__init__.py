@@ -10,6 +10,7 @@ upstream/    how a request reaches a provider and its answer comes back; the loc
 endpoints/   what the gateway answers by itself: models, the key's limits, one request's cost, health, jobs, /docs
 metrics/     counted cheaply in each worker, shown as one sum
 tracing/     traces of requests, over OTLP
+body_logs/   what requests ask and are answered, redacted and encrypted in a folder or a bucket
 config/      one frozen Settings, from the environment and three files; `shipped/`, the defaults
 process/     worker processes and their supervisor
 tokens       counting with tiktoken and `vocabularies/`

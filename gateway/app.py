@@ -72,7 +72,7 @@ from gateway.process.supervisor import (
     stop_signals,
 )
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.detached import Detached
 from gateway.proxy.handler import Proxy
 from gateway.proxy.provider_tests import ProviderTests
 from gateway.proxy.records import Records, RequestLog
@@ -82,6 +82,7 @@ from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
+from gateway.runtime.body_logs import open_body_log
 from gateway.runtime.payments import links_of, serve_payments
 from gateway.runtime.stores import lookup_wait_s
 from gateway.runtime.wiring import open_runtime
@@ -104,8 +105,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from billing.api.services import Services
+    from billing.database.connection import Database
     from billing.holds.engine import Engine
     from billing.pricing import PriceTable
+    from gateway.body_logs.writer import BodyWriter
     from gateway.config.providers import ProviderConfig
     from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
@@ -144,13 +147,16 @@ class _Parts:
     bodies: Bodies
     request_log: RequestLog | None
     tracer: Tracer | None
-    detached: DetachedAnswer
+    bodies_written: BodyWriter | None
+    detached: Detached
     poller: BackgroundPoller
     proxy: Proxy
 
-    def work(self) -> tuple[Periodic, ...]:
+    def work(self, database: Database) -> tuple[Periodic, ...]:
         """Return the loops of its own."""
-        return () if self.tracer is None else (self.tracer.work(),)
+        traces = () if self.tracer is None else (self.tracer.work(),)
+        writer = self.bodies_written
+        return traces if writer is None else (*traces, writer.work(), writer.removal(database, new_id()))
 
     async def close(self) -> None:
         """Close connections, threads and files."""
@@ -178,7 +184,7 @@ async def serving(
     else:
         await runtime.follower.follow(await newest_revision(runtime.database))
     parts = _make_parts(runtime, metrics, tokenizer)
-    health, aside = Health(engine, runtime.collector, metrics, parts.board), SetAsideCount()
+    health, aside = Health(engine, runtime.collector, metrics, parts.board, parts.bodies_written), SetAsideCount()
     jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     rules = _edge_rules(settings, cors)
@@ -195,7 +201,7 @@ async def serving(
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
-    _add_gauges(metrics, price_follower, clients, parts.tracer)
+    _add_gauges(metrics, price_follower, clients, parts)
     metrics.loop_failures = engine.loops.failures
     engine_loops: frozenset[str] | None = None
     try:
@@ -203,7 +209,7 @@ async def serving(
         engine_loops = frozenset(engine.loops.tasks)
         runtime.start(*house_work(runtime, metrics, health, aside))
         runtime.start(runtime.follower.work(engine.pending), runtime.refused.work())
-        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look), *parts.work())
+        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look), *parts.work(runtime.database))
         _share_health(engine, parts.board)
         if shared_work:
             runtime.start(*_oversight(runtime, metrics, parts.board, health))
@@ -257,8 +263,17 @@ async def _stored_nano(runtime: Runtime, account_id: str) -> int:
     return (await runtime.accounts.get(account_id)).balance_nano
 
 
-def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients, tracer: Tracer | None) -> None:
+def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients, parts: _Parts) -> None:
+    tracer, log = parts.tracer, None if parts.bodies_written is None else parts.bodies_written.log
     metrics.gauge("traces_dropped", "Traces that were not sent.", lambda: 0 if tracer is None else tracer.dropped)
+    metrics.gauge(
+        "body_logs_dropped", "Requests whose bodies were not written.", lambda: 0 if log is None else log.dropped
+    )
+    metrics.gauge(
+        "body_logs_bytes",
+        "Bytes in memory of bodies that are recorded, or wait to be written.",
+        lambda: 0 if log is None else log.size_bytes,
+    )
     metrics.gauge(
         "prices_unreadable",
         "1 while the file of prices can't be read and the table before it is in force.",
@@ -286,6 +301,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.process.request_log_lines)
     records = Records(runtime.refused, log)
     tracer = None if settings.traces is None else Tracer(settings.traces, defaults.process.traces_waiting)
+    writer = open_body_log(settings, engine.gateway_id)
     missing = MissingUsage(defaults.request.missing_usage, tokenizer)
     settlements = Settlements(engine.holds, missing, metrics, defaults.request.max_usage_factor)
     jobs = BackgroundJobs(
@@ -301,7 +317,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         new_id=new_id,
         clock=time.time,
     )
-    detached = DetachedAnswer(settlements, defaults.request, records, poller)
+    detached = Detached(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     wait_s = lookup_wait_s(defaults)
     proxy = Proxy(
@@ -323,9 +339,10 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             poller=poller,
             in_thread=bodies.in_thread,
             tracer=tracer,
+            body_log=None if writer is None else writer.log,
         )
     )
-    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, tracer, detached, poller, proxy)
+    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, tracer, writer, detached, poller, proxy)
 
 
 def _show_targets(metrics: Metrics, board: HealthBoard, providers: Iterable[str]) -> None:

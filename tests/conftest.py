@@ -10,6 +10,7 @@ import importlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.garbage import settle
 from tests.support.scratch import Scratch, choose_place
 from tests.support.shipped import share_prices
 
@@ -91,8 +93,15 @@ def pytest_collection(session: pytest.Session) -> None:
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over what is there as long as the run."""
     gc.enable()
-    gc.collect()
-    gc.freeze()
+    settle()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Have it pass over what a module has left, too, which else is looked at again with each that follows."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        settle()
 
 
 @pytest.hookimpl(tryfirst=True)

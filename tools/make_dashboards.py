@@ -203,6 +203,7 @@ STORES: Final = (
             ("sum(metergate_refusals_dropped{})", "refusals"),
             ("sum(metergate_request_log_dropped{})", "lines of the request log"),
             ("sum(metergate_traces_dropped{})", "traces"),
+            ("sum(metergate_body_logs_dropped{})", "bodies"),
         ),
     ),
 )

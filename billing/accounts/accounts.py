@@ -332,19 +332,28 @@ class MemberLimits:
         async with self._database.transaction() as connection:
             if check is not None:
                 await check(connection)
-            await _locked(connection, account_id)
-            row = await connection.fetchrow(_query("members_get"), account_id, user_id)
-            before = parse_quotas((row and row["quotas"]) or ())
-            if before == wanted.quotas:
-                return wanted
-            version = await connection.fetchval(_query("accounts_touch"), account_id)
-            stored = [quota_json(quota) for quota in quotas]
-            if stored:
-                await connection.execute(_query("members_set"), account_id, user_id, stored, version)
-            else:
-                await connection.execute(_query("members_remove"), account_id, user_id)
-            change = ({"quotas": [quota_json(quota) for quota in each]} for each in (before, wanted.quotas))
-            subject = f"{account_id}/{user_id}"
-            await audit.record(connection, actor, "member_limits.update", subject, *change, account_id=account_id)
-        await self._effects.account_changed(account_id)
+            changed = await set_member_limits(connection, wanted, actor)
+        if changed:
+            await self._effects.account_changed(account_id)
         return wanted
+
+
+async def set_member_limits(connection: Connection, wanted: MemberQuotas, actor: audit.Actor) -> bool:
+    """Replace a user's quotas in the caller's transaction; return whether they were others, of which gateways are to be
+    told after it. Raises `AccountNotFound`."""
+    account_id, user_id = wanted.account_id, wanted.user_id
+    await _locked(connection, account_id)
+    row = await connection.fetchrow(_query("members_get"), account_id, user_id)
+    before = parse_quotas((row and row["quotas"]) or ())
+    if before == wanted.quotas:
+        return False
+    version = await connection.fetchval(_query("accounts_touch"), account_id)
+    stored = [quota_json(quota) for quota in wanted.quotas]
+    if stored:
+        await connection.execute(_query("members_set"), account_id, user_id, stored, version)
+    else:
+        await connection.execute(_query("members_remove"), account_id, user_id)
+    change = ({"quotas": [quota_json(quota) for quota in each]} for each in (before, wanted.quotas))
+    subject = f"{account_id}/{user_id}"
+    await audit.record(connection, actor, "member_limits.update", subject, *change, account_id=account_id)
+    return True

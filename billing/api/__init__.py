@@ -9,6 +9,7 @@
     requests    bodies, query strings, paths, checked; ApiError and its envelope; what an exception of `billing` answers
     people      /auth: registering, signing in, tokens, sessions, one's own credentials and profile
     organizations  /orgs, /invitations, /roles   accounts  /admin/accounts, /orgs/{org_id}/close
+    directories  /orgs/{org_id}/group-rules and /scim   scim  /scim/v2: what directories of companies call
     keys        /admin/keys, /billing/keys
     credit      lots, coupons, auto-recharge, alerts, budgets, below /billing and /admin
     payments    /billing: status, subscription, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe

@@ -18,6 +18,7 @@ from aiohttp import web
 from billing.api import (
     accounts,
     credit,
+    directories,
     keys,
     metering,
     organizations,
@@ -44,6 +45,7 @@ from billing.api.route import (
     routes_of,
     serving,
 )
+from billing.api.scim import setup_scim
 from billing.api.services import SERVICES, Services
 from billing.errors import LISTED
 from billing.logs import log_about
@@ -57,6 +59,7 @@ ROUTES: Final = routes_of(
     (
         accounts,
         credit,
+        directories,
         keys,
         metering,
         organizations,
@@ -77,9 +80,9 @@ _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 
 
 def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()) -> None:
-    """Mount the API under /api of `app`, as an application of its own: its 404 and 405 have its envelope. `beside` are
-    the endpoints that `app` serves itself, which /api/openapi.json describes, too. Raises `ValueError` for two of one
-    name."""
+    """Mount the API under /api of `app`, and SCIM, as applications of their own: a 404 and 405 has its form. `beside`
+    are the endpoints that `app` serves itself, which /api/openapi.json describes, too. Raises `ValueError` for two of
+    one name."""
     api = web.Application(middlewares=[error_middleware])
     api[SERVICES] = services
     api.on_response_prepare.extend((_identified, _secured))
@@ -94,6 +97,7 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
             else:
                 api.router.add_route(method, each, handler)
     app.add_subapp(PREFIX, api)
+    setup_scim(app, services)
 
 
 def _descriptions(beside: Sequence[Route]) -> tuple[Callable[[], bytes], tuple[Route, ...]]:

@@ -45,6 +45,7 @@ PREFIX_BYTES: Final = 4
 # What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in; a page that goes
 # on with a token that is over, for none of these.
 KEYS, ADMINS, SERVICE_KEYS, SIGN_INS, REFRESHES = "key", "admin", "service", "sign-in", "refresh"
+SCIM_TOKENS: Final = "scim"
 
 _NAMES: Final = {
     KEYS: "keys",
@@ -52,6 +53,7 @@ _NAMES: Final = {
     SERVICE_KEYS: "keys",
     SIGN_INS: "passwords or codes",
     REFRESHES: "refresh tokens",
+    SCIM_TOKENS: "tokens",
 }
 
 T = TypeVar("T")
@@ -123,15 +125,17 @@ class Attempts:
         *,
         known: bool | None = None,
         secret: str = "",
+        kind: str = KEYS,
     ) -> T | None:
-        """Return what `check` makes of an API key, None where it is wrong. `known` says whether it is known to be a
-        key, or known to be none; None says neither. A key that is known is only checked. A wrong one among the others
-        counts, with those that share its prefix where that is a valid key's, and few of them are checked at a time, so
-        that a burst ends at the bound and not after it. Raises `TooManyAttempts`, also for the one above the bound."""
+        """Return what `check` makes of an API key, or what else a program shows, None where it is wrong. `known` says
+        whether it is known to be a key, or known to be none; None says neither. A key that is known is only checked. A
+        wrong one among the others counts, with those that share its prefix where that is a valid key's, and few of them
+        are checked at a time, so that a burst ends at the bound and not after it. Raises `TooManyAttempts`, also for
+        the one above the bound."""
         if known:
             return await check()
         prefix = shown_prefix(secret)
-        counter = self._counter(KEYS, peer, headers, prefix if prefix in self._valid else "")
+        counter = self._counter(kind, peer, headers, prefix if prefix in self._valid else "")
         looked_up_all_the_same = self._refuse(counter, look=known is None)
         async with self._turns:
             if not looked_up_all_the_same:

@@ -52,6 +52,16 @@ from billing.schemas.credit import (
     RechargeShape,
     RedeemedShape,
 )
+from billing.schemas.directories import (
+    DirectoryShape,
+    Domains,
+    DomainsShape,
+    NewScimToken,
+    NewScimTokenShape,
+    RulesOfGroups,
+    RulesOfGroupsShape,
+    ScimTokenShape,
+)
 from billing.schemas.keys import (
     KeyPatch,
     KeyShape,
@@ -361,6 +371,45 @@ class OrganizationOperations:
     seen_invitation = operation("GET", OfOne("/api/invitations/{token}"), SeenInvitationShape, who=ANYONE)
     accept_invitation = operation(
         "POST", OfOne("/api/invitations/{token}/accept"), OrganizationShape, who=PERSON, errors=(409,)
+    )
+
+
+class DirectoryOperations:
+    """What an organization's directory makes of its people: rules for groups, tokens of SCIM; and its domains."""
+
+    group_rules = operation("GET", _ORG / "group-rules", RulesOfGroupsShape, scope=MEMBERS_READ)
+    set_group_rules = operation(
+        "PUT",
+        _ORG / "group-rules",
+        RulesOfGroupsShape,
+        RulesOfGroups,
+        who=PERSON,
+        scope=ORG_TRANSFER,
+        whole=True,
+    )
+    directory = operation("GET", _ORG / "scim", DirectoryShape, scope=MEMBERS_READ)
+    scim_tokens = operation("GET", _ORG / "scim/tokens", Listing[ScimTokenShape], PageQuery, scope=MEMBERS_READ)
+    create_scim_token = operation(
+        "POST",
+        _ORG / "scim/tokens",
+        NewScimTokenShape,
+        NewScimToken,
+        who=PERSON,
+        scope=ORG_TRANSFER,
+        whole=True,
+        status=201,
+        errors=(409,),
+    )
+    revoke_scim_token = operation(
+        "DELETE",
+        OfTwo("/api/orgs/{org_id}/scim/tokens/{token_id}"),
+        NoneType,
+        who=PERSON,
+        scope=ORG_TRANSFER,
+    )
+    organization_domains = operation("GET", OfOne("/api/admin/orgs/{org_id}/domains"), DomainsShape)
+    set_organization_domains = operation(
+        "PUT", OfOne("/api/admin/orgs/{org_id}/domains"), DomainsShape, Domains, errors=(409,)
     )
 
 
@@ -819,6 +868,7 @@ class Operations(
     AccountOperations,
     KeyOperations,
     OrganizationOperations,
+    DirectoryOperations,
     OwnKeyOperations,
     CreditOperations,
     BudgetOperations,
@@ -842,6 +892,7 @@ _GROUPS: Final = {
     "accounts": AccountOperations,
     "keys": KeyOperations,
     "organizations": OrganizationOperations,
+    "directories": DirectoryOperations,
     "own_keys": OwnKeyOperations,
     "credit": CreditOperations,
     "budgets": BudgetOperations,

@@ -326,6 +326,7 @@ async def get_billing_status(call: Call) -> StatusShape:
         upgrade=upgrade,
         guidance=guidance,
         next=command,
+        body_logs=services.body_logs(account_id),
     )
 
 

@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from billing.principals import Caller, Principal
     from billing.provider_bills.bills import Bills
     from billing.refused_requests import RefusedRequests
+    from billing.schemas.payments import BodyLogShape
     from billing.schemas.quotas import WindowShape
     from billing.schemas.system import JobShape, ModelShape, ProviderShape, ProviderTestShape, TroubleShape
+    from billing.scim.service import Scim
     from billing.search import Search
     from billing.traffic.store import Traffic
 
@@ -114,8 +116,8 @@ class Services:
     above `grant_confirm_usd`. Without `sends_mail`, answers say that no mail comes. `new_id` makes ids of requests.
     `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought; `setup_url` is where
     credit is bought, None where nothing is sold, `operator_url` where whoever runs the gateway is asked, None where no
-    page is named, and `keys_url` where keys are made. `image` is the container image's
-    name, for /api/ping.
+    page is named, and `keys_url` where keys are made. `body_logs` says what is kept of an account's bodies. `image` is
+    the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -124,6 +126,7 @@ class Services:
     organizations: Organizations
     members: Members
     invitations: Invitations
+    scim: Scim
     keys: ApiKeys
     grants: Grants
     lots: Lots
@@ -162,6 +165,7 @@ class Services:
     setup_url: str | None = None
     operator_url: str | None = None
     keys_url: str | None = None
+    body_logs: Callable[[str], BodyLogShape | None] = lambda account_id: None
     payment_oversight: PaymentOversight | None = None
     bills: Bills | None = None
     collector: Collector | None = None

@@ -382,7 +382,11 @@ async def _events(
     )
 
     async def page(size: int, place: str | None) -> Page[EventShape]:
-        found = await call.services.reports.usage_events(account_id, size, place, only)
+        reports, now = call.services.reports, datetime.fromtimestamp(call.services.clock(), UTC)
+        if query.order == "slowest":
+            found = await reports.slowest_events(account_id, size, place, only, now)
+        else:
+            found = await reports.usage_events(account_id, size, place, only)
         return Page(tuple(EventShape.of_event(each, with_cost=with_cost) for each in found.items), found.next_after)
 
     if wants_csv(call.request):

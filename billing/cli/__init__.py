@@ -13,6 +13,7 @@
     operator    `metergate operator`: the audit log, people, refused requests, exports; accounts  with their money:
                 grants, coupons, plans, orders; margin; revenue
     webhooks    where notices are sent to, of an account and of what troubles the gateway
+    directories  the directory of an organization: SCIM's tokens, what groups give, domains
     auth        `metergate auth`; keys  API keys, of operators and people; orgs; usage  with single requests; billing
                 what is left, what was bought and what comes next, budgets
 

@@ -64,13 +64,13 @@ _BUDGET: Final[tuple[Column, ...]] = (
     "period",
     "amount_usd",
     "spent_usd",
-    ("percent", lambda each: "-" if each.percent is None else f"{each.percent} %"),
+    ("percent", lambda each: "-" if each.percent is None else f"{each.percent}%"),
     "forecast_usd",
     ("ends", lambda each: each.period_end or "never"),
 )
 _shown_budget: Final = facts(
     *_BUDGET,
-    ("alerts at", lambda each: ", ".join(f"{percent} %" for percent in each.thresholds)),
+    ("alerts at", lambda each: ", ".join(f"{percent}%" for percent in each.thresholds)),
     ("mails to", lambda each: ", ".join(each.notify) or "owners and admins"),
 )
 
@@ -182,6 +182,9 @@ async def status(client: "BillingCalls") -> Shown:
     if found.state == "quota_exhausted":
         windows = [each for each in found.received["windows"] if _is_nothing(str(each["remaining"]))]
         parts.append(msgspec.json.encode(windows).decode())
+    if (logs := found.body_logs) is not None:
+        out = "" if logs.opt_out is None else f" A request with the header {logs.opt_out} is left out."
+        parts.append(f"Bodies of a share of {logs.share} of your requests are logged for {logs.keep_days} days.{out}")
     parts += _next(found)
     return Shown({**found.received, "month": month.received}, tuple(parts))
 

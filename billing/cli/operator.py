@@ -33,6 +33,7 @@ ADDERS: Final = {
     "exports": "billing.cli.operator:add_exports",
     "audit": "billing.cli.operator:add_audit",
     "user": "billing.cli.operator:add_users",
+    "org": "billing.cli.directories:add_operator_orgs",
     "jobs": "billing.cli.operator:add_collection",
     "exporters": "billing.cli.operator:add_collection",
     "requests": "billing.cli.operator:add_audit",

@@ -19,6 +19,7 @@ from billing.cli.calls import (
     revoked,
 )
 from billing.cli.commands import group
+from billing.cli.directories import add_scim
 from billing.cli.options import given
 from billing.cli.output import CommandFailed, Shown, columns, facts, says
 from billing.cli.prompts import ask_secret
@@ -69,6 +70,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
     )
     _add_invitations(org, find)
     _add_memberships(org, find)
+    add_scim(org, find)
     app.add_typer(org, name="org")
 
 

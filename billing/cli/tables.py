@@ -1,6 +1,7 @@
 """How a table is laid out: plain aligned text into a pipe, and on a terminal as much of it as fits.
 
-Into a pipe every cell goes as it is. A terminal has times without milliseconds, and states in colour. Where it is too
+Into a pipe every cell goes as it is. A terminal has amounts and counts as the console has them, numbers below one
+another, times without milliseconds, and states in colour. Where it is too
 narrow, ids that commands take by their beginning are cut to one, or left out after a name, which commands take, too;
 columns of several words are wrapped, and columns are left out: first those of `Table.folded`, then the last ones. What
 is left out is said below.
@@ -9,7 +10,11 @@ is left out is said below.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final, Literal, TextIO
+
+from billing.amounts import digits, nano_of, usd_text
+from billing.money import MAX_NANO, NANO_PER_USD, MoneyError
 
 GAP: Final = 2
 # Characters of a line that a column of several words has at least.
@@ -20,8 +25,12 @@ SHORT_ID: Final = 18
 _LONG_ID: Final = re.compile(r"\b((?:acc|key|usr)_[0-9A-Z]{14})[0-9A-Z]{12}\b", re.ASCII)
 # A name with such a beginning after it.
 _NAMED: Final = re.compile(r"(.+) \((?:acc|key|usr)_[0-9A-Z]{14}\)", re.ASCII)
-# What stands at the right of its column, so that digits of one value are below each other.
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?|-", re.ASCII)
+# What amounts have in their column's name, or in the first cell of their row.
+_USD: Final = re.compile(r"\bUSD\b")
+_DECIMAL: Final = re.compile(r"(?<![\w.$])-?\d+\.\d+(?![\w.])", re.ASCII)
+_COUNT: Final = re.compile(r"\d{4,15}", re.ASCII)
+_NUMBER: Final = re.compile(r"-?\$?[\d,]+(?:\.\d+)?%?", re.ASCII)
+_NOTHING: Final = "-"
 # Columns that say how something is, and the colours of what they say; other words have none.
 _STATES: Final = frozenset({"", "state", "status", "outcome", "circuit", "second factor"})
 _COLOURS: Final = {
@@ -57,19 +66,54 @@ def print_table(terminal: TextIO, table: Table) -> None:
     from rich.text import Text
 
     console = Console(file=terminal, highlight=False)
-    rows = [tuple(_TIME.sub(r"\1Z", cell) for cell in row) for row in table.rows]
+    rows = [tuple(_TIME.sub(r"\1Z", cell) for cell in row) for row in _for_people(table)]
     shown, rows = _fitting(table, rows, console.width)
     of_rich = RichTable(box=None, show_header=bool(table.headers), pad_edge=False, padding=(0, GAP, 0, 0))
     for at in shown:
         name, cells = table.headers[at] if table.headers else "", [row[at] for row in rows]
-        side: Literal["right", "left"] = "right" if table.headers and all(map(_NUMBER.fullmatch, cells)) else "left"
-        of_rich.add_column(name, overflow="fold", no_wrap=not _is_wrapped(cells), header_style="bold", justify=side)
+        justify: Literal["left", "right"] = "right" if table.headers and _is_of_numbers(cells) else "left"
+        of_rich.add_column(name, overflow="fold", no_wrap=not _is_wrapped(cells), header_style="bold", justify=justify)
     for row in rows:
         of_rich.add_row(*(Text(row[at], _colour(table, row, at)) for at in shown))
     console.print(of_rich)
     left_out = [name for at, name in enumerate(table.headers) if at not in shown]
     if left_out:
         console.print(Text(f"Left out: {', '.join(left_out)}. A wider terminal or --json has them.", "dim"))
+
+
+def _for_people(table: Table) -> list[tuple[str, ...]]:
+    """Return the rows with amounts and counts as the console has them."""
+    if not table.headers:
+        return [(row[0], *map(_amounts if _USD.search(row[0]) else _counted, row[1:])) for row in table.rows]
+    columns = [list(column) for column in zip(*table.rows, strict=True)]
+    for name, cells in zip(table.headers, columns, strict=False):
+        if _USD.search(name):
+            least = digits(cell for cell in cells if _is_amount(cell))
+            cells[:] = [_amounts(cell, least) for cell in cells]
+        else:
+            cells[:] = map(_counted, cells)
+    return list(zip(*columns, strict=True))
+
+
+def _is_amount(cell: str) -> bool:
+    return _DECIMAL.fullmatch(cell) is not None and abs(Decimal(cell)) * NANO_PER_USD <= MAX_NANO
+
+
+def _amounts(cell: str, least: int | None = None) -> str:
+    """Return a cell with its decimals of USD as people read them; what is no amount here stays."""
+    try:
+        return _DECIMAL.sub(lambda found: usd_text(nano_of(found[0]), least), cell)
+    except MoneyError:
+        return cell
+
+
+def _counted(cell: str) -> str:
+    return f"{int(cell):,}" if _COUNT.fullmatch(cell) else cell
+
+
+def _is_of_numbers(cells: Sequence[str]) -> bool:
+    given = [cell for cell in cells if cell != _NOTHING]
+    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
 
 
 def _fitting(table: Table, rows: list[tuple[str, ...]], width: int) -> tuple[list[int], list[tuple[str, ...]]]:

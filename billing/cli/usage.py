@@ -261,7 +261,7 @@ def shown_event(event: "ExplainedEventShape") -> Shown:
     rows += [("", _arithmetic(line)) for line in event.lines]
     if isinstance(event.cost_usd, str):
         rows.append(("cost", f"{event.cost_usd} USD: the sum, rounded up to 0.000000001"))
-        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent} %"))
+        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent}%"))
     else:
         how = "the sum, rounded up to 0.000000001" if event.lines else "not made from these counts"
         rows.append(("charge", f"{event.charge_usd} USD: {how}"))

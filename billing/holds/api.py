@@ -24,12 +24,13 @@ from msgspec.structs import replace
 
 from billing.database.connection import Database, DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.batch import StaleEpoch
+from billing.holds.batch import RunningHolds, StaleEpoch
 from billing.holds.epochs import LostWrites
 from billing.holds.model import (
     LASTING,
     AdmissionTarget,
     Hold,
+    HoldSettings,
     Refused,
     Reload,
     Settled,
@@ -46,12 +47,11 @@ from billing.holds.wait_queue import WaitQueues
 from billing.principals import MAX_KEPT
 
 if TYPE_CHECKING:
-    from billing.holds.batch import RunningHolds
     from billing.holds.debit_writer import DirectLedgerWriter
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partition, Partitions
     from billing.holds.loading import Loader
-    from billing.holds.model import Asker, Decision, HoldRequest, HoldSettings, Need, Told
+    from billing.holds.model import Asker, Decision, HoldRequest, Need, Told
     from billing.holds.outbox import Outbox
     from billing.holds.wait_queue import Waiter
     from billing.ledger.debits import Debit
@@ -103,13 +103,10 @@ class Admissions:
     def must_wait(self, target: AdmissionTarget, need: Need, queue_s: float) -> bool:
         """Return whether nothing is to be asked for now, where `decide` knows what then: others wait before this
         request, or too many debits wait for Postgres."""
-        return self._is_blocked(target, need, queue_s) or self._is_full(target)
+        return (queue_s > 0 and self._is_blocked(target, need, queue_s)) or self.backlog.full_for(target.account_id)
 
     def _is_blocked(self, target: AdmissionTarget, need: Need, queue_s: float) -> bool:
         return queue_s > 0 and self.queues.blocks(target) and need.ever_fits(target.limits)
-
-    def _is_full(self, target: AdmissionTarget) -> bool:
-        return self.backlog.full or self.backlog.full_of(target.account_id)
 
     def ask(self, request_id: str, target: AdmissionTarget, need: Need, expired: bytes, asker: Asker) -> Hold:
         """Ask Redis for a hold, once and without waiting; `asker` is told. The item `left` at once where many do not
@@ -164,7 +161,7 @@ class Admissions:
         target = self.target(request.principal, request.model, request.feature)
         if self._is_blocked(target, request.need, request.queue_s):
             return await self._admit_later(request, target, None)
-        if self._is_full(target):
+        if self.backlog.full_for(target.account_id):
             return Unavailable("too many debits wait for Postgres")
         deadline = self.running.loop.time() + self.settings.admission_wait_s
         question = _Question(self, request, target)
@@ -460,14 +457,12 @@ class Backlog:
         self._others = 0
         self.asking = 0
 
-    @property
-    def full(self) -> bool:
-        """Return whether nothing more may be admitted."""
-        return self._others + len(self._live) + len(self._waiting) + self.asking >= self._most
-
-    def full_of(self, account_id: str) -> bool:
-        """Return whether nothing more of this account may be admitted, because its row is locked."""
-        return self._waiting.count_locked(account_id) * LOCKED_SHARE >= self._most
+    def full_for(self, account_id: str) -> bool:
+        """Return whether nothing more of this account may be admitted: nothing at all, or because its row is locked."""
+        waiting, most = self._waiting, self._most
+        if self._others + len(self._live) + len(waiting) + self.asking >= most:
+            return True
+        return waiting.count_locked(account_id) * LOCKED_SHARE >= most
 
     async def refresh(self) -> None:
         """Read the size of all journals; of a server that does not answer the last size stands."""

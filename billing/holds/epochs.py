@@ -172,7 +172,7 @@ class Partitions:
 
     def of(self, account_id: str) -> Partition:
         """Return the partition of an account."""
-        return self.all[self.keyspace.partition_of(account_id)]
+        return self.all[self.keyspace.partition_of(account_id)] if len(self.all) > 1 else self.all[0]
 
     async def ensure(self, partition: Partition, stale: int | None = None) -> int:
         """Return the partition's epoch, agreed on now where it is unknown or still the `stale` one. Raises

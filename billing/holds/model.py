@@ -35,12 +35,13 @@ from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
 from billing.ledger.debits import encode_debit
 from billing.money import MAX_NANO
+from billing.principals import Limit, Principal
 from billing.quotas import MAX_TOOL_CALLS, Metric
 
 if TYPE_CHECKING:
     from billing.holds.epochs import Partition
     from billing.ledger.debits import Debit, Outcome
-    from billing.principals import Limit, Principal, QuotaLimits
+    from billing.principals import QuotaLimits
 
 # What stands for the gateway in the entries of holds that outlast the process that made them. No gateway has such a
 # name: theirs are ULIDs.
@@ -297,7 +298,7 @@ NEXT: Final[Mapping[State, frozenset[State]]] = {
 OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
 
 
-class IllegalTransition(MetergateError, RuntimeError):
+class IllegalTransition(MetergateError):
     """A hold was asked to enter a state that can't follow its own: a fault of the caller's."""
 
 
@@ -688,7 +689,7 @@ class Settlement(PackedItem):
 
     def end(self, settled: Settled) -> None:
         """Note that the debit is outside this process, unless it was given up."""
-        if not self.is_over:
+        if self.settled is None and self.lost is None:
             self.settled = settled
             self._tell()
 

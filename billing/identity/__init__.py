@@ -1,6 +1,7 @@
 """People: who signs in, which organizations they belong to, and what they may do there.
 
 organizations   who owns an account: founded, named, listed; who belongs to it, with which role; who is invited
+directories     Directories: what a company's directory says of people: places for addresses, and rules for groups
 users           User, Users: who signs in, and what state they are in; Subjects: whom other issuers sign in
 passwords       which are taken; hashed and compared by Argon2id, few at once; how many people may sign in at once
 codes           mailed codes, recovery codes and codes of authenticator apps; how often may be tried

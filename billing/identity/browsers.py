@@ -34,6 +34,8 @@ _query = queries("billing.identity")
 OPERATORS: Final = "o."
 SECRET_BYTES: Final = 32
 MOST_SECRET: Final = 64
+# How long an operator sees pages as a customer does.
+SEEN_S: Final = 3600
 OVER: Final = "its provider lets this domain in no more"
 
 
@@ -117,6 +119,21 @@ class Browsers:
     async def choose(self, session_id: str, org_id: str) -> bool:
         """Have a session be about another one of its user's organizations. Returns whether it is one."""
         return await self._database.value(_query("browsers_choose"), session_id, org_id) is not None
+
+    async def see(self, session_id: str, account_id: str | None, actor: audit.Actor) -> str | None:
+        """Have an operator's session see the pages of an account as its customer does, for an hour at most, or its own
+        again; both are in the audit log. Returns the account that it saw until now."""
+        async with self._database.transaction() as connection:
+            seen: str | None = await connection.fetchval(_query("browsers_see"), session_id, account_id, SEEN_S)
+            for about, action in ((seen, "account.see_end"), (account_id, "account.see")):
+                if about is not None:
+                    await audit.record(connection, actor, action, about, None, None, account_id=about)
+        return seen
+
+    async def seen(self, session_id: str) -> str | None:
+        """Return the account whose pages a session sees; None: its own."""
+        seen: str | None = await self._database.value(_query("browsers_seen"), session_id)
+        return seen
 
     async def end(self, secret: str, reason: str, actor: audit.Actor) -> None:
         """End the session of a cookie; one that is over stays so."""

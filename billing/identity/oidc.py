@@ -17,10 +17,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from billing import audit
 from billing.database.connection import queries
+from billing.identity.directories import MOST_GROUP, Directories
 from billing.identity.issuers import Discovery, IssuerRefused, KeySet, Metadata, read_answer
 from billing.identity.providers import BEGUN_S, SignInFailed, SignInProvider, UnknownProvider
 from billing.identity.sessions import Origin, Sessions, TokenPair
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 # How soon a browser that was sent on to another page has to use its refresh token.
 FIRST_USE_S: Final = 60
 MAX_CODE: Final = 4096
+# Groups of a person that are looked at.
+MOST_GROUPS: Final = 2000
 _query = queries("billing.identity")
 _AUDIENCE: Final = f"{ISSUER}:sign-in"
 _GITHUB: Final = {"Accept": "application/vnd.github+json"}
@@ -58,6 +61,16 @@ class _Tokens(Struct, frozen=True):
 
 class _IdTokenClaims(Claims, frozen=True):
     azp: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Identified:
+    """Whom a provider has signed in, the domain of the address that it has verified, and their groups; None where it
+    does not say which."""
+
+    subject: Subject
+    domain: str | None
+    groups: frozenset[str] | None = None
 
 
 class _GithubUser(Struct, frozen=True):
@@ -108,11 +121,13 @@ class OidcSignIn:
         discovery: Discovery,
         sessions: Sessions,
         subjects: Subjects,
+        directories: Directories,
         now: Callable[[], float],
     ) -> None:
         self.providers, self.public_url, self.frontend_url = providers, public_url, frontend_url
         self._discovery, self._ask = discovery, discovery.ask
         self._sessions, self._keys, self._subjects, self._now = sessions, sessions.keys, subjects, now
+        self._directories = directories
 
     async def begin(
         self, name: str, *, user_id: str | None = None, return_to: str = "", console: bool = False
@@ -161,21 +176,25 @@ class OidcSignIn:
         if query.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
             raise SignInFailed(_BEGIN_AGAIN)
         try:
-            subject, domain = await self._subject(name, begun, code)
+            who = await self._identify(name, begun, code)
         except (IssuerRefused, BadToken) as error:
             raise SignInFailed("The provider's answer is not for this sign-in: sign in again.") from error
         sent_on = self.frontend_url is not None or begun.console
         async with self._sessions.transaction() as connection:
-            user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
+            user_id = await self._subjects.sign_in(connection, who.subject, begun.user_id)
+        own = replace(actor, name=f"user:{user_id}")
+        # Between the two: it locks organizations before people, and the session is about the company's.
+        await self._directories.signed_in(user_id, own, provider.organization, who.groups)
+        async with self._sessions.transaction() as connection:
             await connection.execute(_query("users_signed_in"), user_id, None, None)
             pair = await self._sessions.start(
                 connection,
                 user_id,
-                Origin(actor.address, user_agent, name, domain),
+                Origin(actor.address, user_agent, name, who.domain),
+                org_id=await self._directories.own(connection, user_id, provider.organization),
                 scopes=SCOPES,
                 first_use_s=FIRST_USE_S if sent_on else None,
             )
-            own = replace(actor, name=f"user:{user_id}")
             how = {"method": f"oidc:{name}", "session_id": pair.session_id}
             await audit.record(connection, own, "user.sign_in", user_id, None, how, user_id=user_id)
         return SignedIn(pair, begun.return_to, begun.console)
@@ -205,9 +224,8 @@ class OidcSignIn:
             raise SignInFailed(_BEGIN_AGAIN)
         return begun
 
-    async def _subject(self, name: str, begun: _Begun, code: str) -> tuple[Subject, str | None]:
-        """Return whom a code stands for, and the domain of the address that the provider has verified. Raises
-        `IssuerRefused`, `IssuerAway`, `BadToken` and `SignInFailed`."""
+    async def _identify(self, name: str, begun: _Begun, code: str) -> _Identified:
+        """Return whom a code stands for. Raises `IssuerRefused`, `IssuerAway`, `BadToken` and `SignInFailed`."""
         provider = self._provider(name)
         metadata, keys = await self._discovery.find(name, provider)
         form = {
@@ -226,15 +244,26 @@ class OidcSignIn:
         tokens = await read_answer(self._ask, _Tokens, metadata.token_endpoint, form=form, headers=headers)
         if provider.kind == "github":
             return await self._of_github(provider, tokens.access_token)
-        claims = await self._identified(provider, metadata, keys, tokens, begun.nonce)
+        claims, more = await self._verified(provider, metadata, keys, tokens, begun.nonce)
+        if claims.email_verified is None and await self._is_own_address(provider, claims):
+            claims = structs.replace(claims, email_verified=True)
         domain = _checked_domain(provider, contact(claims.email) if claims.email_verified is True else None)
-        return subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False), domain
+        subject = subject_of(provider.issuer, claims, trusted=provider.trusted_email, let_in=False)
+        return _Identified(subject, domain, _groups(more, provider.groups_claim))
 
-    async def _identified(
+    async def _is_own_address(self, provider: SignInProvider, claims: Claims) -> bool:
+        """Return whether an address of which a provider does not say whether it is verified, as Entra never does, is
+        believed all the same: that of a company's provider, where it is trusted, at a domain of the company's."""
+        email = contact(claims.email)
+        if email is None or provider.organization is None or not provider.trusted_email:
+            return False
+        return email.rpartition("@")[2] in await self._directories.domains(provider.organization)
+
+    async def _verified(
         self, provider: SignInProvider, metadata: Metadata, keys: KeySet, tokens: _Tokens, nonce: str
-    ) -> Claims:
-        """Return the claims of an id token (OpenID Connect Core 1.0, section 3.1.3.7), with the address where the
-        provider tells that elsewhere."""
+    ) -> tuple[Claims, Mapping[str, Any]]:
+        """Return the claims of an id token (OpenID Connect Core 1.0, section 3.1.3.7), and all of them by name, with
+        the address and the groups where the provider tells them elsewhere."""
         key = await keys.key(peek(tokens.id_token)[0].kid)
         if key is None:
             raise BadToken
@@ -245,16 +274,22 @@ class OidcSignIn:
         for_others = claims.azp not in (None, provider.client_id) or (len(claims.audiences) > 1 and claims.azp is None)
         if not own_nonce or for_others:
             raise BadToken
-        if claims.email is not None or metadata.userinfo_endpoint is None or not tokens.access_token:
-            return claims
+        every = verify(tokens.id_token, key, "RS256", dict[str, Any])
+        untold = provider.organization is not None and every.get(provider.groups_claim) is None
+        lacks = claims.email is None or untold
+        if not lacks or metadata.userinfo_endpoint is None or not tokens.access_token:
+            return claims, every
         bearer = {"Authorization": f"Bearer {tokens.access_token}"}
         more = await read_answer(self._ask, dict[str, Any], metadata.userinfo_endpoint, headers=bearer)
         if more.get("sub") != claims.sub:
             raise BadToken
+        every = {**more, **every}
+        if claims.email is not None:
+            return claims, every
         named = {name: more.get(name) for name in ("email", "email_verified", "name")}
-        return Claims(sub=claims.sub, exp=claims.exp, **named)
+        return Claims(sub=claims.sub, exp=claims.exp, **named), every
 
-    async def _of_github(self, provider: SignInProvider, token: str) -> tuple[Subject, str | None]:
+    async def _of_github(self, provider: SignInProvider, token: str) -> _Identified:
         """Return a user of GitHub by its number, with the primary address where GitHub has verified it."""
         if not token:
             raise BadToken
@@ -265,7 +300,7 @@ class OidcSignIn:
         domain = _checked_domain(provider, email)
         verified = email is not None and provider.trusted_email
         name = shown_name(user.name or user.login)
-        return Subject(provider.issuer, str(user.id), email, verified, name=name), domain
+        return _Identified(Subject(provider.issuer, str(user.id), email, verified, name=name), domain)
 
 
 _BEGIN_AGAIN: Final = "This sign-in has expired, or was begun in another browser: sign in again."
@@ -278,6 +313,19 @@ def _checked_domain(provider: SignInProvider, verified: str | None) -> str | Non
     if not provider.admits(domain):
         raise SignInFailed("Only verified addresses of certain domains sign in here: ask whoever runs this service.")
     return domain
+
+
+def _groups(claims: Mapping[str, Any], name: str) -> frozenset[str] | None:
+    """Return the groups in a claim: a list of texts, or one text; none where it is absent. None for one that has
+    another form, and where Entra has left out groups that are too many: then it is not known which there are."""
+    elsewhere, given = claims.get("_claim_names"), claims.get(name)
+    if given is None:
+        left_out = claims.get("hasgroups") is True or (isinstance(elsewhere, dict) and name in elsewhere)
+        return None if left_out else frozenset()
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, list) or len(named) > MOST_GROUPS or not all(isinstance(each, str) for each in named):
+        return None
+    return frozenset(each for each in named if len(each) <= MOST_GROUP)
 
 
 def _base64(data: bytes) -> str:

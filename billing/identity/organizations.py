@@ -54,7 +54,7 @@ from billing.permissions import (
 from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from billing.change_notifier import ChangeNotifier
     from billing.plans import Plans
@@ -318,13 +318,16 @@ _NOT_YOURS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person who belongs to an organization, since `created_at`."""
+    """A person who belongs to an organization, since `created_at`. The role of who is `managed` is that of a group of
+    the organization's directory, as `max_keys` is, the keys that they may have."""
 
     user_id: str
     email: str
     name: str
     role: Role
     created_at: datetime
+    managed: bool
+    max_keys: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,9 +386,9 @@ class Members:
             if before is None:
                 raise _no_member(user_id)
             if role != before:
-                ended = await self._change(connection, organization, user_id, (before, role), acting.actor)
+                ended = await self.change(connection, organization, user_id, (before, role), acting.actor)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
-        await self._notify(ended, organization)
+        await self.notify(ended, organization)
         return _member(cast("Row", row))
 
     async def remove(self, org_id: str, user_id: str, acting: Acting) -> None:
@@ -400,8 +403,8 @@ class Members:
                 await check_acting(connection, org_id, acting, MEMBERS_WRITE, *([] if before is None else [before]))
             if before is None:
                 raise _no_member(user_id)
-            ended = await self._change(connection, organization, user_id, (before, None), acting.actor)
-        await self._notify(ended, organization)
+            ended = await self.change(connection, organization, user_id, (before, None), acting.actor)
+        await self.notify(ended, organization)
 
     async def transfer(self, org_id: str, user_id: str, becomes: Role, acting: Acting) -> Organization:
         """Make a member an owner instead of the caller, who gets the role `becomes`. Raises as `set_role`."""
@@ -414,14 +417,14 @@ class Members:
             if user_id == acting.user_id:
                 raise OrganizationConflict("It is already yours: name another member.")
             if before != "owner":
-                await self._change(connection, organization, user_id, (before, "owner"), acting.actor)
+                await self.change(connection, organization, user_id, (before, "owner"), acting.actor)
             ended: list[str] = []
             if becomes != "owner":
                 changed: tuple[Role, Role] = ("owner", becomes)
-                ended = await self._change(connection, organization, acting.user_id, changed, acting.actor)
+                ended = await self.change(connection, organization, acting.user_id, changed, acting.actor)
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("organizations_get"), org_id)
-        await self._notify(ended, organization)
+        await self.notify(ended, organization)
         return organization_of(cast("Row", row))
 
     async def appoint(self, org_id: str, user_id: str, actor: audit.Actor) -> Member:
@@ -435,15 +438,21 @@ class Members:
             before = await role_of(connection, org_id, user_id)
             if before is None:
                 await check_may_own(connection, user_id, self._most_owned)
-                await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
-                change = f"{org_id}/{user_id}", None, {"role": "owner"}
-                account_id = organization.account_id
-                await audit.record(connection, actor, "member.create", *change, account_id=account_id, user_id=user_id)
+                await self.add(connection, organization, user_id, "owner", actor)
             elif before != "owner":
-                await self._change(connection, organization, user_id, (before, "owner"), actor)
+                await self.change(connection, organization, user_id, (before, "owner"), actor)
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
         return _member(cast("Row", row))
+
+    async def add(
+        self, connection: Connection, organization: Organization, user_id: str, role: Role, actor: audit.Actor
+    ) -> None:
+        """Make somebody a member who is none, in the caller's transaction, which has locked the organization."""
+        await connection.execute(_query("memberships_insert"), organization.id, user_id, role)
+        subject, account_id = f"{organization.id}/{user_id}", organization.account_id
+        change = subject, None, {"role": role}
+        await audit.record(connection, actor, "member.create", *change, account_id=account_id, user_id=user_id)
 
     async def end_invitations(self, org_id: str, acting: Acting) -> None:
         """Revoke every open invitation of an organization for an owner who closes it. Raises `OrganizationForbidden`
@@ -454,7 +463,7 @@ class Members:
             rows = await connection.fetch(_query("invitations_end"), org_id)
             await _note_revoked(connection, organization, rows, acting.actor)
 
-    async def _change(
+    async def change(
         self,
         connection: Connection,
         organization: Organization,
@@ -462,7 +471,9 @@ class Members:
         roles: tuple[Role, Role | None],
         actor: audit.Actor,
     ) -> list[str]:
-        """Change a role that is another one before; return the ids of the keys that it has changed."""
+        """Change a role that is another one before, in the caller's transaction, which has locked the organization;
+        return the ids of the keys that it has changed, which are to be told by `notify` after it. Raises
+        `OrganizationConflict` for the last owner."""
         before, after = roles
         org_id, account_id = organization.id, organization.account_id
         if after == "owner":
@@ -489,7 +500,7 @@ class Members:
         rows = await connection.fetch(_query("invitations_withdraw"), organization.id, user_id, gives)
         await _note_revoked(connection, organization, rows, actor)
 
-    async def _notify(self, key_ids: list[str], organization: Organization) -> None:
+    async def notify(self, key_ids: Sequence[str], organization: Organization) -> None:
         """Notify gateways of keys that changed, some at the same time: somebody may have a hundred."""
         for first in range(0, len(key_ids), NOTIFIED_AT_ONCE):
             some = key_ids[first : first + NOTIFIED_AT_ONCE]
@@ -536,6 +547,12 @@ async def grantable_scopes(
             raise _no_member(holder_id)
         given &= ROLES[role]
     return given
+
+
+def most_users(plans: Plans, default_plan: str, plan_id: str) -> int | None:
+    """Return how many users a plan allows, or the default one in place of a plan that is no longer configured; None:
+    any number."""
+    return (plans.get(plan_id) or plans[default_plan]).users
 
 
 @dataclass(frozen=True, slots=True)
@@ -630,10 +647,11 @@ class Invitations:
             )
 
     def _check_users(self, plan_id: str, users: int) -> None:
-        plan = self._plans.get(plan_id) or self._plans[self._default_plan]
-        if plan.users is not None and users > plan.users:
+        most = most_users(self._plans, self._default_plan, plan_id)
+        if most is not None and users > most:
+            plan = self._plans.get(plan_id) or self._plans[self._default_plan]
             raise OrganizationConflict(
-                f"The plan {plan.name} allows {plan.users} user{'' if plan.users == 1 else 's'}, members and open "
+                f"The plan {plan.name} allows {most} user{'' if most == 1 else 's'}, members and open "
                 "invitations together: remove one, or change the plan."
             )
 

@@ -15,13 +15,16 @@ BEGUN_S: Final = 600
 MAX_PATH: Final = 1000
 
 
+# The claim that has a person's groups at most issuers.
+GROUPS_CLAIM: Final = "groups"
 OIDC_SCOPES: Final = ("openid", "email", "profile")
 
 
 @dataclass(frozen=True, slots=True)
 class SignInProvider:
     """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
-    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in."""
+    have verified of an address is believed with `trusted_email`; with `allowed_domains` nobody else is let in. Its
+    people are those of the `organization` of this id, whose rules apply to the groups in the claim `groups_claim`."""
 
     issuer: str
     client_id: str
@@ -31,6 +34,8 @@ class SignInProvider:
     trusted_email: bool = False
     allowed_domains: frozenset[str] = frozenset()
     api_url: str = ""
+    organization: str | None = None
+    groups_claim: str = GROUPS_CLAIM
 
     def admits(self, domain: str | None) -> bool:
         """Return whether who has an address of this domain is let in; None: one that was not verified."""

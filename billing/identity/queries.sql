@@ -27,6 +27,15 @@ LEFT JOIN LATERAL (
     ORDER BY memberships.org_id = shown.org_id DESC NULLS LAST, memberships.created_at, memberships.org_id LIMIT 1) place ON true
 WHERE shown.kind = 'operator' OR (users.status <> 'disabled' AND users.tokens_valid_from <= shown.created_at)
 
+-- name: browsers_see
+-- Have the session $1 see the pages of the account $2 for $3 seconds; null: its own. What it saw before.
+UPDATE sessions SET seen_account = $2, seen_until = now() + make_interval(secs => $3)
+FROM (SELECT id, CASE WHEN seen_until > now() THEN seen_account END AS seen FROM sessions WHERE id = $1 FOR UPDATE) before
+WHERE sessions.id = before.id AND ended_at IS NULL RETURNING before.seen
+
+-- name: browsers_seen
+SELECT seen_account FROM sessions WHERE id = $1 AND seen_until > now()
+
 -- name: browsers_choose
 -- Have the session $1 be about the organization $2 from now on, where its user belongs to it.
 UPDATE sessions SET org_id = $2 WHERE id = $1 AND ended_at IS NULL
@@ -196,6 +205,12 @@ noted AS (
 gone AS (DELETE FROM users USING old WHERE users.id = old.id RETURNING 1)
 SELECT count(*) FROM gone
 
+-- name: group_rules_get
+SELECT rules FROM group_rules WHERE org_id = $1
+
+-- name: group_rules_set
+INSERT INTO group_rules (org_id, rules) VALUES ($1, $2) ON CONFLICT (org_id) DO UPDATE SET rules = excluded.rules
+
 -- name: invitation_mails_add
 -- Note a mail; some that are old are forgotten with it.
 WITH old AS (
@@ -222,7 +237,8 @@ WHERE invitations.digest = $1 AND users.id = $2 AND users.email_verified_at IS N
 
 -- name: invitations_seen
 -- Whose an invitation is that can be accepted, before anybody has signed in.
-SELECT organizations.name AS organization, coalesce(nullif(users.name, ''), users.email) AS inviter, invitations.email,
+SELECT organizations.name AS organization,
+    coalesce(nullif(users.name, ''), 'somebody at ' || split_part(users.email, '@', 2)) AS inviter, invitations.email,
     invitations.role, invitations.expires_at
 FROM invitations JOIN organizations ON organizations.id = invitations.org_id
 LEFT JOIN users ON users.id = invitations.invited_by
@@ -354,12 +370,20 @@ SELECT
 DELETE FROM memberships WHERE org_id = $1 AND user_id = $2
 
 -- name: memberships_get
-SELECT memberships.user_id, memberships.role, memberships.created_at, users.email, users.name
+SELECT memberships.user_id, memberships.role, memberships.created_at, memberships.managed, memberships.max_keys,
+    users.email, users.name
 FROM memberships JOIN users ON users.id = memberships.user_id
 WHERE memberships.org_id = $1 AND memberships.user_id = $2
 
 -- name: memberships_insert
 INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, $3)
+
+-- name: memberships_manage
+-- Note that a member's role, and how many keys they may have, are those of a group, or are not.
+UPDATE memberships SET managed = $3, max_keys = $4 WHERE org_id = $1 AND user_id = $2
+
+-- name: memberships_managed
+SELECT user_id, role, managed, max_keys FROM memberships WHERE org_id = $1 AND user_id = $2
 
 -- name: memberships_owned
 -- How many organizations a person owns, but for those whose accounts are closed.
@@ -373,7 +397,8 @@ SELECT count(*) FROM memberships JOIN users ON users.id = memberships.user_id
 WHERE memberships.org_id = $1 AND memberships.role = 'owner' AND memberships.user_id <> $2 AND users.status <> 'disabled'
 
 -- name: memberships_page
-SELECT memberships.user_id, memberships.role, memberships.created_at, users.email, users.name
+SELECT memberships.user_id, memberships.role, memberships.created_at, memberships.managed, memberships.max_keys,
+    users.email, users.name
 FROM memberships JOIN users ON users.id = memberships.user_id
 WHERE memberships.org_id = $1 AND memberships.user_id < $2
 ORDER BY memberships.user_id DESC LIMIT $3
@@ -381,11 +406,30 @@ ORDER BY memberships.user_id DESC LIMIT $3
 -- name: memberships_role
 SELECT role FROM memberships WHERE org_id = $1 AND user_id = $2
 
+-- name: memberships_room
+-- Members of an organization, and those whom it expects: invited, or with a place that nobody has taken yet.
+SELECT accounts.plan,
+    (SELECT count(*) FROM memberships WHERE org_id = $1) AS members,
+    (SELECT count(*) FROM invitations
+        WHERE org_id = $1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > now())
+    + (SELECT count(*) FROM scim_users WHERE org_id = $1 AND active AND user_id IS NULL) AS expected
+FROM organizations JOIN accounts ON accounts.id = organizations.account_id WHERE organizations.id = $1
+
 -- name: memberships_set_role
 UPDATE memberships SET role = $3 WHERE org_id = $1 AND user_id = $2
 
 -- name: memberships_user
 SELECT email, email_verified_at IS NOT NULL AS verified, status FROM users WHERE id = $1 FOR NO KEY UPDATE
+
+-- name: organization_domains_add
+-- Those that another organization has stay its own.
+INSERT INTO organization_domains (domain, org_id) SELECT unnest($2::text[]), $1 ON CONFLICT (domain) DO NOTHING
+
+-- name: organization_domains_get
+SELECT domain FROM organization_domains WHERE org_id = $1 ORDER BY domain
+
+-- name: organization_domains_remove
+DELETE FROM organization_domains WHERE org_id = $1 AND domain <> ALL ($2::text[])
 
 -- name: organizations_get
 SELECT * FROM organizations WHERE id = $1
@@ -487,6 +531,41 @@ DELETE FROM refresh_tokens WHERE digest IN (
 -- name: refresh_whose
 SELECT session_id, user_id FROM refresh_tokens JOIN sessions ON sessions.id = session_id WHERE digest = $1
 
+-- name: scim_members
+-- Members whom the directory of the organization $1 has as active, all or those of $2, with the names and the directory's
+-- own ids of their groups there.
+SELECT scim_users.user_id, memberships.role, memberships.managed, memberships.max_keys, array(
+    SELECT name FROM scim_groups JOIN scim_group_members ON group_id = scim_groups.id WHERE member_id = scim_users.id
+    UNION SELECT external_id FROM scim_groups JOIN scim_group_members ON group_id = scim_groups.id
+    WHERE member_id = scim_users.id AND external_id IS NOT NULL) AS groups
+FROM scim_users JOIN memberships ON memberships.org_id = scim_users.org_id AND memberships.user_id = scim_users.user_id
+WHERE scim_users.org_id = $1 AND scim_users.active AND ($2::text[] IS NULL OR scim_users.user_id = ANY ($2))
+ORDER BY scim_users.user_id
+
+-- name: scim_users_known
+-- Whether the directory of an organization has somebody, active or not.
+SELECT EXISTS (SELECT FROM scim_users WHERE org_id = $1 AND user_id = $2)
+
+-- name: scim_users_release
+UPDATE scim_users SET user_id = NULL WHERE id = $1
+
+-- name: scim_users_take
+-- Give the place $1 to the user $2, whose proven address it is kept for, and who has no other one there. Who is no member
+-- yet needs an address of a domain of the organization's: others join by invitation alone.
+UPDATE scim_users SET user_id = users.id FROM users
+WHERE scim_users.id = $1 AND users.id = $2 AND scim_users.email = users.email AND users.email_verified_at IS NOT NULL
+    AND scim_users.active AND scim_users.user_id IS NULL
+    AND (EXISTS (SELECT FROM organization_domains WHERE org_id = scim_users.org_id AND domain = split_part(users.email, '@', 2))
+        OR EXISTS (SELECT FROM memberships WHERE org_id = scim_users.org_id AND user_id = $2))
+    AND NOT EXISTS (SELECT FROM scim_users other WHERE other.org_id = scim_users.org_id AND other.user_id = $2)
+RETURNING scim_users.id
+
+-- name: scim_users_waiting
+-- Places that are kept for the address that the user $1 has proven.
+SELECT scim_users.id, scim_users.org_id FROM users JOIN scim_users ON scim_users.email = users.email
+WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND scim_users.active AND scim_users.user_id IS NULL
+ORDER BY scim_users.org_id LIMIT 100
+
 -- name: sealed_some
 -- Secrets that are sealed, and what each is: the keys that sign, where these are used ($1), and the first and the last of
 -- the authenticator apps.
@@ -531,6 +610,11 @@ WHERE id = $1 AND ended_at IS NULL AND ($3::text IS NULL OR user_id = $3) RETURN
 -- End all sessions of the user $1 for the reason $2, but $3; in one order, so that two who do so don't wait for each other.
 UPDATE sessions SET ended_at = now(), end_reason = $2 WHERE id IN (
     SELECT id FROM sessions WHERE user_id = $1 AND ended_at IS NULL AND id IS DISTINCT FROM $3 ORDER BY id FOR UPDATE)
+
+-- name: sessions_end_in
+-- End the sessions of the user $1 that are about the organization $2, for the reason $3.
+UPDATE sessions SET ended_at = now(), end_reason = $3 WHERE id IN (
+    SELECT id FROM sessions WHERE user_id = $1 AND org_id = $2 AND ended_at IS NULL ORDER BY id FOR UPDATE)
 
 -- name: sessions_lately
 -- Whether the session $1 began at most $2 seconds ago, however often it was refreshed since.
@@ -646,6 +730,9 @@ UPDATE users SET email = $2, email_verified_at = now(),
     status = CASE WHEN $3 AND status = 'pending' THEN 'active' ELSE status END
 WHERE id = $1 RETURNING *
 
+-- name: users_enabled
+SELECT status <> 'disabled' FROM users WHERE id = $1
+
 -- name: users_end_sessions
 -- End all sessions and tokens of a user, those of other issuers that were issued before now included. API keys stay.
 WITH dated AS (
@@ -713,9 +800,14 @@ WHERE id = $1 RETURNING *
 -- name: users_zone
 SELECT tz FROM users WHERE id = $1
 
+-- name: welcome_mailbox
+-- Who is welcomed at the mailbox $1: the user $2, unless somebody was before.
+INSERT INTO welcomed_mailboxes (mailbox, user_id) VALUES ($1, $2)
+ON CONFLICT (mailbox) DO UPDATE SET user_id = welcomed_mailboxes.user_id RETURNING user_id
+
 -- name: welcome_account
--- The account $2 of an organization that a person who has proven their address owns; null: of their first.
-SELECT organizations.account_id FROM users
+-- The account $2 of an organization that a person who has proven their address owns, with the address; null: of their first.
+SELECT organizations.account_id, users.email FROM users
 JOIN memberships ON memberships.user_id = users.id AND memberships.role = 'owner'
 JOIN organizations ON organizations.id = memberships.org_id
 WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND users.status <> 'disabled'

@@ -22,6 +22,7 @@ from billing.identity.sessions import Origin, TokenPair
 from billing.mail import parse_email
 
 if TYPE_CHECKING:
+    from billing.identity.directories import Directories
     from billing.identity.users import Found, User
 
 _query = queries("billing.identity")
@@ -39,10 +40,11 @@ class _Proof:
 
 
 class SignIn:
-    """Registers people and signs them in. Methods raise `MetergateError`s whose messages are for the reader."""
+    """Registers people and signs them in; `directories` are told who has. Methods raise `MetergateError`s whose
+    messages are for the reader."""
 
-    def __init__(self, people: People, found: Found) -> None:
-        self._people, self._found = people, found
+    def __init__(self, people: People, found: Found, directories: Directories) -> None:
+        self._people, self._found, self._directories = people, found, directories
 
     async def register(self, email: str, name: str, password: str | None, visitor: Visitor) -> str:
         """Add an address, and mail it a code to verify it; return the challenge that the code is bound to. Where it is
@@ -157,6 +159,7 @@ class SignIn:
         if now.second_factor:
             await people.forgive_factor(now)
         await people.tell_keys(revoked)
+        await self._directories.signed_in(now.id, actor)
         return pair
 
     async def _judge(

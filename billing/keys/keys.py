@@ -98,8 +98,8 @@ class ApiKeys:
         key_id, (secret, prefix, digest) = ID_PREFIX + self._new_id(), self._new_secret()
         async with self._database.transaction() as connection:
             _check_given(None if grantable is None else await grantable(connection), wanted.scopes)
-            if most is not None and await connection.fetchval(_query("keys_count"), account_id, user_id) >= most:
-                raise KeyConflict(f"There are {most} keys already, which is the most: revoke one that is not used.")
+            if most is not None:
+                await _check_room(connection, account_id, user_id, most)
             made = key_id, account_id, user_id, name, prefix, digest, *_stored(wanted)
             row = await connection.fetchrow(_CREATE, *made)
             if row is None:
@@ -230,6 +230,18 @@ async def confine_keys(
         await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast("Row", told)))
         changed.append(before.id)
     return changed
+
+
+async def _check_room(connection: Connection, account_id: str, user_id: str | None, most: int) -> None:
+    """Reject one key more of a user who has `most`, or as many as their group allows. Raises `KeyConflict`."""
+    room = cast("Row", await connection.fetchrow(_query("keys_room"), account_id, user_id))
+    if room["allowed"] is not None and room["made"] >= room["allowed"] < most:
+        raise KeyConflict(
+            f"Your group may have {room['allowed']} keys: revoke one that is not used, or ask an owner of the "
+            "organization, whose rules for groups say so."
+        )
+    if room["made"] >= most:
+        raise KeyConflict(f"There are {most} keys already, which is the most: revoke one that is not used.")
 
 
 def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:

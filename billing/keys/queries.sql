@@ -13,8 +13,12 @@ SELECT
     (SELECT max(revision) FROM plan_revisions) AS plans_revision
 FROM accounts WHERE id = $1
 
--- name: keys_count
-SELECT count(*) FROM api_keys
+-- name: keys_room
+-- How many keys that work a user has in an account, and how many their group in the organization allows them at most.
+SELECT count(*) AS made, (
+    SELECT memberships.max_keys FROM organizations JOIN memberships ON memberships.org_id = organizations.id
+    WHERE organizations.account_id = $1 AND memberships.user_id = $2) AS allowed
+FROM api_keys
 WHERE account_id = $1 AND user_id IS NOT DISTINCT FROM $2
     AND (revoked_at IS NULL OR revoked_at > now()) AND (expires_at IS NULL OR expires_at > now())
 

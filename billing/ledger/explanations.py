@@ -118,7 +118,7 @@ def format_explanation(explanation: Explanation) -> str:
         _line(
             "charge",
             f"{format_usd(explanation.charged_nano)} USD: the sum plus a markup of "
-            f"{decimal(event.markup_scaled, FACTOR_DECIMALS)} %, rounded up to 0.000000001",
+            f"{decimal(event.markup_scaled, FACTOR_DECIMALS)}%, rounded up to 0.000000001",
         ),
     ]
     if not explanation.adds_up:

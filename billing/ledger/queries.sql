@@ -329,6 +329,46 @@ WHERE matches OR is_last
 ORDER BY admitted_at DESC, request_id DESC
 LIMIT $17
 
+-- name: reports_slowest
+-- Of the newest $4 events of account $1 in a time those that took longest, after the place of a cursor.
+SELECT *
+FROM (
+    SELECT * FROM usage_events
+    WHERE account_id = $1 AND admitted_at >= coalesce($2::timestamptz, '-infinity') AND admitted_at < $3
+    ORDER BY admitted_at DESC, request_id DESC
+    LIMIT $4
+) AS looked_at
+WHERE latency_ms >= coalesce($21::integer, 0)
+    AND ($5::text IS NULL OR key_id = $5) AND ($6::text IS NULL OR user_id = $6) AND ($7::text IS NULL OR model = $7)
+    AND ($8::text IS NULL OR provider = $8) AND ($9::text IS NULL OR endpoint = $9)
+    AND ($10::integer IS NULL OR status = $10) AND ($11::boolean IS NULL OR estimated = $11)
+    AND ($12::text IS NULL OR end_user = $12)
+    AND ($13::text IS NULL OR tags ->> $13 IS NOT NULL AND ($14::text IS NULL OR tags ->> $13 = $14)) IS TRUE
+    AND ($15::text IS NULL OR session = $15) AND ($16::text IS NULL OR tool = $16)
+    AND ($17::integer IS NULL OR (latency_ms, admitted_at, request_id) < ($17, $18::timestamptz, $19::text))
+ORDER BY latency_ms DESC, admitted_at DESC, request_id DESC
+LIMIT $20
+
+-- name: reports_all_slowest
+-- The same of all accounts, written out so that each statement has one plan; $1 is nobody's.
+SELECT *
+FROM (
+    SELECT * FROM usage_events
+    WHERE $1::text IS NULL AND admitted_at >= coalesce($2::timestamptz, '-infinity') AND admitted_at < $3
+    ORDER BY admitted_at DESC, request_id DESC
+    LIMIT $4
+) AS looked_at
+WHERE latency_ms >= coalesce($21::integer, 0)
+    AND ($5::text IS NULL OR key_id = $5) AND ($6::text IS NULL OR user_id = $6) AND ($7::text IS NULL OR model = $7)
+    AND ($8::text IS NULL OR provider = $8) AND ($9::text IS NULL OR endpoint = $9)
+    AND ($10::integer IS NULL OR status = $10) AND ($11::boolean IS NULL OR estimated = $11)
+    AND ($12::text IS NULL OR end_user = $12)
+    AND ($13::text IS NULL OR tags ->> $13 IS NOT NULL AND ($14::text IS NULL OR tags ->> $13 = $14)) IS TRUE
+    AND ($15::text IS NULL OR session = $15) AND ($16::text IS NULL OR tool = $16)
+    AND ($17::integer IS NULL OR (latency_ms, admitted_at, request_id) < ($17, $18::timestamptz, $19::text))
+ORDER BY latency_ms DESC, admitted_at DESC, request_id DESC
+LIMIT $20
+
 -- name: reports_kinds
 -- What each kind of transfer but usage has changed the balance of account $1 by, from $2 on and before $3: of these an account
 -- has few, and an index for each side.

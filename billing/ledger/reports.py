@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -35,7 +36,7 @@ from billing.ledger.sums import (
     UsedBy,
     total,
 )
-from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
+from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, moment_cursor, moment_place, page_of, seal_of
 from billing.pricing import PriceRow, from_canonical_json
 
 if TYPE_CHECKING:
@@ -220,12 +221,12 @@ def _margin(row: Row, *, told: bool) -> Margin:
 
 # Events that one page of them reads, however few of them are asked for: some 20 ms.
 MOST_LOOKED_AT: Final = 10_000
+_LATENCY_DIGITS: Final = 9
 # A page that is not full yet is looked for no longer.
 ENOUGH_S: Final = 0.1
 # Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none.
 MOST_MOMENT: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 # Fields of an event that are columns of the same name.
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
 
@@ -331,9 +332,43 @@ class Reports:
             if len(found) == limit or time.monotonic() >= until_s:
                 return Page(tuple(found), after)
 
+    async def slowest_events(
+        self, account_id: str | None, limit: int, after: str | None, only: EventFilter, now: datetime
+    ) -> Page[UsageEvent]:
+        """Return usage events of an account, or of all, those that took longest first: of the newest `MOST_LOOKED_AT`
+        in the time that is asked for, at the first page's `now` where it has no end. Raises `pages.BadCursor`."""
+        until, latency_ms, at, request_id = _slow_place(after) if after else (only.until or now, None, None, None)
+        if account_id is None and only.key_id is not None:
+            account_id = await self._database.value(_query("reports_account_of_key"), only.key_id)
+        rows = await self._database.rows(
+            _query("reports_all_slowest" if account_id is None else "reports_slowest"),
+            account_id,
+            only.since,
+            until,
+            MOST_LOOKED_AT,
+            only.key_id,
+            only.user_id,
+            only.model,
+            only.provider,
+            only.endpoint,
+            only.status,
+            only.estimated,
+            only.end_user,
+            only.tag,
+            only.tag_value,
+            only.session,
+            only.tool,
+            latency_ms,
+            at,
+            request_id,
+            limit + 1,
+            only.min_latency_ms,
+        )
+        return page_of([event_of_row(row) for row in rows], limit, partial(_slow_cursor, until))
+
     async def _looked_at(self, account_id: str | None, limit: int, after: str | None, only: EventFilter) -> list[Row]:
         """Return the events that match among those that are looked at, one more than asked for, and the last of all."""
-        before_at, before_id = _place(after) if after else (None, None)
+        before_at, before_id = moment_place(after) if after else (None, None)
         return await self._database.rows(
             _query("reports_all_events" if account_id is None else "reports_events"),
             account_id,
@@ -398,18 +433,20 @@ class Reports:
 
 
 def _cursor(event: UsageEvent) -> str:
-    return f"{(event.admitted_at - _EPOCH) // _MICROSECOND}.{event.request_id}"
+    return moment_cursor(event.admitted_at, event.request_id)
 
 
-def _place(cursor: str) -> tuple[datetime, str]:
-    micros, dot, request_id = cursor.partition(".")
-    try:
-        at = _EPOCH + int(micros) * _MICROSECOND
-    except (ValueError, OverflowError) as error:
-        raise BadCursor("This cursor is not from this list.") from error
-    if not (dot and request_id):
+def _slow_cursor(until: datetime, last: UsageEvent) -> str:
+    """Return where a page of the slowest ends; `until` is the end of the time that all its pages look at."""
+    return moment_cursor(until, f"{last.latency_ms}.{_cursor(last)}")
+
+
+def _slow_place(cursor: str) -> tuple[datetime, int, datetime, str]:
+    until, rest = moment_place(cursor)
+    latency, _, place = rest.partition(".")
+    if not (latency.isascii() and latency.isdigit() and len(latency) <= _LATENCY_DIGITS):
         raise BadCursor("This cursor is not from this list.")
-    return at, request_id
+    return until, int(latency), *moment_place(place)
 
 
 def _balance_cursor(last: Transaction, secret: bytes, account_id: str) -> str:

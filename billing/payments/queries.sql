@@ -572,13 +572,12 @@ DELETE FROM order_refunds WHERE order_id = $1 AND key = $2 AND refund_id IS NULL
 
 -- name: returns_page
 -- Refunds and movements of disputes ($2; null: both), newest first, from $3 on and before $4, of account $1 (null: all),
--- behind the one whose id is $5.
+-- behind the time $5 and the id $6.
 SELECT r.* FROM payment_returns r
-LEFT JOIN payment_returns last ON last.id = $5
 WHERE ($1::text IS NULL OR r.account_id = $1) AND ($2::text IS NULL OR r.kind = $2)
     AND ($3::timestamptz IS NULL OR r.created_at >= $3) AND ($4::timestamptz IS NULL OR r.created_at < $4)
-    AND ($5::text IS NULL OR (r.created_at, r.id) < (last.created_at, last.id))
-ORDER BY r.created_at DESC, r.id DESC LIMIT $6
+    AND ($5::timestamptz IS NULL OR (r.created_at, r.id) < ($5, $6))
+ORDER BY r.created_at DESC, r.id DESC LIMIT $7
 
 -- name: revenue_money
 -- What came in, failed and went back from $1 on and before $2, by each day or month ($3) of UTC in which that happened,

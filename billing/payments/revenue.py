@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.connection import Database, from_row, queries
-from billing.pages import Page, page_of
+from billing.pages import Page, moment_cursor, moment_place, page_of
 from billing.payments.port import CURRENCY
 
 if TYPE_CHECKING:
@@ -152,9 +152,12 @@ class Revenue:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Page[Returned]:
-        """Return refunds and movements of disputes, newest first; `after` is the id that ended the page before."""
-        rows = await self.database.rows(_query("returns_page"), account_id, kind, since, until, after, limit + 1)
-        return page_of([from_row(Returned, row) for row in rows], limit, lambda each: each.id)
+        """Return refunds and movements of disputes, newest first; `after` is where the page before ended, which holds
+        though the refund there has failed since. Raises `BadCursor`."""
+        before = (None, None) if after is None else moment_place(after)
+        rows = await self.database.rows(_query("returns_page"), account_id, kind, since, until, *before, limit + 1)
+        found = [from_row(Returned, row) for row in rows]
+        return page_of(found, limit, lambda each: moment_cursor(each.created_at, each.id))
 
     async def subscriptions(
         self, limit: int, after: str | None = None, *, plan: str | None = None

@@ -149,7 +149,7 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if self.nano < 0 or not 0 <= self.hundredths_of_percent <= 10_000:
-            raise ValueError("a tolerance is not below zero, nor above 100 %")
+            raise ValueError("a tolerance is not below zero, nor above 100%")
 
     def matches(self, ours_nano: int, theirs_nano: int) -> bool:
         """Return whether two amounts are taken for the same."""

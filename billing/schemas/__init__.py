@@ -5,6 +5,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     decoding    a caller's JSON as a shape, and what is wrong with a value, in words instead of msgspec's
     people      registering, signing in, tokens and sessions; people as they see themselves, and as operators do;
                 organizations, members, invitations, roles
+    directories  rules for groups, tokens of SCIM, domains
     quotas      quotas, and what is left of each
     accounts    accounts, grants, refunds, adjustments; requests charged by another price
     keys        keys: the one declaration of what a key may say, from rows of Postgres to options of commands

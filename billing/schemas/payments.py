@@ -608,8 +608,18 @@ class UpgradeShape(Answer, frozen=True, kw_only=True):
     url: str | None
 
 
+class BodyLogShape(Answer, frozen=True, kw_only=True):
+    """That bodies of requests and answers are kept: of which share of the requests, and for how many days; and the
+    header that keeps a request's out, where there is one."""
+
+    share: str
+    keep_days: int
+    opt_out: str | None
+
+
 class StatusShape(Answer, frozen=True, kw_only=True):
-    """Where an account stands: `state` in a word, `guidance` what to do about it, `next` the command for that."""
+    """Where an account stands: `state` in a word, `guidance` what to do about it, `next` the command for that. Without
+    `body_logs` nothing of its requests' and answers' bodies is kept."""
 
     account_id: str
     organization: Name | None
@@ -624,6 +634,7 @@ class StatusShape(Answer, frozen=True, kw_only=True):
     upgrade: UpgradeShape | None
     guidance: str | None
     next: str | None
+    body_logs: BodyLogShape | None = None
 
 
 def preview_sentences(preview: PlanPreviewShape) -> tuple[str, ...]:

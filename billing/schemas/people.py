@@ -460,6 +460,8 @@ class MemberShape(Answer, frozen=True, kw_only=True):
     name: str
     role: RoleName
     created_at: Moment
+    managed: Annotated[bool, Meta(description="the role is that of a group of the organization's directory")] = False
+    max_keys: Annotated[int | None, Meta(description="keys that they may have, by their group")] = None
 
 
 class InvitationShape(Answer, frozen=True, kw_only=True):

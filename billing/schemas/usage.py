@@ -126,6 +126,10 @@ class EventQuery(PageQuery, frozen=True, kw_only=True):
     session: Filter | None = None
     tool: Filter | None = None
     min_latency_ms: Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds")] | None = None
+    order: Annotated[
+        Literal["newest", "slowest"],
+        Meta(description="newest first, or the slowest first of the newest 10,000 in this time"),
+    ] = "newest"
 
 
 class AllEventsQuery(EventQuery, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
     credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change charges before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
+    directory    the company's directory: SCIM's tokens, what groups give
     alerts       budgets, low balance, webhooks
     lists        pages that are lists, and pages about one thing, as values: most of the operators' are
     charts       bars over time, as numbers

@@ -27,6 +27,7 @@ from billing.principals import NOBODY, Caller
 from billing.web import (
     alerts,
     credit,
+    directory,
     keys,
     members,
     operator_accounts,
@@ -51,7 +52,7 @@ from billing.web.operator_search import picked
 from billing.web.pages import Handler, Page, View, Visit, Who, shows
 from billing.web.render import STATIC, assets, compile_templates, render
 
-_CUSTOMER: Final = (overview, usage, requests, keys, credit, members, alerts, security)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, members, directory, alerts, security)
 _OPERATOR: Final = (
     operator_home,
     operator_house,

@@ -11,11 +11,11 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 
 from billing.web.pages import View, Visit
 
-# How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-# of the audit log has changed, prices, a number in words, a message of the API, what a quota counts; an id of an
-# account, person, key or organization as what that is called, with a short id.
+# How a value is shown: an amount, a whole number, either (a number, or an amount as text), a time in the zone, a name
+# of the API as words, as code, what a row of the audit log has changed, prices, a number in words, a message of the
+# API; an id of an account, person, key or organization as what that is called, with a short id.
 Kind = Literal[
-    "text", "money", "count", "time", "state", "code", "changes", "prices", "number", "message", "amount", "name"
+    "text", "money", "count", "quantity", "time", "state", "code", "changes", "prices", "number", "message", "name"
 ]
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "OK", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset(
@@ -197,6 +197,7 @@ LISTS: Final = (
     "listed.html",
     "operator_account.html",
     "operator_home.html",
+    "operator_provider.html",
     "operator_providers.html",
     "operator_revenue.html",
 )

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from billing.amounts import usd_text
 from billing.api.accounts import (
     create_adjustment,
     create_grant,
@@ -26,7 +27,7 @@ from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, lis
 from billing.web.operator_house import SIGNED_IN, Device
 from billing.web.operator_usage import SPANS, UNITS, account_usage
 from billing.web.pages import NOTICES, Page, View, Visit, Who
-from billing.web.render import usd_text, words
+from billing.web.render import words
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -82,10 +83,10 @@ _WINDOWS: Final = (
     Column("Of", "subject"),
     Column("Window", "window"),
     Column("Metric", "metric"),
-    Column("Limit", "limit", "amount"),
-    Column("Used", "used", "amount"),
-    Column("Held", "held", "amount"),
-    Column("Left", "remaining", "amount"),
+    Column("Limit", "limit", "quantity"),
+    Column("Used", "used", "quantity"),
+    Column("Held", "held", "quantity"),
+    Column("Left", "remaining", "quantity"),
     Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (

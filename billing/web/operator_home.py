@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from msgspec import UNSET
 
+from billing.amounts import usd_text
 from billing.api.oversight import list_exports
 from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
@@ -29,7 +30,7 @@ from billing.traffic.counts import quantile_ms
 from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
 from billing.web.pages import Page, View, Visit, Who
-from billing.web.render import time_text, usd_text
+from billing.web.render import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -253,7 +254,7 @@ def _tile(series: _Series, steps: Sequence[TrafficStepShape], span: Span, days: 
     say = usd_text if series.kind == "money" else "{:,}".format
     labels = [f"{_step_text(each, span)}: {say(amount)}" for each, amount in zip(steps[span.steps :], now, strict=True)]
     mood = "" if not rise or series.good is None else "good" if (rise > 0) == series.good else "bad"
-    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise} %"
+    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise}%"
     href = f"{series.page}{days}" if series.page.endswith("&") else series.page
     return Tile(series.label, sum(now), series.kind, change, mood, trend(now, labels), href)
 
@@ -298,7 +299,7 @@ def _top(found: Margins) -> list[_Top]:
             margin.used.charged_nano,
             margin.used.cost_nano,
             margin.margin_nano,
-            f"{percent_text(margin.used.charged_nano * 10_000 // whole)} %" if whole else "",
+            f"{percent_text(margin.used.charged_nano * 10_000 // whole)}%" if whole else "",
         )
         for name, margin in found.groups
     ]
@@ -319,7 +320,7 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
         fails = seen.failures >= FAILING_LEAST and seen.error_hundredths >= FAILING_HUNDREDTHS
         slow = p95_ms is not None and was_ms is not None and p95_ms > SLOWER * was_ms
         if fails or (slow and sum(seen.head) >= SLOW_LEAST):
-            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)} %)"
+            share = f"{seen.failures:,} of {seen.attempts:,} ({percent_text(seen.error_hundredths)}%)"
             yield _Unwell(name, "failing" if fails else "slow", share, time_text(p95_ms), time_text(was_ms))
 
 

@@ -2,7 +2,7 @@
 seen as a customer sees them.
 
 What a customer sees is looked at as by a viewer of the organization: nothing can be changed, and both ends are in the
-audit log. The account that is looked at stands in a cookie of its own, which does nothing without the operator's.
+audit log. Which account that is stands in the operator's session: nothing that a browser sends chooses one unnoticed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from billing import audit
 from billing.api.accounts import create_account, get_account
 from billing.api.credit import create_coupon, disable_coupon, list_coupons
 from billing.api.keys import create_key
 from billing.api.requests import NotFound
 from billing.errors import AccountNotFound
-from billing.identity.providers import CONSOLE
 from billing.permissions import ROLES
 from billing.principals import Caller
 from billing.quotas import names_model
@@ -40,9 +38,6 @@ NOTICES.update(
         "seen-ended": "These are the operators' pages again.",
     }
 )
-# Names the account whose pages an operator looks at.
-SEEN: Final = "mg_seen"
-SEEN_S: Final = 3600
 _COUPONS: Final = (
     Column("Created", "created_at", "time"),
     Column("Coupon", "name"),
@@ -189,32 +184,26 @@ async def plan(visit: Visit) -> View:
 async def see(visit: Visit) -> web.Response:
     """Have the pages be those of an account, as its viewers see them."""
     shown = await get_account(visit.call)
-    await _record(visit, "account.see", shown.id)
-    response = visit.see("/")
-    secure = visit.services.browsers.rules.secure
-    response.set_cookie(SEEN, shown.id, max_age=SEEN_S, path=CONSOLE, secure=secure, httponly=True, samesite="Strict")
-    return response
+    if visit.caller.session_id is not None:
+        await visit.services.browsers.see(visit.caller.session_id, shown.id, visit.call.actor)
+    return visit.see("/")
 
 
 async def unsee(visit: Visit) -> web.Response:
     """Leave the pages of an account."""
-    seen = visit.request.cookies.get(SEEN, "")
-    if seen:
-        await _record(visit, "account.see_end", seen)
-    response = visit.see(f"/operator/accounts/{seen}" if seen else "/operator", "seen-ended")
-    response.del_cookie(SEEN, path=CONSOLE)
-    return response
-
-
-async def _record(visit: Visit, action: str, account_id: str) -> None:
-    async with visit.services.audit.database.transaction() as connection:
-        await audit.record(connection, visit.call.actor, action, account_id, None, None, account_id=account_id)
+    seen = None
+    if visit.caller.session_id is not None:
+        seen = await visit.services.browsers.see(visit.caller.session_id, None, visit.call.actor)
+    return visit.see("/operator" if seen is None else f"/operator/accounts/{seen}", "seen-ended")
 
 
 async def as_customer(visit: Visit) -> Caller | None:
     """Return whom an operator sees a page as: a viewer of the account that they look at. None: as themself."""
-    account_id = visit.request.cookies.get(SEEN)
-    if account_id is None or not visit.operator or visit.operating or visit.page.who is Who.person:
+    session_id = visit.caller.session_id
+    if session_id is None or not visit.operator or visit.operating or visit.page.who is Who.person:
+        return None
+    account_id = await visit.services.browsers.seen(session_id)
+    if account_id is None:
         return None
     try:
         account = await visit.services.accounts.get(account_id)

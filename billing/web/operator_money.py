@@ -130,7 +130,7 @@ _MARGINS: Final = (
     Column("Charge", "charge_usd", "money"),
     Column("Cost", "cost_usd", "money"),
     Column("Margin", "margin_usd", "money"),
-    Column("%", "margin_percent"),
+    Column("Margin %", "margin_percent", "number"),
     Column("Refunded", "returned_usd", "money"),
     Column("Estimated", "estimated_events", "count"),
     Column("Unpriced", "unpriced_events", "count"),
@@ -274,9 +274,7 @@ async def margins(visit: Visit) -> View | Table:
     figures = (
         Figure("Charge", total.charge_usd, "money"),
         Figure("Cost", total.cost_usd, "money"),
-        Figure(
-            "Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent} %"
-        ),
+        Figure("Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent}%"),
         Figure("Refunded", total.returned_usd, "money"),
     )
     ways = tuple((name, name) for name in ("account", "model", "provider", "day"))

@@ -15,7 +15,7 @@ from billing.web.pages import Page, View, Visit, Who
 from billing.web.render import time_text
 
 if TYPE_CHECKING:
-    from billing.schemas.system import ProviderShape, TargetShape
+    from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape
 
 _PROVIDERS: Final = (
     Column("Provider", "name", href="/operator/providers/{name}"),
@@ -38,7 +38,7 @@ _TESTED: Final = (
     Column("Model", "model", "code"),
     Column("Its name there", "provider_model", "code"),
     Column("Base URL", "origin", "code"),
-    Column("Circuit before the test", "circuit", "state"),
+    Column("State before the test", "state", "state"),
     Column("Tokens in", "input_tokens", "count"),
     Column("Tokens out", "output_tokens", "count"),
 )
@@ -81,7 +81,7 @@ class _Answers:
         assert seen is not None  # noqa: S101 - the API gives it to each
         self.state = _state(provider, float(seen.error_percent or 0))
         self.rate = seen.attempts_per_minute if seen.attempts else ""
-        self.failed = f"{seen.failures:,} ({seen.error_percent} %)" if seen.attempts else ""
+        self.failed = f"{seen.failures:,} ({seen.error_percent}%)" if seen.attempts else ""
         self.p50, self.p95 = time_text(seen.head_p50_ms), time_text(seen.head_p95_ms)
         self.first = time_text(seen.first_byte_p50_ms)
         self.error_at = None if seen.last_failure is None else seen.last_failure.at
@@ -165,11 +165,11 @@ async def provider(visit: Visit) -> View:
         Figure("Attempts", seen.attempts, "count", f"{seen.attempts_per_minute} a minute"),
         Figure("Failed", answers.failed),
         Figure("p50", answers.p50, note="half of the answers begin within"),
-        Figure("p95", answers.p95, note="95 % begin within"),
+        Figure("p95", answers.p95, note="95% begin within"),
         Figure("First token", answers.first, note="half of the streams have it within"),
         Figure("Last error", answers.error_at, "time", answers.error),
     )
-    return detailed(
+    view = detailed(
         found.name,
         found,
         _FACTS,
@@ -190,9 +190,15 @@ async def provider(visit: Visit) -> View:
         "one request then tries it again.",
         filters=filters if asking else (),
         figures=figures,
-        forms=() if found.off_reason else (_test_form(visit, found),),
         live=asking,
     )
+    return _with_test(visit, view, found)
+
+
+def _with_test(visit: Visit, view: View, provider: ProviderShape) -> View:
+    """Return a page with the form that tests a provider above it."""
+    trial = None if provider.off_reason else _test_form(visit, provider)
+    return View("operator_provider.html", {**view.values, "trial": trial})
 
 
 def _test_form(visit: Visit, provider: ProviderShape) -> Form:
@@ -201,7 +207,20 @@ def _test_form(visit: Visit, provider: ProviderShape) -> Form:
     if len(provider.targets) > 1:
         targets = tuple((str(each.number), f"{each.number}: {each.origin}") for each in provider.targets)
         fields.append(Field("target", "Base URL and key", options=targets))
-    return Form(f"Test {provider.name} now", f"/operator/providers/{provider.name}/test", "Test", tuple(fields), _TEST)
+    where = f"/operator/providers/{provider.name}/test"
+    return Form("", where, f"Test {provider.name} now", tuple(fields), _TEST)
+
+
+class _Tested:
+    """How a test ended, as facts."""
+
+    __slots__ = ("advice", "error", "input_tokens", "model", "origin", "output_tokens", "provider_model", "state")
+
+    def __init__(self, found: ProviderTestShape) -> None:
+        self.advice, self.error, self.origin = found.advice, found.error, found.origin
+        self.model, self.provider_model = found.model, found.provider_model
+        self.input_tokens, self.output_tokens = found.input_tokens, found.output_tokens
+        self.state = _STATES[found.circuit]
 
 
 async def test(visit: Visit) -> View:
@@ -219,8 +238,8 @@ async def test(visit: Visit) -> View:
         Figure("Provider", found.provider, path=f"/operator/providers/{found.provider}"),
     )
     every = (await list_providers(visit.call, ProvidersQuery())).data
-    again = tuple(_test_form(visit, each) for each in every if each.name == found.provider)
-    return detailed(f"Test of {found.provider}", found, _TESTED, figures=figures, forms=again)
+    shape = next(each for each in every if each.name == found.provider)
+    return _with_test(visit, detailed(f"Test of {found.provider}", _Tested(found), _TESTED, figures=figures), shape)
 
 
 ROUTES: Final[tuple[Page, ...]] = (

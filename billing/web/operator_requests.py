@@ -18,7 +18,7 @@ from billing.schemas.usage import AllEventsQuery, ExplainedEventShape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.pages import NOTICES, Page, View, Visit, Who
 from billing.web.render import seconds_text
-from billing.web.requests import LAST, result_of, since_asked, tokens_a_second
+from billing.web.requests import LAST, ORDERS, SLOWEST, result_of, since_asked, tokens_a_second
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -65,6 +65,7 @@ _FILTERS: Final = (
     Field("session", "Session"),
     Field("end_user", "End user"),
     Field("min_latency_ms", "At least so many ms"),
+    Field("order", "Order", options=ORDERS),
     Field("since", "Since (UTC)"),
     Field("until", "Until (UTC)"),
 )
@@ -164,7 +165,8 @@ async def requests(visit: Visit) -> View | Table | web.Response:
         return found
     more = " here, but others may follow on the next page" if found.next_cursor else ""
     rows = [_Logged(each) for each in found.data]
-    table = Listed("Newest first", _EVENTS, rows, found.next_cursor, empty=f"No matching request was found{more}.")
+    caption = SLOWEST if asked.get("order") == "slowest" else "Newest first"
+    table = Listed(caption, _EVENTS, rows, found.next_cursor, empty=f"No matching request was found{more}.")
     live = not asked.get("cursor")
     return listed("Requests", table, filters=_FILTERS, tabs=TABS, live=live, csv=True, layout="wide")
 

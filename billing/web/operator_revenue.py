@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from billing.amounts import usd_text
 from billing.api.requests import BadRequest
 from billing.api.revenue import get_revenue, list_paid_subscriptions, list_returns
 from billing.money import parse_usd
@@ -16,7 +17,6 @@ from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import Column, Field, Figure, Listed, listed
 from billing.web.operator_money import TABS
 from billing.web.pages import Page, View, Visit, Who
-from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ def _tile(series: _Series, steps: Sequence[Any], before: Sequence[Any], within: 
     else:  # of steps that are over
         value, by = sum(now), rise_of(sum(now[:-1]), sum(was[:-1]))
     mood = "" if not by else "good" if (by > 0) == series.good else "bad"
-    change = "" if by is None else f"{'+' if by > 0 else ''}{by} %"
+    change = "" if by is None else f"{'+' if by > 0 else ''}{by}%"
     path = series.path + within if series.path.endswith(("?", "&")) else series.path
     return Tile(series.label, value, series.kind, change, mood, trend(now, labels), path)
 

@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
+from billing.amounts import short_count, usd_text
 from billing.api.requests import BadRequest
 from billing.api.traffic import DAY, HOUR
 from billing.api.usage import UsageReports
 from billing.ledger.sums import NOTHING, Used, together, total
 from billing.times import rfc3339
 from billing.web.charts import MOST_SERIES, OTHER, Bucket, Chart, Tile, rise_of, stacked, trend
-from billing.web.render import short_count, usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +125,7 @@ def _tile(
     mood = "" if not rise or number.good is None else "good" if (rise > 0) == number.good else "bad"
     words = usd_text if number.kind == "money" else "{:,}".format
     labels = [f"{step}: {words(amount)}" for step, amount in zip(steps, amounts, strict=True)]
-    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise} %"
+    change = "" if rise is None else f"{'+' if rise > 0 else ''}{rise}%"
     where = visit.url("/operator/requests", account_id=account_id)
     return Tile(number.label, sum(amounts), number.kind, change, mood, trend(amounts, labels), where)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
+from billing.amounts import usd_text
 from billing.api.credit import get_auto_recharge
 from billing.api.payments import get_billing_status
 from billing.api.remaining import balance_of
@@ -18,7 +19,6 @@ from billing.permissions import BILLING_READ, KEYS_READ, KEYS_WRITE
 from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventQuery
 from billing.web.pages import Page, View, Visit, Who, key_names
-from billing.web.render import usd_text
 
 if TYPE_CHECKING:
     from aiohttp import web

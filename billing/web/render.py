@@ -20,14 +20,15 @@ from aiohttp import web
 from markupsafe import Markup, escape
 from msgspec import json
 
-from billing.money import NANO_PER_USD, format_usd, parse_usd
+from billing.amounts import digits, nano_of, usd_text
+from billing.money import format_usd, parse_usd
 from billing.permissions import RANK
 from billing.times import parse_rfc3339, rfc3339
 from billing.traffic.counts import BOUNDS_MS
 from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit, Who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -51,11 +52,6 @@ _MARKED: Final = re.compile(
 # Last characters of an id that tell it from others on a page.
 SHORT_ID: Final = 6
 _ULID: Final = 26
-_CENT_NANO: Final = NANO_PER_USD // 100
-_CENTS, _SOME, _SHORT, _ALL = 2, 4, 6, 9
-# Amounts below a dollar are shown to a hundredth of a cent; below a cent to a millionth of a dollar, or to the first
-# digits that there are.
-_DIGITS: Final = ((NANO_PER_USD, _CENTS), (_CENT_NANO, _SOME), (10 ** (_ALL - _SHORT), _SHORT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,26 +176,6 @@ def _led(page: Page, visit: Visit) -> bool:
     return page.admits(visit.caller) and (page.path != "/" or visit.account is not None or not visit.operator)
 
 
-def usd_text(nano: int, least: int | None = None) -> str:
-    """Return an amount as people read it: cents from a dollar on, more digits of less, rounded to the nearest; in a
-    column with the column's digits at `least`. Never shows an amount that is there as none."""
-    size = abs(nano)
-    few = next((digits for least_nano, digits in _DIGITS if size >= least_nano), _ALL)
-    step = 10 ** (_ALL - max(few, least or 0))
-    rounded = (size + step // 2) // step * step
-    whole, fraction = divmod(rounded, NANO_PER_USD)
-    least = least or (_CENTS if rounded % _CENT_NANO == 0 else min(few, _SHORT))
-    return f"{'-' if nano < 0 else ''}${whole:,}.{f'{fraction:09d}'.rstrip('0').ljust(least, '0')}"
-
-
-def digits(amounts: Iterable[str | int | None]) -> int:
-    """Return how many digits the amounts of one column have after their points, so that they stand below one another:
-    as many as the one of them that needs most, from cents to millionths. A smaller amount has more for itself."""
-    texts = (usd_text(_nano(each)) for each in amounts if each not in (None, ""))
-    needed = max((len(text.rpartition(".")[2].rstrip("0")) for text in texts), default=0)
-    return min(max(needed, _CENTS), _SHORT)
-
-
 def digits_of(table: Listed) -> dict[str, int]:
     """Return how many digits the amounts of each of a list's columns have after their points."""
     return {
@@ -209,20 +185,12 @@ def digits_of(table: Listed) -> dict[str, int]:
     }
 
 
-def _nano(amount: Any) -> int:
-    """Return an amount in nano-USD; of a price with more digits the first nine."""
-    if isinstance(amount, int):
-        return amount
-    whole, point, fraction = amount.partition(".")
-    return parse_usd(f"{whole}{point}{fraction[:_ALL]}")
-
-
 def money(amount: str | int | None, least: int | None = None) -> Markup:
     """Return an amount of the API, a decimal string of USD, or nano-USD; the exact one is its value. `least` are the
     digits of its column."""
     if amount is None:
         return Markup("–")
-    nano = _nano(amount)
+    nano = nano_of(amount)
     exact, text = amount if isinstance(amount, str) else format_usd(nano), usd_text(nano, least)
     return Markup(f'<data class="usd" value="{exact}" title="{exact} USD">{text}</data>')  # noqa: S704 - digits alone
 
@@ -232,15 +200,6 @@ def count(number: int | None) -> Markup:
     if number is None:
         return Markup("–")
     return Markup(f'<data value="{number:d}">{number:,d}</data>')  # noqa: S704 - digits alone
-
-
-def short_count(number: int) -> str:
-    """Return a whole number for where there is little room: 1,234 as it is, then 12.3k, 4.5M, 6.7B."""
-    for name, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= 10 * 10**3 and number >= size:
-            tenths = (number * 10 + size // 2) // size
-            return f"{tenths // 10:,}.{tenths % 10}".removesuffix(".0") + name
-    return f"{number:,}"
 
 
 def percent(hundredths: int) -> str:

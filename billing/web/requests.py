@@ -42,6 +42,7 @@ FILTERS: Final = (
     "session",
     "tool",
     "min_latency_ms",
+    "order",
     "last",
     "since",
     "until",
@@ -54,6 +55,8 @@ AGES: Final = {
     "7d": timedelta(days=7),
     "30d": timedelta(days=30),
 }
+ORDERS: Final = (("", "newest first"), ("slowest", "slowest first"))
+SLOWEST: Final = "The slowest of the newest 10,000 in this time"
 LAST: Final = (
     ("", "any time"),
     ("15m", "15 minutes"),
@@ -80,7 +83,8 @@ async def requests(visit: Visit) -> View | Table:
     filters = {name: asked.get(name, "") for name in FILTERS}
     names = await key_names(visit, (each.key_id for each in found.data))
     keys = {**await key_names(visit), **names} if visit.may(KEYS_READ) else names
-    values = {"page": found, "filters": filters, "names": names, "keys": keys, "ages": LAST}
+    values = {"page": found, "filters": filters, "names": names, "keys": keys, "ages": LAST, "orders": ORDERS}
+    values["caption"] = SLOWEST if filters["order"] == "slowest" else "Newest first"
     return View("requests.html", {**values, "speed": tokens_a_second, "seconds": seconds_text})
 
 

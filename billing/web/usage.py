@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
+from billing.amounts import short_count, usd_text
 from billing.api.requests import BadRequest, zone
 from billing.api.usage import all_buckets, get_buckets, get_summary, read_summary
 from billing.audit import AuditFilter
@@ -23,7 +24,6 @@ from billing.schemas.usage import BucketShape, BucketsQuery, SummaryQuery, UsedS
 from billing.times import Period, day_begins, parse_rfc3339, periods, rfc3339
 from billing.web.charts import MOST_SERIES, OTHER, Bucket, Chart, stacked
 from billing.web.pages import MOST_ROWS, NAMED, Page, View, Visit, key_names
-from billing.web.render import short_count, usd_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

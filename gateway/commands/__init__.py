@@ -9,6 +9,7 @@
     migration_plan  migrate --plan: what migrations lock, by a scratch database
     backup      backup, restore: the database in a file; backup_places  a folder, or a bucket
     postgres_programs  pg_dump and others, as they are run; scratch  a database for a moment
+    body_logs   body-logs: list, show, decrypt
     reload      reload: new workers in the place of those that run
     doctor      its findings, of the configuration, the disk, providers, and both stores
     running     what the gateway that runs says of itself

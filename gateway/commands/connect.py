@@ -163,12 +163,16 @@ async def _direct(
 ) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
     from billing.client.client import Client
+    from gateway.commands.data_folder import find_admin_key
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
     from gateway.runtime.wiring import open_runtime
 
-    settings = replace(load_settings(environ, mode="command"), admin_api_key=Secret(secrets.token_urlsafe()))
+    # The gateways' own where it is known: links by which operators sign in there are made with it.
+    known = environment.admin_api_key or find_admin_key(environment.data_dir)
+    settings = load_settings(environ, mode="command")
+    settings = replace(settings, admin_api_key=known or Secret(secrets.token_urlsafe()))
     async with open_stores(environment, output) as stores:
         await ready_schema(stores)
         async with (

@@ -6,6 +6,7 @@ command, however that ends.
 """
 
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +32,10 @@ CONNECT_S: Final = "10"
 _ANEW: Final = b"DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
 # Which scripts for Postgres 17 and later begin with, and older servers refuse.
 _UNKNOWN_SETTING: Final = b"SET transaction_timeout = 0;\n"
+# A backup's rows stand between what they need and what needs them.
+_SECTIONS: Final = "pre-data", "data", "post-data"
+# What servers of late 2026 note of each column for themselves, which older programs take for an option of its owner's.
+_OWN_OPTION: Final = re.compile(rb"^ALTER TABLE ONLY \S+ ALTER COLUMN .+ SET \(pg_attver=\d+\);\n", re.MULTILINE)
 
 # Has a program end with its parent (`gateway.embedded.launch`).
 LAUNCH: Final = (sys.executable, "-I", "-S", launch.__file__)
@@ -45,29 +50,41 @@ async def pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
         assert psql.stdin is not None  # noqa: S101  (it was asked for)
         into = psql.stdin
         words = _Words(output, psql.stderr)
-        head: bytearray | None = bytearray()
-
-        async def write(piece: bytes) -> None:
-            nonlocal head
-            if head is not None:
-                head += piece
-                if len(head) < HEAD_BYTES:
-                    return
-                piece, head = bytes(head).replace(_UNKNOWN_SETTING, b""), None
-            into.write(piece)
-            await into.drain()
 
         with suppress(BrokenPipeError, ConnectionResetError):  # its last words say why
             into.write(b"BEGIN;\n" + (_ANEW if anew else b""))
-            reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", "--", str(file)
-            await run("pg_restore", reading, None, output, write)
+            for section in _SECTIONS:
+                await _pour_section(section, file, into, output)
             words.at = "indexes and constraints"
-            into.write(bytes(head or b"") + b"COMMIT;\n")
+            into.write(b"COMMIT;\n")
             await into.drain()
         into.close()
         await words.read
         if await psql.wait():
             raise CommandFailed(f"The backup can't be restored, and nothing has changed: {words.last}")
+
+
+async def _pour_section(section: str, file: Path, into: "asyncio.StreamWriter", output: Output) -> None:
+    """Write a part of a backup, without what its server does not know. Of rows the first bytes alone are looked at: the
+    settings that every part begins with."""
+    held: bytearray | None = bytearray()
+
+    async def write(piece: bytes) -> None:
+        nonlocal held
+        if held is not None:
+            held += piece
+            if section != "data" or len(held) < HEAD_BYTES:
+                return
+            piece, held = bytes(held).replace(_UNKNOWN_SETTING, b"", 1), None
+        into.write(piece)
+        await into.drain()
+
+    reading = f"--section={section}", "--no-owner", "--no-privileges", "--verbose", "--file=-", "--", str(file)
+    await run("pg_restore", reading, None, output, write)
+    if held is not None:
+        text = bytes(held).replace(_UNKNOWN_SETTING, b"", 1)
+        into.write(text if section == "data" else _OWN_OPTION.sub(b"", text))
+        await into.drain()
 
 
 async def run(name: str, options: tuple[str, ...], url: str | None, output: Output, take: Take | None = None) -> None:

@@ -23,6 +23,7 @@ SECTIONS: Final = {
         "reconcile": "gateway.commands.upkeep:add_upkeep",
         "ledger": "gateway.commands.upkeep:add_ledger",
         "export": "gateway.commands.upkeep:add_export",
+        "body-logs": "gateway.commands.body_logs:add_body_logs",
     },
     "Look after accounts": {
         "operator": "gateway.commands.connect:add_operator",

@@ -8,7 +8,7 @@ source.py       YAML with line numbers: typed reading that notes problems and go
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
 providers.py    metergate.yaml: providers and models, what a kind fills in; base URLs, keys, cool-down of targets
 defaults.py     metergate.yaml: defaults, a section for each part
-exports.py      metergate.yaml: exports; settings.py  metergate.yaml: identity, betas
+exports.py, body_logs.py  metergate.yaml: exports, body_logs; settings.py  metergate.yaml: identity, betas
 plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in
                 force for all gateways
 prices.py       prices.yaml into a price table, and follows the file while a gateway runs

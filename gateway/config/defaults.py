@@ -23,6 +23,7 @@ from billing.settings import (
     OrganizationSettings,
     RefusalSettings,
     RetentionSettings,
+    ScimSettings,
     ServiceSettings,
     WebhookSettings,
     about,
@@ -391,6 +392,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     sign_in: SignInSettings = SignInSettings()
     codes: CodeSettings = CodeSettings()
     organizations: OrganizationSettings = OrganizationSettings()
+    scim: ScimSettings = ScimSettings()
     mails: MailSettings = MailSettings()
     webhooks: WebhookSettings = WebhookSettings()
     services: ServiceSettings = ServiceSettings()

@@ -19,11 +19,12 @@ from typing import Annotated, Any, Final, Literal, cast
 from msgspec import Struct, structs
 
 from billing.addresses import is_this_machine
-from billing.identity.providers import OIDC_SCOPES, SignInProvider
+from billing.identity.providers import GROUPS_CLAIM, OIDC_SCOPES, SignInProvider
 from billing.permissions import Approval
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
+from gateway.config.body_logs import BodyLogConfig, read_body_logs
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
 from gateway.config.exports import ExportConfig, read_exports
@@ -72,6 +73,8 @@ GITHUB_API: Final = "https://api.github.com"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 Scope = Annotated[str, text("a scope", r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")]
 Domain = Annotated[str, text("a domain such as example.com", r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+")]
+OrganizationId = Annotated[str, text("the id of an organization, org_...", r"org_[A-Za-z0-9]{1,60}")]
+Claim = Annotated[str, text("the name of a claim", r"[\x21-\x7e]{1,200}")]
 MAX_PROVIDERS: Final = 50
 
 
@@ -86,6 +89,8 @@ class _Provider(Struct, frozen=True):
     scopes: tuple[Scope, ...] | None = None
     trusted_email: bool = False
     allowed_domains: tuple[Domain, ...] = ()
+    organization: OrganizationId | None = None
+    groups_claim: Claim = GROUPS_CLAIM
 
 
 def _read_providers(value: Value) -> dict[str, SignInProvider]:
@@ -100,6 +105,8 @@ def _read_providers(value: Value) -> dict[str, SignInProvider]:
         kind = given.kind or ("github" if name == "github" else "oidc")
         if kind == "oidc" and given.issuer is None:
             entry.missing("issuer")
+        if kind == "github" and given.organization is not None:
+            entry.problem("GitHub names no groups: organization is of providers of OpenID Connect")
         if given.client_secret.secret is not None:
             found[name] = _provider(kind, given, given.client_secret.secret.reveal())
     return found
@@ -117,6 +124,8 @@ def _provider(kind: Literal["oidc", "github"], given: _Provider, secret: str) ->
         trusted_email=given.trusted_email,
         allowed_domains=frozenset(given.allowed_domains),
         api_url=(given.api_url or (GITHUB_API if github else "")).rstrip("/"),
+        organization=given.organization,
+        groups_claim=given.groups_claim,
     )
 
 
@@ -194,7 +203,7 @@ PLAIN_EDGE_OPEN: Final = (
     "`plain` has no bounds on connections: let LISTEN_ADDR be this machine alone, or put a proxy in front that has "
     "them, and name it in TRUSTED_PROXIES"
 )
-_MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports")
+_MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports", "body_logs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +223,7 @@ class Settings(Environment):
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
+    body_logs: BodyLogConfig | None = None
 
     @property
     def payment_grace_s(self) -> int:
@@ -279,6 +289,7 @@ def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...], Value 
         "payments": read_payments(section.present("payments")),
         "exports": read_exports(section.present("exports")),
         "betas": read_betas(section.present("betas")),
+        "body_logs": read_body_logs(section.present("body_logs")),
         "providers": {} if providers is None else read_providers(providers),
     }
     if models is not None:

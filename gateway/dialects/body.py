@@ -26,11 +26,11 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, structs
@@ -39,9 +39,7 @@ from billing.errors import MetergateError
 from billing.schemas.decoding import UNREADABLE, unreadable
 from billing.settings import DERIVED, within
 from gateway.dialects.declarations import NO_METADATA
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from gateway.dialects.distinct import Name, as_name
 
 # Names of tools, plugins and other models are read up to here.
 MAX_NAME_CHARS: Final = 200
@@ -93,25 +91,6 @@ SHAPES: Final = 1_024
 NAMES_BETWEEN: Final = "\0"
 
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
-
-
-class Name(str):
-    """A field's name that equals no other `Name`, so that a dictionary keeps what stands twice in a JSON object."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __ne__(self, other: object) -> bool:
-        return self is not other
-
-
-def as_name(_type: type, name: str) -> Name:
-    """Return a name as a `Name`: `dec_hook` of a decoder of dictionaries with `Name` keys."""
-    return Name(name)
-
 
 _PAIRS: Final = msgspec.json.Decoder(dict[Name, Raw], dec_hook=as_name)
 _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)

@@ -25,19 +25,17 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from msgspec import Raw
 
-from billing.schemas.decoding import UNREADABLE
-from gateway.dialects.body import FIELDS
 from gateway.dialects.output import Output, Piece, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from gateway.dialects.facts import EventFacts, Reported
+    from gateway.dialects.facts import Reported
+    from gateway.dialects.reader import EventReader
 
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")
@@ -48,8 +46,6 @@ _NULLS: Final = (b":null", b": null")
 _NEWLINE: Final = ord("\n")
 _END: Final = b"\n\n"
 _DATA_BYTES: Final = len(b"data: ")
-# What a usage object says of the charge; the first is the name until the next release.
-CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
 
 
 def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = None) -> int:
@@ -144,25 +140,6 @@ def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
     return block[sum(map(len, events)) :]
 
 
-def with_charge(data: bytes, path: Sequence[str], charge_usd: str) -> bytes:
-    """Return JSON with `charge_usd`, and `cost_usd`, its name until the next release, as the last fields of its usage
-    object, which is found below the fields in `path`; all else as it was but for outer spaces, and the same object
-    where it has none."""
-    try:
-        return _with_charge(data, path, charge_usd)
-    except (*UNREADABLE, KeyError):
-        return data
-
-
-def _with_charge(data: bytes | Raw, path: Sequence[str], charge_usd: str) -> bytes:
-    fields = FIELDS.decode(data)
-    if path:
-        fields[path[0]] = Raw(_with_charge(fields[path[0]], path[1:], charge_usd))
-    else:
-        fields |= dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd)))
-    return msgspec.json.encode(fields)
-
-
 def change_first(events: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """Return some events with the data of the first one changed."""
     if (first := next(split_events(events), None)) is None:
@@ -184,51 +161,6 @@ def unsafe_from(partial: bytearray, start: int, lines: Collection[bytes]) -> int
         return len(partial)  # a part of the last line is out
     line = bytes(partial[newline + 1 :])
     return newline + 1 if any(begins.startswith(line) for begins in lines) else len(partial)
-
-
-class EventReader(Protocol):
-    """How a dialect reads the server-sent events of a stream. Nothing raises: what can't be read says nothing.
-
-    One instance serves one stream where usage is put together from several events, else any number of them.
-
-    Without `usage_marker` an event has no usage; `usage_pattern` begins with it, and matches where usage follows that
-    is not null. Without `error_marker` an event is no error; what it names and is null is none. Any of `finish_markers`
-    says that an answer came to its end, also where no terminal event follows. Every terminal event has one of
-    `terminal_markers`; lines that begin with `terminal_lines` may be of one and are not passed on by themselves.
-    Without `tool_call_marker` an event tells of no call of a tool at the provider (empty: none does), and
-    `tool_call_pattern` matches where one does.
-    """
-
-    usage_marker: bytes = b'"usage"'
-    usage_pattern: re.Pattern[bytes] = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: bytes = b'"error"'
-    finish_markers: tuple[bytes, ...] = ()
-    terminal_markers: tuple[bytes, ...] = ()
-    terminal_lines: tuple[bytes, ...] = ()
-    tool_call_marker: bytes = b""
-    tool_call_pattern: re.Pattern[bytes] = re.compile(rb"(?!)")
-
-    def is_terminal(self, event: bytes, data: bytes) -> bool:
-        """Return whether a whole event that has a terminal marker is one; `data` is its data."""
-
-    def facts(self, data: bytes) -> EventFacts:
-        """Return usage and errors in an event's data. Called once, in order, for each event with a marker of either."""
-
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in one event's data: (choice, piece) pairs, none of them empty. May be called again."""
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in the data of an event that broke off, as far as it can be told."""
-
-    def without_null_usage(self, block: bytes, at: int) -> tuple[bytes, int]:
-        """Return whole events without the usage that is null in them, because the gateway asked for it; all else byte
-        for byte. `at` says where the first usage marker stands; where it does then is returned, below 0 where none is
-        left."""
-        return block, at
-
-    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
-        """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
-        return with_charge(data, ("usage",), charge_usd)
 
 
 # Of what passed, for `output_text`; beyond it only the length is counted.
@@ -260,13 +192,13 @@ class Passed:
     def __init__(self, keep_bytes: int) -> None:
         self._keep_bytes = keep_bytes
         self._kept: list[bytes] = []
-        self._packed: list[bytes] = []
+        self._packed: tuple[bytes, ...] = ()
         self._kept_bytes = self._packed_bytes = self._not_kept_bytes = 0  # what is packed counts as it was kept
         self._wrote_on = False  # the model did in what is packed, after the last usage
         self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._began = False
         self._searched_for_output = 0  # how many of what is kept were searched for output
-        self._unfinished: list[tuple[int, Piece]] = []  # what can be told of a last block that broke off
+        self._unfinished: Sequence[tuple[int, Piece]] = ()  # what can be told of a last block that broke off
 
     def _pieces(self, block: bytes) -> Iterable[tuple[int, Piece]]:
         """Return the output in one block."""
@@ -281,7 +213,7 @@ class Passed:
         self._search_kept()
         self._wrote_on = self._wrote_after_usage()
         self._began = self.began_output
-        self._packed.append(zlib.compress(msgspec.msgpack.encode(self._kept), _PACK_LEVEL))
+        self._packed += (zlib.compress(msgspec.msgpack.encode(self._kept), _PACK_LEVEL),)
         self._kept = []
         self._packed_bytes = self._kept_bytes
         self._searched_for_output, self._reported_at = 0, (0, self._reported_at[1])
@@ -337,6 +269,7 @@ class Passed:
         return -(-tokens * (self._kept_bytes + unkept_bytes) // self._kept_bytes)
 
 
+_NOTHING: Final = bytearray()
 # An event above this passes undecoded; of bytes after the terminal event no more than this are kept.
 MAX_EVENT_BYTES: Final = 1 << 20
 
@@ -398,11 +331,12 @@ class SseTap(Passed):
         self._calls_counted = self._tool_calls = 0  # how many of what is kept were searched for calls of tools
         self._searched_for_end = 0  # how many of what is kept were searched for the end
         self._read_on = False  # its block has further events
-        self._partial = bytearray()  # the event that is not whole yet
+        # Most streams need none of these buffers: each is made when something is put into it.
+        self._partial = _NOTHING  # the event that is not whole yet
         self._sent_bytes = 0  # how much of it has been passed on
         self._oversize = False  # it is above its bound, and passes unread
-        self._held = bytearray()  # hold_usage: the last event with usage, and comments after it
-        self._end = bytearray()  # the terminal event and what follows
+        self._held = _NOTHING  # hold_usage: the last event with usage, and comments after it
+        self._end = _NOTHING  # the terminal event and what follows
         self._terminated = False
         self._ended = False
 
@@ -443,10 +377,10 @@ class SseTap(Passed):
         if self._ended:
             return
         self._ended = True
-        last, self._partial = bytes(self._partial), bytearray()
+        last, self._partial = bytes(self._partial), _NOTHING
         if last and not self._terminated:
             out = last[self._sent_bytes :] if self._oversize else self._pass(last, self._sent_bytes)
-            self._end[:0] = out
+            self._end = bytearray(out) + self._end
             if not self._oversize and not any(self._pieces(last)):
                 self._unfinished = self._reader.pieces_of_part(event_data(last))
                 self._began = self._began or bool(self._unfinished)
@@ -459,8 +393,7 @@ class SseTap(Passed):
         if charge_usd is not None:  # into the first event, comments may stand behind it
             held = change_first(held, lambda data: self._reader.with_charge(data, charge_usd))
         rest = held + bytes(self._end)
-        self._held.clear()
-        self._end.clear()
+        self._held = self._end = _NOTHING
         return rest
 
     def _wrote_after_usage(self) -> bool:
@@ -514,7 +447,7 @@ class SseTap(Passed):
         else:
             end = last_end(chunk, 0)
             block = chunk[:end]
-            partial += chunk[end:]
+            partial = self._partial = bytearray(chunk[end:])
         if not end:
             return self._feed_unfinished()
         sent_bytes, self._sent_bytes = self._sent_bytes, 0
@@ -529,7 +462,7 @@ class SseTap(Passed):
             out += self._pass(block, sent_bytes)
         if self._terminated:
             self._keep_end(bytes(partial))
-            partial.clear()
+            self._partial = _NOTHING
             return out
         return out + self._feed_unfinished() if partial else out
 
@@ -541,7 +474,7 @@ class SseTap(Passed):
             self._not_kept_bytes += self._sent_bytes
         if self._oversize:
             out = bytes(self._held + partial[self._sent_bytes :])
-            self._held.clear()
+            self._held = _NOTHING
             self._not_kept_bytes += len(out)
             del partial[: 1 - EVENT_END_BYTES]
             self._sent_bytes = len(partial)
@@ -613,14 +546,19 @@ class SseTap(Passed):
             self._read_on = True
         if self._held and (data or len(self._held) + len(unsent) > MAX_EVENT_BYTES):
             out.append(bytes(self._held))
-            self._held.clear()
-        if self._held or (self._hold_usage and has_usage):
+            self._held = _NOTHING
+        if self._held:
             self._held += unsent
+        elif self._hold_usage and has_usage:
+            self._held = bytearray(unsent)
         else:
             out.append(unsent)
 
     def _keep_end(self, tail: bytes) -> None:
-        self._end += tail[: MAX_EVENT_BYTES - len(self._end)]
+        if self._end:
+            self._end += tail[: MAX_EVENT_BYTES - len(self._end)]
+        else:
+            self._end = bytearray(tail[:MAX_EVENT_BYTES])
 
     def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
         for event in split_events(block):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from billing.holds.engine import Engine
     from billing.traffic.counts import ProviderTraffic
     from billing.traffic.store import Traffic
+    from gateway.body_logs.writer import BodyWriter
     from gateway.metrics.registry import Metrics
     from gateway.proxy.target_health import HealthBoard
 
@@ -37,10 +38,18 @@ TOLD_S: Final = 1.0
 class Health:
     """Whether this worker serves, how its stores and providers are, and what waits for too long in Postgres."""
 
-    def __init__(self, engine: Engine, collector: Collector, metrics: Metrics, board: HealthBoard) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        collector: Collector,
+        metrics: Metrics,
+        board: HealthBoard,
+        bodies: BodyWriter | None = None,
+    ) -> None:
         self._engine, self._collector, self._metrics, self._board = engine, collector, metrics, board
         self.ready = False
         self.exports: ExportWorker | None = None
+        self._bodies = bodies
         self._backlogs = Backlogs()
         self._failing: list[TroubleShape] = []
         self._told: list[TroubleShape] = []
@@ -74,6 +83,8 @@ class Health:
             found.append(_trouble("collect", self._collector.trouble))
         if self.exports is not None:
             found += [_trouble(f"export:{said}", said) for said in self.exports.troubles()]
+        if self._bodies is not None and self._bodies.trouble is not None:
+            found.append(_trouble("body_logs", self._bodies.trouble))
         found += [_trouble(about, said) for about, said in self._backlogs.troubles()]
         return [*found, *self._failing, *circuits(self._board.opened())]
 

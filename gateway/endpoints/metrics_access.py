@@ -32,11 +32,11 @@ class MetricsAddressTaken(MetergateError):
     """METRICS_ADDR can't be listened on; the message says why."""
 
 
-def shown(metrics: Metrics) -> web.Response:
-    """Return Prometheus's text format, summed over the workers."""
+def shown(metrics: Metrics, request: web.Request) -> web.Response:
+    """Return the metrics, summed over the workers, in the format that is asked for."""
     from aiohttp import web  # not for the supervisor, which only listens
 
-    body, content_type = metrics.render()
+    body, content_type = metrics.render(request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -78,7 +78,7 @@ async def metrics_served(metrics: Metrics, listener: socket.socket | None) -> As
     from aiohttp import web
 
     async def answer(request: web.Request) -> web.Response:
-        return shown(metrics)
+        return shown(metrics, request)
 
     app = web.Application(client_max_size=1)
     app.router.add_get(PATH, answer)

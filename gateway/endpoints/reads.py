@@ -171,7 +171,7 @@ class Reads:
 
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return Prometheus's metrics, summed over the workers."""
-        return shown(self._metrics)
+        return shown(self._metrics, request)
 
 
 @dataclass(frozen=True, slots=True)

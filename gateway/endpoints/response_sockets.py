@@ -4,7 +4,7 @@ Messages are served in the order in which they came, one at a time, over one con
 more are refused. What has come of messages counts among the bodies in memory (`gateway.server.bodies`): a connection
 with which its account would have more than it may is broken off. A connection ends at `max_s`, after the answer that is
 under way. Where the client leaves, that answer is read on and charged as every stream is
-(`gateway.proxy.detached_answer`). Only an account that can pay for something may open one; where a process has no room
+(`gateway.proxy.detached`). Only an account that can pay for something may open one; where a process has no room
 for another, the one that has been idle longest ends, of the account with most.
 """
 

@@ -6,6 +6,9 @@ that folder, anew each time it starts, and names it to its workers in METRICS_DI
 one process, and nothing is written. prometheus_client's own multiprocess mode is not used: it writes to a mapped
 file on every observation, and keeps a file of every worker that ever lived.
 
+A histogram's buckets keep the trace of the last request that was observed in each and is traced: an exemplar, which
+leads from a slow bucket to a request. Only OpenMetrics has a place for them.
+
 Money is counted in `int`; it becomes a float in the rendered text alone. One thread only: the event loop's. What
 processes tell each other in words goes the same way.
 
@@ -26,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -43,6 +46,11 @@ Outcome = Literal["settled", "voided", "direct_write", "lost"]
 # How a request that was held ended, as its client sees it: `failed` was given back.
 Ending = Literal["answered", "cut", "failed"]
 Labels = tuple[str, ...]
+# The id of a trace, what was observed, and when, in Unix seconds.
+Exemplar = tuple[str, float, float]
+# By bucket.
+Exemplars = dict[int, Exemplar]
+OPENMETRICS: Final = "application/openmetrics-text"
 
 FIRST_ERROR: Final = 400
 # Label sets of one metric; what comes beyond is counted under OTHER.
@@ -101,10 +109,16 @@ HISTOGRAMS: Final = {
 }
 
 
+class Traced(Protocol):
+    """A request that is traced (`gateway.tracing.trace.Trace`)."""
+
+    trace_id: str
+
+
 class Snapshot(msgspec.Struct):
     """Counts of one worker, or summed ones, by metric and labels. A histogram's values: one count per bucket, the count
-    above the last bound, and the sum in seconds. `names` are the workers that are in the totals of the dead, `notes`
-    what one has to say in words, by what it is about.
+    above the last bound, and the sum in seconds; of exemplars the newest of each bucket. `names` are the workers that
+    are in the totals of the dead, `notes` what one has to say in words, by what it is about.
 
     Raises ValueError for metrics or buckets other than this version's.
     """
@@ -114,6 +128,7 @@ class Snapshot(msgspec.Struct):
     gauges: dict[str, float] = msgspec.field(default_factory=dict)
     names: list[str] = msgspec.field(default_factory=list)
     notes: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    exemplars: dict[str, dict[Labels, Exemplars]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.counters.keys() <= COUNTERS.keys() and self.histograms.keys() <= HISTOGRAMS.keys()):
@@ -135,6 +150,12 @@ class Snapshot(msgspec.Struct):
                 key = bounded(cells, labels)
                 before = cells.get(key)
                 cells[key] = values if before is None else [a + b for a, b in zip(before, values, strict=True)]
+        for name, traced in part.exemplars.items():
+            for labels, found in traced.items():
+                kept = self.exemplars.setdefault(name, {}).setdefault(labels, {})
+                for bucket, exemplar in found.items():
+                    if bucket not in kept or kept[bucket][2] <= exemplar[2]:
+                        kept[bucket] = exemplar
 
 
 def bounded(series: Mapping[Labels, object], labels: Labels) -> Labels:
@@ -306,6 +327,7 @@ class Metrics:
         self.connections_ended: Mapping[Any, int] = {}
         """Connections that ended for others, by what they waited for; and newcomers that were refused, by the share."""
         self.connections_refused: Mapping[Any, int] = {}
+        self._exemplars: dict[str, dict[Labels, Exemplars]] = {}
         self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
@@ -337,7 +359,7 @@ class Metrics:
         """Count one request that was held, and given back."""
         self._models[model, plan, "failed"][0] += 1
 
-    def charged(self, debit: "Debit", outcome: Outcome, seconds: float, plan: str) -> None:
+    def charged(self, debit: "Debit", outcome: Outcome, seconds: float, plan: str, trace: Traced | None = None) -> None:
         """Count a debit that is outside the process, `seconds` after its answer's end: its tokens, what it costs at the
         provider, what its account is charged, and how its hold ended. As in usage events, input tokens include the
         cached, output tokens reasoning."""
@@ -354,21 +376,35 @@ class Metrics:
         cell[5] += debit.charged_nano
         settle[bisect_left(STEP_BOUNDS, seconds)] += 1
         settle[-1] += seconds
+        if trace is not None:
+            self._traced("settle_latency_seconds", (), seconds, trace)
         self._settlements[outcome, debit.estimated][0] += 1
 
-    def hold_latency(self, seconds: float) -> None:
+    def _traced(self, name: str, labels: Labels, seconds: float, trace: Traced) -> None:
+        """Keep the trace of a request for the bucket into which it was counted."""
+        series = self._exemplars.setdefault(name, {})
+        found = series.setdefault(bounded(series, labels), {})
+        found[bisect_left(HISTOGRAMS[name].bounds, seconds)] = trace.trace_id, seconds, time.time()
+
+    def hold_latency(self, seconds: float, trace: Traced | None = None) -> None:
         """Observe the time that taking one hold took."""
         self._hold[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._hold[-1] += seconds
+        if trace is not None:
+            self._traced("hold_latency_seconds", (), seconds, trace)
 
-    def upstream_latency(self, provider: str, seconds: float) -> None:
+    def upstream_latency(self, provider: str, seconds: float, trace: Traced | None = None) -> None:
         """Observe the time from forwarding one request to the head of its answer."""
+        if trace is not None:
+            self._traced("upstream_latency_seconds", (provider,), seconds, trace)
         cell = self._upstream[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
 
-    def time_to_first_byte(self, provider: str, seconds: float) -> None:
+    def time_to_first_byte(self, provider: str, seconds: float, trace: Traced | None = None) -> None:
         """Observe the time from the arrival of one streamed request to the first byte of its answer's body."""
+        if trace is not None:
+            self._traced("time_to_first_byte_seconds", (provider,), seconds, trace)
         cell = self._first_byte[provider]
         cell[bisect_left(PROVIDER_BOUNDS, seconds)] += 1
         cell[-1] += seconds
@@ -436,13 +472,17 @@ class Metrics:
             parts += [part.notes for part in (self._folder.others() if self._folder else ())]
         return list(dict.fromkeys(each for notes in parts for each in notes.get(about, ())))
 
-    def render(self) -> tuple[bytes, str]:
-        """Return the metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the
-        folder can't be read."""
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics of all workers, and their content type: Prometheus's text format, or OpenMetrics with
+        exemplars, where the header `Accept` names it. Raises OSError if the folder can't be read."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # at the first scrape
+        from prometheus_client.openmetrics import exposition as openmetrics
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        if OPENMETRICS in accept.lower():
+            shown: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+            return shown, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
@@ -521,6 +561,7 @@ class Metrics:
             },
             gauges={name: float(value) for name, value in gauges.items() if math.isfinite(value)},
             notes=self.notes,
+            exemplars=self._exemplars,
         )
 
 
@@ -539,7 +580,7 @@ class _Cells(dict[K, list[N]], Generic[K, N]):
 
 
 def _families(total: Snapshot) -> "Iterator[Metric]":
-    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+    from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
     from prometheus_client.utils import floatToGoString
 
     for name, counter in COUNTERS.items():
@@ -550,8 +591,16 @@ def _families(total: Snapshot) -> "Iterator[Metric]":
     for name, histogram in HISTOGRAMS.items():
         observed = HistogramMetricFamily(PREFIX + name, histogram.help, labels=histogram.labels)
         bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        exemplars = total.exemplars.get(name, {})
         for labels, (*buckets, sum_s) in sorted(total.histograms.get(name, {}).items()):
-            observed.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), sum_s)
+            traced = exemplars.get(labels, {})
+            told = [
+                (bound, count)
+                if number not in traced
+                else (bound, count, Exemplar({"trace_id": traced[number][0]}, *traced[number][1:]))
+                for number, (bound, count) in enumerate(zip(bounds, accumulate(buckets), strict=True))
+            ]
+            observed.add_metric(labels, told, sum_s)
         yield observed
 
 

@@ -16,7 +16,7 @@ attempts     which target or candidate is asked next; target_health  what is kno
 provider_request  what a provider is sent: where, with which query string and body; headers  which of them pass
 outcomes     what a client is sent in the place of an answer; answers are counted
 decoding_tap over a stream that is compressed
-detached_answer  what goes on when the client is gone, and the longest life of a request
+detached         how long requests go on, with their clients and without
 stored       objects that requests name or create at providers: whose they are
 background_jobs  responses in the background: polled until they can be paid
 settlement/  what a hold turns into: priced and settled, or given back; usage that did not come

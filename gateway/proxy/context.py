@@ -188,7 +188,7 @@ class RequestContext(msgspec.Struct, gc=False):
     """What is traced of it, where it is sampled."""
     unread: bool = False
     """Whether the gateway stopped reading a provider that may bill more than it has shown: see
-    `gateway.proxy.detached_answer`."""
+    `gateway.proxy.detached`."""
 
     @property
     def described(self) -> str:

@@ -10,7 +10,8 @@ whether a request is served at once or has to wait on its way.
 This file owns the order of the checks (401, 413, 400, 404, 403, not priced, 402, 429); that nothing is sent upstream
 before admission has said yes; that an answer ends only after its debit is outside the process; and that every way out
 ends the hold: by its debit, given back, or, once a request may have left this process, as the debit that it owes
-(`Hold.owe`). A client's leaving is an event: what is under way goes on in `gateway.proxy.detached_answer`.
+(`Hold.owe`). A client's leaving is an event: an answer that is under way goes on, and what it writes goes nowhere
+(`gateway.proxy.detached`), until it has come or its time is over (`late`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import contextvars
 import logging
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -34,20 +35,20 @@ from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy import detours
 from gateway.proxy.attempts import Attempts, Failure, failure_of_error, failure_of_status, note_failure
 from gateway.proxy.context import CLIENT_GONE, FEATURE, Reason, RequestContext, shown_id
-from gateway.proxy.decoding_tap import BREAKS, READABLE, StreamWatch
-from gateway.proxy.detached_answer import OK, read_whole
-from gateway.proxy.headers import ResponseHead, incoming
+from gateway.proxy.decoding_tap import BREAKS, READABLE, StreamWatch, output_of_part, read_whole
+from gateway.proxy.detached import NO_CLIENT
+from gateway.proxy.headers import NO_HEAD, ResponseHead, incoming
 from gateway.proxy.outcomes import balance_nano, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
 from gateway.proxy.provider_request import MAX_PREPARED_BYTES, prepare, provider_request
 from gateway.proxy.settlement.usage_anomalies import says_nothing
-from gateway.proxy.stored import Withheld, running_of, tokens_to_go_on_from
+from gateway.proxy.stored import Withheld, WorksOn, running_of, tokens_to_go_on_from
 from gateway.server import limit_refusals, refusals
 from gateway.server.caching import PRIVATE_LINES
 from gateway.server.exchange import BodyTooLarge, ClientGone
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import UpstreamError, UpstreamTooLarge
+from gateway.upstream.base import UpstreamError, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.health import Attempt
 from gateway.upstream.transport import Response, StaleConnection, may_repeat
 
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
     from billing.holds.model import Hold, Need, Refused, Settled, Settlement
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
-    from gateway.dialects.facts import ParsedRequest
+    from gateway.dialects.base import Tap
+    from gateway.dialects.facts import Created, ParsedRequest
     from gateway.proxy.serving import Serving
     from gateway.server.bodies import Kept
     from gateway.server.exchange import Exchange
@@ -87,12 +89,14 @@ NEXT: Final[Mapping[State, Mapping[str, frozenset[State]]]] = {
     },
     "send": {
         "send": frozenset(("head",)),  # detour
-        "outcome": frozenset(("head", "whole", "stream")),  # detour
+        "outcome": frozenset(("head", "whole", "stream", "settle")),  # detour
         "left": frozenset(),
+        "late": frozenset(("settle",)),
     },
     "head": {
         "heard": frozenset(("send", "whole", "stream", "settle")),
         "left": frozenset(),
+        "late": frozenset(("settle",)),
     },
     "whole": {
         "heard": frozenset(("settle",)),
@@ -101,21 +105,25 @@ NEXT: Final[Mapping[State, Mapping[str, frozenset[State]]]] = {
         "give_whole": frozenset(),  # detour
         "unsettled": frozenset(),  # detour
         "left": frozenset(),
+        "late": frozenset(("settle",)),
     },
     "stream": {
         "heard": frozenset(("settle",)),
         "look_at_stream": frozenset(("settle",)),  # detour
         "passed": frozenset(("settle",)),  # detour
         "left": frozenset(),
+        "late": frozenset(("settle",)),
     },
     "settle": {
         "settled": frozenset(),
         "stream_settled": frozenset(),  # detour
         "unsettled": frozenset(),  # detour
         "left": frozenset(),
+        "late": frozenset(),
     },
-    "end": {"left": frozenset()},
+    "end": {"left": frozenset(), "late": frozenset()},
 }
+OK: Final = 200
 JSON: Final = b"application/json"
 REFUSALS: Final = (Refuse, BadRequest, BodyTooLarge)
 
@@ -129,15 +137,15 @@ class Course:
     written to the client."""
 
     __slots__ = (
+        "alone",
         "answer",
         "asked_s",
         "attempt",
         "attempts",
         "body",
         "context",
-        "drained",
         "exchange",
-        "feed",
+        "feeder",
         "generation",
         "guard",
         "head",
@@ -151,13 +159,15 @@ class Course:
         "lines",
         "need",
         "on_over",
+        "outcomes",
         "parsed",
         "principal",
         "proxy",
-        "put",
+        "reads",
         "request",
         "request_id",
         "sent_s",
+        "sink",
         "started_s",
         "state",
         "task",
@@ -177,9 +187,8 @@ class Course:
     head: ResponseHead
     body: bytes
     lines: bytes
-    feed: Callable[[bytes], bytes]
-    put: Callable[[bytes], bool]
-    drained: Callable[[], Awaitable[None]]
+    feeder: Tap | StreamWatch
+    sink: Exchange | Withheld
     guard: OverrunGuard | None
 
     def __init__(self, proxy: Serving, exchange: Exchange, on_over: Callable[[], None] = _nobody) -> None:
@@ -189,9 +198,13 @@ class Course:
         self.request_id = proxy.new_id()
         self.started_s = proxy.clock()
         self.state: State = "read"
+        self.outcomes = proxy.outcomes
         self.is_held = self.is_left = self.is_over = False
+        self.alone: asyncio.Event | None = None
+        """Where it goes on without its client: set at its end."""
         self.task: asyncio.Task[None] | None = None
-        """The detour that is taken; `is_started` says whether it has made its first step."""
+        """The detour that is taken; `is_started` says whether it has made its first step, `reads` whether it is about
+        an answer that goes on without the client."""
         self.principal: Principal | None = None
         self.parsed: ParsedRequest | None = None
         self.kept: Kept | None = None
@@ -244,6 +257,8 @@ class Course:
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None:
         """Go on with a request that was read."""
         self.parsed = parsed
+        if self.proxy.body_log is not None:
+            self.exchange.listener = self.proxy.body_log.begin(self, principal, parsed, body)
         if parsed.work.unknown_tools:
             self.proxy.unknown_tools.note(parsed.work.unknown_tools)
         if parsed.stored is not None:
@@ -314,7 +329,7 @@ class Course:
             return
         try:
             proxy = self.proxy
-            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s)
+            proxy.metrics.hold_latency(proxy.clock() - self.asked_s - hold.waited_s, self.trace)
             if self.trace is not None:
                 self.trace.stages[-1].wait_s = hold.waited_s
             proxy.running.begin(self.exchange)
@@ -380,7 +395,8 @@ class Course:
         """Let go of an answer that broke before its head."""
         request = self.request
         self.let_go()
-        if request is not None and isinstance(failure, StaleConnection) and may_repeat(request):
+        repeats = request is not None and isinstance(failure, StaleConnection) and may_repeat(request)
+        if request is not None and repeats and self.alone is None:
             self.state = "send"
             self.detour(detours.send(self, request, anew=True))
         else:
@@ -398,17 +414,17 @@ class Course:
             failure = None if outcome.status == OK else failure_of_status(outcome.status, outcome.headers)
         if failure is not None:
             note_failure(health, self.attempt or Attempt(self.generation, is_probe=False), failure)
-            if (wait_s := self.next_attempt(failure)) is not None:
+            if self.alone is None and (wait_s := self.next_attempt(failure)) is not None:
                 self.let_go()
                 self.state = "send"
                 self.detour(detours.try_again(self, wait_s))
                 return
         elif not health.sound:
             health.succeeded(self.attempt or Attempt(self.generation, is_probe=False))
-        if isinstance(outcome, UpstreamError):
-            self.detour(detours.fail(self, outcome))
-        else:
+        if not isinstance(outcome, UpstreamError):
             self.answered(outcome)
+        elif not self.is_given_up(outcome):
+            self.detour(detours.fail(self, outcome))
 
     def next_attempt(self, failure: Failure) -> float | None:
         """Count a failed attempt and turn the request to the next one; return the seconds to wait before it, None where
@@ -428,8 +444,9 @@ class Course:
         """Act on an answer whose head is here."""
         proxy, context, hold = self.proxy, self.context, self.hold
         self.state, self.answer = "head", answer
-        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s)
-        hold.owe(context.unresolved)
+        proxy.metrics.upstream_latency(context.route.provider.name, proxy.clock() - self.sent_s, self.trace)
+        if self.alone is None:  # else it is owed already
+            hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
         lines, private = context.target.lines + attempt, context.match.endpoint.method == "GET"
         if context.parsed.work.open_tools and (calls := context.granted_calls(hold)) is not None:
@@ -448,7 +465,7 @@ class Course:
         if isinstance(answer, Response):
             self.read_on(answer)
         else:
-            self.detour(detours.read_whole_answer(self, answer))
+            self.detour(detours.read_whole_answer(self, answer), reads=True)
 
     # Whole: a JSON answer is read to its end, priced and settled, then sent.
 
@@ -464,6 +481,8 @@ class Course:
 
     def not_whole(self, error: Exception) -> None:
         """Refuse: what came can't be used."""
+        if self.is_given_up(error):
+            return
         self.let_go()
         too_large = isinstance(error, UpstreamTooLarge)
         self.detour(detours.refuse_too_large(self) if too_large else detours.fail(self, error))
@@ -471,7 +490,8 @@ class Course:
     def whole(self, body: bytes) -> None:
         """Settle a JSON answer that is here."""
         proxy, context, hold, head = self.proxy, self.context, self.hold, self.head
-        context.first_byte_s = proxy.clock()
+        if self.alone is None:
+            context.first_byte_s = proxy.clock()
         dialect, output = context.match.dialect, NO_OUTPUT
         try:
             plain = head.content_encoding is None
@@ -487,11 +507,13 @@ class Course:
         created = None
         if stored is not None:
             if (running := running_of(context.parsed, body)) is not None:
-                self.detour(detours.leave_running(self, running))
+                alone = self.alone is not None
+                self.detour(detours.follow(self, running) if alone else detours.leave_running(self, running))
                 return
-            created = stored.creation.of_answer(body) if stored.creation is not None else None
+            if stored.creation is not None and self.alone is None:  # else nobody sees its id
+                created = stored.creation.of_answer(body)
         if reported is None:
-            self.detour(detours.estimate_whole(self, output, created))
+            self.detour(detours.estimate_whole(self, output, "no_usage", created))
             return
         self.state = "settle"
         told = self.settled if created is None else None
@@ -520,30 +542,38 @@ class Course:
             include_cost=context.include_cost,
         )
         watch = self.watch = StreamWatch(tap, head.content_encoding)
-        stored, self.put, self.drained = parsed.stored, exchange.put, exchange.flushed
+        stored, self.sink = parsed.stored, exchange
         if stored is not None and stored.creation is not None and head.content_encoding is None:
             keep = partial(proxy.poller.keep, context, hold)
             watch.withheld = withheld = Withheld(proxy.stored, exchange, context, stored.creation, keep)
-            self.put, self.drained = withheld.put, withheld.flushed
-        self.feed, self.guard = watch.feed_of(), None
-        if parsed.work.open_tools and not (stored is not None and stored.background):
+            self.sink = withheld
+            if self.alone is not None:
+                withheld.leave(exchange)
+        self.feeder, self.guard = watch.feeder(), None
+        if parsed.work.open_tools and self.alone is None and not (stored is not None and stored.background):
             # Where the provider goes on without us, to cut its stream would stop nothing.
             granted = context.granted_calls(hold)
             if granted is not None:
                 self.guard = OverrunGuard(context, hold, tap, granted, proxy.tool_overrun_percent)
         if isinstance(answer, Response):
-            answer.headers = []  # a stream may be long, and many
+            answer.headers = []
             answer.pass_to(self.piece)
             self.look_at_stream(answer)
         else:
-            self.detour(detours.pump(self, answer))
+            self.detour(detours.pump(self, answer), reads=True)
 
     def piece(self, piece: bytes) -> bool:
         """Pass a piece on; False: the client can't take more now. Raises `BREAKS`."""
-        out = self.feed(piece)
+        out = self.feeder.feed(piece)
         if not self.exchange.begun:
             self.begin_answer()
-        takes_more = self.put(out) if out else True
+        try:
+            takes_more = self.sink.put(out) if out else True
+        except ClientGone:
+            self.client_gone()
+            if (running := self.running()) is not None:
+                raise WorksOn(running) from None
+            return True
         if self.guard is not None:
             self.guard.check()
         return takes_more
@@ -552,9 +582,11 @@ class Course:
         """Begin a stream's answer with its first piece."""
         proxy, context, hold = self.proxy, self.context, self.hold
         context.first_byte_s = proxy.clock()
-        proxy.metrics.time_to_first_byte(context.route.provider.name, context.first_byte_s - context.started_s)
+        waited_s = context.first_byte_s - context.started_s
+        proxy.metrics.time_to_first_byte(context.route.provider.name, waited_s, self.trace)
         lines = self.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
         self.exchange.begin(OK, lines + balance_line(context.balance_before_nano(hold)))
+        self.head = NO_HEAD  # a stream may be long, and many
 
     def look_at_stream(self, answer: Response) -> None:
         """See whether a stream is over, or waits for its client."""
@@ -563,7 +595,7 @@ class Course:
             answer.stop_passing()
             self.passed(answer.broken)
         elif passing == "stalled":
-            self.detour(detours.drain(self, answer))
+            self.detour(detours.drain(self, answer), reads=True)
 
     def passed(self, failure: Exception | None) -> None:
         """Act on a stream that is over, or was broken by `failure`."""
@@ -572,15 +604,15 @@ class Course:
         if failure is not None and not isinstance(failure, BREAKS):
             raise failure
         if failure is None and watch.withheld is not None and not watch.withheld.is_open:
-            self.detour(detours.release_withheld(self, watch.withheld))
+            self.detour(detours.release_withheld(self, watch.withheld), reads=True)
+            return
+        if isinstance(failure, ClientGone):
+            self.client_gone()
+            self.stream_on()
+            return
+        if self.is_given_up(failure):
             return
         proxy, exchange, context, hold, tap = self.proxy, self.exchange, self.context, self.hold, watch.tap
-        if isinstance(failure, ClientGone):
-            proxy.outcomes.count(context, CLIENT_GONE)
-            exchange.abort()
-            self.leave_stream()
-            self.end()
-            return
         self.let_go()
         if isinstance(failure, ToolOverrun):
             proxy.metrics.tool_overrun()
@@ -590,17 +622,24 @@ class Course:
             self.detour(detours.fail(self, upstream_error_of(failure, "an empty stream")))
             return
         tap.end()
-        running = None if watch.withheld is None else watch.withheld.running
-        if running is not None and not tap.done:
+        running = failure.created if isinstance(failure, WorksOn) else self.running()
+        if running is not None and self.alone is not None:
+            self.detour(detours.follow(self, running, tap))
+        elif running is not None:
             proxy.detached.running(context, hold, running, tap)
             self.works_on(watch, clean=failure is None)
         elif failure is None and (tap.done or tap.error_seen):
             self.settle_stream(watch)
         else:
             # Where it ended without saying so, the client must not take this for a whole answer either.
-            settling = proxy.settlements.stream(context, hold, tap, "upstream_cut", failed=True)
-            broken = upstream_error_of(failure, "no end of stream")
-            self.cut(settling, broken, "upstream_cut", free=says_nothing(tap))
+            reason = self.reason("upstream_cut")
+            settling = proxy.settlements.stream(context, hold, tap, reason, failed=True)
+            self.cut(settling, upstream_error_of(failure, "no end of stream"), reason, free=says_nothing(tap))
+
+    def running(self) -> Created | None:
+        """Return the object on which the provider works on in the background though its stream is not read on."""
+        watch = self.watch
+        return None if watch is None or watch.withheld is None or watch.tap.done else watch.withheld.running
 
     def cut(
         self, settling: Coroutine[Any, Any, object], failure: Exception, reason: Reason, *, free: bool = False
@@ -613,7 +652,7 @@ class Course:
         """End the answer of a response in the background that goes on after its stream. The client sees the end where
         the provider has told it of an error, else a stream that broke."""
         told = clean and watch.tap.error_seen
-        self.proxy.outcomes.count(self.context, OK if told else 502, goes_on=True)
+        self.outcomes.count(self.context, OK if told else 502, goes_on=True)
         if told:
             self.finish(watch)
         else:
@@ -624,7 +663,7 @@ class Course:
         """Settle a stream that the provider has ended, with an answer's end or with an error that the client is
         told."""
         tap, context, hold = watch.tap, self.context, self.hold
-        reason: Reason = "no_usage" if tap.done else "upstream_cut"
+        reason = self.reason("no_usage" if tap.done else "upstream_cut")
         self.state = "settle"
         settling = self.proxy.settlements.ended(context, hold, tap, reason, self.settled, failed=not tap.done)
         if isinstance(settling, Coroutine):
@@ -646,7 +685,7 @@ class Course:
         try:
             self.proxy.settlements.count(self.context, self.hold, settlement)
             if self.is_over:
-                self.end()
+                self.end()  # without its client
             elif settlement.settled is None:
                 self.unsettled(settlement.lost)
             elif self.watch is not None:
@@ -658,7 +697,7 @@ class Course:
 
     def unsettled(self, lost: SettlementLost | None) -> None:
         """Withhold the answer: neither store could be told of the debit in time."""
-        self.proxy.outcomes.unsettled(self.exchange, self.context, lost)
+        self.outcomes.unsettled(self.exchange, self.context, lost)
         self.close()
 
     def give_whole(self, settled: Settled) -> None:
@@ -666,15 +705,15 @@ class Course:
         context = self.context
         balance = balance_line(balance_nano(context, self.hold, settled))
         self.exchange.answer(OK, self.lines + balance, self.body)
-        self.proxy.outcomes.count(context, OK)
+        self.outcomes.count(context, OK)
         self.close()
 
     def stream_settled(self, watch: StreamWatch, charged_nano: int) -> None:
         """End the answer of a stream that is paid."""
         proxy, context = self.proxy, self.context
         proxy.poller.paid(self.hold)
-        proxy.outcomes.count(context, OK)
-        if watch.withheld is not None and watch.tap.done:
+        self.outcomes.count(context, OK)
+        if watch.withheld is not None and watch.tap.done and self.alone is None:
             self.detour(detours.record_stream(self, watch, watch.withheld, charged_nano))
         else:
             self.finish(watch, charged_nano)
@@ -688,67 +727,138 @@ class Course:
             self.leave()
 
     def leave(self) -> None:
-        """Leave the client in whatever state this is. A detour is cancelled once it has made its first step: it sees to
-        what it has begun."""
+        """Leave the client in whatever state this is. A detour is cancelled once it has made its first step, unless it
+        reads an answer: it sees to what it has begun."""
         try:
             exchange = self.exchange
             if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
                 exchange.cut_for = "shutting_down"
             if self.task is not None and not self.is_started:
                 self.proxy.call_soon(self.leave)
-            elif self.task is not None:
+            elif self.task is not None and not self.reads:
                 self.task.cancel()
             elif self.state == "settle":
                 self.over()  # the settlement, when it is told, ends this
+            elif self.answer is not None:
+                self.leave_answer(self.answer)
             else:
-                self.leave_under_way()
+                if self.item is not None:
+                    self.item.abandon()
                 self.end()
         except Exception as error:
             self.fault(error)
 
-    def leave_under_way(self) -> None:
-        """Leave what is under way to who goes on without the client."""
-        answer = self.answer
-        if self.item is not None:
-            self.item.abandon()
-        if answer is None:
+    def leave_answer(self, answer: UpstreamResponse) -> None:
+        """Read an answer on without the client, unless the provider can't have begun."""
+        if self.state == "head" and isinstance(answer, Response):
+            if not answer.leave():
+                self.answer = None
+                self.end()
+                return
+            answer.on_change = self.heard
+            self.hold.owe(self.context.unresolved)
+        self.go_on_alone()
+        if self.state == "stream":
+            self.stream_on()
+
+    def client_gone(self) -> None:
+        """Go on without a client that was found to be gone."""
+        self.outcomes.count(self.context, CLIENT_GONE)
+        self.exchange.abort()
+        self.go_on_alone()
+
+    def go_on_alone(self) -> None:
+        """Go on without the client: what is written goes nowhere from now on."""
+        proxy, exchange, withheld = self.proxy, self.exchange, None if self.watch is None else self.watch.withheld
+        self.is_left = True
+        self.alone = proxy.detached.begin(self, exchange)
+        if self.trace is not None and proxy.tracer is not None:
+            self.traced(self.trace, proxy.tracer)
+            self.trace = None
+        self.over()
+        if exchange.listener is not None:
+            exchange.listener.ended()
+        self.hold.on_closed = None
+        self.exchange, self.outcomes, self.guard = NO_CLIENT, proxy.unseen, None
+        if withheld is None:
+            self.sink = NO_CLIENT
+        else:
+            withheld.leave(NO_CLIENT)
+
+    def stream_on(self) -> None:
+        """Read a stream on for which no client is waited any more."""
+        answer, task = self.answer, self.task
+        running = self.running()
+        if task is not None and (running is not None or isinstance(answer, Response)):
+            self.task = None
+            task.cancel()  # it waits for the client, or reads what need not be read
+        if running is not None:
+            self.passed(WorksOn(running))
+        elif isinstance(answer, Response):
+            answer.pass_to(self.piece)
+            answer.go_on()
+            self.look_at_stream(answer)
+        elif answer is not None and self.task is None:
+            self.detour(detours.pump(self, answer), reads=True)
+
+    def late(self) -> None:
+        """Read no further without the client: the time for it is over."""
+        task = self.task
+        if self.answer is None and (task is None or not self.reads):
             return
         try:
-            if self.state == "stream":
-                self.leave_stream()
-            elif self.state == "whole":
-                self.proxy.detached.whole(self.exchange, self.context, self.hold, self.taken(), self.head)
-            elif isinstance(answer, Response) and answer.leave():
-                self.answer = None
-                self.proxy.detached.unanswered(self.exchange, self.context, self.hold, answer)
-        except Exception:
-            answer.release()  # nobody goes on with it
-            raise
+            if task is not None and not self.is_started:
+                self.proxy.call_soon(self.late)
+                return
+            if task is not None:
+                self.task = None
+                task.cancel()
+            self.give_up()
+        except Exception as error:
+            self.fault(error)
 
-    def leave_stream(self) -> None:
-        """Go on with a stream without its client: the provider is read on for a while, or polled where it works on
-        without us."""
-        watch, answer = self.watch, self.taken()
-        assert watch is not None  # noqa: S101  (it passes)
-        detached, running = self.proxy.detached, None if watch.withheld is None else watch.withheld.running
-        if running is None or watch.tap.done:
-            detached.stream(self.exchange, self.context, self.hold, answer, watch)
-        else:
-            answer.release()
-            detached.running(self.context, self.hold, running, watch.tap)
+    def give_up(self) -> None:
+        """Settle what has come until now."""
+        proxy, context, hold, watch, answer = self.proxy, self.context, self.hold, self.watch, self.answer
+        context.unread = proxy.detached.is_unread(context)
+        reason, state, self.state = self.reason("client_gone"), self.state, "settle"
+        if watch is not None:
+            self.let_go()
+            watch.tap.end()
+            settling = proxy.detached.in_turn(proxy.settlements.stream(context, hold, watch.tap, reason))
+            self.detour(detours.estimate_stream(self, settling, watch))
+            return
+        output = NO_OUTPUT
+        if state == "whole" and answer is not None:
+            output = output_of_part(context, answer.taken(), self.head)
+        self.let_go()
+        self.detour(detours.estimate_whole(self, output, reason))
+
+    def is_given_up(self, failure: Exception | None) -> bool:
+        """Give up where, without a client, a provider is silent whose model reasons unseen: as if its time were over.
+        Return whether it was."""
+        if self.alone is None or not isinstance(failure, UpstreamTimeout) or not self.context.route.hides_reasoning:
+            return False
+        self.give_up()
+        return True
+
+    def reason(self, otherwise: Reason) -> Reason:
+        """Return why an answer is settled that is not whole, or without usage: its client's leaving, where it has."""
+        return otherwise if self.alone is None else self.context.cut or "client_gone"
 
     def fault(self, error: Exception) -> None:
         """End the request by a refusal, or for a fault of ours."""
-        if self.is_over:
-            logger.error("request %s failed after its end", self.request_id, exc_info=error)
-            self.end()
-            return
+        is_over = self.is_over
         try:
             if self.item is not None:
                 self.item.abandon()
             if self.task is not None and self.is_started:
                 self.task.cancel()  # nothing that it tells is heard any more
             self.let_go()
+            if is_over:
+                logger.error("request %s failed after its end", self.request_id, exc_info=error)
+                self.end()
+                return
             if isinstance(error, REFUSALS):
                 self.refuse(error)
             else:
@@ -764,7 +874,7 @@ class Course:
         log_about(self.request_id, None if self.principal is None else self.principal.account_id)
         exchange = self.exchange
         if self.is_held and self.hold.owed_debit is not None:
-            self.proxy.outcomes.faulty(exchange, self.context, error)
+            self.outcomes.faulty(exchange, self.context, error)
             return
         logger.error("request %s failed", self.request_id, exc_info=error)
         if exchange.begun:
@@ -837,7 +947,11 @@ class Course:
                 self.proxy.holds.leave(self.hold)
             if self.trace is not None and self.proxy.tracer is not None:
                 self.traced(self.trace, self.proxy.tracer)
+            if self.exchange.listener is not None:
+                self.exchange.listener.ended()
             self.item = self.answer = self.request = None
+            if self.alone is not None:
+                self.alone.set()
 
     def traced(self, trace: Trace, tracer: Tracer) -> None:
         """Have the trace sent, with what is known at the end."""
@@ -855,9 +969,9 @@ class Course:
 
     # Detours.
 
-    def detour(self, work: Coroutine[Any, Any, None]) -> None:
+    def detour(self, work: Coroutine[Any, Any, None], *, reads: bool = False) -> None:
         """Let a coroutine go on, which ends by telling an event."""
-        self.is_started = False
+        self.is_started, self.reads = False, reads
         self.task = self.proxy.start(self.guarded(work))
 
     async def guarded(self, work: Coroutine[Any, Any, None]) -> None:
@@ -871,7 +985,8 @@ class Course:
             self.fault(error)
         except BaseException:
             self.back_from(task)
-            self.end()
+            if self.alone is None:
+                self.end()
             raise
         else:
             self.back_from(task)

@@ -1,4 +1,4 @@
-"""Answers that come compressed although identity was asked for: looked at decoded, passed on as they came."""
+"""Answers looked at: decoded where they come compressed although identity was asked for, and passed on as they came."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from billing.codings import BadCoding, Decoder
+from gateway.dialects.output import NO_OUTPUT, Output
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.server.exchange import ClientGone
 from gateway.upstream.base import UpstreamError, UpstreamTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.dialects.base import Tap
+    from gateway.dialects.facts import Reported
+    from gateway.proxy.context import RequestContext
+    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.stored import Withheld
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -39,9 +42,9 @@ class StreamWatch:
         self._decoder = zlib.decompressobj(wbits) if wbits is not None else None
         self._last = b""
 
-    def feed_of(self) -> Callable[[bytes], bytes]:
-        """Return `feed`, or the tap's own where nothing has to be decoded for it."""
-        return self.tap.feed if self._decoder is None else self.feed
+    def feeder(self) -> Tap | StreamWatch:
+        """Return what is to be fed: the tap itself, where nothing has to be decoded for it."""
+        return self.tap if self._decoder is None else self
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to pass on now. Raises `zlib.error`."""
@@ -76,3 +79,28 @@ def decoded(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
     except BadCoding as error:
         raise zlib.error(str(error)) from error
     return plain.getvalue()
+
+
+def read_whole(
+    context: RequestContext, body: bytes, head: ResponseHead, limit_bytes: int
+) -> tuple[Reported | None, Output]:
+    """Return the usage of a whole answer, or what it wrote where it reports none to be believed. Raises
+    `GarbageAnswer`, `zlib.error`, and `UpstreamTooLarge` where it is larger than `limit_bytes` when it is decoded."""
+    plain = decoded(body, head.content_encoding, limit_bytes)
+    dialect = context.match.dialect
+    reported = dialect.usage_from_json(context.parsed.operation, plain)
+    if not context.match.endpoint.free:
+        reported = believed(context.route, reported)
+    if reported is not None:
+        return reported, NO_OUTPUT
+    output = dialect.output(plain)
+    return None, output if context.parsed.has_output else Output(failed=output.failed)
+
+
+def output_of_part(context: RequestContext, part: bytes, head: ResponseHead) -> Output:
+    """Return what a part of a JSON answer wrote."""
+    if not context.parsed.has_output:
+        return NO_OUTPUT
+    if head.content_encoding in ENCODINGS:
+        return Output(known=not part)
+    return context.match.dialect.output_of_part(part)

@@ -1,7 +1,7 @@
 """Detours of a request's course: what has to be awaited on its way, each a coroutine that ends by telling one event.
 
-A detour is cancelled where the client leaves while it is taken; it then leaves what it has begun to who goes on without
-the client.
+A detour is cancelled where the client leaves while it is taken, and sees to what it has begun; unless it reads an
+answer, which goes on without the client.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from gateway.server.ids import balance_line, paid_lines
 from gateway.upstream.base import UpstreamError, send_within
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from billing.holds.model import Decision, HoldRequest, Need, Refused, Settled, Settlement, Unavailable
     from billing.holds.redis.connection import RedisError
     from billing.principals import Principal
+    from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, ParsedRequest
     from gateway.dialects.output import Output
     from gateway.proxy.attempts import Attempts
     from gateway.proxy.context import Granted, Reason, RequestContext
     from gateway.proxy.decoding_tap import StreamWatch
     from gateway.proxy.headers import ResponseHead
+    from gateway.proxy.outcomes import Outcomes
     from gateway.proxy.provider_request import InThread
     from gateway.proxy.serving import Serving
     from gateway.proxy.stored import Withheld
@@ -56,11 +56,13 @@ class Course(Protocol):
     timeout_s: float | None
     attempt: Attempt | None
     attempts: Attempts | None
+    alone: asyncio.Event | None
+    outcomes: Outcomes
     head: ResponseHead
     body: bytes
     lines: bytes
     answer: UpstreamResponse | None
-    drained: Callable[[], Awaitable[None]]
+    sink: Exchange | Withheld
 
     def identified(self, principal: Principal) -> None: ...
     def read(self, principal: Principal, body: bytes, parsed: ParsedRequest) -> None: ...
@@ -81,8 +83,8 @@ class Course(Protocol):
     def passed(self, failure: Exception | None) -> None: ...
     def stream_settled(self, watch: StreamWatch, charged_nano: int) -> None: ...
     def finish(self, watch: StreamWatch, charged_nano: int | None = None) -> None: ...
-    def leave_under_way(self) -> None: ...
-    def leave_stream(self) -> None: ...
+    def go_on_alone(self) -> None: ...
+    def detour(self, work: Coroutine[Any, Any, None], *, reads: bool = False) -> None: ...
     def end(self) -> None: ...
 
 
@@ -182,14 +184,28 @@ async def send(course: Course, request: UpstreamRequest, *, anew: bool = False) 
 def _leave_pending(course: Course, pending: Pending, error: BaseException) -> None:
     """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
     try:
-        if isinstance(error, asyncio.CancelledError):
-            course.proxy.detached.unanswered(course.exchange, course.context, course.hold, pending)
-            return
         course.hold.owe(course.context.unresolved)
+        if isinstance(error, asyncio.CancelledError):
+            course.go_on_alone()
+            course.detour(wait_for_head(course, pending), reads=True)
+            return
     except Exception:
         pending.release()  # nobody goes on with it
         raise
     pending.release()
+
+
+async def wait_for_head(course: Course, pending: Pending) -> None:
+    """Wait, without the client, for the answer to a request that was sent."""
+    outcome: UpstreamResponse | UpstreamError
+    try:
+        course.answer = outcome = await pending.head()
+    except UpstreamError as error:
+        outcome = error
+    except BaseException:
+        pending.release()
+        raise
+    course.outcome(outcome)
 
 
 async def try_again(course: Course, wait_s: float) -> None:
@@ -207,20 +223,20 @@ async def try_again(course: Course, wait_s: float) -> None:
 async def pass_refusal(course: Course, answer: UpstreamResponse, head: ResponseHead) -> None:
     """Give the hold back, and pass on what the provider answered in place of a 200."""
     proxy = course.proxy
-    await proxy.outcomes.refused(course.exchange, course.context, course.hold, answer, head, proxy.answer_bytes)
+    await course.outcomes.refused(course.exchange, course.context, course.hold, answer, head, proxy.answer_bytes)
     await flush(course)
 
 
 async def fail(course: Course, error: Exception) -> None:
     """Give the hold back, and refuse: there is no usable answer, and no output has passed."""
-    await course.proxy.outcomes.failed(course.exchange, course.context, course.hold, error)
+    await course.outcomes.failed(course.exchange, course.context, course.hold, error)
     await flush(course)
 
 
 async def refuse_too_large(course: Course) -> None:
     """Refuse an answer of more than is read whole."""
     proxy = course.proxy
-    await proxy.outcomes.too_large(course.exchange, course.context, course.hold, proxy.answer_bytes)
+    await course.outcomes.too_large(course.exchange, course.context, course.hold, proxy.answer_bytes)
     await flush(course)
 
 
@@ -230,9 +246,6 @@ async def read_whole_answer(course: Course, answer: UpstreamResponse) -> None:
         body = await answer.read(course.proxy.answer_bytes)
     except UpstreamError as error:
         course.not_whole(error)
-    except asyncio.CancelledError:
-        course.leave_under_way()
-        raise
     else:
         course.whole(body)
 
@@ -247,13 +260,16 @@ async def record_while_settling(
     course.settled(settlement)
 
 
-async def estimate_whole(course: Course, output: Output, created: Created | None) -> None:
+async def estimate_whole(course: Course, output: Output, reason: Reason, created: Created | None = None) -> None:
     """Settle a JSON answer without usage, and send it."""
     proxy, context, hold = course.proxy, course.context, course.hold
     try:
-        settled, charged_nano = await proxy.settlements.whole(context, hold, output, "no_usage")
+        settled, charged_nano = await proxy.settlements.whole(context, hold, output, reason)
     except SettlementLost as error:
         course.unsettled(error)
+        return
+    if course.alone is not None:
+        course.end()
         return
     await proxy.stored.record(context, created, tokens_to_go_on_from(context, hold, None))
     course.lines = course.head.lines + paid_lines(hold, charged_nano, context.match.endpoint.id_header)
@@ -273,19 +289,24 @@ async def leave_running(course: Course, running: Created) -> None:
     proxy.settlements.hand_over(hold, following)
     lines = course.head.lines + paid_lines(hold, None, context.match.endpoint.id_header)
     course.exchange.answer(200, lines + balance_line(context.balance_before_nano(hold)), course.body)
-    proxy.outcomes.count(context, 200)
+    course.outcomes.count(context, 200)
     await flush(course)
+
+
+async def follow(course: Course, running: Created, tap: Tap | None = None) -> None:
+    """Follow the work of a provider that works on, without the client, to its end; `tap` has read its stream."""
+    proxy = course.proxy
+    proxy.poller.passed(course.hold)
+    await proxy.detached.followed(course.context, course.hold, running, tap)
+    course.end()
 
 
 async def pump(course: Course, answer: UpstreamResponse) -> None:
     """Pass on a stream that does not say when more of it is here."""
     try:
-        await answer.pump(course.piece, course.drained)
+        await answer.pump(course.piece, course.sink.flushed)
     except BREAKS as error:
         course.passed(error)
-    except asyncio.CancelledError:
-        course.leave_stream()
-        raise
     else:
         course.passed(None)
 
@@ -293,13 +314,10 @@ async def pump(course: Course, answer: UpstreamResponse) -> None:
 async def drain(course: Course, answer: Response) -> None:
     """Wait until the client can take more of a stream."""
     try:
-        await course.drained()
+        await course.sink.flushed()
     except BREAKS as error:
         answer.stop_passing()
         course.passed(error)
-    except asyncio.CancelledError:
-        course.leave_stream()
-        raise
     else:
         answer.go_on()
         course.look_at_stream(answer)
@@ -311,9 +329,6 @@ async def release_withheld(course: Course, withheld: Withheld) -> None:
         await withheld.release()
     except BREAKS as error:
         course.passed(error)
-    except asyncio.CancelledError:
-        course.leave_stream()
-        raise
     else:
         course.passed(None)
 
@@ -352,11 +367,11 @@ async def cut(
     try:
         await proxy.settlements.uncancelled(hold, settling)
     except SettlementLost as error:
-        proxy.outcomes.lost(context, error)
+        course.outcomes.lost(context, error)
     if free and exchange.unsent:  # a refusal costs nothing: what was charged is cut instead
-        proxy.outcomes.refuse(exchange, context, uncharged(refusals.upstream_error(), context, hold))
+        course.outcomes.refuse(exchange, context, uncharged(refusals.upstream_error(), context, hold))
     else:
-        proxy.outcomes.count(context, 502)
+        course.outcomes.count(context, 502)
         exchange.abort()
     await flush(course)
 

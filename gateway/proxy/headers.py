@@ -134,6 +134,9 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     request_id: bytes | None = None
 
 
+NO_HEAD: Final = ResponseHead(b"")
+
+
 def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines for the provider, from the headers of an account's client: complete but for Host and framing."""
     lines: list[bytes] = []

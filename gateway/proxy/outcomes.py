@@ -83,7 +83,8 @@ class Outcomes:
         """Give the hold back and pass on what the provider answered in place of a 200; of its body at most `max_bytes`
         are read."""
         try:
-            hold.owe_nothing()
+            if hold.state == "owed":
+                hold.owe_nothing()
             if answer.status in KEY_REFUSED:  # not the client's fault, and nothing for it to read
                 await self._settlements.refused(context, hold)
                 self.refuse(exchange, context, uncharged(refusals.upstream_refuses_us(), context, hold))
@@ -145,6 +146,27 @@ class Outcomes:
             exchange.abort()
         else:
             self.refuse(exchange, context, refusals.faulty())
+
+
+class Unseen(Outcomes):
+    """Outcomes that no client sees: holds end as they do else, and nothing is told or counted."""
+
+    def count(self, context: RequestContext, status: int, code: str | None = None, *, goes_on: bool = False) -> None:
+        """Count nothing."""
+
+    def refuse(self, exchange: Exchange, context: RequestContext, refusal: Refusal) -> None:
+        """Tell nobody."""
+
+    async def _pass_error(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        answer: UpstreamResponse,
+        head: ResponseHead,
+        max_bytes: int,
+    ) -> None:
+        await self._settlements.refused(context, hold)
 
 
 def uncharged(refusal: Refusal, context: RequestContext, hold: Hold) -> Refusal:

@@ -7,6 +7,7 @@ a bound: texts that stand alone are counted by the model's own vocabulary, and t
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,13 +16,14 @@ from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
 from gateway.dialects.declarations import NO_METADATA
-from gateway.dialects.declared import NO_BETAS
+from gateway.dialects.declared import NO_BETAS, Betas
 from gateway.dialects.facts import NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.candidates import OF_THE_ROUTE
 from gateway.proxy.context import FEATURE, Facts, RequestContext, Terms, keep_facts, shown_id
 from gateway.proxy.estimate import NotPriced, dearest
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
+from gateway.proxy.senders import Sender, Senders
 from gateway.server import limit_refusals, refusals
 from gateway.server.exchange import keep_of_head
 from gateway.server.ids import REQUEST_ID
@@ -29,18 +31,16 @@ from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from multidict import MultiMapping
 
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
     from gateway.dialects.base import Match
-    from gateway.dialects.declared import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.routing import Router
-    from gateway.proxy.senders import Sender, Senders
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.server.limit_refusals import Links

@@ -18,9 +18,9 @@ from gateway.dialects.body import BadRequest
 from gateway.dialects.declared import DEFAULT_BETAS, Betas
 from gateway.proxy.attempts import first_timeout_s
 from gateway.proxy.context import FEATURE, RequestContext
-from gateway.proxy.detached_answer import Running
+from gateway.proxy.detached import Running
 from gateway.proxy.intake import Intake
-from gateway.proxy.outcomes import Outcomes
+from gateway.proxy.outcomes import Outcomes, Unseen
 from gateway.proxy.preparation import KnownHeaders, Preparation
 from gateway.proxy.provider_request import prepare
 from gateway.proxy.provider_tools import UnknownTools
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
+    from gateway.body_logs.recording import BodyLog
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
-    from gateway.proxy.detached_answer import DetachedAnswer
+    from gateway.proxy.detached import Detached
     from gateway.proxy.provider_request import InThread
     from gateway.proxy.records import Records
     from gateway.proxy.routing import Router
@@ -64,7 +65,7 @@ class ServingParts:
     router: Router
     transports: Mapping[str, Transport]
     settlements: Settlements
-    detached: DetachedAnswer
+    detached: Detached
     links: Links
     metrics: Metrics
     tokenizer: Tokenizer
@@ -74,6 +75,7 @@ class ServingParts:
     poller: BackgroundPoller
     in_thread: InThread | None = None
     tracer: Tracer | None = None
+    body_log: BodyLog | None = None
 
 
 class Serving:
@@ -96,10 +98,11 @@ class Serving:
         self.transports, self.settlements, self.detached = parts.transports, parts.settlements, parts.detached
         self.prompt = {name: each for name, each in parts.transports.items() if isinstance(each, HttpTransport)}
         """Transports that may send at once."""
-        self.in_thread, self.tracer = parts.in_thread, parts.tracer
+        self.in_thread, self.tracer, self.body_log = parts.in_thread, parts.tracer, parts.body_log
         self.metrics = parts.metrics
         self.running = Running(request.max_request_s)
         self.outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)
+        self.unseen = Unseen(parts.settlements, parts.metrics, parts.records)
         self.attempts, self.estimate = defaults.attempts, defaults.estimate
         self.answer_bytes = request.upstream_answer_bytes
         self.tool_overrun_percent = round(request.tool_overrun * 100)

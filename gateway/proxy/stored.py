@@ -21,6 +21,7 @@ from gateway.dialects.facts import charged_by_search
 from gateway.dialects.streaming import EVENT_END, EVENT_END_BYTES, event_data
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
+from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:
     from billing.holds.model import Hold
@@ -165,15 +166,21 @@ def tokens_to_go_on_from(context: RequestContext, hold: Hold, reported: Reported
     return hold.need.input_tokens + context.charged.output_tokens
 
 
+class WorksOn(UpstreamError):
+    """A stream need not be read on: its provider works on the object that it has created without it."""
+
+    def __init__(self, created: Created) -> None:
+        super().__init__(f"the provider works on {created.object_id}")
+        self.created = created
+
+
 class FirstEvent:
     """Looks for the object that the first event of a stream tells of. `feed` returns whether that is over."""
 
-    __slots__ = ("_begun", "_creation", "_only", "_read", "created")
+    __slots__ = ("_begun", "_creation", "_read", "created")
 
-    def __init__(self, creation: Creation, *, only: bool = True) -> None:
-        """Without `only` a later event will do: the beginning of the stream may have been read before."""
+    def __init__(self, creation: Creation) -> None:
         self._creation = creation
-        self._only = only
         self._begun = bytearray()
         self._read = 0  # so many of its bytes are events that told of none
         self.created: Created | None = None
@@ -187,8 +194,7 @@ class FirstEvent:
             self._read = search_from = match.end()
             if event:
                 self.created = self._creation.of_event(event)
-                if self._only or self.created is not None:
-                    return True
+                return True
         return len(self._begun) >= MOST_WITHHELD_BYTES
 
     def taken(self) -> bytes:
@@ -201,10 +207,11 @@ class Withheld:
     """The beginning of a stream that creates an object: kept from the client until the object is recorded, and until
     the work on it is kept where that is done in the background.
 
-    `put` takes what is to pass; it returns False where `release` must be awaited before more is put.
+    `put` takes what is to pass; it returns False where `release` must be awaited before more is put. Where its client
+    has left (`leave`) nothing is recorded: nobody sees the object's id.
     """
 
-    __slots__ = ("_context", "_exchange", "_first", "_keep", "_objects", "_open")
+    __slots__ = ("_context", "_exchange", "_first", "_keep", "_left", "_objects", "_open")
 
     def __init__(
         self, objects: StoredObjects, exchange: Exchange, context: RequestContext, creation: Creation, keep: Keep
@@ -215,7 +222,7 @@ class Withheld:
         self._context = context
         self._first = FirstEvent(creation)
         self._keep = keep
-        self._open = False
+        self._open = self._left = False
 
     @property
     def created(self) -> Created | None:
@@ -239,17 +246,27 @@ class Withheld:
         return not self._first.feed(data)
 
     async def release(self) -> None:
-        """Record the object, and let its event pass. Raises `ClientGone`."""
+        """Record the object, and let its event pass. Raises `ClientGone`, and `WorksOn` where that has left and the
+        provider works on without it."""
         if self._open:
             return
-        if self.created is not None:
-            await self._objects.record(self._context, self.created, None)
-        if (running := self.running) is not None:
-            await self._keep(running)
+        running = self.running
+        if self._left:
+            if running is not None:
+                raise WorksOn(running)
+        else:
+            if self.created is not None:
+                await self._objects.record(self._context, self.created, None)
+            if running is not None:
+                await self._keep(running)
         self._open = True
         begun = self._first.taken()
         if begun:
             self._exchange.put(begun)
+
+    def leave(self, to: Exchange) -> None:
+        """Go on without the client; `to` stands for it."""
+        self._exchange, self._left = to, True
 
     async def flushed(self) -> None:
         """Release what is withheld, and wait until the client has taken it, or has left."""

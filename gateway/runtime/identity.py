@@ -11,9 +11,10 @@ from billing.accounts.grants import Grants
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
+from billing.identity.directories import Directories
 from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Invitations, Members, Organizations, found
+from billing.identity.organizations import Invitations, Members, Organizations, found, most_users
 from billing.identity.passwords import Passwords
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
@@ -23,6 +24,9 @@ from billing.identity.users import Found, Subjects, Users
 from billing.identity.welcome import Welcome
 from billing.money import parse_usd
 from billing.pages import new_id
+from billing.scim.directory import Directory
+from billing.scim.service import PREFIX, Scim, ScimLimit
+from billing.scim.tokens import ScimTokens
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
@@ -56,6 +60,7 @@ class Identity:
     organizations: Organizations
     members: Members
     invitations: Invitations
+    scim: Scim
 
 
 def make_identity(
@@ -89,15 +94,18 @@ def make_identity(
         time.time,
         sealer,
     )
+    members = Members(database, effects, defaults.organizations.organizations_per_user)
+    directories = Directories(database, members, effects, partial(most_users, plans, plan))
+    limit = ScimLimit(defaults.scim, time.monotonic)
     return Identity(
         people=people,
-        sign_in=SignIn(people, founder),
+        sign_in=SignIn(people, founder, directories),
         credentials=Credentials(people),
         sessions=sessions,
         browsers=Browsers(database, new_id, revealed(settings.admin_api_key), browser_rules(settings), admits),
-        oidc=_oidc_sign_in(settings, ask, sessions, subjects),
+        oidc=_oidc_sign_in(settings, ask, sessions, subjects, directories),
         organizations=Organizations(database, new_id, plan, defaults.organizations, welcome),
-        members=Members(database, effects, defaults.organizations.organizations_per_user),
+        members=members,
         invitations=Invitations(
             database,
             new_id,
@@ -105,6 +113,13 @@ def make_identity(
             plan,
             defaults.organizations,
             frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}",
+        ),
+        scim=Scim(
+            directories,
+            Directory(database, directories, new_id, defaults.scim, limit.spend),
+            ScimTokens(database, new_id, defaults.scim.scim_tokens),
+            limit,
+            f"{public_url(settings)}{PREFIX}",
         ),
     )
 
@@ -128,7 +143,9 @@ def browser_rules(settings: Settings) -> BrowserRules:
     return BrowserRules(public_url(settings), secure=told.startswith("https://"))
 
 
-def _oidc_sign_in(settings: Settings, ask: Outgoing, sessions: Sessions, subjects: Subjects) -> OidcSignIn | None:
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, sessions: Sessions, subjects: Subjects, directories: Directories
+) -> OidcSignIn | None:
     """Return what signs people in elsewhere; None where no provider is configured."""
     identity = settings.identity
     if identity.public_url is None or not identity.providers:
@@ -140,6 +157,7 @@ def _oidc_sign_in(settings: Settings, ask: Outgoing, sessions: Sessions, subject
         discovery=Discovery(ask, time.monotonic),
         sessions=sessions,
         subjects=subjects,
+        directories=directories,
         now=time.time,
     )
 

@@ -44,6 +44,7 @@ from billing.traffic.store import Traffic
 from gateway.config.providers import unknown_models
 from gateway.config.secret import revealed
 from gateway.proxy.target_health import provider_list
+from gateway.runtime.body_logs import told_of_logs
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.runtime.outgoing import Outgoing, delivery_here
@@ -208,6 +209,7 @@ def _services(
         organizations=identity.organizations,
         members=identity.members,
         invitations=identity.invitations,
+        scim=identity.scim,
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),
         grants=grants,
@@ -228,6 +230,7 @@ def _services(
         setup_url=links.setup_url,
         operator_url=links.frontend_url,
         keys_url=links.keys_url,
+        body_logs=partial(told_of_logs, settings.body_logs),
         endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
@@ -247,7 +250,6 @@ def _services(
         unknown_models=partial(_unknown_models, settings, in_force),
         providers=partial(provider_list, settings, engine.redis),
         **structs.asdict(defaults.accounts),
-        new_id=new_id,
         sessions=identity.sessions,
         browsers=identity.browsers,
         oidc=identity.oidc,

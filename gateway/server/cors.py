@@ -42,6 +42,7 @@ ALLOWED: Final = (
     "x-request-id",
     "x-metergate-include-cost",
     "x-metergate-tags",
+    "x-metergate-body-log",
     "idempotency-key",
     *of_all(lambda each: (*each.sent_headers, *each.browser_headers)),
 )

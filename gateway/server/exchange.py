@@ -83,6 +83,14 @@ class ClientGone(MetergateError):
     """The client has closed its connection."""
 
 
+class Listener(Protocol):
+    """Who keeps what a client is sent (`gateway.body_logs.recording.Recording`)."""
+
+    def began(self, status: int, lines: bytes) -> None: ...
+    def wrote(self, data: bytes) -> None: ...
+    def ended(self) -> None: ...
+
+
 class Exchange:
     """Read the body, then `answer`, or `begin`, `put` and `finish`; `abort` and `cut` cut. `begun` says that an answer
     was begun, `whole` that it was written to its end, `cut_for` why it was cut. A client that takes nothing for
@@ -101,6 +109,7 @@ class Exchange:
         "envelope",
         "headers",
         "keep_alive",
+        "listener",
         "match",
         "over",
         "path",
@@ -147,6 +156,8 @@ class Exchange:
         self.keep_alive = not message.should_close
         self.begun = False
         self.whole = False
+        self.listener: Listener | None = None
+        """Who keeps what the client is sent, where that is recorded."""
         self.cut_for: Cut | None = None
         self.client_write_timeout_s = client_write_timeout_s
 
@@ -249,6 +260,9 @@ class Exchange:
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Write the whole answer. `lines` are its headers but for framing, date and connection, each with its CRLF."""
+        if self.listener is not None:
+            self.listener.began(status, lines)
+            self.listener.wrote(body)
         payload = self.payload
         if payload.exception() is not None or (self._in_chunks and not payload.is_eof()):
             self.keep_alive = False  # where a spoilt body ends can't be told, nor in time what is behind a chunked one
@@ -266,6 +280,8 @@ class Exchange:
 
     def begin(self, status: int, lines: bytes) -> None:
         """Begin an answer that is written piece by piece; its head goes out with the first piece."""
+        if self.listener is not None:
+            self.listener.began(status, lines)
         self.begun = True
         self._chunked = self.version >= HttpVersion11
         if not self._chunked:
@@ -274,6 +290,8 @@ class Exchange:
 
     def put(self, data: bytes) -> bool:
         """Write a piece of the answer; False: wait for `flushed` before the next. Raises `ClientGone`."""
+        if self.listener is not None:
+            self.listener.wrote(data)
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head is not None:
@@ -287,6 +305,8 @@ class Exchange:
 
     def finish(self, last: bytes) -> None:
         """Write the last piece, which may be empty, and the answer's end in one. Raises `ClientGone`."""
+        if self.listener is not None:
+            self.listener.wrote(last)
         head, self._head = self._head or b"", None
         if self._chunked:
             last = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK

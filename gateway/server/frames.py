@@ -69,6 +69,7 @@ class FrameExchange(Exchange):
         self.version = request.version
         self.keep_alive = True
         self.begun = self.whole = False
+        self.listener = None
         self.cut_for = None
         self.client_write_timeout_s = client_write_timeout_s
         self.over = over
@@ -100,6 +101,9 @@ class FrameExchange(Exchange):
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Give the whole answer: an error, or what the provider said in place of a stream."""
+        if self.listener is not None:
+            self.listener.began(status, lines)
+            self.listener.wrote(body)
         self.begun, self._head = True, None
         if status == OK:
             self._waiting.append(body)
@@ -113,10 +117,14 @@ class FrameExchange(Exchange):
 
     def begin(self, status: int, lines: bytes) -> None:
         """Begin an answer that is written piece by piece; a connection has no head for each."""
+        if self.listener is not None:
+            self.listener.began(status, lines)
         self.begun, self._head = True, b""
 
     def put(self, data: bytes) -> bool:
         """Take a piece of a stream; False: wait for `flushed`. Raises `ClientGone`."""
+        if self.listener is not None:
+            self.listener.wrote(data)
         if self._broken or self._socket.closed:
             raise ClientGone
         self._head = None

@@ -138,6 +138,7 @@ class WholeExchange(Exchange):
         self.version = HttpVersion11
         self.keep_alive = True
         self.begun = self.whole = False
+        self.listener = None
         self.cut_for = None
         self.client_write_timeout_s = rules.client_write_timeout_s
         self._known = head

@@ -38,7 +38,7 @@ OUTPUT: Final = "the output"
 @dataclass(frozen=True, slots=True)
 class Links:
     """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none; the plans to upgrade to;
-    the gateway's page that says how credit is bought (`pay_url`), None where payments are off; and the console."""
+    the gateway's own pages to pay on (`pay_url`), None where payments are off; and the console."""
 
     frontend_url: str | None
     plans: Mapping[str, Plan]
@@ -47,8 +47,9 @@ class Links:
 
     @property
     def setup_url(self) -> str | None:
-        """Return the page where an account gets credit."""
-        return self.frontend_url or self.pay_url
+        """Return the page where an account gets credit: the console's, where whoever has an address here signs in and
+        buys it at once."""
+        return self.frontend_url or (None if self.pay_url is None else self._page("credit") or self.pay_url)
 
     @property
     def next(self) -> str | None:

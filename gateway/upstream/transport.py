@@ -125,14 +125,6 @@ class Response:
     def read_on(self, limit_bytes: int) -> bytes | None:
         """Take what is here of the body; return all of it once it has ended, None before. Raises as `read`, what came
         before a failure taken."""
-        if self.ended and len(self.pieces) == 1 and not self._parts and self.failure is None:  # as small ones are
-            body = self.pieces[0]
-            if len(body) <= limit_bytes:
-                self.pieces, self.buffered_bytes = [], 0
-                self._parts, self._size = [body], len(body)
-                if self._connection is not None:
-                    self._connection.resume()
-                return body
         if not self.ended and not self._size and self._announced() > limit_bytes:
             raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
         if self.pieces:
@@ -455,10 +447,10 @@ class Connection(asyncio.Protocol):
             answer.receive(piece)
             if answer.buffered_bytes > BUFFER_BYTES:
                 self.pause()
-            if answer.sink is None and self._waiter is not None:
+            if answer.sink is None:
                 self.wake()
         self._reading = False
-        if answer.on_change is not None and (answer.sink is None or not answer.goes_on):
+        if answer.on_change is not None and not answer.goes_on:
             answer.on_change()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -533,16 +525,14 @@ class Connection(asyncio.Protocol):
             self._until_close = not any(name.lower() in _FRAMING for name, _ in headers)
         elif self._parser.get_http_version() == "1.0" and any(name.lower() == _CHUNKED_BY for name, _ in headers):
             self._keep = False  # HTTP/1.0 has no chunks (RFC 9112, 6.1)
-        if self._waiter is not None:  # who only looks does so when this was read
-            self.wake()
+        self.wake()
 
     def on_message_complete(self) -> None:
         answer = self._answer
         if answer is not None and answer.status:
             answer.ended = True
             self._served += 1
-            if self._waiter is not None:
-                self.wake()
+            self.wake()
 
     # Back-pressure and silence.
 
@@ -739,9 +729,8 @@ class HttpTransport:
         while origin.idle:
             connection, since = origin.idle.pop()
             idled_s = self._loop.time() - since
-            if connection.usable and (
-                idled_s < CHECKED_AFTER_S or (idled_s < KEEPALIVE_S and not connection.hung_up())
-            ):
+            fresh = connection.usable and idled_s < KEEPALIVE_S
+            if fresh and (idled_s < CHECKED_AFTER_S or not connection.hung_up()):
                 return connection
             connection.close()
         return None

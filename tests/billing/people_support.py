@@ -4,6 +4,7 @@ outbox."""
 import re
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -12,7 +13,8 @@ from billing.audit import Actor
 from billing.database.connection import Connection
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
-from billing.identity.organizations import found
+from billing.identity.directories import Directories
+from billing.identity.organizations import Members, found, most_users
 from billing.identity.passwords import Passwords
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
@@ -20,8 +22,11 @@ from billing.identity.tokens import SigningKeys, TokenRules
 from billing.identity.users import Users
 from billing.permissions import Approval
 from billing.plans import DEFAULT_PLAN
-from billing.settings import CodeSettings
-from tests.billing.support import Billing
+from billing.scim.directory import Directory
+from billing.scim.service import PREFIX, Scim, ScimLimit
+from billing.scim.tokens import ScimTokens
+from billing.settings import CodeSettings, ScimSettings
+from tests.billing.support import PLANS, Billing
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 SECRET = "a secret of the tests, of 32 bytes or more"
@@ -50,6 +55,7 @@ class Registry:
     sign_in: SignIn
     credentials: Credentials
     sessions: Sessions
+    directories: Directories
     clock: Clock = field(default_factory=Clock)
 
     async def mails(self, recipient: str | None = None) -> list[tuple[str, str]]:
@@ -95,4 +101,25 @@ def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeSe
     async def own(connection: Connection, user_id: str, name: str, actor: Actor) -> object:
         return await found(connection, new_id, DEFAULT_PLAN, user_id=user_id, name=name, personal=True, actor=actor)
 
-    return Registry(billing, people, SignIn(people, own), Credentials(people), sessions, clock)
+    directories = directories_of(billing)
+    sign_in = SignIn(people, own, directories)
+    return Registry(billing, people, sign_in, Credentials(people), sessions, directories, clock)
+
+
+def directories_of(billing: Billing) -> Directories:
+    """What directories say of people, by the tests' plans."""
+    members = Members(billing.database, billing.change_notifier, 20)
+    return Directories(billing.database, members, billing.change_notifier, partial(most_users, PLANS, DEFAULT_PLAN))
+
+
+def scim_of(registry: Registry, settings: ScimSettings | None = None) -> Scim:
+    """What serves the directories of organizations."""
+    billing, settings = registry.billing, settings or ScimSettings(scim_requests_per_s=10_000)
+    limit = ScimLimit(settings, time.monotonic)
+    return Scim(
+        registry.directories,
+        Directory(billing.database, registry.directories, billing.new_id, settings, limit.spend),
+        ScimTokens(billing.database, billing.new_id, settings.scim_tokens),
+        limit,
+        f"https://gateway.example.com{PREFIX}",
+    )

@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import billing
@@ -12,6 +13,7 @@ ROOT = "MetergateError"
 FIRST = "StoreError"
 
 
+@cache
 def classes() -> dict[str, tuple[str, list[str]]]:
     """Every class of both packages that has a base: its module and its bases."""
     found = {}

@@ -42,6 +42,7 @@ async def test_who_is_refused_pays_on_a_page_and_is_served(payer, browser):
     assert billing["next"] == "metergate billing setup"
     async with watched(browser, payer.served.url) as page:
         await page.goto(billing["setup_url"])
+        await page.get_by_role("heading", name="Sign in").wait_for()  # of somebody with a key alone
         assert billing["next"] in await page.inner_text("body")
 
     url = json.loads(payer.run("billing", "setup", "--json"))["url"]

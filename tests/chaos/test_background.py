@@ -10,7 +10,7 @@ from tests.chaos.plan import INPUT_NANO, MODEL, OUTPUT_NANO
 from tests.chaos.upstream import JOB_INPUT, JOB_OUTPUT
 from tests.chaos.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 COST = JOB_INPUT * INPUT_NANO + JOB_OUTPUT * OUTPUT_NANO
 QUICK = {"background_poll_s": 0.1, "background_lease_s": 1.0}

@@ -6,7 +6,7 @@ from tests.chaos.batches import batches
 from tests.chaos.handover import handover
 from tests.chaos.migrations import migrations
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The short version of the chaos proof: two kills of each kind under load, and not one debit lost or doubled.
+"""The short version of the chaos proof: a kill of each kind under load, and not one debit lost or doubled.
 
 Few clients, so that little is computed besides what is struck; a fault still finds requests in all their states.
 `python -m tests.chaos` has 200, thirty faults of each kind, and more kinds.
@@ -22,7 +22,7 @@ from tests.chaos.stores import LOST_JOURNAL
 pytestmark = pytest.mark.slow
 
 CLIENTS = 10
-KILLS_OF_EACH = 2
+KILLS_OF_EACH = 1
 SEED = 20
 
 
@@ -40,6 +40,7 @@ async def test_kills_lose_and_double_nothing():
     assert verdict.ok, "\n".join(verdict.details)
 
 
+@pytest.mark.nightly
 async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provider_costs_nobody_anything_twice():
     """First no gateway dies: nothing that a client has received may be free. Then other keys, retries and a fallback
     serve most while the provider fails a third of the time, and a worker is killed."""

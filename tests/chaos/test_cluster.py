@@ -18,7 +18,7 @@ from tests.chaos.run import Struck, make_customers, run_round
 from tests.chaos.waiting import until
 from tests.support.redis_cluster import MASTERS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 # Too few to meet the bound on one customer's requests at once.
 CLIENTS = 30

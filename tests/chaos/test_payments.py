@@ -10,7 +10,7 @@ from tests.chaos.paid import judge_payments
 from tests.chaos.payments import paying, shop_of
 from tests.chaos.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 async def test_what_is_killed_is_paid_once():

@@ -25,7 +25,7 @@ from tests.support.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 KEY = "service-key-of-all-the-tests"
 HEADERS = {"X-API-Key": KEY, "X-Service-Name": "aura"}

@@ -13,10 +13,17 @@ from tests.clients.trying import check_libraries, programs
 pytestmark = pytest.mark.slow
 # They have files of their own, with this among their tests.
 ELSEWHERE = (NAMED["anthropic-python"], NAMED["google-genai"])
+# They are built on the vendors' libraries, or speak like these, and take longest to import.
+NIGHTLY = ("langchain", "llama-index", "litellm", "instructor", "ai-sdk")
 
 
 @pytest.mark.parametrize(
-    "libraries", [each for each in programs() if each[0] not in ELSEWHERE], ids=lambda libraries: libraries[0].name
+    "libraries",
+    [
+        pytest.param(each, id=each[0].name, marks=[pytest.mark.nightly] if each[0].name in NIGHTLY else [])
+        for each in programs()
+        if each[0] not in ELSEWHERE
+    ],
 )
 async def test_what_they_make_of_each(
     libraries,

@@ -5,6 +5,8 @@ import asyncio
 import json
 import re
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
+from gateway.config.environment import TraceSettings
 from gateway.config.exports import ExportConfig
 from gateway.config.providers import Cooldown
 from gateway.config.settings import ProviderConfig, Secret, Settings
@@ -43,6 +46,7 @@ SEEN = {
     "MetergateErrors",
     "MetergateProviderKeyRefused",
     "MetergateProviderRefusing",
+    "MetergateProviderFailing",
     "MetergateTargetOpen",
     "MetergateUsageEstimated",
     "MetergateHoldExceeded",
@@ -50,9 +54,26 @@ SEEN = {
     "MetergateUsageAnomalies",
     "MetergateUnknownTools",
     "MetergateDebitsSetAside",
+    "MetergateAccountsLocked",
     "MetergateDrift",
     "MetergateRequestLogIncomplete",
+    "MetergateTracesDropped",
+    "MetergateExportLate",
+    "MetergatePaymentsLate",
+    "MetergatePaymentsParked",
+    "MetergatePaymentsUndecided",
 }
+# What an operator finds in the ledger on a bad day.
+SPOILT = (
+    "INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('r1', '', 'a test')",
+    "INSERT INTO export_parked (export, item, account_id, reason) VALUES ('files', 'r1', 'a', 'a test')",
+    "INSERT INTO payments_parked (id, provider, kind, object_id, amount_cents, currency, reason) "
+    "VALUES ('p1', 'local', 'payment', 'pi_1', 500, 'usd', 'a test')",
+    "INSERT INTO payment_events (provider, id, number, type, livemode, body, state, created_at) "
+    "VALUES ('local', 'evt_1', '1', 'payment', false, '', 'parked', now())",
+    "INSERT INTO orders (id, account_id, kind, amount_cents, provider, idempotency_key, request_digest, created_at) "
+    "SELECT 'o1', min(id), 'recharge', 500, 'local', 'o1', '', now() - interval '2 days' FROM accounts",
+)
 # Only where a gateway is lost, or money: what nobody may see of a gateway that only has bad providers.
 UNSEEN = {"MetergateDebitLost", "MetergateLoopFailed", "MetergateWorkersMissing", "MetergateRefusing"}
 
@@ -69,7 +90,7 @@ async def provided(request: web.Request) -> web.StreamResponse:
 
 
 def observed(url: str, folder: Path) -> Any:
-    """Settings with these providers, an export, payments, and a request log that takes nothing."""
+    """Settings with these providers, an export, payments, and a request log and traces that nobody takes."""
     at = url.removesuffix("/v1")
 
     def change(settings: Settings) -> Settings:
@@ -84,6 +105,7 @@ def observed(url: str, folder: Path) -> Any:
             exports=(ExportConfig(name="files", kind="folder", path=folder),),
             payment_provider="local",
             request_log="/dev/full",
+            traces=TraceSettings(endpoint=f"{at}/xai/v1/traces", service="metergate", ratio=1.0),
         )
 
     return change
@@ -92,21 +114,32 @@ def observed(url: str, folder: Path) -> Any:
 async def load(customer: Customer, broke: Customer) -> None:
     """A round of everything."""
     asked = [chat(said, model="gpt-4o-mini") for said in ("hello", "no usage", "much", "absurd", "odd")]
-    asked += [chat("hello", model=model) for model in (OPEN, FAILING, LOCKED, *[BUSY] * 8)]
+    asked += [chat("hello", model=model) for model in (OPEN, LOCKED, *[BUSY] * 8, *[FAILING] * 20)]
     asked += [chat("stream", model="gpt-4o-mini", stream=True)]
     asked += [chat("hello", model="gpt-4o-mini", tools=[{"type": "teleport"}])]
     await asyncio.gather(ask(broke, asked[0]), *(ask(customer, body) for body in asked))
 
 
 async def spoil(gateway: Gateway, customer: Customer) -> None:
-    """Set a debit aside, and change a balance behind everybody's back."""
+    """Write what operators find, and change a balance behind everybody's back."""
     database = gateway.runtime.database
-    await database.execute("INSERT INTO debits_set_aside (request_id, debit, reason) VALUES ('r1', '', 'a test')")
+    for statement in SPOILT:
+        await database.execute(statement)
     await gateway.flush()
     await database.execute("UPDATE accounts SET balance_nano = balance_nano + 7 WHERE id = $1", customer.account_id)
     headers = {"X-Admin-Key": ADMIN_KEY}
     async with gateway.session.post(f"{gateway.url}/v1/jobs/reconcile", headers=headers) as answered:
         assert answered.status == 200, await answered.text()
+
+
+@asynccontextmanager
+async def locked(customer: Customer) -> AsyncIterator[None]:
+    """The account's row is another session's, and a debit of it waits."""
+    assert (await ask(customer, chat("hello", model="gpt-4o-mini"))).status == 200
+    async with customer.gateway.runtime.database.transaction() as connection:
+        await connection.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", customer.account_id)
+        assert (await ask(customer, chat("hello", model="gpt-4o-mini"))).status == 200
+        yield
 
 
 def queries() -> list[tuple[str, str]]:
@@ -139,15 +172,16 @@ async def empty(prometheus: Prometheus, asked: list[tuple[str, str]]) -> list[st
 async def test_alerts_and_dashboards_show_what_a_gateway_goes_through(on_stores, tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.endpoints.jobs.HOUSEKEEPING_S", 0.2)
     async with on_stores() as make, provider_at(provided) as url:
-        gateway = await make(change=observed(url, tmp_path), reconcile_interval_s=3600)
-        customer, broke = await gateway.customer("50.00"), await gateway.customer("0")
+        gateway = await make(change=observed(url, tmp_path), reconcile_interval_s=3600, postgres_pool_size=3)
+        customer, broke, late = [await gateway.customer(balance) for balance in ("50.00", "0", "1.00")]
         targets = urlsplit(gateway.url).netloc, f"127.0.0.1:{free_port()}"
-        async with scraping(targets, ADMIN_KEY, tmp_path) as prometheus:
+        async with scraping(targets, ADMIN_KEY, tmp_path) as prometheus, AsyncExitStack() as stack:
             alerts = {}
             asked = queries() + recorded()
             async with asyncio.timeout(BOUND_S):
                 await load(customer, broke)
                 await spoil(gateway, customer)
+                await stack.enter_async_context(locked(late))
                 while missing := sorted(SEEN - alerts.keys()) + await empty(prometheus, asked):
                     print(missing)  # shown where it takes too long
                     await load(customer, broke)

@@ -117,6 +117,18 @@ def configuration() -> dict[str, str]:
     return {**files, "metergate.yaml": yaml.safe_dump(main)}
 
 
+async def somebody_signs_in(url: str, session: aiohttp.ClientSession) -> None:
+    """Pages are shown, and a password is hashed: a process of its own does, and threads that stand behind requests."""
+    headers = {"X-Admin-Key": ADMIN_KEY}
+    async with session.post(f"{url}/api/admin/login-links", headers=headers) as answer:
+        link = (await answer.json())["url"]
+    async with session.get(f"{url}/console/{link.partition('/console/')[2]}") as page:
+        assert page.status == 200, await page.text()
+    given = {"email": "ada@example.com", "password": "swordfish-of-a-test"}
+    async with session.post(f"{url}/api/auth/login", json=given) as answer:
+        assert answer.status == 401, await answer.text()
+
+
 @pytest.mark.slow
 async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answers_end(service):
     account = await service.admin("/accounts", {"name": "Ada", "plan": "enterprise"})
@@ -130,6 +142,9 @@ async def test_systemd_runs_it_keeps_its_secrets_starts_it_again_and_lets_answer
         assert process.uids().effective > 60_000
     shown = await service.manager.show(UNIT.name, "Environment", "NRestarts", "Result")
     assert ADMIN_KEY not in str(shown)
+
+    await somebody_signs_in(service.url, service.session)
+    assert {each.pid for each in service.processes()} >= {supervisor.pid, *(each.pid for each in workers)}
 
     supervisor.send_signal(SIGKILL)
     supervisor.wait(60)

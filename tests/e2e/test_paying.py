@@ -43,7 +43,11 @@ async def test_a_key_without_credit_pays_and_is_served(gateway):
     error = refusal(await fetch(customer.post(body=chat())), 402, "billing_required")
     assert error["billing"]["next"] == "metergate billing setup"
     start = error["billing"]["setup_url"].removeprefix("http://127.0.0.1:8080")
-    assert "metergate billing setup" in await visit(gateway, start)
+    assert start == "/console/credit"
+    async with gateway.session.get(f"{gateway.url}{start}") as answer:  # where one signs in, and is led back
+        assert answer.url.query["next"] == "/credit"
+        assert "metergate billing setup" in await answer.text()
+    assert "metergate billing setup" in await visit(gateway, "/pay")
 
     page = await page_of(customer, "setup", amount_usd="10.00")
     shown = await visit(gateway, page)

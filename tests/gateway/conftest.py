@@ -1,7 +1,7 @@
 """A whole gateway on the real stores, served on loopback inside the test's event loop."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from gateway.runtime.wiring import open_runtime
 from gateway.server.edge import EdgeRunner
 from gateway.server.listening import address_of, bind
 from gateway.server.plain import PlainRunner
+from tests.support.buckets import serving_bucket
 from tests.support.databases import Databases
 from tests.support.shipped import shipped_settings
 
@@ -236,6 +237,12 @@ async def upstream() -> AsyncIterator[Upstream]:
             return await stack.enter_async_context(provider_at(handler))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[dict[str, str]]:
+    """A bucket of an S3 that a program of its own serves; the variables by which it is found."""
+    yield from serving_bucket()
 
 
 # Gateways of other options are closed, the longest unused first: each has connections and loops.

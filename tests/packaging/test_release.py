@@ -1,6 +1,7 @@
 """What a release has: the same bytes from the same sources, a bill of materials, digests, a workflow that is judged."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ def copied(folder: Path, mode: int) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_sources_give_the_same_bytes_wherever_they_are_built(tmp_path):
     built = []
     for number, mode in enumerate((0o644, 0o600)):
@@ -79,6 +81,46 @@ def test_actions_are_pinned_and_commands_are_those_of_the_makefile(path):
             assert f"\n{target}:" in (CHECKOUT / "Makefile").read_text()
         for script in re.findall(r"(?:^|\s)(\.ci/\S+)", step.get("run", "")):
             assert (CHECKOUT / script).is_file()
+
+
+# What answers instead of GitHub, as its reference says: of a tag that is an object, whether its signature is good.
+GH = """#!/bin/sh
+case "$2" in
+  repos/o/r/git/ref/tags/v1.2.3) echo 0123abc ;;
+  repos/o/r/git/tags/0123abc) echo "$VERIFIED"; [ "$VERIFIED" != "" ] ;;
+  *) exit 3 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("verified", "goes_on"), [("true", True), ("false", False), ("", False)])
+def test_a_tag_that_is_not_signed_is_no_release(verified, goes_on, tmp_path):
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "release.yml").read_text())
+    (step,) = workflow["jobs"]["tag"]["steps"]
+    assert all(job == "tag" or each.get("needs") for job, each in workflow["jobs"].items())
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "o/r", "GITHUB_REF_NAME": "v1.2.3"}
+    command = ["bash", "-e", "-c", step["run"]]
+    ran = subprocess.run(command, env={**environ, "VERIFIED": verified}, capture_output=True, check=False, timeout=60)
+    assert (ran.returncode == 0) is goes_on
+
+
+def test_a_release_is_verified_by_what_its_guide_names(tmp_path):
+    """A tag, by git's own signature of an SSH key; the files, by their digests."""
+    git = ("git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "gpg.format=ssh")
+    run = lambda *command: subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: E731
+    for made in ("one", "other"):
+        assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made).returncode == 0
+    key = (tmp_path / "one.pub").read_text()
+    (tmp_path / "signers").write_text(f"a@example.com {key}")
+    assert run(*git, "init", "-q").returncode == 0
+    assert run(*git, "commit", "-q", "--allow-empty", "-m", "one").returncode == 0
+    for name, made in (("v1.2.3", "one"), ("v1.2.4", "other")):
+        tagged = run(*git, "-c", f"user.signingkey={tmp_path}/{made}", "tag", "--sign", name, "-m", name)
+        assert tagged.returncode == 0, tagged.stderr
+    judged = [run(*git, "-c", "gpg.ssh.allowedSignersFile=signers", "verify-tag", tag) for tag in ("v1.2.3", "v1.2.4")]
+    assert [each.returncode == 0 for each in judged] == [True, False], judged
 
 
 def steps(workflow: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

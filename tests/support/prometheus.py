@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Prometheus:
         """The alerts that are pending or fire, by their names."""
         return {alert["labels"]["alertname"]: alert for alert in (await self._get("alerts"))["alerts"]}
 
+    async def exemplars(self, query: str) -> list[dict[str, Any]]:
+        """The exemplars of the series that a query finds in the last hour."""
+        now_s = time.time()
+        return list(await self._get("query_exemplars", query=query, start=f"{now_s - 3600}", end=f"{now_s + 60}"))
+
     async def _get(self, path: str, **query: str) -> Any:
         async with self.session.get(f"{self.url}/api/v1/{path}", params=query) as answer:
             body = json.loads(await answer.read())
@@ -45,7 +51,7 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def scraping(targets: Iterable[str], admin_key: str, folder: Path) -> AsyncIterator[Prometheus]:
+async def scraping(targets: Iterable[str], admin_key: str, folder: Path, *options: str) -> AsyncIterator[Prometheus]:
     """Run Prometheus by the shipped configuration, but for what is this test's: addresses, the key, and haste."""
     configuration = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
     del configuration["alerting"]  # nobody is told
@@ -62,6 +68,7 @@ async def scraping(targets: Iterable[str], admin_key: str, folder: Path) -> Asyn
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        *options,
     ]
     with (folder / "log").open("w") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=subprocess.STDOUT)

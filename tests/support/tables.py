@@ -17,7 +17,7 @@ from billing.usage import Usage
 from gateway.dialects.facts import Parts, Work
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C, ten times as fast
     """Reads those tags, too."""
 
 

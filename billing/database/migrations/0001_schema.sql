@@ -285,6 +285,13 @@ CREATE TABLE coupon_redemptions (
     PRIMARY KEY (coupon_id, account_id)
 );
 
+CREATE TABLE welcomed_mailboxes (
+    mailbox bytea PRIMARY KEY,
+    user_id text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE welcomed_mailboxes IS 'Who was given welcome credit at which mailbox, by its SHA-256; never deleted, so that it is given once.';
+
 -- Who owned an account when it redeemed a coupon: whoever gives the organization away has had the coupon all the same.
 CREATE TABLE coupon_owners (
     coupon_id text NOT NULL,
@@ -804,10 +811,13 @@ CREATE TABLE sessions (
     end_reason text,
     provider text,
     domain text,
+    seen_account text,
+    seen_until timestamptz,
     CONSTRAINT sessions_whose CHECK (user_id IS NOT NULL OR kind = 'operator')
 );
 COMMENT ON TABLE sessions IS 'A sign-in: the family of its refresh tokens, or a browser. Ending it ends every token of it.';
 COMMENT ON COLUMN sessions.scopes IS 'What its tokens are narrowed to; null: all that the role allows.';
+COMMENT ON COLUMN sessions.seen_account IS 'Of an operator''s: the account whose pages they see as its customer does, up to seen_until.';
 COMMENT ON COLUMN sessions.domain IS 'Of the address that the provider has verified; null where it has verified none.';
 COMMENT ON COLUMN sessions.cookie_digest IS 'SHA-256 of a browser''s cookie; an operator''s without a user is the HMAC of it by the admin key.';
 CREATE INDEX sessions_user ON sessions (user_id, created_at);
@@ -877,9 +887,85 @@ CREATE TABLE memberships (
     user_id text NOT NULL REFERENCES users,
     role text NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
     created_at timestamptz NOT NULL DEFAULT now(),
+    managed boolean NOT NULL DEFAULT false,
+    max_keys integer CHECK (max_keys >= 0),
     PRIMARY KEY (org_id, user_id)
 );
 CREATE INDEX memberships_user ON memberships (user_id);
+COMMENT ON COLUMN memberships.managed IS 'The role is that of a group of the organization''s directory.';
+COMMENT ON COLUMN memberships.max_keys IS 'Keys that the member may have, by their group; null: no more than every user.';
+
+-- What the groups of an organization's directory make of its people: a list, of which the first that applies counts.
+CREATE TABLE group_rules (
+    org_id text PRIMARY KEY REFERENCES organizations ON DELETE CASCADE,
+    rules jsonb NOT NULL
+);
+
+-- Domains of mail addresses, as operators have found to be an organization's own: who proves an address there, and has a
+-- place in its directory, becomes a member.
+CREATE TABLE organization_domains (
+    domain text PRIMARY KEY CHECK (domain = lower(domain)),
+    org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX organization_domains_org ON organization_domains (org_id);
+
+-- What directories of organizations show when they call SCIM.
+CREATE TABLE scim_tokens (
+    id text PRIMARY KEY,
+    org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    name text NOT NULL,
+    prefix text NOT NULL,
+    digest bytea NOT NULL UNIQUE,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
+    revoked_at timestamptz
+);
+CREATE INDEX scim_tokens_org ON scim_tokens (org_id, id);
+
+-- People as an organization's directory has them. Each is a place that is kept for an address: who proves the address
+-- when they sign in takes it (user_id), and is a member from then on, while the directory says that they are active.
+CREATE TABLE scim_users (
+    id text PRIMARY KEY,
+    org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    user_name text NOT NULL,
+    email text CHECK (email = lower(email)),
+    external_id text,
+    active boolean NOT NULL,
+    user_id text REFERENCES users,
+    resource jsonb NOT NULL,
+    version bigint NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT scim_users_name UNIQUE (org_id, user_name),
+    CONSTRAINT scim_users_email UNIQUE (org_id, email),
+    CONSTRAINT scim_users_person UNIQUE (org_id, user_id)
+);
+COMMENT ON COLUMN scim_users.user_name IS 'As it is compared: in one case.';
+CREATE INDEX scim_users_external ON scim_users (org_id, external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX scim_users_open ON scim_users (email) WHERE user_id IS NULL AND active;
+CREATE INDEX scim_users_taken ON scim_users (user_id) WHERE user_id IS NOT NULL;
+
+CREATE TABLE scim_groups (
+    id text PRIMARY KEY,
+    org_id text NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    name text NOT NULL,
+    external_id text,
+    resource jsonb NOT NULL,
+    version bigint NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT scim_groups_name UNIQUE (org_id, name)
+);
+COMMENT ON COLUMN scim_groups.name IS 'As it is compared: in one case.';
+
+CREATE TABLE scim_group_members (
+    group_id text NOT NULL REFERENCES scim_groups ON DELETE CASCADE,
+    member_id text NOT NULL REFERENCES scim_users ON DELETE CASCADE,
+    PRIMARY KEY (group_id, member_id)
+);
+CREATE INDEX scim_group_members_member ON scim_group_members (member_id);
 
 -- Invitations to an organization, by mail.
 CREATE TABLE invitations (

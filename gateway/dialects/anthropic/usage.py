@@ -22,7 +22,7 @@ from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapsh
 from gateway.dialects.anthropic.content import OUTPUT
 from gateway.dialects.body import NULL, OBJECT, decoded, decoded_answer
 from gateway.dialects.facts import MAX_ANOMALIES, Anomaly, EventFacts, Reported, is_zero, unknown_counts
-from gateway.dialects.streaming import EventReader
+from gateway.dialects.reader import EventReader
 
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
 # One container that ran code: the answer names it, and its usage does not.
@@ -223,7 +223,7 @@ _STOP: Final = re.compile(rb'\{\s*"type"\s*:\s*"message_stop"')
 class AnthropicEvents(EventReader):
     """Reads the events of one stream."""
 
-    finish_markers = (
+    finish_markers: tuple[bytes, ...] = (
         b'"stop_reason":"',
         b'"stop_reason": "',
         b'{"type":"message_stop"',  # in a text the quotes are escaped
@@ -233,8 +233,8 @@ class AnthropicEvents(EventReader):
         b"event: message_stop\r",
         b"event:message_stop\r",
     )
-    terminal_markers = (_TERMINAL,)
-    terminal_lines = (
+    terminal_markers: tuple[bytes, ...] = (_TERMINAL,)
+    terminal_lines: tuple[bytes, ...] = (
         b"event: message_stop",
         b"event:message_stop",
         b'data: {"type":"message_stop"',

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.dialects.body import decoded, is_null
 from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
+from gateway.dialects.reader import with_charge
 from gateway.dialects.streaming import (
     ENDS,
     EVENT_END_BYTES,
@@ -32,7 +33,6 @@ from gateway.dialects.streaming import (
     last_end,
     replace_data,
     split_events,
-    with_charge,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Frames:
     """Cuts a stream into pieces, at most `max_bytes` each. `closed`: its framing does not ask for more, `closing`: it
     has said that nothing follows; `unread_bytes` passed in pieces above the bound."""
 
-    closed = closing = False
+    closed = False
+    closing = False
 
     def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
         self.unread_bytes = 0

@@ -7,7 +7,7 @@ vendors    what is usual for servers of this format, and their models
 messages   input that is not text, or not in the body; what a model reads, and which texts become tokens by themselves
 work       what a provider does beside one call of the model named; which tools run there
 answer     what was used, by class, what a provider says that it charged, and searches, billed beside tokens; what was
-           written; a stream's events
+           written; events  a stream's events
 """
 
 from typing import Final

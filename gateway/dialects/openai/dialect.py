@@ -58,7 +58,8 @@ from gateway.dialects.body import (
 from gateway.dialects.declarations import NO_HEADERS, NO_METADATA, Endpoint
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.openai import OPENAI
-from gateway.dialects.openai.answer import OUTPUT, OpenAIEvents, usage_from_json
+from gateway.dialects.openai.answer import OUTPUT, usage_from_json
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.openai.messages import count_content, count_parts, input_texts, input_tokens
 from gateway.dialects.openai.work import (
     SEARCH_PARAMETERS,

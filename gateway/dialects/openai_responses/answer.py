@@ -23,7 +23,7 @@ from gateway.dialects.body import NULL, GarbageAnswer, decoded
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.answer import CITATION, TEXTS, PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
-from gateway.dialects.streaming import EventReader, with_charge
+from gateway.dialects.reader import EventReader, with_charge
 
 # Names of fields of an item that say which one it is, not what the model wrote.
 _NO_OUTPUT: Final = frozenset(
@@ -223,8 +223,8 @@ OUTPUT: Final = OutputReader(
 class ResponseEvents(EventReader):
     """Reads the data of a stream's events."""
 
-    terminal_markers = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
-    terminal_lines = tuple(
+    terminal_markers: tuple[bytes, ...] = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
+    terminal_lines: tuple[bytes, ...] = tuple(
         begin + end.encode()
         for end in sorted(ENDS)
         for begin in (b"event: ", b"event:", b'data: {"type":"', b'data: {"type": "', b'data:{"type":"')

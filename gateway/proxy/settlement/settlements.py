@@ -142,7 +142,8 @@ class Settlements:
             self._metrics.settled(debit.estimated, "lost")
             return
         outcome: Outcome = "direct_write" if settled.available_nano is None else "settled"
-        self._metrics.charged(debit, outcome, self._clock() - context.settling_s, context.principal.plan.id)
+        took_s = self._clock() - context.settling_s
+        self._metrics.charged(debit, outcome, took_s, context.principal.plan.id, context.trace)
         if debit.charged_nano > hold.cost_nano:
             self._metrics.hold_exceeded()
 

@@ -33,7 +33,7 @@ from billing.settings import RefusalSettings, WebhookSettings
 from billing.traffic.store import Traffic
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
-from tests.billing.people_support import Registry, registry_of
+from tests.billing.people_support import Registry, registry_of, scim_of
 from tests.billing.support import PLANS, PRICES, Billing, attempts_of
 
 
@@ -65,6 +65,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
         members=Members(billing.database, billing.change_notifier, 20),
         invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
+        scim=scim_of(registry),
         keys=billing.keys,
         grants=billing.grants,
         lots=Lots(billing.database),

@@ -14,27 +14,27 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
 
 from billing.api.services import Services
 from billing.audit import Actor
+from billing.identity.directories import GroupRule
 from billing.identity.issuers import DISCOVERED_S, Discovery, IssuerAway, IssuerRefused
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import found
+from billing.identity.organizations import Organization, found
 from billing.identity.providers import SignInProvider, is_path
 from billing.identity.users import Subjects
 from billing.permissions import SCOPES
 from tests.billing.api.support import Answer, Api, serving
+from tests.billing.identity.issued import OTHER_RSA, RSA
 from tests.billing.identity.sessions_support import People
-from tests.billing.people_support import GOOD, Registry, registry_of
+from tests.billing.identity.support import acting, join, new_organization, new_user, roles
+from tests.billing.people_support import GOOD, Registry, registry_of, scim_of
 from tests.billing.support import Billing, attempts_of
 
 ISSUER = "https://login.example.com"
 PUBLIC = "https://gateway.example.com"
 SECRET = "client secret"
-KEY = generate_private_key(65_537, 2048)
-OTHER_KEY = generate_private_key(65_537, 2048)
 GITHUB = SignInProvider(
     "https://github.com",
     "app",
@@ -54,7 +54,7 @@ class Elsewhere:
     userinfo: dict[str, Any] | None = None
     emails: list[dict[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
-    key: Any = KEY
+    key: Any = RSA
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def authorize(self, url: str) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Elsewhere:
                 named = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
                 return {"issuer": ISSUER, **named, **self.metadata}
             case "https://login.example.com/jwks_uri":
-                public = RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+                public = RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True)
                 return {"keys": [{**public, "kid": "one", "use": "sig", "alg": "RS256"}]}
             case "https://login.example.com/token_endpoint":
                 basic = "Basic " + base64.b64encode(b"gateway:client%20secret").decode()
@@ -127,6 +127,7 @@ def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, 
         discovery=Discovery(elsewhere, time.monotonic),
         sessions=registry.sessions,
         subjects=Subjects(billing.database, users, partial(founded, billing)),
+        directories=registry.directories,
         now=time.time,
     )
 
@@ -262,7 +263,7 @@ async def test_id_tokens_that_are_not_for_this_sign_in(web, claims):
 
 
 async def test_an_id_token_of_another_key(web):
-    web.elsewhere.key = OTHER_KEY
+    web.elsewhere.key = OTHER_RSA
     (await web.sign_in()).refused(401, "invalid_api_key")
 
 
@@ -477,3 +478,163 @@ async def test_providers_that_are_not_there_or_are_away(web, api):
     web.elsewhere.metadata = {"issuer": "https://evil.example"}
     answer = await web.api.call("GET", "/api/auth/oidc/example", allow_redirects=False)
     answer.refused(503, "temporarily_unavailable")
+
+
+@dataclass
+class Company:
+    """An organization whose people sign in at ISSUER, and a browser of one of them."""
+
+    billing: Billing
+    registry: Registry
+    browser: Browser
+    organization: Organization
+    owner: str
+
+    async def rules(self, *rules: GroupRule) -> None:
+        await self.registry.directories.set_rules(self.organization.id, rules, acting(self.owner))
+
+    async def role(self, **claims: Any) -> str | None:
+        """What somebody is who signs in with these claims."""
+        answer = await self.browser.sign_in(**claims)
+        assert answer.status == 200, answer.json
+        found = await self.billing.database.value("SELECT user_id FROM user_identities WHERE subject = 'ann'")
+        return (await roles(self.billing, self.organization)).get(found)
+
+
+@pytest.fixture
+async def company(services, billing, registry, elsewhere) -> AsyncIterator[Company]:
+    owner = await new_user(billing, "boss@example.com")
+    organization = await new_organization(billing, "Acme", owner, plan="enterprise")
+    oidc = oidc_of(registry, elsewhere, trusted_email=True, organization=organization.id, groups_claim="groups")
+    async with serving(replace(services, oidc=oidc), billing) as api:
+        yield Company(billing, registry, Browser(api, elsewhere, oidc), organization, owner)
+
+
+ADMINS, STAFF = GroupRule(group="admins", role="admin"), GroupRule(group="Staff", role="member", max_keys=3)
+
+
+async def test_groups_of_a_sign_in_give_roles(company, people):
+    await company.rules(ADMINS, STAFF)
+    assert await company.role() is None
+    assert await company.role(groups=["sales"]) is None
+    assert await company.role(groups=["staff"]) == "member"
+    assert await company.role(groups=["staff", "Admins"]) == "admin"
+    assert await company.role(groups="staff") == "member"
+    answer = await company.browser.sign_in(groups=["staff"])
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.org_id, caller.role) == (company.organization.id, "member")  # and not their own one
+    member = await people.database.row(
+        "SELECT managed, max_keys FROM memberships WHERE org_id = $1 AND user_id = $2", caller.org_id, caller.id
+    )
+    assert tuple(member) == (True, 3)
+
+
+async def test_who_has_lost_all_groups_is_no_member_any_more(company, people):
+    await company.rules(STAFF)
+    assert await company.role(groups=["staff"]) == "member"
+    user_id = await people.database.value("SELECT user_id FROM user_identities")
+    key, _ = await company.billing.keys.create(company.organization.account_id, "k", user_id=user_id)
+    assert await company.role(groups=["sales"]) is None
+    assert (await company.billing.keys.get(key.id)).revoked_at is not None
+    [ended] = await people.audited("member.remove")
+    assert ended["actor"] == f"user:{user_id}"
+    assert await company.role(groups=["staff"]) == "member"
+    assert await company.role(groups=None) is None  # none are named: none are there
+
+
+@pytest.mark.parametrize(
+    "claims", [{"_claim_names": {"groups": "src1"}}, {"hasgroups": True}, {"groups": [5]}, {"groups": {"a": 1}}]
+)
+async def test_groups_that_are_not_known_change_nothing(company, claims):
+    """Entra leaves them out where there are more than 200."""
+    await company.rules(STAFF)
+    assert await company.role(groups=["staff"]) == "member"
+    assert await company.role(**claims) == "member"
+
+
+async def test_groups_that_the_provider_tells_elsewhere(company):
+    await company.rules(STAFF)
+    company.browser.elsewhere.metadata = {"userinfo_endpoint": f"{ISSUER}/userinfo"}
+    company.browser.elsewhere.userinfo = {"sub": "ann", "groups": ["staff"]}
+    assert await company.role() == "member"
+    company.browser.elsewhere.userinfo = {"sub": "eve", "groups": ["staff"]}
+    (await company.browser.sign_in()).refused(401, "invalid_api_key")
+
+
+async def test_roles_by_hand(company, people):
+    """An owner stays one; another member's role is the group's from the first sign-in on that names one."""
+    user_id = await people.user()
+    await join(company.billing, company.organization, user_id, "admin")
+    await company.rules(STAFF)
+    assert await company.role(groups=["sales"]) == "admin"
+    assert await company.role(groups=["staff"]) == "member"
+    await people.database.execute("UPDATE memberships SET role = 'owner' WHERE user_id = $1", user_id)
+    assert await company.role(groups=["staff"]) == "owner"
+    assert await company.role(groups=["sales"]) == "owner"
+
+
+async def test_another_provider_s_groups_are_nobody_s(company):
+    """Nor are those of a provider that no operator has bound to an organization."""
+    await company.rules(GroupRule(group="*", role="member"))
+    company.browser.oidc.providers["example"] = replace(company.browser.oidc.providers["example"], organization=None)
+    assert await company.role(groups=["staff"]) is None
+
+
+async def test_whom_the_directory_has_no_sign_in_lets_in(company, people):
+    """Once SCIM has them it decides: who has left stays out, whatever groups a sign-in names."""
+    await company.rules(STAFF)
+    assert await company.role(groups=["staff"]) == "member"
+    directory = scim_of(company.registry).directory
+    actor = acting(company.owner).actor
+    record = await directory.create_user(company.organization.id, {"userName": "ann@example.com"}, actor)
+    await directory.change_user(company.organization.id, record.id, lambda user: {**user, "active": False}, actor)
+    assert await company.role(groups=["staff"]) is None
+
+
+async def test_a_disabled_user_gets_no_place(company, people):
+    await company.rules(STAFF)
+    user_id = await people.user(status="disabled")
+    (await company.browser.sign_in(groups=["staff"])).refused(401, "invalid_api_key")
+    assert user_id not in await roles(company.billing, company.organization)
+
+
+@pytest.mark.parametrize(
+    ("email", "verified", "domains", "proven"),
+    [
+        ("ann@acme.example", None, ["acme.example"], True),
+        ("ann@acme.example", None, [], False),
+        ("ann@evil.example", None, ["acme.example"], False),
+        ("ann@evil.acme.example", None, ["acme.example"], False),
+        ("ann@acme.example", False, ["acme.example"], False),
+        ("ann@acme.example", "yes", ["acme.example"], False),
+    ],
+)
+async def test_an_address_of_which_nothing_is_said(company, people, email, verified, domains, proven):
+    """Entra does not say whether it has verified one: it is believed at the company's own domains."""
+    await company.registry.directories.set_domains(company.organization.id, domains, acting(company.owner).actor)
+    answer = await company.browser.sign_in(email=email, email_verified=verified)
+    caller = await people.who(answer.json["access_token"])
+    assert (caller.email, caller.verified) == ((email, True) if proven else (None, False))
+
+
+async def test_no_other_provider_is_believed_so(web, people):
+    """Nor is that of a company that no operator trusts with addresses."""
+    answer = await web.sign_in(email_verified=None)
+    assert not (await people.who(answer.json["access_token"])).verified
+
+
+async def test_a_company_s_provider_that_is_not_trusted(company, people):
+    await company.registry.directories.set_domains(
+        company.organization.id, ["example.com"], acting(company.owner).actor
+    )
+    untrusted = replace(company.browser.oidc.providers["example"], trusted_email=False)
+    company.browser.oidc.providers["example"] = untrusted
+    answer = await company.browser.sign_in(email_verified=None)
+    assert not (await people.who(answer.json["access_token"])).verified
+
+
+async def test_who_signs_in_takes_the_place_that_scim_keeps(company):
+    directory, owner = scim_of(company.registry).directory, acting(company.owner).actor
+    await company.registry.directories.set_domains(company.organization.id, ["example.com"], owner)
+    await directory.create_user(company.organization.id, {"userName": "ann@example.com"}, owner)
+    assert await company.role(email_verified=None) == "member"

@@ -86,6 +86,7 @@ class World:
             "parked_id": "prk_none",
             "provider": "none",
             "token": "no-such-token",
+            "token_id": "sct_none",
         }
 
     async def forget(self) -> None:

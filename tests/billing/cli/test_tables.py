@@ -101,3 +101,38 @@ def test_a_table_of_facts_is_never_shortened(printed):
     text = printed(facts, 50)
     assert ACCOUNT in text
     assert "Left out" not in text
+
+
+MONEY = Table(
+    ("account", "requests", "balance USD", "margin %"),
+    [("a", "1234567", "12345.678900001", "25.00"), ("b", "9", "0.0001", "-"), ("c", "-", "-5.00", "-3.10")],
+)
+
+
+def test_a_terminal_has_amounts_and_counts_as_the_console_has_them(printed):
+    lines = [line.split() for line in printed(MONEY, 120).splitlines()]
+    assert lines == [
+        ["account", "requests", "balance", "USD", "margin", "%"],
+        ["a", "1,234,567", "$12,345.6789", "25.00"],
+        ["b", "9", "$0.0001", "-"],
+        ["c", "-", "-$5.0000", "-3.10"],
+    ]
+    cells = zip(printed(MONEY, 120).splitlines(), ("USD", "789", "001", "000"), strict=True)
+    assert len({line.rindex(cell) + len(cell) for line, cell in cells}) == 1  # below one another
+    assert "12345.678900001" in "\n".join(aligned(MONEY))
+
+
+def test_so_has_a_table_of_names_and_values(printed):
+    facts = Table(
+        (),
+        [("balance USD", "1234.5"), ("included left USD", "0.50 of 50.00"), ("version", "1.25"), ("events", "12345")],
+    )
+    text = printed(facts, 120)
+    for said in ("$1,234.50", "$0.50 of $50.00", "version            1.25", "12,345"):
+        assert said in text
+
+
+def test_what_is_no_amount_stays(printed):
+    strange = Table(("price USD",), [("99999999999999999.00",), ("free",), ("input 2.50, output 10.00",)])
+    for said in ("99999999999999999.00", "free", "input $2.50, output $10.00"):
+        assert said in printed(strange, 120)

@@ -79,4 +79,4 @@ async def test_a_gateway_that_starts_sees_what_there_is(make_world):
     principals = await one_in_each(one)
     await fill(one, principals)
     other = await make_world(settings())
-    assert other.engine.holds.backlog.full
+    assert other.engine.holds.backlog.full_for("nobody")

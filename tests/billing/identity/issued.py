@@ -14,7 +14,7 @@ from billing.identity.issuers import ForeignRules, ForeignTokens, IssuerAway, Ke
 from billing.identity.sessions import Sessions
 from billing.identity.tokens import SigningKeys, TokenRules
 
-RSA = generate_private_key(65_537, 2048)
+RSA, OTHER_RSA = (generate_private_key(65_537, 2048) for _ in range(2))
 SECRET = "a shared secret of 32 bytes or more"
 ISSUER = "https://login.example.com"
 NO_DATABASE = SimpleNamespace(transaction=None)

@@ -18,6 +18,7 @@ from tests.billing.identity.issued import (
     ISSUER,
     NO_DATABASE,
     NOW,
+    OTHER_RSA,
     RSA,
     SECRET,
     SHARED,
@@ -29,7 +30,6 @@ from tests.billing.identity.issued import (
     shown,
 )
 
-OTHER_RSA = generate_private_key(65_537, 2048)
 WEAK_RSA = generate_private_key(65_537, 1024)  # noqa: S505
 PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from billing.audit import SYSTEM
 from billing.identity.organizations import Organizations, found
 from billing.identity.tokens import Subject
 from billing.identity.users import Subjects, Users
-from billing.identity.welcome import Welcome
+from billing.identity.welcome import Welcome, mailbox_of
 from tests.billing.identity.support import new_organization, new_user
 
 NANO = 10**9
@@ -89,3 +91,37 @@ async def test_who_founds_many_organizations_at_once_is_given_it_once(billing):
         *(prove(billing, users_of(billing), user_id) for _ in range(3)),
     )
     assert sum([await balance(billing, each) for each in made if each is not None]) == 5 * NANO
+
+
+@pytest.mark.parametrize(
+    ("address", "same"),
+    [
+        ("eve+2@example.com", True),
+        ("eve+@example.com", True),
+        ("e.ve@example.com", False),
+        ("eve@example.org", False),
+        ("+eve@example.com", False),
+    ],
+)
+async def test_it_is_given_once_for_a_mailbox(billing, address, same):
+    users, given = users_of(billing), []
+    for each in ("eve+1@example.com", address):
+        user_id = await new_user(billing, each, verified=False, status="pending")
+        organization = await new_organization(billing, each, user_id)
+        await prove(billing, users, user_id)
+        given.append(await balance(billing, organization))
+    assert given == [5 * NANO, 0 if same else 5 * NANO]
+
+
+def test_dots_mean_nothing_where_they_mean_nothing():
+    assert len({mailbox_of(each) for each in ("a.da@gmail.com", "ada+x@googlemail.com", "ADA@gmail.com")}) == 1
+    assert mailbox_of("a.da@example.com") != mailbox_of("ada@example.com")
+
+
+async def test_whose_address_changes_is_not_given_it_again(billing):
+    user_id = await new_user(billing, "fay@example.com")
+    organizations = Organizations(billing.database, billing.new_id, "free", welcome=Welcome(billing.grants, 5 * NANO))
+    first = await organizations.create(user_id, "First", actor=SYSTEM)
+    await billing.database.execute("UPDATE users SET email = 'fay@example.org' WHERE id = $1", user_id)
+    second = await organizations.create(user_id, "Second", actor=SYSTEM)
+    assert [await balance(billing, each) for each in (first, second)] == [5 * NANO, 0]

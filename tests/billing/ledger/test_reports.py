@@ -168,7 +168,7 @@ async def test_an_explanation_adds_up(billing):
     assert "batch, each line times 0.5" in told
     assert "1002 at 0.15 USD a million = 0.00007515 USD" in told
     assert "2 at 0.01 USD each = 0.01 USD" in told
-    assert "a markup of 10 %" in told
+    assert "a markup of 10%" in told
     assert format_usd(explanation.event.charged_nano) in told
     assert "ledger" not in told
 

@@ -3,8 +3,11 @@
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from billing.audit import ADMIN
 from billing.money import NANO_PER_CENT, parse_usd
+from billing.pages import BadCursor
 from billing.payments.flows import Wanted
 from billing.payments.port import Payment
 from billing.payments.revenue import Flow
@@ -129,6 +132,20 @@ async def test_a_month_of_every_kind_of_payment_comes_to_what_the_provider_has(b
             rows += page.items
             after = page.next_after
         assert sum(each.cents for each in rows) == cents
+    # A page goes on behind one that has failed meanwhile, and is no refund any more.
+    first, *_ = (await revenue.returns(9)).items
+    after = (await revenue.returns(1)).next_after
+    rest = (await revenue.returns(9, after)).items
+    await billing.database.execute(
+        "UPDATE payment_objects SET state = jsonb_set(jsonb_set(state, '{refunds}', '[]'), '{disputes}', '[]') "
+        "WHERE id = $1",
+        first.payment_id,
+    )
+    expected = [each for each in rest if each.payment_id != first.payment_id]
+    assert list((await revenue.returns(9, after)).items) == expected != []
+    for wrong in ("x", "1", "1.", "re_1"):
+        with pytest.raises(BadCursor):
+            await revenue.returns(1, wrong)
     assert {each.account_id for each in (await revenue.returns(9, account_id=other.account_id)).items} == {
         other.account_id
     }

@@ -17,6 +17,7 @@ NAMES = (
     "request_id",
     "session_id",
     "token",
+    "token_id",
     "user_id",
 )
 PATHS = {**dict.fromkeys(NAMES, "none"), **GIVEN}

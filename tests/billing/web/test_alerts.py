@@ -29,7 +29,7 @@ async def test_budgets_are_made_changed_and_removed(console):
     money = [each[name] for each in budgets for name in ("amount_usd", "spent_usd") if each[name]]
     assert [value for value in page.values if value in money] == money
     assert "the key <laptop>" in page.words
-    assert "75 %" in page.words
+    assert "75%" in page.words
     assert "Add a budget" not in page.words
     path = f"/alerts/budgets/{budgets[1]['id']}"
     form = fields(await console.get(path, "admin"), path)

@@ -56,6 +56,40 @@ async def test_operators_see_every_account_and_filter_by_what_things_are_called(
     assert "No requests were refused recently." in refused.words
 
 
+async def test_the_slowest_come_first_page_by_page(console):
+    await sync_prices(console.billing.database, PRICES)
+    now, account, billing = datetime.now(UTC), console.organization.account_id, console.billing
+    key, _ = await billing.keys.create(account, "laptop")
+    taken: list[tuple[int, datetime, str]] = []
+    for number, latency_ms in enumerate((70, 900, 900, 5, 30_000, 900)):
+        at = now - timedelta(minutes=number)
+        made = await billing.debit(account, key.id, Usage(input_tokens=9), admitted_at=at, latency_ms=latency_ms)
+        taken.append((latency_ms, at, made))
+    ranked = [request_id for _, _, request_id in sorted(taken, reverse=True)]
+
+    async def pages(who, path, **asked):
+        found, more = [], {}
+        while True:
+            page = await console.get(path, who, params={"order": "slowest", "limit": "2", **asked, **more})
+            assert page.status == 200, page.words
+            assert "The slowest of the newest 10,000 in this time" in page.words
+            found += dict.fromkeys(re.findall(r'requests/([A-Z0-9]{26})"', page.text))
+            cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', page.text)
+            if cursor is None:
+                return found
+            more = {"cursor": cursor[1]}
+
+    assert await pages("operator", "/operator/requests") == ranked
+    assert await pages("owner", "/requests") == ranked
+    assert await pages("operator", "/operator/requests", key_id="laptop", min_latency_ms="900") == ranked[:4]
+    table = await console.get("/operator/requests", "operator", params={"order": "slowest", "format": "csv"})
+    assert [line.split(",")[0] for line in table.text.splitlines()[1:]] == ranked
+    for wrong in ("eA", "MS4y", "MS5hLjEueA"):
+        page = await console.get("/operator/requests", "operator", params={"order": "slowest", "cursor": wrong})
+        assert page.status == 400
+    assert (await console.get("/requests", "owner", params={"order": "odd"})).status == 400
+
+
 async def test_customers_see_the_same_columns_of_their_own_without_the_cost(console):
     await sync_prices(console.billing.database, PRICES)
     await request_of(console, "Another")

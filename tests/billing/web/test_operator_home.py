@@ -53,7 +53,7 @@ async def test_the_span_is_compared_with_the_one_before_by_whole_steps(console):
     for rolled in (False, True):  # from fresh rows and from sums
         if rolled:
             await roll(billing.database, 1)
-        for span, changes in (("7d", "+50 %"), ("30d", "+400 %")):
+        for span, changes in (("7d", "+50%"), ("30d", "+400%")):
             home = await console.get("/operator", "operator", params={"span": span})
             assert f"Requests {8 if span == '7d' else 10}" in home.words, home.words
             assert changes in home.words
@@ -126,7 +126,7 @@ async def test_providers_show_how_they_answer_and_those_not_set_up_take_one_line
     )
     async with serving(replace(console.services, providers=listed), console) as served:
         page = await served.get("/operator/providers", "operator", params={"within": "15m"})
-        assert "failing 0.3 1 (20.00 %) 375 ms 500 ms" in page.words
+        assert "failing 0.3 1 (20.00%) 375 ms 500 ms" in page.words
         assert "2 not set up: cohere, groq" in page.words
         one = await served.get("/operator/providers/openai", "operator")
         assert "HTTP 503 1" in one.words

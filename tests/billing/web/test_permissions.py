@@ -94,6 +94,7 @@ OF_ANOTHER = [*TO_SIGN_IN, *[404] * 5, 403, 403]
 NO_VIEWER = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
 # Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners.
 REFUSED = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
+OWNERS = [*TO_SIGN_IN, 403, 403, 403, 422, 422, 403, 403]
 ADMINS = [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403]
 PERSONS = [*TO_SIGN_IN, *[200] * 6, 403]
 WHOLE = [*TO_SIGN_IN, *[422] * 6, 403]
@@ -148,6 +149,11 @@ MATRIX = {
     "GET /plan/{plan_id}": OF_ANOTHER,
     "GET /plan/{plan_id}/prices": OF_ANOTHER,
     "POST /plan/{plan_id}": ADMINS,
+    "GET /directory": CUSTOMERS,
+    "POST /directory/tokens": OWNERS,
+    "POST /directory/tokens/{token_id}/revoke": [*TO_SIGN_IN, 403, 403, 403, 404, 404, 403, 403],
+    "POST /directory/rules": OWNERS,
+    "POST /directory/rules/remove": [*TO_SIGN_IN, 403, 403, 403, 303, 303, 403, 403],
     "GET /members": CUSTOMERS,
     "POST /members/invite": REFUSED,
     "POST /members/name": REFUSED,

@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from markupsafe import Markup
 
-from billing.web.render import brief, changes, digits, marked, money, short_count, usd_text, used_part
+from billing.amounts import digits, short_count, usd_text
+from billing.web.render import brief, changes, marked, money, used_part
 
 
 @pytest.mark.parametrize(

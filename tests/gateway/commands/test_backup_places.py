@@ -3,14 +3,10 @@
 import asyncio
 import os
 import re
-import socket
 import stat
-import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import aiohttp
 import pytest
 import yaml
 
@@ -18,12 +14,10 @@ from billing.cli import REFUSED, USAGE, CommandFailed
 from billing.database.connection import Database
 from gateway.commands.backup_places import Bucket, name_at, prune_folder, split, superseded
 from gateway.object_stores import in_bucket
-from tests.support.commands import CHECKOUT, WAIT_S
-from tests.support.ports import free_port
+from tests.support.commands import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
-MOTO = CHECKOUT / ".venv" / "judges" / "bin" / "moto_server"
 CRON_JOB = yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / "backup" / "backup.yaml").read_text())
 POD = CRON_JOB["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 MOMENT = datetime(2025, 1, 31, 4, 5, 6, tzinfo=UTC)
@@ -107,42 +101,6 @@ def test_a_ledger_that_does_not_verify_is_not_kept(shell, stores, database_url):
     told = shell.run("backup", f"{folder}/", "--verify", env=stores).failed(REFUSED)
     assert "its ledger does not verify" in told
     assert list(folder.iterdir()) == []
-
-
-async def make_bucket(url):
-    async with aiohttp.ClientSession() as session, session.put(url) as answer:
-        assert answer.status == 200
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """An S3 that somebody else has written (moto), with a bucket."""
-    if not MOTO.exists():
-        pytest.skip("moto can't be had here: make test installs it")
-    port = free_port()
-    process = subprocess.Popen(
-        [str(MOTO), "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        give_up_s = time.monotonic() + WAIT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < give_up_s
-                assert process.poll() is None
-                time.sleep(0.05)
-        asyncio.run(make_bucket(f"http://127.0.0.1:{port}/backups"))
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "key-of-a-test",
-            "AWS_SECRET_ACCESS_KEY": "secret-of-a-test",
-            "AWS_REGION": "us-east-1",
-        }
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def test_a_bucket_keeps_the_newest_and_a_ledger_comes_back(shell, stores, database_url, bucket, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from datetime import UTC, datetime
 
 import pytest
@@ -185,6 +186,9 @@ def test_serve_on_given_stores(shell, empty_database_url, redis_url):
         made = shell.run("operator", "account", "create", "Acme", "--json", env=way).json
         direct = shell.run("operator", "account", "show", made["id"], "--json", env=stores).json
         assert direct == made
+        link = shell.run("operator", "login-link", "--json", env=stores).json["url"]
+        with urllib.request.urlopen(f"{url[1]}/console/{link.partition('/console/')[2]}") as page:  # noqa: S310
+            assert page.status == 200, "the gateway does not know a link that was made on its stores"
         assert running.end(signal.SIGTERM) == 0
     assert shell.processes() == []
 

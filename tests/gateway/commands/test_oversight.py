@@ -83,3 +83,22 @@ def test_a_period_is_priced_again(shell, stores, database_url, account):
     assert "1 requests" in applied.stdout
     shell.run(*reprice, "nothing", *asked[1:], env=stores).failed(USAGE)
     shell.run(*reprice, asked[0], "--since", "x", "--until", "y", env=stores).failed(REFUSED)
+
+
+async def test_domains_of_an_organization(shell, stores):
+    database = Database(stores["DATABASE_URL"])
+    await database.execute("INSERT INTO accounts (id, name, plan) VALUES ('acc_1', 'Acme', 'free')")
+    await database.execute(
+        "INSERT INTO organizations (id, slug, name, account_id) VALUES ('org_1', 'acme', 'Acme', 'acc_1')"
+    )
+    await database.close()
+
+    def domains(*given):
+        ran = shell.run("operator", "org", "domains", "org_1", *given, "--json", env=stores)
+        return ran.json["domains"]
+
+    assert await asyncio.to_thread(domains) == []
+    assert await asyncio.to_thread(domains, "Acme.example", "acme.test") == ["acme.example", "acme.test"]
+    assert await asyncio.to_thread(domains, "--remove", "acme.test") == ["acme.example"]
+    none = await asyncio.to_thread(lambda: shell.run("operator", "org", "domains", "org_2", env=stores))
+    none.failed(REFUSED)

@@ -199,3 +199,36 @@ async def check_pages_to_pay_at(ada: Person) -> None:
     assert "/pay/" in (await ada.json("billing", "portal"))["url"]
     await ada.done("auth", "token", "--scope", "billing:read")
     assert "metergate auth token" in (await ada.run("billing", "setup")).failed(1)
+
+
+async def test_the_directory_of_an_organization(ada):
+    """Its rules and tokens, by an owner's commands; what it calls is the address that they show."""
+    made = await ada.json("org", "create", "Acme")
+    acme = ("--org", made["slug"])
+    await ada.gateway.admin("PUT", f"/orgs/{made['id']}/domains", {"domains": ["acme.example"]})
+    shown = await ada.json("org", "scim", "show", *acme)
+    assert (shown["domains"], shown["people"], shown["groups"]) == (["acme.example"], 0, 0)
+    token = (await ada.json("org", "scim", "create-token", "Okta", *acme))["token"]
+    assert "shown only now" in await ada.done("org", "scim", "create-token", "Entra", *acme)
+    headers = {"Authorization": f"Bearer {token}"}
+    async with ada.gateway.session.get(f"{ada.gateway.url}/scim/v2/Users", headers=headers) as answer:
+        assert answer.status == 200
+    [entra, okta] = (await ada.json("org", "scim", "tokens", *acme))["data"]
+    assert (entra["last_used_at"], okta["last_used_at"] is None) == (None, False)
+    await ada.done("org", "scim", "revoke-token", okta["id"], *acme)
+    async with ada.gateway.session.get(f"{ada.gateway.url}/scim/v2/Users", headers=headers) as answer:
+        assert answer.status == 401
+
+    async def rule(*given):
+        return [each["group"] for each in (await ada.json("org", "scim", "rule", *given, *acme))["rules"]]
+
+    assert await rule("*", "viewer") == ["*"]
+    assert await rule("Staff", "member", "--max-keys", "5", "--quota", "month:cost=50") == ["Staff", "*"]
+    assert await rule("Admins", "admin") == ["Staff", "Admins", "*"]
+    assert await rule("admins", "admin", "--first") == ["admins", "Staff", "*"]
+    assert await rule("staff", "viewer") == ["admins", "staff", "*"]
+    (await ada.run("org", "scim", "rule", "Staff", "owner", *acme)).failed(2)
+    assert "as they are" in await ada.done("org", "scim", "rules", *acme)
+    (await ada.run("org", "scim", "remove-rule", "none", *acme)).failed(1)
+    left = await ada.json("org", "scim", "remove-rule", "STAFF", *acme)
+    assert [each["group"] for each in left["rules"]] == ["admins", "*"]

@@ -205,7 +205,7 @@ def test_a_refusal_is_explained(up, way):
     key = up.shell.run("operator", "key", "create", account["id"], "k", "--json").json
     refused = up.chat(key["key"])
     assert refused.status == 402
-    assert refused.json["error"]["billing"]["setup_url"].endswith("/pay")  # its workers take local payments
+    assert refused.json["error"]["billing"]["setup_url"].endswith("/console/credit")  # its workers take local payments
     deadline = time.monotonic() + WAIT_S
     show = ("operator", "requests", "--refused", "--key", key["id"], *way.options)
     while not (listed := up.shell.run(*show, "--json", env=way.env).json["data"]):

@@ -35,6 +35,13 @@ def test_providers(tmp_path):
     assert "'s'" not in repr(identity)
 
 
+def test_a_provider_of_an_organization(tmp_path):
+    entry = '{issuer: "https://a", client_id: i, client_secret: s, organization: org_01M7, groups_claim: roles}'
+    section = f"{PUBLIC}  providers: {{a: {entry}}}\n"
+    found = load(tmp_path, {}, main=f"{MAIN}identity:\n{section}").identity.providers["a"]
+    assert (found.organization, found.groups_claim) == ("org_01M7", "roles")
+
+
 def test_a_provider_without_its_secret_is_off(tmp_path):
     found = load(tmp_path, {"SECRET": "s"}, main=f"{MAIN}identity:\n{PUBLIC}{GOOGLE}").identity.providers
     assert set(found) == {"google", "github"}
@@ -51,6 +58,8 @@ def test_a_provider_without_its_secret_is_off(tmp_path):
         (PUBLIC + '  providers: {a: {issuer: "https://a", client_id: i, client_secret: s, scope: x}}\n', "scope"),
         (PUBLIC + "  providers: {github: {client_id: i, client_secret: s, allowed_domains: [localhost]}}\n", "domain"),
         (PUBLIC + "  providers: {github: {client_id: i, client_secret: s, kind: saml}}\n", "oidc, github"),
+        (PUBLIC + '  providers: {a: {issuer: "https://a", client_id: i, client_secret: s, organization: x}}\n', "org_"),
+        (PUBLIC + "  providers: {github: {client_id: i, client_secret: s, organization: org_1}}\n", "no groups"),
         (PUBLIC + "  approval: never\n", "approved"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from billing.usage import Usage
-from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 
 READER = OpenAIEvents()

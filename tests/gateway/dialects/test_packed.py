@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.dialects import streaming
 from gateway.dialects.gemini import streams
 from gateway.dialects.gemini.streams import EventFrames, GeminiTap
-from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 
 CHAT = st.sampled_from(

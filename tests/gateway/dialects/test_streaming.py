@@ -7,7 +7,7 @@ import pytest
 
 from gateway.dialects import streaming
 from gateway.dialects.anthropic.usage import AnthropicEvents
-from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.openai_responses.answer import ResponseEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data, first_marked
 from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used

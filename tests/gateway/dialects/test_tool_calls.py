@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.anthropic.usage import AnthropicEvents
-from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.openai_responses.answer import ResponseEvents
 from gateway.dialects.streaming import SseTap
 

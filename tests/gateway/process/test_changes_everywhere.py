@@ -1,5 +1,5 @@
 """What is changed through one gateway is in force on three processes within a second: keys, roles, sessions, limits,
-and plans that were paid for."""
+plans that were paid for, and leavers whom a company's directory has switched off."""
 
 import asyncio
 import os
@@ -22,6 +22,7 @@ from billing.identity.tokens import SigningKeys, TokenRules
 from tests.gateway.conftest import ADMIN_KEY, chat
 
 PROCESSES = 3
+JSON = ("application/json", "application/scim+json")
 # SPEC's own bound.
 BOUND_S = 1.0
 PAUSE_S = 0.02
@@ -58,7 +59,7 @@ class World:
     async def at(self, url: str, method: str, path: str, token: str, body: Any = None) -> tuple[int, Any]:
         shown = {"X-Admin-Key": token} if token == ADMIN_KEY else {"Authorization": f"Bearer {token}"}
         async with self.session.request(method, url + path, json=body, headers=shown) as answer:
-            return answer.status, await answer.json() if answer.content_type == "application/json" else None
+            return answer.status, await answer.json(content_type=None) if answer.content_type in JSON else None
 
     async def call(self, method: str, path: str, token: str, body: Any = None) -> Any:
         """A call that succeeds, through one gateway after the other."""
@@ -190,3 +191,61 @@ async def plans_are_in_force(world: World, owner: str, key: str) -> None:
     await world.everywhere(600, requests_a_minute)
     await world.call("PUT", "/api/billing/subscription", owner, {"plan": "professional"})
     await world.everywhere(3000, requests_a_minute)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["Entra", "Okta", "deleted"])
+async def test_a_leaver_s_keys_end_under_traffic(world, how):
+    """On every process within a second of the directory's call, while they are in use."""
+    owner_id, leaver_id = await world.person(), await world.person()
+    owner, leaver = await world.sign_in(owner_id), await world.sign_in(leaver_id)
+    org = await world.call("POST", "/api/orgs", owner, {"name": "Acme"})
+    grant = {"amount_usd": "5.00", "idempotency_key": "first"}
+    await world.call("POST", f"/api/admin/accounts/{org['account_id']}/grants", ADMIN_KEY, grant)
+    await world.call("PATCH", f"/api/admin/accounts/{org['account_id']}", ADMIN_KEY, {"plan": "enterprise"})
+    await world.database.execute(
+        "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'member')", org["id"], leaver_id
+    )
+    in_acme = {"org_id": org["id"]}
+    leaver = (await world.call("POST", "/api/auth/token", leaver, in_acme))["access_token"]
+    scim = (await world.call("POST", f"/api/orgs/{org['id']}/scim/tokens", owner, {"name": how}))["token"]
+    keys = [(await world.call("POST", "/api/billing/keys", leaver, {"name": f"k{n}"}))["key"] for n in range(5)]
+    staying = (await world.call("POST", "/api/billing/keys", owner, {"name": "stays"}))["key"]
+    person = {"userName": f"{leaver_id.lower()}@example.com", "active": True}
+    status, made = await world.at(world.urls[0], "POST", "/scim/v2/Users", scim, person)
+    assert status == 201, made
+
+    served_s, stops = list[float](), asyncio.Event()
+
+    async def uses(url: str, key: str) -> None:
+        while not stops.is_set():
+            asked_s = time.monotonic()
+            if await world.chat(url, key) == 200:
+                served_s.append(asked_s)
+            await asyncio.sleep(PAUSE_S)
+
+    for key in (*keys, staying):
+        await world.everywhere(200, lambda url, key=key: world.chat(url, key))
+    async with asyncio.TaskGroup() as traffic:
+        for key in keys:
+            for url in world.urls:
+                traffic.create_task(uses(url, key))
+        path, operations = f"/scim/v2/Users/{made['id']}", {"Operations": LEAVING.get(how, [])}
+        method, body = ("DELETE", None) if how == "deleted" else ("PATCH", operations)
+        status, answer = await world.at(world.urls[1], method, path, scim, body)
+        assert status in (200, 204), answer
+        left_s = time.monotonic()
+        for key in keys:
+            await world.everywhere(401, lambda url, key=key: world.chat(url, key))
+        stops.set()
+    await world.everywhere(200, lambda url: world.chat(url, staying))
+    print(
+        f"{how}: {len(served_s)} served, the last one asked {max(served_s) - left_s:+.3f} s after the directory's call"
+    )
+
+
+# How directories say that somebody has left.
+LEAVING = {
+    "Entra": [{"op": "Replace", "path": "active", "value": "False"}],
+    "Okta": [{"op": "replace", "value": {"active": False}}],
+}

@@ -29,11 +29,10 @@ from gateway.config.defaults import AttemptSettings, EstimateSettings, RequestSe
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy import course as course_module
-from gateway.proxy import detached_answer
 from gateway.proxy.course import Course
-from gateway.proxy.detached_answer import DetachedAnswer, Running
+from gateway.proxy.detached import Detached, Running
 from gateway.proxy.handler import Proxy
-from gateway.proxy.outcomes import Outcomes
+from gateway.proxy.outcomes import Outcomes, Unseen
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.server import refusals
@@ -242,7 +241,12 @@ class Provider(HttpTransport):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
         self.requests.append(request)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self.machine.has_sent_all:
+                request.pending = self.machine.connected()
+            raise
 
     repeat = send
 
@@ -253,7 +257,7 @@ class Life(RuleBasedStateMachine):
 
     course_class = Course
     has_usage = True
-    is_slow = is_unpaid = False
+    is_slow = is_unpaid = has_sent_all = False
 
     @initialize(
         stream=st.booleans(), known=st.booleans(), idle=st.booleans(), bounded=st.booleans(), strict=st.booleans()
@@ -315,8 +319,9 @@ class Life(RuleBasedStateMachine):
         records: Any = _Anything(log=None, going_on=lambda _, work: work)
         proxy.records = records
         poller: Any = _Anything()
-        proxy.detached = self.detached = DetachedAnswer(proxy.settlements, request, records, poller)
+        proxy.detached = self.detached = Detached(proxy.settlements, request, records, poller)
         proxy.outcomes = Outcomes(proxy.settlements, metrics, records)
+        proxy.unseen = Unseen(proxy.settlements, metrics, records)
         proxy.poller = proxy.unknown_tools = poller
         proxy.running = Running(request.max_request_s)
         self.provider = Provider(self)
@@ -555,10 +560,15 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.client.gone)
     @rule(has_sent_all=st.booleans())
     def the_client_leaves(self, has_sent_all: bool) -> None:
-        self.client.gone = True
+        self.client.gone, self.has_sent_all = True, has_sent_all
         if self.link is not None and not self.response.status:  # type: ignore[union-attr]
             self.link.has_sent_all = has_sent_all
         self.do(self.course.left)
+
+    @precondition(lambda self: self.client.gone)
+    @rule()
+    def the_time_without_the_client_is_over(self) -> None:
+        self.do(self.detached.drain_now)
 
     # What holds.
 
@@ -594,7 +604,7 @@ class Life(RuleBasedStateMachine):
                 elif self.open_answer() is not None:
                     self.the_provider_stops("cut")
                 else:
-                    self.detached.drain_now()
+                    self.do(self.detached.drain_now)
                 self.turns()
             assert not self.broken
             assert self.course.state == "end", self.course
@@ -613,7 +623,7 @@ class Life(RuleBasedStateMachine):
             for task in pending:
                 task.cancel()
             if pending:
-                self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+                self.loop.run_until_complete(asyncio.wait(pending, timeout=1))  # a hold that is left open would wait on
             self.loop.close()
 
 
@@ -684,7 +694,7 @@ def test_a_fault_as_a_client_leaves_frees_the_provider_s_connection(stream, has_
     life.redis_replies("ok")
     if has_head:
         life.the_head_comes(200, False)
-    life.detached._terms = fails  # type: ignore[method-assign]
+    life.detached.begin = fails  # type: ignore[method-assign]
     life.the_client_leaves(True)
     life.turns()
     assert life.link is not None
@@ -722,7 +732,7 @@ def test_a_fault_after_the_client_has_left_frees_the_provider_s_connection(monke
     life = begun()
     life.redis_replies("ok")
     life.the_client_leaves(True)
-    monkeypatch.setattr(detached_answer, "incoming", fails)
+    monkeypatch.setattr(course_module, "incoming", fails)
     life.turns()
     life.the_head_comes(200, False)
     life.turns()
@@ -738,7 +748,7 @@ def test_a_fault_as_an_awaited_answer_is_left_frees_the_provider_s_connection(mo
     life.turns()
     life.provider.requests.pop().pending = life.connected()
     if leaves:
-        life.detached._terms = fails  # type: ignore[method-assign]
+        life.detached.begin = fails  # type: ignore[method-assign]
         life.the_client_leaves(True)
     else:
         monkeypatch.setattr(Hold, "owe", fails)

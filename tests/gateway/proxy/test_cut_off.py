@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.proxy.detached_answer import Running
+from gateway.proxy.detached import Running
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.stalls import LOOKS

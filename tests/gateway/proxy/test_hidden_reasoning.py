@@ -11,7 +11,7 @@ from aiohttp import web
 from billing.money import parse_usd
 from billing.pricing import PriceTable
 from gateway.config.settings import Settings
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.detached import Detached
 from tests.gateway.conftest import Gateway, chat
 from tests.support.answering import BOUND_S, SSE, WORDS, delta, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
@@ -140,8 +140,8 @@ async def test_neither_is_one_that_breaks_off_after_the_client_has_left(gateway_
 
 async def test_neither_is_a_gateway_that_stops(make_gateway, upstream, tokenizer, monkeypatch):
     made = []
-    begin = DetachedAnswer.__init__
-    monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
+    begin = Detached.__init__
+    monkeypatch.setattr(Detached, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Silent(WORDS[0])
     gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=600)
     customer = await gateway.customer()

@@ -18,6 +18,7 @@ from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.server.exchange import CONTINUE
 from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.answering import answer, saying
+from tests.support.garbage import circles
 
 pytestmark = pytest.mark.slow
 
@@ -218,27 +219,17 @@ async def test_a_large_body_goes_with_its_request(gateway_of, outcome):
     body, lines, expected = OUTCOMES[outcome]
     gateway = await gateway_of(saying(answer()))
     customer = await gateway.customer("1.00")
-    gc.collect()
-    gc.freeze()  # what is older is not looked at
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with circles() as left:
         for _ in range(2):
             upload = await Upload.begin(customer, f"Content-Length: {len(body)}", *lines)
             upload.writer.write(body)
             assert (await upload.answer())[0] == expected
             await upload.leave()
         await _until(lambda: _kept(gateway) == 0)
-        gc.collect()
         kept = [
             (type(each), len(found))
-            for each in gc.garbage
+            for each in left()
             for found in gc.get_referents(each)
             if isinstance(found, bytes) and len(found) >= LARGE and found is not body
         ]
         assert kept == []
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.unfreeze()
-        gc.enable()

@@ -1,6 +1,5 @@
 """Nothing of a request refers in a circle at its end: the collector finds nothing of it."""
 
-import gc
 from collections import Counter
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage_chunk
+from tests.support.garbage import circles
 from tests.support.gateways import ask
 
 REQUESTS = 10
@@ -33,18 +33,10 @@ async def test_a_request_leaves_no_circle(customer_of, name):
     body = chat(model="gpt-4o-mini", **fields)
     for _ in range(2):
         await ask(customer, body)
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with circles() as left:
         for _ in range(REQUESTS):
             await ask(customer, body)
-        gc.collect()
-        found = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage if _is_ours(each))
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+        found = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in left() if _is_ours(each))
     assert not found
 
 

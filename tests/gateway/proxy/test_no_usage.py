@@ -10,7 +10,7 @@ from aiohttp import web
 
 from billing.ledger.verify import verify
 from gateway.config.settings import Settings
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.detached import Detached
 from gateway.proxy.settlement import settlements
 from tests.gateway.conftest import Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, usage, usage_chunk
@@ -154,8 +154,8 @@ def _dear_writes(settings: Settings) -> Settings:
 async def test_a_gateway_that_stops_reads_nobody_on(make_gateway, upstream, monkeypatch):
     """What its clients have left behind is settled by what has come until then."""
     made = []
-    begin = DetachedAnswer.__init__
-    monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
+    begin = Detached.__init__
+    monkeypatch.setattr(Detached, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Slow(WORDS[0], DONE)
     gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=600)
     customer = await gateway.customer()

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.course import Course
+from gateway.proxy.detached import Detached
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
 from tests.gateway.conftest import chat
@@ -73,7 +74,9 @@ def broken_at_once(*_: Any, **__: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patched", "body"), [("_stream", STREAM), ("_unanswered", PLAIN)], ids=["a stream", "before a head"]
+    ("patched", "body"),
+    [((Course, "stream_on", broken_at_once), STREAM), ((Detached, "_until", broken), PLAIN)],
+    ids=["a stream", "before a head"],
 )
 async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     gateway_of,
@@ -86,7 +89,7 @@ async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     provider = Slow(WORDS[0], DONE)
     gateway = await gateway_of(provider.serve if body is STREAM else gate.serve)
     customer = await gateway.customer()
-    monkeypatch.setattr(DetachedAnswer, patched, broken)
+    monkeypatch.setattr(*patched)
     held = []
 
     async def note():

@@ -350,9 +350,15 @@ async def test_without_postgres_an_answer_passes_and_its_object_is_nobody_s(serv
 
 
 def test_what_comes_before_the_event_of_an_object_is_looked_at_once():
-    first = FirstEvent(RESPONSES_CREATION, only=False)
-    for piece in (b":\n\n" * 20_000, b'data: {"type": "other"}\n', b"\n"):
+    first = FirstEvent(RESPONSES_CREATION)
+    for piece in (b":\n\n" * 20_000, b":", b"\n"):
         assert not first.feed(piece)
     created = {"type": "response.created", "response": {"id": "resp_1", "object": "response", "status": "queued"}}
-    assert first.feed(b"data: %b\n\n" % msgspec.json.encode(created))
+    assert first.feed(b"\ndata: %b\n\n" % msgspec.json.encode(created))
     assert first.created == Created("resp_1", True)
+
+
+def test_a_stream_whose_first_event_tells_of_no_object_creates_none():
+    first = FirstEvent(RESPONSES_CREATION)
+    assert first.feed(b'data: {"type": "other"}\n\n')
+    assert first.created is None

@@ -88,7 +88,8 @@ async def states(gateway: Gateway) -> list[tuple[str, str | None]]:
 
 async def test_what_one_gateway_finds_others_know_and_the_operator_sees(make_gateway, upstream):
     broken, whole = Provider(saying({}, 503)), Provider(saying(answer()))
-    change = using(provider(await upstream(broken.serve), await upstream(whole.serve)))
+    urls = [await upstream(each.serve) for each in (broken, whole)]
+    change = using(provider(*urls, seconds=MAX_COOLDOWN_S))  # however long the rest takes
     one, other = await make_gateway(change=change), await make_gateway(change=change)
     assert await states(one) == [("closed", None)] * 2
     customer = await one.customer("5.00")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk

@@ -26,9 +26,9 @@ KEYS, CONNECTIONS = 4, 2
 ADMIN_KEY = "admin-key-of-the-tests-of-hostile-bodies"
 # Of the run's Redis: a worker process keeps to no test's prefix.
 OWN_DATABASE = 9
-BODIES = {
-    "messages that are nothing": b'{"model":"demo","messages":[' + b'{"":[]},' * (4 * MIB - 100) + b"{}]}",
-    "one text": b'{"model":"none","messages":[{"role":"user","content":"' + b"word " * (6 * MIB) + b'"}]}',
+BODIES = {  # made when they are sent: they are large
+    "messages that are nothing": lambda: b'{"model":"demo","messages":[' + b'{"":[]},' * (4 * MIB - 100) + b"{}]}",
+    "one text": lambda: b'{"model":"none","messages":[{"role":"user","content":"' + b"word " * (6 * MIB) + b'"}]}',
 }
 LAPSED = "SELECT count(*) FROM gateways WHERE lease_until < now()"
 
@@ -89,7 +89,8 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[Worker]:
 async def _attack(worker: Worker, secret: str, answered: "Counter[tuple[str, str]]") -> None:
     """Send each body on a connection of its own, and count the answers' statuses."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {secret}\r\n"
-    for name, body in BODIES.items():
+    for name, make in BODIES.items():
+        body = make()
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         with suppress(ConnectionError):
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

@@ -24,7 +24,7 @@ from tests.support.refusals import principal
 
 pytestmark = pytest.mark.slow
 
-PAY_URL = "http://127.0.0.1:8080/pay"
+PAY_URL = "http://127.0.0.1:8080/console/credit"
 
 
 def unpriced(settings: Settings) -> Settings:

@@ -1230,6 +1230,16 @@ COMMENT ON COLUMN public.gateways.layout IS 'The version of the layout in which 
 
 
 --
+-- Name: group_rules; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.group_rules (
+    org_id text NOT NULL,
+    rules jsonb NOT NULL
+);
+
+
+--
 -- Name: installation; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -1517,8 +1527,25 @@ CREATE TABLE public.memberships (
     user_id text NOT NULL,
     role text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    managed boolean DEFAULT false NOT NULL,
+    max_keys integer,
+    CONSTRAINT memberships_max_keys_check CHECK ((max_keys >= 0)),
     CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'viewer'::text])))
 );
+
+
+--
+-- Name: COLUMN memberships.managed; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.memberships.managed IS 'The role is that of a group of the organization''s directory.';
+
+
+--
+-- Name: COLUMN memberships.max_keys; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.memberships.max_keys IS 'Keys that the member may have, by their group; null: no more than every user.';
 
 
 --
@@ -1706,6 +1733,18 @@ COMMENT ON COLUMN public.orders.disputed_cents IS 'What disputes have taken and 
 --
 
 COMMENT ON COLUMN public.orders.reason IS 'Why it failed or was parked: a decline code, or a sentence.';
+
+
+--
+-- Name: organization_domains; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.organization_domains (
+    domain text NOT NULL,
+    org_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT organization_domains_domain_check CHECK ((domain = lower(domain)))
+);
 
 
 --
@@ -2250,6 +2289,83 @@ COMMENT ON COLUMN public.revoked_tokens.user_id IS 'Whose token it is, by whom i
 
 
 --
+-- Name: scim_group_members; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.scim_group_members (
+    group_id text NOT NULL,
+    member_id text NOT NULL
+);
+
+
+--
+-- Name: scim_groups; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.scim_groups (
+    id text NOT NULL,
+    org_id text NOT NULL,
+    name text NOT NULL,
+    external_id text,
+    resource jsonb NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: COLUMN scim_groups.name; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.scim_groups.name IS 'As it is compared: in one case.';
+
+
+--
+-- Name: scim_tokens; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.scim_tokens (
+    id text NOT NULL,
+    org_id text NOT NULL,
+    name text NOT NULL,
+    prefix text NOT NULL,
+    digest bytea NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone
+);
+
+
+--
+-- Name: scim_users; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.scim_users (
+    id text NOT NULL,
+    org_id text NOT NULL,
+    user_name text NOT NULL,
+    email text,
+    external_id text,
+    active boolean NOT NULL,
+    user_id text,
+    resource jsonb NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT scim_users_email_check CHECK ((email = lower(email)))
+);
+
+
+--
+-- Name: COLUMN scim_users.user_name; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.scim_users.user_name IS 'As it is compared: in one case.';
+
+
+--
 -- Name: service_events; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -2347,6 +2463,8 @@ CREATE TABLE public.sessions (
     end_reason text,
     provider text,
     domain text,
+    seen_account text,
+    seen_until timestamp with time zone,
     CONSTRAINT sessions_kind_check CHECK ((kind = ANY (ARRAY['token'::text, 'browser'::text, 'operator'::text]))),
     CONSTRAINT sessions_whose CHECK (((user_id IS NOT NULL) OR (kind = 'operator'::text)))
 );
@@ -2378,6 +2496,13 @@ COMMENT ON COLUMN public.sessions.cookie_digest IS 'SHA-256 of a browser''s cook
 --
 
 COMMENT ON COLUMN public.sessions.domain IS 'Of the address that the provider has verified; null where it has verified none.';
+
+
+--
+-- Name: COLUMN sessions.seen_account; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.sessions.seen_account IS 'Of an operator''s: the account whose pages they see as its customer does, up to seen_until.';
 
 
 --
@@ -3454,6 +3579,24 @@ COMMENT ON COLUMN public.webhook_endpoints.failing_since IS 'The first failure s
 
 
 --
+-- Name: welcomed_mailboxes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.welcomed_mailboxes (
+    mailbox bytea NOT NULL,
+    user_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+
+--
+-- Name: TABLE welcomed_mailboxes; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.welcomed_mailboxes IS 'Who was given welcome credit at which mailbox, by its SHA-256; never deleted, so that it is given once.';
+
+
+--
 -- Name: usage_events_month_0; Type: TABLE ATTACH; Schema: public; Owner: -
 --
 
@@ -3811,6 +3954,14 @@ ALTER TABLE ONLY public.gateways
 
 
 --
+-- Name: group_rules group_rules_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.group_rules
+    ADD CONSTRAINT group_rules_pkey PRIMARY KEY (org_id);
+
+
+--
 -- Name: installation installation_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -3968,6 +4119,14 @@ ALTER TABLE ONLY public.orders
 
 ALTER TABLE ONLY public.orders
     ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: organization_domains organization_domains_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.organization_domains
+    ADD CONSTRAINT organization_domains_pkey PRIMARY KEY (domain);
 
 
 --
@@ -4168,6 +4327,78 @@ ALTER TABLE ONLY public.refresh_tokens
 
 ALTER TABLE ONLY public.revoked_tokens
     ADD CONSTRAINT revoked_tokens_pkey PRIMARY KEY (jti, user_id);
+
+
+--
+-- Name: scim_group_members scim_group_members_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_group_members
+    ADD CONSTRAINT scim_group_members_pkey PRIMARY KEY (group_id, member_id);
+
+
+--
+-- Name: scim_groups scim_groups_name; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_groups
+    ADD CONSTRAINT scim_groups_name UNIQUE (org_id, name);
+
+
+--
+-- Name: scim_groups scim_groups_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_groups
+    ADD CONSTRAINT scim_groups_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: scim_tokens scim_tokens_digest_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_tokens
+    ADD CONSTRAINT scim_tokens_digest_key UNIQUE (digest);
+
+
+--
+-- Name: scim_tokens scim_tokens_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_tokens
+    ADD CONSTRAINT scim_tokens_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: scim_users scim_users_email; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_email UNIQUE (org_id, email);
+
+
+--
+-- Name: scim_users scim_users_name; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_name UNIQUE (org_id, user_name);
+
+
+--
+-- Name: scim_users scim_users_person; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_person UNIQUE (org_id, user_id);
+
+
+--
+-- Name: scim_users scim_users_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_pkey PRIMARY KEY (id);
 
 
 --
@@ -4408,6 +4639,14 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_endpoints
     ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: welcomed_mailboxes welcomed_mailboxes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.welcomed_mailboxes
+    ADD CONSTRAINT welcomed_mailboxes_pkey PRIMARY KEY (mailbox);
 
 
 --
@@ -4817,6 +5056,13 @@ CREATE INDEX orders_waiting ON public.orders USING btree (expires_at) WHERE (sta
 
 
 --
+-- Name: organization_domains_org; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX organization_domains_org ON public.organization_domains USING btree (org_id);
+
+
+--
 -- Name: payment_customers_id; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -4947,6 +5193,41 @@ CREATE INDEX revoked_tokens_expiry ON public.revoked_tokens USING btree (expires
 --
 
 CREATE INDEX revoked_tokens_user ON public.revoked_tokens USING btree (user_id);
+
+
+--
+-- Name: scim_group_members_member; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX scim_group_members_member ON public.scim_group_members USING btree (member_id);
+
+
+--
+-- Name: scim_tokens_org; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX scim_tokens_org ON public.scim_tokens USING btree (org_id, id);
+
+
+--
+-- Name: scim_users_external; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX scim_users_external ON public.scim_users USING btree (org_id, external_id) WHERE (external_id IS NOT NULL);
+
+
+--
+-- Name: scim_users_open; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX scim_users_open ON public.scim_users USING btree (email) WHERE ((user_id IS NULL) AND active);
+
+
+--
+-- Name: scim_users_taken; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX scim_users_taken ON public.scim_users USING btree (user_id) WHERE (user_id IS NOT NULL);
 
 
 --
@@ -5640,6 +5921,14 @@ ALTER TABLE ONLY public.feature_units
 
 
 --
+-- Name: group_rules group_rules_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.group_rules
+    ADD CONSTRAINT group_rules_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+
+--
 -- Name: invitations invitations_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -5704,6 +5993,14 @@ ALTER TABLE ONLY public.orders
 
 
 --
+-- Name: organization_domains organization_domains_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.organization_domains
+    ADD CONSTRAINT organization_domains_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+
+--
 -- Name: organizations organizations_account_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -5741,6 +6038,54 @@ ALTER TABLE ONLY public.recovery_codes
 
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id);
+
+
+--
+-- Name: scim_group_members scim_group_members_group_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_group_members
+    ADD CONSTRAINT scim_group_members_group_id_fkey FOREIGN KEY (group_id) REFERENCES public.scim_groups(id) ON DELETE CASCADE;
+
+
+--
+-- Name: scim_group_members scim_group_members_member_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_group_members
+    ADD CONSTRAINT scim_group_members_member_id_fkey FOREIGN KEY (member_id) REFERENCES public.scim_users(id) ON DELETE CASCADE;
+
+
+--
+-- Name: scim_groups scim_groups_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_groups
+    ADD CONSTRAINT scim_groups_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+
+--
+-- Name: scim_tokens scim_tokens_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_tokens
+    ADD CONSTRAINT scim_tokens_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+
+--
+-- Name: scim_users scim_users_org_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+
+--
+-- Name: scim_users scim_users_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.scim_users
+    ADD CONSTRAINT scim_users_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
 
 
 --

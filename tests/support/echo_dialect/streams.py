@@ -10,7 +10,7 @@ from typing import Any, Final
 from billing.usage import Usage
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.output import Output, Piece, joined
-from gateway.dialects.streaming import EventReader
+from gateway.dialects.reader import EventReader
 
 
 def usage_of(spent: dict[str, int]) -> Usage:

@@ -4,6 +4,7 @@ nano-USD."""
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.gateway.conftest import Change, Customer, Gateway, GatewayOf
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, PIECES, answer, array, asked, candidate, counts, events
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import Fetched, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
@@ -25,19 +26,24 @@ STREAMED_COST = 10 * IN + 10 * OUT
 Make = Callable[..., Any]
 
 
+def with_gemini(url: str, change: Change | None = None) -> Change:
+    """Settings with a provider `gemini` at this URL."""
+    own = ProviderConfig("gemini", "gemini", url.removesuffix("/v1"), Secret(PROVIDER_KEY))
+
+    def changed(settings: Settings) -> Settings:
+        settings = settings if change is None else change(settings)
+        return replace(settings, providers={**settings.providers, "gemini": own})
+
+    return changed
+
+
 @pytest.fixture
-def make(make_gateway: MakeGateway, upstream: Callable[[Handler], Any]) -> Make:
-    """Makes a gateway whose provider `gemini` is the test's own, and answers by `provider`."""
+def make(gateway_of: GatewayOf) -> Make:
+    """Gives a gateway of this module whose provider `gemini` answers by `provider` from now on."""
 
-    async def made(provider: Provider, change: Callable[[Settings], Settings] | None = None) -> Gateway:
-        url = (await upstream(provider.serve)).removesuffix("/v1")
-
-        def with_provider(settings: Settings) -> Settings:
-            settings = settings if change is None else change(settings)
-            own = ProviderConfig("gemini", "gemini", url, Secret(PROVIDER_KEY))
-            return replace(settings, providers={**settings.providers, "gemini": own})
-
-        return await make_gateway(change=with_provider)
+    async def made(provider: Provider, change: Change | None = None) -> Gateway:
+        at = with_gemini if change is None else partial(with_gemini, change=change)
+        return await gateway_of(provider.serve, at=at)
 
     return made
 

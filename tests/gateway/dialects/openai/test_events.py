@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 
-from gateway.dialects.openai import answer
-from gateway.dialects.openai.answer import MOST_TRIED, OpenAIEvents
+from gateway.dialects.openai import events
+from gateway.dialects.openai.events import MOST_TRIED, OpenAIEvents
 from gateway.dialects.output import Output, joined
 from tests.support.tables import Tables
 
@@ -113,8 +113,8 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own, monkeyp
             looks += 1
             return fields.decode(data)
 
-    fields = answer.FIELDS
-    monkeypatch.setattr(answer, "FIELDS", Counted())
+    fields = events.FIELDS
+    monkeypatch.setattr(events, "FIELDS", Counted())
     left = without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
@@ -122,6 +122,6 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own, monkeyp
 
 def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch):
     """A burst of events with usage in the last of them must not cost a look at each."""
-    monkeypatch.setattr(answer, "FIELDS", None)
+    monkeypatch.setattr(events, "FIELDS", None)
     block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert without_null_usage(block) == block

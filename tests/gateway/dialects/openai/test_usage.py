@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.body import GarbageAnswer, decoded
-from gateway.dialects.openai.answer import ANSWER, OpenAIEvents, usage_from_json
+from gateway.dialects.openai.answer import ANSWER, usage_from_json
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
+from gateway.dialects.openai.events import OpenAIEvents
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)
