@@ -32,7 +32,7 @@ usable:  # an environment that another user made may stand on a Python that this
 # the commands that they start import is compiled once for all of them.
 test test-quick: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made $(JUDGES)/.made  ## every test, on real Postgres and Redis
+test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made $(JUDGES)/.made  ## every test but those marked nightly (ARGS="-m nightly"), on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
 
 test-browser: $(VENV)/.browser  ## the pages in a real browser, Debian's chromium; skipped where there is none

@@ -109,7 +109,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow by where it is and what it needs; a test elsewhere says `pytest.mark.slow` itself. They are
     begun first: no process is alone with one at the end."""
     for item in items:
-        if item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
+        nightly = item.get_closest_marker("nightly") is not None
+        if nightly or item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(fixtures):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

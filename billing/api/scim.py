@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MEDIA: Final = "application/scim+json"
 _MESSAGE: Final = "urn:ietf:params:scim:api:messages:2.0:"
 _CORE: Final = "urn:ietf:params:scim:schemas:core:2.0:"
+# How paths end that the RFC knows, and that are not offered.
+_NOT_OFFERED: Final = ("/Bulk", "/Me", "/.search")
 _MOST_NUMBER: Final = 9
 _MOST_NAMES: Final = 100
 _log = logging.getLogger(__name__)
@@ -132,8 +134,6 @@ def setup_scim(app: web.Application, services: Services) -> None:
         add("GET", f"/{name}", _serving(_listed(described)))
         add("GET", f"/{name}/{{id}}", _serving(_one_of(described)))
     add("GET", "/ServiceProviderConfig", _serving(_config))
-    for method, path in (("POST", "/Bulk"), ("*", "/Me"), ("POST", "/.search"), ("POST", "/{endpoint}/.search")):
-        add(method, path, _serving(_not_offered))
     app.add_subapp(PREFIX, scim)
 
 
@@ -205,7 +205,7 @@ async def _answering(
         if error.status == web.HTTPUnauthorized.status_code:
             response.headers["WWW-Authenticate"] = "Bearer"
     except web.HTTPException as error:
-        response = _error(error.status, _about_http(request, error))
+        response = _error(*_of_http(request, error))
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     except Exception as error:  # the outermost edge: nothing but SCIM's error may leave it
@@ -221,10 +221,14 @@ async def _answering(
     return response
 
 
-def _about_http(request: web.Request, error: web.HTTPException) -> str:
+def _of_http(request: web.Request, error: web.HTTPException) -> tuple[int, str]:
+    """Return what aiohttp itself refuses: a status, and why."""
+    if request.path.endswith(_NOT_OFFERED):
+        return 501, "This is not offered here: see /ServiceProviderConfig."
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.method} is not allowed here."
-    return "There is nothing at this path of SCIM." if error.status == web.HTTPNotFound.status_code else error.reason
+        return error.status, f"{request.method} is not allowed here."
+    is_unknown = error.status == web.HTTPNotFound.status_code
+    return error.status, "There is nothing at this path of SCIM." if is_unknown else error.reason
 
 
 def _refused(refusal: ApiError) -> web.Response:
@@ -349,10 +353,6 @@ async def _delete(call: ScimCall, type_: ResourceType) -> web.Response:
     delete = call.directory.delete_user if type_ is USERS else call.directory.delete_group
     await delete(call.org_id, call.id, call.actor, call.expected)
     return web.Response(status=204)
-
-
-async def _not_offered(call: ScimCall) -> web.Response:
-    raise ScimError("This is not offered here: see /ServiceProviderConfig.", status=501)
 
 
 def _listed(described: Callable[[ScimCall], list[Resource]]) -> Handler:

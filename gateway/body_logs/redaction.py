@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from billing.errors import MetergateError
-from gateway.body_logs.rules import MOST_MATCHES, replaced, rules_of
+from gateway.body_logs.rules import MOST_MATCHES, any_of, replaced, rules_of
 from gateway.dialects.streaming import event_data, split_events
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ MOST_NESTED: Final = 4
 LEAST_PACKED: Final = 1_024
 # Of each text that a stream may have cut off, what is taken out at its end: a rule may have known the whole.
 TAIL_CHARACTERS: Final = 64
+# Names of fields that are remembered, and the longest of them.
+MOST_NAMES: Final = 4_096
+NAME_CHARACTERS: Final = 64
 # Digits that may be a card's number.
 LEAST_DIGITS: Final = 13
 FIELD: Final = "field"
@@ -100,6 +103,9 @@ class Redactor:
 
     def __init__(self, config: Redact, max_field_bytes: int, secrets: Iterable[str] = ()) -> None:
         self._rules = rules_of(config, secrets)
+        self._any = any_of(self._rules)
+        self._names = set[str]()
+        """Names of fields that are as they may be, of up to MOST_NAMES."""
         self._fields = config.fields
         self._max_field_bytes = max_field_bytes
 
@@ -178,10 +184,14 @@ class Redactor:
 
     def _named(self, holder: dict[str, Any], name: str, found: _Found, event: int) -> str:
         """Return the name by which a field stands from now on, with what must not be written taken out."""
+        if name in self._names:
+            return name
         clean = found.names.get(name)
         if clean is None:
             clean = found.names[name] = self._clean(name, found)
         if clean == name:
+            if len(self._names) < MOST_NAMES and len(name) <= NAME_CHARACTERS:
+                self._names.add(name)
             return name
         while clean in holder:
             clean += "_"
@@ -237,6 +247,8 @@ class Redactor:
 
     def _spans(self, text: str, found: _Found) -> list[Span]:
         """Return what is taken out of a text, in order, nothing twice."""
+        if self._any is not None and self._any.search(text) is None:
+            return []
         spans: list[Span] = []
         for rule in self._rules:
             spans += rule.spans(text)

@@ -52,6 +52,15 @@ def rules_of(config: Redact, secrets: Iterable[str] = ()) -> list[Rule]:
     return rules
 
 
+def any_of(rules: list[Rule]) -> Any:
+    """Return a pattern that is found where one of these rules finds something: most texts have nothing of any. None
+    where the rules are too many for one pattern."""
+    try:
+        return compile_pattern("|".join(f"(?:{rule.pattern.pattern})" for rule in rules))
+    except ValueError:
+        return None
+
+
 def _quoted(text: str) -> str:
     """Return a pattern of RE2 that finds this text."""
     return re.sub(r"\W", lambda found: f"\\x{{{ord(found[0]):x}}}", text)

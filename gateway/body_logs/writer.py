@@ -78,7 +78,7 @@ class BodyWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="body-logs")
         self._making: asyncio.Future[Made] | None = None
         self._made: Made | None = None
-        self._failed = ""
+        self._failed = False
 
     def work(self) -> Periodic:
         """Return the loop that writes."""
@@ -95,10 +95,9 @@ class BodyWriter:
 
     @property
     def trouble(self) -> str | None:
-        """Return what an operator should look at."""
-        if not self._failed:
-            return None
-        return f"bodies of {self.log.requests} requests wait to be written: {self._failed}"
+        """Return what an operator should look at. Anybody may read this: the log says which place takes none, and
+        why."""
+        return f"bodies of {self.log.requests} requests wait to be written: see the log" if self._failed else None
 
     async def round(self) -> None:
         """Write what waits. Raises `StoreFailed`; what was not written waits on."""
@@ -107,9 +106,11 @@ class BodyWriter:
             try:
                 await self._place.put(made.name, made.data)
             except StoreFailed as error:
-                self._failed = str(error)
+                if not self._failed:
+                    logger.warning("bodies can't be written: %s", error)
+                self._failed = True
                 raise
-            self._failed, self._made = "", None
+            self._failed, self._made = False, None
             self.log.free(made.account_id, made.requests, made.taken_bytes)
 
     async def _next(self) -> Made:

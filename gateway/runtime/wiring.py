@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -173,7 +173,12 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
         gateway_id=engine.gateway_id,
     )
     collector = make_collector(settings, pools.of_collection, engine, in_force.now)
-    services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
+    services = replace(
+        services,
+        collector=collector,
+        body_logs=partial(told_of_logs, settings.body_logs),
+        **payment_services(open_payments(settings, parts)),
+    )
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -230,7 +235,6 @@ def _services(
         setup_url=links.setup_url,
         operator_url=links.frontend_url,
         keys_url=links.keys_url,
-        body_logs=partial(told_of_logs, settings.body_logs),
         endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
@@ -244,9 +248,7 @@ def _services(
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
-        service_api_key=revealed(settings.service_api_key),
         meters=make_meters(settings, database, engine, in_force.now, links),
-        admin_api_key=revealed(settings.admin_api_key),
         unknown_models=partial(_unknown_models, settings, in_force),
         providers=partial(provider_list, settings, engine.redis),
         **structs.asdict(defaults.accounts),
@@ -254,10 +256,19 @@ def _services(
         browsers=identity.browsers,
         oidc=identity.oidc,
         person=identity.sessions.caller,
-        image=settings.image,
-        max_body_bytes=settings.max_body_bytes,
-        request_timeout_s=settings.request_timeout_s,
+        **_of_settings(settings),
     )
+
+
+def _of_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "body_logs": partial(told_of_logs, settings.body_logs),
+        "service_api_key": revealed(settings.service_api_key),
+        "admin_api_key": revealed(settings.admin_api_key),
+        "image": settings.image,
+        "max_body_bytes": settings.max_body_bytes,
+        "request_timeout_s": settings.request_timeout_s,
+    }
 
 
 def _unknown_models(settings: Settings, in_force: InForce, names: Iterable[str]) -> list[str]:

@@ -77,7 +77,7 @@ def test_times_have_no_milliseconds(printed):
 def test_digits_of_one_value_are_below_each_other(printed):
     table = Table(("model", "requests", "charge USD"), [("a", "9", "0.05"), ("b", "1200", "-"), ("4", "7", "12.00")])
     first, second, third = printed(table, 80).splitlines()[1:]
-    assert (first.split(), first.index("9")) == (["a", "9", "0.05"], second.index("1200") + 3)
+    assert (first.split(), first.index("9")) == (["a", "9", "$0.05"], second.index("1,200") + 4)
     assert first.index("0.05") + 3 == second.index("-") == third.index("12.00") + 4
     assert third.startswith("4 ")
 

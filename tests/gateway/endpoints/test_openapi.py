@@ -54,6 +54,7 @@ async def test_it_is_the_routes_that_are_served(gateway):
     again = {each for each in served if each[1].startswith(ALIAS)}
     assert {(method, path.replace(ALIAS, "/api", 1)) for method, path in again} <= set(described_operations)
     others = {each for each in served if each[1].startswith(("/pay", "/console", "/docs/"))}  # pages for browsers
+    others |= {each for each in served if each[1].startswith("/scim/")}  # which describes itself, as SCIM has it
     others.add(("GET", "/v1/responses"))  # a WebSocket, for which OpenAPI has no words
     assert set(described_operations) == served - again - others
     assert ("POST", "/v1/chat/completions") in served

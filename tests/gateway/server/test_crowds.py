@@ -17,6 +17,8 @@ import pytest
 from billing.holds.redis.client import RedisClient
 from tests.support.edge_clients import METERED, post
 
+pytestmark = pytest.mark.slow
+
 FILES = 1_024
 # Connections, at least; so many more than a worker has files that most end for others.
 CROWD = 3_000
