@@ -471,8 +471,8 @@ ORDER BY organizations.id DESC LIMIT $3
 UPDATE organizations SET personal = false WHERE id = $1
 
 -- name: users_called
--- What somebody calls themself, else their address.
-SELECT coalesce(nullif(name, ''), email) FROM users WHERE id = $1
+-- What somebody calls themself; empty: nothing.
+SELECT name FROM users WHERE id = $1
 
 -- name: organizations_update
 -- An account that is called like its organization goes on to be: operators look for it by that name. One that they have named keeps its name.
