@@ -90,6 +90,11 @@ class RefusedRequests:
         """Return whether refusals are kept."""
         return self._settings.refusals_per_key > 0
 
+    @property
+    def per_key(self) -> int:
+        """Return how many of a key are kept at most."""
+        return self._settings.refusals_per_key
+
     def note(self, refused: RefusedRequest) -> None:
         """Keep one, unless too many wait. Costs a microsecond and never waits."""
         if not self.on:

@@ -744,9 +744,11 @@ class Invitations:
     ) -> None:
         name = quotable(organization.name)
         called = organization.slug if name is None else f'"{name}" ({organization.slug})'
+        inviter = quotable(await connection.fetchval(_query("users_called"), acting.user_id) or "")
+        invited = "You are invited" if inviter is None else f"{inviter} invites you"
         where = "" if self._frontend_url is None else f"\n\n    {self._frontend_url.rstrip('/')}/invitations/{token}"
         body = (
-            f"You are invited to join the organization {called} as {invitation.role}.\n\n"
+            f"{invited} to join the organization {called} as {invitation.role}.\n\n"
             f"Register or sign in with this address and accept within seven days{':' + where if where else '.'}\n\n"
             f"The invitation's token, for `metergate org accept`:\n\n    {token}\n\n"
             "If you did not expect this, do nothing: nobody else can use it.\n"

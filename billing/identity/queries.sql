@@ -470,6 +470,10 @@ ORDER BY organizations.id DESC LIMIT $3
 -- Mark a personal organization that is transferred as a shared one.
 UPDATE organizations SET personal = false WHERE id = $1
 
+-- name: users_called
+-- What somebody calls themself; empty: nothing.
+SELECT name FROM users WHERE id = $1
+
 -- name: organizations_update
 -- An account that is called like its organization goes on to be: operators look for it by that name. One that they have named keeps its name.
 WITH account AS (

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from billing.web.pages import View, Visit
 
 # How a value is shown: an amount, a whole number, either (a number, or an amount as text), a time in the zone, a name
-# of the API as words, as code, what a row of the audit log has changed, prices, a number in words; an id of an
-# account, person, key or organization as what that is called, with a short id.
-Kind = Literal["text", "money", "count", "quantity", "time", "state", "code", "changes", "prices", "number", "name"]
+# of the API as words, as code, what a row of the audit log has changed, prices, a number in words, a message of the
+# API; an id of an account, person, key or organization as what that is called, with a short id.
+Kind = Literal[
+    "text", "money", "count", "quantity", "time", "state", "code", "changes", "prices", "number", "message", "name"
+]
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "OK", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset(
     {"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here", "failing"}
@@ -116,9 +118,10 @@ class Figure:
 REFUSED: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
     Column("Account", "account_id", "name", "/operator/accounts/{account_id}"),
+    Column("Key", "key_id", "name"),
     Column("Model", "model"),
     Column("Why", "code", "state"),
-    Column("Message", "message"),
+    Column("Message", "message", "message"),
 )
 
 

@@ -67,10 +67,16 @@ def _roles(visit: Visit) -> list[tuple[str, str]]:
 async def members(visit: Visit) -> View:
     """Show members with what the keys of each have spent this month, and invitations."""
     call, (since, spent) = visit.call, await spent_by(visit, "user")
+    page, invitations = await list_members(call, visit.query(PageQuery)), PageQuery(limit=INVITATIONS)
+    invited = (await list_invitations(call, invitations)).data
+    plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
+    is_whole = page.next_cursor is None and not visit.request.query.get("cursor")
     values = {
         "organization": await get_organization(call),
-        "page": await list_members(call, visit.query(PageQuery)),
-        "invitations": (await list_invitations(call, PageQuery(limit=INVITATIONS))).data,
+        "page": page,
+        "invitations": invited,
+        "seats": plan.users if plan is not None and is_whole else None,
+        "taken": len(page.data) + sum(each.status == "open" for each in invited),
         "roles": _roles(visit),
         "spent": spent,
         "since": since,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, lis
 from billing.web.operator_house import SIGNED_IN, Device
 from billing.web.operator_usage import SPANS, UNITS, account_usage
 from billing.web.pages import NOTICES, Page, View, Visit, Who
+from billing.web.render import words
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -44,7 +46,7 @@ _COLUMNS: Final = (
     Column("Status", "status", "state"),
     Column("Balance", "balance_usd", "money"),
     Column("Credit limit", "credit_limit_usd", "money"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 _LOTS: Final = (
     Column("Lot", "id", "code"),
@@ -53,7 +55,7 @@ _LOTS: Final = (
     Column("Of", "amount_usd", "money"),
     Column("Priority", "priority", "count"),
     Column("Expires", "expires_at", "time"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 _TRANSACTIONS: Final = (
     Column("Time", "created_at", "time"),
@@ -65,7 +67,7 @@ _TRANSACTIONS: Final = (
 )
 _MEMBERS: Final = (
     Column("Person", "user_id", "name", "/operator/people/{user_id}"),
-    Column("E-mail", "email"),
+    Column("Name", "name"),
     Column("Role", "role"),
     Column("Since", "created_at", "time"),
 )
@@ -94,7 +96,7 @@ _FACTS: Final = (
     Column("Credit limit", "credit_limit_usd", "money"),
     Column("Past due since", "past_due_since", "time"),
     Column("Time zone", "tz"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 
 
@@ -125,7 +127,7 @@ async def account(visit: Visit) -> View:
         shown,
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
-        Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
+        Listed("Quotas (windows in UTC)", _WINDOWS, windows, empty="It has no quotas."),
         *await _people(visit, shown.id),
         Listed("Recent orders", _ORDERS, orders, empty="No orders yet."),
         Listed(
@@ -158,7 +160,7 @@ async def _people(visit: Visit, account_id: str) -> tuple[Listed, Listed]:
 def _figures(account_id: str, live: LiveBalance, credit_limit_nano: int, refused: _Refused) -> tuple[Figure, ...]:
     free_nano = live.balance_nano - live.held_nano
     return (
-        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
+        Figure("Balance", live.balance_nano, "money", "holds included"),
         Figure("Held", live.held_nano, "money", "by requests that run now"),
         Figure("Available", free_nano + credit_limit_nano, "money", "with its credit limit"),
         Figure("Timeline", "all changes", path=f"/operator/accounts/{account_id}/transactions"),
@@ -186,9 +188,11 @@ async def _refused_today(visit: Visit, account_id: str) -> _Refused:
     today = [each for each in found if each.at_ms >= midnight_ms]
     if not today:
         return _Refused("0")
-    more, last = len(today) == MAX_LIMIT, today[0].code
-    sentence = f" {'At least ' if more else ''}{len(today):,} of its requests were refused today, the last as {last}."
-    return _Refused(f"{len(today):,}{' or more' if more else ''}", sentence)
+    # Of each key the last ones are kept.
+    some = max(Counter(each.key_id for each in today).values()) >= visit.services.refused.per_key
+    last, count = words(today[0].code), f"{len(today):,}"
+    sentence = f" {'At least ' if some else ''}{count} of its requests were refused today, the last as {last}."
+    return _Refused(f"{count}{' or more' if some else ''}", sentence)
 
 
 def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:

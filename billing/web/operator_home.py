@@ -22,9 +22,10 @@ from billing.api.traffic import DAY, HOUR, list_dry_accounts, read_traffic
 from billing.errors import StoreError
 from billing.ledger.reports import Margin, MarginBy
 from billing.money import NANO_PER_CENT, parse_usd
+from billing.pages import MAX_LIMIT
 from billing.schemas.base import percent_text
 from billing.schemas.system import RefusedShape
-from billing.times import parse_rfc3339
+from billing.times import parse_rfc3339, rfc3339
 from billing.traffic.counts import quantile_ms
 from billing.web.charts import Tile, rise_of, trend
 from billing.web.lists import REFUSED, Column, Figure, Listed, listed
@@ -50,6 +51,8 @@ FAILING_HUNDREDTHS: Final = 5_00
 FAILING_LEAST: Final = 3
 SLOWER: Final = 2
 SLOW_LEAST: Final = 20
+# Accounts that a task names.
+NAMED: Final = 3
 # Who waits for approval, counted so far.
 MOST_WAITING: Final = 50
 
@@ -164,14 +167,14 @@ _UNWELL: Final = (
     Column("Provider", "name", "text", "/operator/providers/{name}"),
     Column("State", "state", "state"),
     Column("Failed", "errors"),
-    Column("95% begin within", "p95"),
+    Column("p95", "p95"),
     Column("The day before", "usual"),
 )
 _DRY: Final = (
     Column("Account", "name", "text", "/operator/accounts/{account_id}"),
     Column("Available", "available_usd", "money"),
     Column("A day", "a_day_usd", "money"),
-    Column("Runs out in (h)", "hours_left", "count"),
+    Column("Hours left", "hours_left", "count"),
     Column("Auto-recharge", "recharges"),
 )
 # Where what troubles the gateway is looked into, by what it is about.
@@ -195,12 +198,13 @@ async def home(visit: Visit) -> View:
     days = f"since={sums.since.date()}&until={_end(sums.until - span.unit, DAY).date()}"
     account = Column("Account", "name", "name", "/operator/accounts/{name}")
     model = Column("Model", "name")
+    refused = await _refused(visit)
     tables = (
         Listed("Top accounts", (account, *_TOP_MONEY), _top(sums.accounts), empty="Nobody was charged anything."),
         Listed("Top models", (model, *_TOP_MONEY), _top(sums.models), empty="No model was used."),
         Listed("Providers that fail or slow down", _UNWELL, await _unwell(visit), empty="Every provider is healthy."),
         Listed("Accounts about to run out of credit", _DRY, sums.dry[:LAST], empty="No credit runs out soon."),
-        Listed("Recent refusals", REFUSED, await _refused(visit), empty="No recent refusals."),
+        Listed("Recent refusals", REFUSED, refused[:LAST], empty="No recent refusals."),
     )
     view = listed("Home", *tables, figures=_figures(sums, span, days), live=True, layout="halves")
     values = {
@@ -210,7 +214,7 @@ async def home(visit: Visit) -> View:
         "troubles": [(each, _page_of(each.about)) for each in visit.services.troubles()],
         "tiles": [_tile(each, sums.traffic.data, span, days) for each in _SERIES],
         "steps": sums.traffic.data[span.steps :],
-        "tasks": await _tasks(visit, sums, days),
+        "tasks": await _tasks(visit, sums, days, refused),
         "is_hourly": span.unit is HOUR,
     }
     return View("operator_home.html", values)
@@ -323,14 +327,23 @@ def unwell(recent: dict[str, ProviderTraffic], usual: dict[str, ProviderTraffic]
 async def _refused(visit: Visit) -> list[RefusedShape]:
     """Return what was refused last; nothing where Redis, which has it, is away: the health says so."""
     try:
-        return [RefusedShape.of_refused(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
+        found = await visit.services.refused.newest(MAX_LIMIT)
     except StoreError:
         return []
+    return [RefusedShape.of_refused(each, with_hint=True) for each in found]
 
 
-async def _tasks(visit: Visit, sums: Sums, days: str) -> list[tuple[str, str]]:
+async def _tasks(visit: Visit, sums: Sums, days: str, refused: Sequence[RefusedShape]) -> list[tuple[str, str]]:
     """Return what waits for an operator, in words, and where it is done."""
     found = [*await _money_tasks(visit), *await _house_tasks(visit)]
+    since = rfc3339(visit.now - HOUR)
+    lately = (each.account_id for each in refused if each.code == "billing_required" and each.created_at >= since)
+    if unpaid := sorted({each for each in lately if each}):
+        names = await visit.services.audit.names(unpaid[:NAMED])
+        called = ", ".join(names.get(each, each) for each in unpaid[:NAMED])
+        more = f" and {len(unpaid) - NAMED} more" if len(unpaid) > NAMED else ""
+        path = f"/operator/accounts/{unpaid[0]}" if len(unpaid) == 1 else "/operator/requests/refused"
+        found.append((f"Refused for lack of credit in the last hour: {called}{more}", path))
     if unpriced := sums.accounts.total.unpriced.requests:
         found.append(
             (f"{unpriced:,} requests have no price: add a row for their model", f"/operator/margin?by=model&{days}")
@@ -339,7 +352,31 @@ async def _tasks(visit: Visit, sums: Sums, days: str) -> list[tuple[str, str]]:
         disputed = usd_text(sums.paid.disputed_cents * NANO_PER_CENT)
         found.append((f"{disputed} is disputed", f"/operator/payments?{days}"))
     if dry := [each for each in sums.dry if not each.recharges]:
-        found.append((f"{len(dry)} accounts run out of credit soon: remind them", "/operator/accounts"))
+        one = len(dry) == 1
+        words = f"{dry[0].name} runs" if one else f"{len(dry)} accounts run"
+        path = f"/operator/accounts/{dry[0].account_id}" if one else "/operator/accounts"
+        found.append((f"{words} out of credit soon: remind {'it' if one else 'them'}", path))
+    return [*found, *await _first_tasks(visit)]
+
+
+async def _first_tasks(visit: Visit) -> list[tuple[str, str]]:
+    """Return what a new installation lacks before it can sell: a provider, mail, money."""
+    services = visit.services
+    found: list[tuple[str, str]] = []
+    try:
+        on = [each for each in await services.providers() if not each.off_reason]
+    except StoreError:
+        return found
+    if not on:
+        found.append(("No provider is on: set the key of one", "/operator/providers"))
+    elif all(each.kind == "local" for each in on):
+        found.append(
+            ("Only the built-in provider is on, which makes answers up: set the key of another", "/operator/providers")
+        )
+    if not services.sends_mail:
+        found.append(("No mail is sent, so that nobody else can sign in by code: set SMTP_HOST", "docs/people#mail"))
+    if services.payments is not None and services.payments.acts is not None:
+        found.append(("Payments are those of the local provider, and move no money: connect Stripe", "docs/stripe"))
     return found
 
 
@@ -364,12 +401,6 @@ async def _house_tasks(visit: Visit) -> list[tuple[str, str]]:
     parked = sum(each.parked for each in (await list_exports(visit.call)).data)
     if parked:
         found.append((f"{parked:,} exported events were not taken: see why, and send them again", "/operator/exports"))
-    try:
-        providers = await services.providers()
-    except StoreError:
-        return found
-    if providers and all(each.off_reason for each in providers):
-        found.append(("No provider is on: set the key of one", "/operator/providers"))
     return found
 
 

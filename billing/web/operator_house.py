@@ -29,7 +29,7 @@ _PEOPLE: Final = (
     Column("Operator", "operator"),
     Column("Second factor", "second_factor"),
     Column("Last sign-in", "last_sign_in_at", "time"),
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
 )
 _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"), Column("Id", "id", "code"))
 # Sessions that the page of a person has.
@@ -68,7 +68,8 @@ async def people(visit: Visit) -> View:
     found = await list_users(visit.call, visit.query(UsersQuery))
     states = (("", "any"), ("pending", "waiting for approval"), ("active", "active"), ("disabled", "disabled"))
     filters = Field("email", "E-mail", "search"), Field("status", "Status", options=states)
-    table = Listed("Newest first", _PEOPLE, found.data, found.next_cursor, empty="Nobody matches.")
+    empty = "Nobody matches." if visit.request.query_string else "Nobody has registered yet."
+    table = Listed("Newest first", _PEOPLE, found.data, found.next_cursor, empty=empty)
     return listed("People", table, filters=filters)
 
 

@@ -39,7 +39,7 @@ NOTICES.update(
     }
 )
 _COUPONS: Final = (
-    Column("Made", "created_at", "time"),
+    Column("Created", "created_at", "time"),
     Column("Coupon", "name"),
     Column("Credit", "amount_usd", "money"),
     Column("Redeemed", "redemptions", "count"),

@@ -22,11 +22,11 @@ _PROVIDERS: Final = (
     Column("State", "state", "state"),
     Column("Attempts a minute", "rate", "number"),
     Column("Failed", "failed", "number"),
-    Column("Half begin within", "p50", "number"),
-    Column("95% within", "p95", "number"),
+    Column("p50", "p50", "number"),
+    Column("p95", "p95", "number"),
     Column("First token", "first", "number"),
     Column("Last error", "error_at", "time"),
-    Column("It was", "error"),
+    Column("Error", "error"),
 )
 _TEST: Final = (
     "One request of at most 16 tokens of output, as a customer's would be sent. It costs you what the provider bills "
@@ -164,9 +164,9 @@ async def provider(visit: Visit) -> View:
         Figure("State", answers.state, "state"),
         Figure("Attempts", seen.attempts, "count", f"{seen.attempts_per_minute} a minute"),
         Figure("Failed", answers.failed),
-        Figure("Half begin within", answers.p50),
-        Figure("95% begin within", answers.p95),
-        Figure("First token, half", answers.first),
+        Figure("p50", answers.p50, note="half of the answers begin within"),
+        Figure("p95", answers.p95, note="95% begin within"),
+        Figure("First token", answers.first, note="half of the streams have it within"),
         Figure("Last error", answers.error_at, "time", answers.error),
     )
     view = detailed(

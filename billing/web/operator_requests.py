@@ -56,18 +56,18 @@ TABS: Final = (("Metered", "/operator/requests"), ("Refused", "/operator/request
 _FILTERS: Final = (
     Field("account_id", "Account", "search", picks="account"),
     Field("key_id", "Key", picks="key"),
+    Field("last", "The last", options=LAST),
+    Field("id", "Request id"),
     Field("model", "Model"),
     Field("provider", "Provider"),
     Field("status", "Status"),
-    Field("tag", "Tag (NAME or NAME=VALUE)"),
+    Field("tag", "Tag, as NAME or NAME=VALUE"),
     Field("session", "Session"),
     Field("end_user", "End user"),
-    Field("min_latency_ms", "Latency at least (ms)"),
+    Field("min_latency_ms", "At least so many ms"),
     Field("order", "Order", options=ORDERS),
-    Field("last", "The last", options=LAST),
     Field("since", "Since (UTC)"),
     Field("until", "Until (UTC)"),
-    Field("id", "Request id"),
 )
 
 
@@ -188,12 +188,17 @@ async def request(visit: Visit) -> View:
     request_id = visit.call.id("request_id")
     found = await visit.services.reports.priced_event(request_id)
     values: dict[str, Any]
+    ids: tuple[str | None, ...]
     if found is None:
-        values = {"event": None, "refusal": await get_refusal(visit.call), "of": {}}
+        refusal = await get_refusal(visit.call)
+        ids = refusal.account_id, refusal.key_id, None
+        values = {"event": None, "refusal": refusal, "of": {}}
     else:
         event = ExplainedEventShape.of_explanation(explain(*found), with_cost=True)
+        ids = event.account_id, event.key_id, event.user_id
         values = {"event": event, "refusal": None, "of": {"account_id": event.account_id}}
-    return View("request.html", {**values, "names": {}, "with_cost": True, "list": "/operator/requests"})
+    names = await visit.services.audit.names(ids)
+    return View("request.html", {**values, "names": names, "with_cost": True, "list": "/operator/requests"})
 
 
 ROUTES: Final[tuple[Page, ...]] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
@@ -11,9 +12,11 @@ from billing.api.credit import get_auto_recharge
 from billing.api.payments import get_billing_status
 from billing.api.remaining import balance_of
 from billing.api.usage import get_billing_summary, list_events
+from billing.errors import StoreError
 from billing.ledger.sums import total
 from billing.money import parse_usd
 from billing.permissions import BILLING_READ, KEYS_READ, KEYS_WRITE
+from billing.schemas.system import RefusedShape
 from billing.schemas.usage import EventQuery
 from billing.web.pages import Page, View, Visit, Who, key_names
 
@@ -31,6 +34,9 @@ LAST: Final = 10
 # The time before now of which a day's spending is the mean.
 BURN: Final = timedelta(days=7)
 DAY: Final = timedelta(days=1)
+# Keys that are asked for what was refused, and how long ago that is told.
+ASKED: Final = 20
+RECENT: Final = timedelta(minutes=15)
 DAY_S: Final = 86_400
 
 
@@ -55,6 +61,7 @@ async def first(visit: Visit) -> View | web.Response:
         "month": month,
         "status": status,
         "recharge": recharge,
+        "refusal": await _refusal(visit),
         "next": _next(balance, month, status, recharge),
         "burn_nano": burn_nano,
         "days_left": None if burn_nano <= 0 else max(0, left_nano // burn_nano),
@@ -63,6 +70,18 @@ async def first(visit: Visit) -> View | web.Response:
         "url": visit.services.browsers.rules.url,
     }
     return View("overview.html", values)
+
+
+async def _refusal(visit: Visit) -> RefusedShape | None:
+    """Return what was refused last, of what newer keys have asked for lately."""
+    keys, refused = await visit.services.keys.page(visit.account_id, ASKED), visit.services.refused
+    try:
+        found = await asyncio.gather(*(refused.newest(1, key_id=key.id) for key in keys.items))
+    except StoreError:
+        return None
+    since_ms = int((visit.now - RECENT).timestamp() * 1000)
+    last = max((each for some in found for each in some), key=lambda each: each.at_ms, default=None)
+    return None if last is None or last.at_ms < since_ms else RefusedShape.of_refused(last, with_hint=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +113,9 @@ def _next(
     balance: BalanceShape, month: BillingSummaryShape, status: StatusShape, recharge: RechargeShape
 ) -> list[tuple[str, str]]:
     """Return what comes next, in words, and when, the soonest first."""
-    found = [
-        (month.period_end, f"the month ends; about {usd_text(parse_usd(month.forecast_usd))} will have been spent")
-    ]
+    found = []
+    if forecast_nano := parse_usd(month.forecast_usd):
+        found.append((month.period_end, f"the month ends; about {usd_text(forecast_nano)} will have been spent"))
     if balance.next_expiry is not None:
         found.append(
             (balance.next_expiry.at, f"{usd_text(parse_usd(balance.next_expiry.amount_usd))} of credit expires")

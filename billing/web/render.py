@@ -17,11 +17,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from msgspec import json
 
 from billing.amounts import digits, nano_of, usd_text
-from billing.money import format_usd
+from billing.money import format_usd, parse_usd
 from billing.permissions import RANK
 from billing.times import parse_rfc3339, rfc3339
 from billing.traffic.counts import BOUNDS_MS
@@ -45,6 +45,10 @@ LONGEST_WORD: Final = 20
 # Where browsers break lines by themselves.
 _BREAKS: Final = re.compile(r"[\s/-]+")
 _TAG: Final = re.compile(r"<[^>]*>")
+# What messages of the API have beside words: an address, a piece of code, a time.
+_MARKED: Final = re.compile(
+    r"(?P<url>https?://[^\s<>\"]*[^\s<>\".,:;)])|`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)"
+)
 # Last characters of an id that tell it from others on a page.
 SHORT_ID: Final = 6
 _ULID: Final = 26
@@ -99,7 +103,9 @@ def templates() -> Environment:
     environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
     environment.filters["capitalize_first"] = lambda text: f"{text[:1].upper()}{text[1:]}"
     environment.filters["short_id"] = short_id
+    environment.filters["fact"] = lambda name: words(name).replace(" usd", " (USD)").removesuffix(" at")
     environment.filters["percent"] = percent
+    environment.filters["used_part"] = used_part
     environment.filters["as_json"] = as_json
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
@@ -135,11 +141,19 @@ def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
                 "sections": _sections(visit, pages),
                 "static": lambda name: f"{visit.root}{STATIC}/{assets()[name].name}",
                 "when": partial(when, zone=visit.zone),
+                "marked": partial(marked, zone=visit.zone),
+                "plan_called": lambda plan_id: _plan_called(visit, plan_id),
                 **view.values,
             }
         )
     )
     return web.Response(text=text, content_type="text/html", status=view.status)
+
+
+def _plan_called(visit: Visit, plan_id: str) -> str:
+    """Return what people call a plan; one that is no longer there has its id alone."""
+    plan = visit.services.plans.get(plan_id)
+    return f"{plan_id} plan" if plan is None else f"{plan.name} plan"
 
 
 def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[tuple[str, str, bool]]]]:
@@ -198,6 +212,12 @@ def amount(limit: int | str) -> Markup:
     return count(limit) if isinstance(limit, int) else money(limit)
 
 
+def used_part(window: Any) -> int | None:
+    """Return how much of a quota is used, in percent; None where it allows nothing."""
+    used, limit = (each if isinstance(each, int) else parse_usd(each) for each in (window.used, window.limit))
+    return min(100, used * 100 // limit) if limit else None
+
+
 def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
     """Return a time in a zone, and in UTC where one looks closer."""
     if at is None:
@@ -206,6 +226,22 @@ def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
     utc, local = f"{moment:%Y-%m-%d %H:%M:%S}", f"{moment.astimezone(zone):<span>%Y-%m-%d</span> <span>%H:%M:%S</span>}"
     text = f'<time datetime="{rfc3339(moment)}" title="{utc} UTC">{local}</time>'
     return Markup(text)  # noqa: S704 - digits alone
+
+
+def marked(text: str, zone: ZoneInfo) -> Markup:
+    """Return a message of the API with its addresses as links, its code as code, and its times in a zone."""
+    parts, at = [], 0
+    for found in _MARKED.finditer(text):
+        parts.append(escape(text[at : found.start()]))
+        at = found.end()
+        match found.lastgroup:
+            case "url":
+                parts.append(Markup('<a href="{0}">{0}</a>').format(found["url"]))
+            case "code":
+                parts.append(Markup('<code class="said">{}</code>').format(found["code"]))
+            case _:
+                parts.append(when(found["time"], zone))
+    return Markup("").join((*parts, escape(text[at:])))
 
 
 def day(at: str | datetime, zone: ZoneInfo) -> str:

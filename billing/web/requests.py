@@ -67,6 +67,8 @@ LAST: Final = (
 )
 # Where the page of a request finds others like it, and by which further parameters.
 OWN: Final = {"list": "/requests", "of": {}}
+# Tokens a second are told with a tenth below a hundred.
+_WHOLE_TENTHS: Final = 1_000
 # Requests that the quickstart has.
 FEW: Final = 3
 YOUR_KEY: Final = "YOUR_KEY"
@@ -98,13 +100,14 @@ def since_asked(visit: Visit) -> dict[str, str]:
 
 
 def tokens_a_second(event: EventShape) -> str:
-    """Return how fast output came, in tokens a second: from the first token on where that is known. Empty where it is
-    not known."""
-    took_ms = (event.latency_ms or 0) - (event.ttft_ms or 0)
+    """Return how fast output came, in tokens a second: of a stream from its first token on. Empty where it is not
+    known."""
+    # An answer that comes whole is there with its first byte: what is between that and its end says nothing.
+    took_ms = (event.latency_ms or 0) - ((event.ttft_ms or 0) if event.stream else 0)
     if not event.output_tokens or took_ms <= 0:
         return ""
     tenths = event.output_tokens * 10_000 // took_ms
-    return f"{tenths // 10:,}.{tenths % 10}"
+    return f"{tenths // 10:,}" if tenths >= _WHOLE_TENTHS else f"{tenths // 10}.{tenths % 10}"
 
 
 def result_of(event: EventShape) -> str:
@@ -117,7 +120,8 @@ def result_of(event: EventShape) -> str:
 async def refused(visit: Visit) -> View:
     """Show the last requests of the account that were refused, and why."""
     found = await _refusals(visit)
-    return View("refused.html", {"refusals": found or [], "away": found is None})
+    names = await key_names(visit, (each.key_id for each in found or ()))
+    return View("refused.html", {"refusals": found or [], "away": found is None, "names": names})
 
 
 async def _refusals(visit: Visit) -> list[RefusedShape] | None:
@@ -133,14 +137,15 @@ async def request(visit: Visit) -> View:
     """Show one request with the lines of its charge; or why it was refused."""
     try:
         event = await get_event(visit.call)
-        names = await key_names(visit, (event.key_id,))
+        names = await visit.services.audit.names((event.key_id, event.user_id), visit.account_id)
         values = {"event": event, "refusal": None, "names": names, "with_cost": visit.call.sees_cost}
         return View("request.html", {**values, **OWN})
     except NotFound:
         refusal = await _refusal(visit)
         if refusal is None:
             raise
-        return View("request.html", {"event": None, "refusal": refusal, "names": {}, "with_cost": False, **OWN})
+        names = await key_names(visit, (refusal.key_id,))
+        return View("request.html", {"event": None, "refusal": refusal, "names": names, "with_cost": False, **OWN})
 
 
 async def _refusal(visit: Visit) -> RefusedShape | None:

@@ -128,9 +128,13 @@ def _result(section: Section, words: Sequence[str]) -> Result:
     text = section.text
     word = next((each for each in words if each in text.lower()), "")
     at = max(text.lower().find(word), 0)
-    start = max(0, at - SHOWN // 3)
-    before = ("…" if start else "") + text[start:at]
-    return Result(section, before, text[at : at + len(word)], text[at + len(word) : start + SHOWN])
+    start, end = max(0, at - SHOWN // 3), at + len(word)
+    before, after = text[start:at], text[end : start + SHOWN]
+    if start:  # no word is cut
+        before = f"… {before.partition(' ')[2]}"
+    if start + SHOWN < len(text):
+        after = f"{after.rpartition(' ')[0]} …"
+    return Result(section, before, text[at:end], after)
 
 
 @cache

@@ -109,6 +109,9 @@ async def test_the_menu_is_at_the_top_and_filters_are_folded_where_there_is_litt
             field = page.get_by_label("Provider", exact=True)
             assert not await field.is_visible()
             await page.get_by_text("Filters", exact=True).click()
+            assert await page.get_by_label("Model", exact=True).is_visible()
+            assert not await field.is_visible()
+            await page.get_by_text("More filters", exact=True).click()
             assert await field.is_visible()
             keys = page.get_by_role("link", name="Keys", exact=True)
             assert not await keys.is_visible()
@@ -119,5 +122,5 @@ async def test_the_menu_is_at_the_top_and_filters_are_folded_where_there_is_litt
             await page.get_by_role("heading", name="Keys").wait_for()
         async with visiting(browser, furnished, "owner", java_script_enabled=scripts) as page:
             await page.goto(f"{base}/requests")
-            assert await page.get_by_label("Provider", exact=True).is_visible()
+            assert await page.get_by_label("Status", exact=True).is_visible()
             assert not await page.get_by_text("Menu", exact=True).is_visible()

@@ -31,10 +31,21 @@
     try { return document.execCommand("copy"); } catch (error) { return false; }
   }
 
+  /* Of a terminal's lines what was typed: those after a prompt, and what follows a backslash at their end. */
+  function typed(text) {
+    if (text.slice(0, 2) !== "$ ") { return text; }
+    var goesOn = false;
+    return text.split("\n").filter(function (line) {
+      var taken = goesOn || line.slice(0, 2) === "$ ";
+      goesOn = taken && line.slice(-1) === "\\";
+      return taken;
+    }).map(function (line) { return line.replace(/^\$ /, ""); }).join("\n");
+  }
+
   function onCopy(button) {
     var source = button.parentElement.querySelector("code, input, output") || button.parentElement;
     var said = button.dataset.label || (button.dataset.label = button.textContent);
-    copyText(source.value || source.textContent, source).then(function (done) {
+    copyText(typed(source.value || source.textContent), source).then(function (done) {
       button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
       setTimeout(function () { button.textContent = said; }, 2500);
     });

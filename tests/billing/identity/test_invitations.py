@@ -207,6 +207,15 @@ async def test_a_name_that_could_be_a_link_is_in_no_mail(billing, invitations, n
         assert text.count("://") == 1  # the console's
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("Ada Löw", "Ada Löw invites you"), ("", "You are"), ("http://x.y", "You are")]
+)
+async def test_a_mail_says_who_invites_where_their_name_can_be_no_link(billing, invitations, owner, acme, name, said):
+    await billing.database.execute("UPDATE users SET name = $2 WHERE id = $1", owner, name)
+    await invitations.invite(acme.id, "bob@example.com", "member", acting(owner))
+    assert f"\n\n{said} " in f"\n\n{(await mails(billing, 'bob@example.com'))[0]}"
+
+
 @pytest.mark.parametrize("name", ["Acme Inc.", "Müller & Söhne", "Acme: the shop", "日本語。", "O'Reilly, Ltd."])
 async def test_other_names_are_shown(billing, invitations, name):
     eve = await new_user(billing, "eve@example.com")

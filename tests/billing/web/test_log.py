@@ -115,6 +115,7 @@ class Event:
     ttft_ms: int | None = None
     status: int = 200
     outcome: str = "settled"
+    stream: bool = True
 
 
 def as_shape(event: Event) -> EventShape:
@@ -125,7 +126,10 @@ def as_shape(event: Event) -> EventShape:
     ("event", "speed"),
     [
         (Event(100, 2_500, 500), "50.0"),
-        (Event(100, 1_000), "100.0"),
+        (Event(100, 1_000), "100"),
+        (Event(99, 1_000), "99.0"),
+        (Event(20_000, 1_000), "20,000"),
+        (Event(100, 2_500, 2_499, stream=False), "40.0"),
         (Event(0, 1_000, 10), ""),
         (Event(9, 10, 10), ""),
         (Event(9, None), ""),

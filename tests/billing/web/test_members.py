@@ -1,13 +1,24 @@
 """Members through the console: invited, given roles and limits, removed, and the organization given away."""
 
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.identity.support import token_sent
 from tests.billing.support import PRICES
-from tests.billing.web.support import changed, fields
+from tests.billing.web.support import changed, fields, serving
+
+
+async def test_seats_are_told_before_somebody_is_invited_in_vain(console):
+    plans, plan = console.services.plans, console.services.plans["starter"]
+    for users, words in ((9, "of 9 seats of the Starter plan are taken"), (2, "Plans with more seats")):
+        services = replace(console.services, plans={**plans, "starter": replace(plan, users=users)})
+        async with serving(services, console) as served:
+            page = await served.get("/members", "owner")
+            assert words in page.words
+            assert ("Send the invitation" in page.words) == (users == 9)
 
 
 async def test_members_from_invitation_to_removal(console):

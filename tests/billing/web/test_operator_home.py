@@ -1,11 +1,15 @@
 """The operators' first page and that of providers: what they say is what the API says."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec import structs
 
 from billing.api.requests import BadRequest
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
+from billing.refused_requests import RefusedRequest
 from billing.schemas.system import ProviderShape, ProviderTestShape, TargetShape, TroubleShape
 from billing.traffic.counts import BOUNDS_MS, FAILED, HEAD, REFUSED, Counted, ProviderTraffic
 from billing.usage import Usage
@@ -78,10 +82,33 @@ async def test_an_account_whose_credit_ends_soon_and_what_troubles_the_gateway_a
     async with serving(services, console) as served:
         home = await served.get("/operator", "operator")
         assert "Degraded: this needs attention. The circuit is open Details" in home.words
-        assert "1 accounts run out of credit soon" in home.words
+        assert "Acme runs out of credit soon: remind it" in home.words
         dry = (await console.billing.reports.margins.running_dry(datetime.now(UTC) - timedelta(days=7), 3, 9))[0]
         assert (dry.id, dry.hours_left, dry.recharges) == (account_id, 24, False)
     assert "OK: no problems found." in (await console.get("/operator", "operator")).words
+
+
+async def test_a_new_installation_is_told_what_it_lacks_to_sell(console):
+    async def listed():
+        return [structs.replace(provider("local"), kind="local")]
+
+    async with serving(replace(console.services, providers=listed, sends_mail=False), console) as served:
+        home = await served.get("/operator", "operator")
+        assert "Only the built-in provider is on, which makes answers up: set the key of another" in home.words
+        assert "No mail is sent, so that nobody else can sign in by code: set SMTP_HOST" in home.words
+        assert re.search(r'href="[./]*\.\./docs/people#mail"', home.text)
+
+
+async def test_who_is_refused_for_lack_of_credit_is_a_task(console):
+    refused, account_id = console.services.refused, console.organization.account_id
+    for minutes in (61, 1):
+        at_ms = int((datetime.now(UTC) - timedelta(minutes=minutes)).timestamp() * 1000)
+        fields = "key_1", "/v1/chat/completions", "x", 402, "billing_required", "Add credit.", {}
+        refused.note(RefusedRequest(f"req_{minutes}", at_ms, account_id, *fields))
+        await refused.flush()
+        home = await console.get("/operator", "operator")
+        assert ("Refused for lack of credit in the last hour: Acme" in home.words) == (minutes == 1)
+    assert f'operator/accounts/{account_id}">Refused' in home.text
 
 
 def provider(name: str, off: str | None = None) -> ProviderShape:

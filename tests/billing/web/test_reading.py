@@ -249,12 +249,26 @@ async def test_refusals_and_models_are_those_of_the_account(console):
     shown = await console.get("/requests/refused", "viewer")
     assert ("Add credit." in shown.words, "Not yours." in shown.words) == (True, False)
     why = await console.get("/requests/req_1", "viewer")
-    assert "balance usd: 0.01" in why.words
+    assert f'operator/accounts/{account_id}"' in (await console.get("/operator/requests/req_1", "operator")).text
+    assert "balance (USD): 0.01" in why.words
     assert "grant it credit" not in why.words  # that is for operators
     assert (await console.get("/requests/req_2", "viewer")).status == 404
     assert "You can help: grant it credit." in (await console.get("/operator/requests/req_1", "operator")).words
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]
+
+
+async def test_the_overview_says_what_was_refused_lately(console):
+    billing, refused, account_id = console.billing, console.services.refused, console.organization.account_id
+    await billing.grants.grant(account_id, 5_000_000_000, "gift")
+    key, _ = await billing.keys.create(account_id, "laptop")
+    for minutes, message in ((16, "Long ago."), (1, "The model x does not exist here.")):
+        at_ms = time.time_ns() // 10**6 - minutes * 60_000
+        fields = key.id, "/v1/chat/completions", "x", 404, "model_not_found", message, {}
+        refused.note(RefusedRequest(f"req_{minutes}", at_ms, account_id, *fields))
+        await refused.flush()
+        first = await console.get("/", "viewer")
+        assert (message in first.words) == ("A request was refused" in first.words) == (minutes == 1)
 
 
 def test_no_page_of_customers_names_an_operators_command_or_setting():

@@ -1,10 +1,13 @@
 """What amounts look like."""
 
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
 import pytest
 from markupsafe import Markup
 
 from billing.amounts import digits, short_count, usd_text
-from billing.web.render import brief, changes, money
+from billing.web.render import brief, changes, marked, money, used_part
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,25 @@ def test_amounts_of_one_column_have_as_many_digits():
 )
 def test_a_large_number_is_short_where_there_is_little_room(number, text):
     assert short_count(number) == text
+
+
+def test_a_message_of_the_api_has_links_and_times_as_pages_have_them():
+    said = "<b> resets at 2026-11-25T23:30:00Z. Buy at https://a.example/pay?a=1&b=2. (`metergate setup` opens it)"
+    shown = marked(said, ZoneInfo("Europe/Berlin"))
+    link = "https://a.example/pay?a=1&amp;b=2"
+    assert f'<a href="{link}">{link}</a>. (<code class="said">metergate setup</code> opens it)' in shown
+    assert shown.striptags() == (
+        "<b> resets at 2026-11-26 00:30:00. Buy at https://a.example/pay?a=1&b=2. (metergate setup opens it)"
+    )
+    harmless = marked("javascript:alert(1) `<i>`", ZoneInfo("UTC"))
+    assert harmless == 'javascript:alert(1) <code class="said">&lt;i&gt;</code>'
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "percent"), [(0, 60, 0), (59, 60, 98), (90, 60, 100), (1, 0, None), ("2.50", "10.00", 25)]
+)
+def test_how_much_of_a_quota_is_used(used, limit, percent):
+    assert used_part(SimpleNamespace(used=used, limit=limit)) == percent
 
 
 def test_only_long_words_are_broken():

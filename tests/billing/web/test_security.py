@@ -104,4 +104,4 @@ async def test_rules_of_passwords_are_said_before_one_is_typed(console):
     for path, who in (("/register", "nobody"), ("/reset", "nobody"), ("/security", "owner")):
         words = (await console.get(path, who)).words
         assert "15 characters or more" in words
-        assert "Not a password that many people have, a run of keys, nor your name or address." in words
+        assert "not a password that many people have, a run of keys, your name or your address." in words

@@ -62,6 +62,9 @@ async def test_a_search_finds_what_has_every_word_and_shows_it_around(gateway):
     assert "Nothing is about “&lt;b&gt;nothing&lt;/b&gt;”" in text
     results = site.site().find("a " * 1_000)
     assert 0 < len(results) <= site.MOST_FOUND
+    for each in site.site().find("refund"):
+        text = each.section.text.split()
+        assert set(f"{each.before.removeprefix('… ')}{each.word}{each.after.removesuffix(' …')}".split()) <= set(text)
 
 
 async def test_results_that_are_put_into_another_page_lead_from_there(gateway):
