@@ -177,7 +177,7 @@ def replace_usage(usage: Usage, searches: int) -> Usage:
 
 def test_the_most_specific_number_of_calls_wins():
     def granted(key, plan, entry):
-        of_plan = SimpleNamespace(markup_scaled=0, default_tool_calls=plan)
+        of_plan = SimpleNamespace(markup_of=lambda _: 0, default_tool_calls=plan)
         principal = SimpleNamespace(tags={}, plan=of_plan, default_tool_calls=key)
         candidate = replace(route(SEARCHING), default_tool_calls=entry)
         return Terms(principal, SimpleNamespace(), candidate, STRICT).rules.default_tool_calls  # type: ignore[arg-type]
