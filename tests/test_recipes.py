@@ -125,7 +125,7 @@ def follow(steps: Mapping[str, Sequence[tuple[str, str]]], test: str, tests: Seq
     for name in COPIED:
         source = ROOT / name
         if source.is_dir() and not source.is_symlink():
-            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, symlinks=True)  # with what is compiled
         else:
             shutil.copy2(source, folder / name, follow_symlinks=False)
     for name, changes in steps.items():

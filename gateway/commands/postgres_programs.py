@@ -172,6 +172,9 @@ async def _started(
     finally:
         if process.returncode is None:
             process.kill()
+            # asyncio has a process end with its pipes: one that nobody reads on would never do.
+            while process.stdout is not None and await process.stdout.read(PIECE_BYTES):
+                pass
             await process.wait()
 
 

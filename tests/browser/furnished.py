@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from billing.api.requests import BadRequest
 from billing.audit import ADMIN
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.snapshots import Exporters, Source
@@ -13,7 +14,15 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.sums import roll
 from billing.payments.assembly import Payments
 from billing.refused_requests import RefusedRequest
-from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape, TroubleShape
+from billing.schemas.system import (
+    JobShape,
+    ModelShape,
+    PricingShape,
+    ProviderShape,
+    ProviderTestShape,
+    TargetShape,
+    TroubleShape,
+)
 from billing.times import rfc3339
 from billing.traffic.counts import BOUNDS_MS, FAILED, FIRST_BYTE, HEAD, Change, Counted, Failure
 from billing.traffic.store import Traffic
@@ -155,7 +164,8 @@ async def in_operation(console: Console) -> AsyncIterator[Console]:
         job="reconcile", status="ok", started_at=rfc3339(now), finished_at=rfc3339(now), accounts=2, busy=0, drifts=[]
     )
     await _traffic(console.services.traffic)
-    shown = {"collector": collector, "providers": _providers, "job": _of(job), "troubles": lambda: TROUBLES}
+    shown = {"collector": collector, "providers": providers, "job": _of(job), "troubles": lambda: TROUBLES}
+    shown["test_provider"] = try_provider
     services = replace(console.services, **shown)
     async with serving(services, console) as served:
         yield served
@@ -203,7 +213,32 @@ def _of(job: JobShape) -> Callable[[], Awaitable[JobShape | None]]:
     return found
 
 
-async def _providers() -> list[ProviderShape]:
+async def try_provider(name: str, model: str | None, target: int) -> ProviderTestShape:
+    """A key that is refused at one target, and none at the other."""
+    if target > 1:
+        raise BadRequest(f"{name} has no target {target}.", "target")
+    return ProviderTestShape(
+        provider=name,
+        model=model or "fast",
+        provider_model="gpt-4o-mini",
+        target=target,
+        origin="https://api.openai.com:443",
+        circuit="open",
+        ok=False,
+        status=401,
+        head_ms=212,
+        first_token_ms=None,
+        total_ms=214,
+        input_tokens=None,
+        output_tokens=None,
+        cost_usd=None,
+        error="Incorrect API key provided: [hidden].",
+        advice="The key is refused: it may be wrong, revoked, or lack this model.",
+    )
+
+
+async def providers() -> list[ProviderShape]:
+    """Two that are on, and one that is not set up."""
     openai = _target(1, "https://api.openai.com", 3), _target(2, "https://eu.example.com", 1, rests=True)
     return [
         _provider("openai", ["gpt-4o-mini", "fast"], *openai),

@@ -4,14 +4,14 @@ with what is done. And the pages of an organization that has nothing yet."""
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from billing.identity.codes import TOTP_STEP_S, totp_code
 from billing.web.application import ROUTES
-from tests.billing.web.support import Console
-from tests.browser.furnished import furnish
+from tests.billing.web.support import Console, serving
+from tests.browser.furnished import furnish, providers, try_provider
 from tests.browser.looking import axe, said
 from tests.browser.visiting import Walk, address, as_on_desktops, by_need, visiting
 
@@ -69,6 +69,7 @@ class Sent:
 KEY, MEMBER, BUDGET = "/keys/{key_id}", "/members/{user_id}", "/alerts/budgets/{budget_id}"
 HOOK, ACCOUNT = "/alerts/webhooks/{endpoint_id}", "/operator/accounts/{account_id}"
 ORDER, PARKED = "/operator/payments/orders/{order_id}", "/operator/payments/parked"
+PROVIDER, TESTED = "/operator/providers/{provider}", "/operator/providers/openai"
 OPERATORS_HOOK, INVITATION = "/operator/webhooks/{endpoint_id}", "/members/invitations/{invitation_id}"
 NOBODY = (
     Sent("/sign-in", fields={"email": "ann@example.com", "password": "wrong"}, shot="sign-in-refused"),
@@ -160,6 +161,8 @@ OPERATOR = (
     Sent(f"{OPERATORS_HOOK}/test", OPERATORS_HOOK, done=True),
     Sent(f"{OPERATORS_HOOK}/{{delivery_id}}/again", OPERATORS_HOOK, done=True),
     Sent("/operator/people/{user_id}", done=True),
+    Sent(f"{PROVIDER}/test", TESTED, {"target": "2"}),
+    Sent(f"{PROVIDER}/test", TESTED, {"target": "1"}, done=True, shot="operator-providers-tested"),
 )
 ENDED = (Sent("/security/end-all", "/security", done=True),)
 SIGNED_OUT = (Sent("/sign-out", "/", done=True),)
@@ -252,9 +255,10 @@ async def test_every_form_is_answered_by_a_sound_page(console, payments, registr
     assert {each.path for each in ROUTES if each.method == "POST"} == paths | NOT_SENT.keys()
     await furnish(console, payments)
     await console.people.sign_in(console.persons["owner"])  # elsewhere, which is ended
-    wrong = {
-        who: found
-        for who, forms in rows.items()
-        if (found := await send_all(console, browser, registry.clock, who, forms))
-    }
+    async with serving(replace(console.services, providers=providers, test_provider=try_provider), console) as served:
+        wrong = {
+            who: found
+            for who, forms in rows.items()
+            if (found := await send_all(served, browser, registry.clock, who, forms))
+        }
     assert wrong == {}, said(wrong)

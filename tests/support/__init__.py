@@ -5,6 +5,7 @@ scratch            the folder in which a run writes all that it writes
 databases          copies of a template that are cleaned and used again
 loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
+compiled           tests that a native build leaves out
 garbage            what only the garbage collector finds
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told

@@ -34,7 +34,7 @@ async def test_members_from_invitation_to_removal(console):
     assert "admin@" not in shown.text
     for who in ("nobody", "member"):  # whose invitation it is, before anybody has signed in
         seen = await console.get(f"/invitations/{token}", who)
-        assert "admin@example.com invites stranger@example.com to Acme" in seen.words
+        assert "Somebody at example.com invites stranger@example.com to Acme" in seen.words
         assert "Join Acme</button>" not in seen.text
     there = quote(f"/invitations/{token}", safe="")
     assert (

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from billing.cli import REFUSED, USAGE, Output
+from billing.cli import REFUSED, USAGE, CommandFailed, Output
 from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
@@ -30,6 +30,28 @@ def value(url: str, query: str) -> Any:
             await database.close()
 
     return asyncio.run(ask())
+
+
+FILLED = """
+INSERT INTO audit_log (actor, action, subject, address)
+SELECT 'admin', 'test', n::text, (SELECT string_agg(md5(n::text || k::text), '') FROM generate_series(1, 300) AS k)
+FROM generate_series(1, 1000) AS n RETURNING id
+"""
+
+
+def test_a_restore_that_fails_long_before_its_end_ends(shell, stores, database_url):
+    """Here at the first table, with ten megabytes that nobody reads any more."""
+    value(database_url, FILLED)
+    file = shell.folder / "large.backup"
+    assert shell.run("backup", str(file), env=stores).code == 0
+    output = Output(Common(), io.StringIO(), io.StringIO())
+
+    async def restored() -> None:
+        async with asyncio.timeout(WAIT_S):
+            await postgres_programs.pour(file, with_host(database_url), output, anew=False)
+
+    with pytest.raises(CommandFailed, match="already exists"):
+        asyncio.run(restored())
 
 
 async def note_of_columns(url: str) -> None:

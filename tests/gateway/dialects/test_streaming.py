@@ -11,6 +11,7 @@ from gateway.dialects.openai.events import OpenAIEvents
 from gateway.dialects.openai_responses.answer import ResponseEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap, event_data, first_marked
 from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
+from tests.support.compiled import on_sources
 
 
 def test_whole_events_pass_at_once_and_the_end_waits():
@@ -299,6 +300,7 @@ def test_what_stands_before_the_first_usage_is_not_looked_through_for_it():
     assert reader.looked_through == [(null + last + DONE)[null.find(b'"usage"') :]]
 
 
+@on_sources
 def test_of_events_between_two_markers_none_is_looked_into(monkeypatch):
     seen = []
 

@@ -15,6 +15,7 @@ from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway
 from tests.gateway.dialects.openai_responses.bodies import COST, event, response
 from tests.support.answering import BOUND_S, SSE, until
+from tests.support.compiled import on_sources
 from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
 
 pytestmark = pytest.mark.slow
@@ -384,6 +385,7 @@ async def test_one_that_can_not_be_kept_costs_its_hold(gateway, customer, worker
     assert found["output_tokens"] == ASKED["max_output_tokens"]
 
 
+@on_sources
 @pytest.mark.parametrize("told", [False, True])
 async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(make_gateway, upstream, monkeypatch, told):
     """Its answer breaks off; it is charged once all the same: what it came to where that was `told`, else the hold."""

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.proxy.course import NEXT, Course, State
 from tests.gateway.proxy.test_course import Life
+from tests.support.compiled import on_sources
 
 # Lives until every pair was driven; so many are by far not needed.
 MOST_LIVES: Final = 6_000
@@ -77,6 +78,7 @@ def _steps(life: Life, dice: random.Random) -> Any:
         yield 0.5, life.the_time_without_the_client_is_over
 
 
+@on_sources
 @pytest.mark.slow
 def test_every_pair_of_the_table_is_driven_and_leads_where_it_says():
     logging.disable(logging.CRITICAL)

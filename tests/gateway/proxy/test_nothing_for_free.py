@@ -12,6 +12,7 @@ from gateway.tokens import Tokenizer
 from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, streaming, usage_chunk
 from tests.support.clients import Slow, leave, the_event_in_the_end
+from tests.support.compiled import on_sources
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
@@ -44,6 +45,7 @@ async def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
+@on_sources
 async def test_a_fault_of_ours_within_an_answer_charges_the_hold(gateway_of, monkeypatch):
     gate = Gate(saying(b""))
     gateway = await gateway_of(gate.serve)
@@ -73,6 +75,7 @@ def broken_at_once(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
+@on_sources
 @pytest.mark.parametrize(
     ("patched", "body"),
     [((Course, "stream_on", broken_at_once), STREAM), ((Detached, "_until", broken), PLAIN)],
