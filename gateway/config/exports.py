@@ -69,6 +69,15 @@ class ExportConfig:
     format: Format = "csv"
 
 
+def off_reason(export: ExportConfig, payment_provider: str, lago_api_url: str | None) -> str | None:
+    """Return which setting an export needs that isn't there; None for one that is on."""
+    if export.kind == "stripe_meters" and payment_provider != "stripe":
+        return "Stripe's meters need PAYMENT_PROVIDER=stripe"
+    if export.kind == "lago" and (export.url or lago_api_url) is None:
+        return "it needs a url, or LAGO_API_URL"
+    return None
+
+
 def read_exports(at: Value | None) -> tuple[ExportConfig, ...]:
     """Return the exports; one whose key's variable is unset is off, and left out."""
     found: dict[str, ExportConfig] = {}

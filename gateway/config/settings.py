@@ -27,7 +27,7 @@ from billing.settings import DAY_S
 from gateway.config.body_logs import BodyLogConfig, read_body_logs
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, Mode, Variable, read_environment
-from gateway.config.exports import ExportConfig, read_exports
+from gateway.config.exports import ExportConfig, off_reason, read_exports
 from gateway.config.plans import (
     VERSION,
     PaymentsConfig,
@@ -352,10 +352,8 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
             if plan.price_nano and plan.stripe_price is None:
                 found.append(f"plan {plan.id}: no stripe_price; nobody can subscribe to it")
     for export in settings.exports:
-        if export.kind == "stripe_meters" and settings.payment_provider != "stripe":
-            found.append(f"export {export.name} is off: Stripe's meters need PAYMENT_PROVIDER=stripe")
-        if export.kind == "lago" and (export.url or settings.lago_api_url) is None:
-            found.append(f"export {export.name} is off: it needs a url, or LAGO_API_URL")
+        if (reason := off_reason(export, settings.payment_provider, settings.lago_api_url)) is not None:
+            found.append(f"export {export.name} is off: {reason}")
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, P
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.notices.delivery import Poster
 from billing.pages import new_id
-from gateway.config.exports import ExportConfig
+from gateway.config.exports import ExportConfig, off_reason
 
 if TYPE_CHECKING:
     from billing.exports.sinks import Sink
@@ -35,12 +35,8 @@ def exports_of(settings: Settings) -> tuple[ExportConfig, ...]:
     found = settings.exports
     if settings.lago_api_url is not None and not any(each.kind == "lago" for each in found):
         found = (*found, ExportConfig(name="lago", kind="lago"))
-    return tuple(
-        each
-        for each in found
-        if (each.kind != "stripe_meters" or settings.payment_provider == "stripe")
-        and (each.kind != "lago" or (each.url or settings.lago_api_url) is not None)
-    )
+    given = settings.payment_provider, settings.lago_api_url
+    return tuple(each for each in found if off_reason(each, *given) is None)
 
 
 def start_exports(runtime: Runtime, metrics: Metrics) -> ExportWorker | None:

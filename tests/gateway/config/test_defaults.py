@@ -1,9 +1,12 @@
 """The defaults: their values, ranges, and that each is refused outside of its own."""
 
 import pytest
+import yaml
 
 from billing.money import parse_share
 from gateway.config.defaults import KEYS, Defaults
+from gateway.config.source import SHIPPED_FOLDER
+from gateway.server.exchange import CLIENT_WRITE_TIMEOUT_S
 from tests.gateway.config.support import MAIN, load, problems
 
 PROMISED = {
@@ -18,6 +21,13 @@ PROMISED = {
 
 def test_the_promised_values():
     assert Defaults().having(**PROMISED) == Defaults()
+
+
+def test_what_is_shipped_names_the_values_that_hold_without_it():
+    shipped = yaml.safe_load((SHIPPED_FOLDER / "metergate.yaml").read_text("utf-8"))["defaults"]
+    assert "client_write_timeout_s" in shipped
+    assert Defaults().having(**shipped) == Defaults()
+    assert Defaults().edge.client_write_timeout_s == CLIENT_WRITE_TIMEOUT_S
 
 
 def test_without_the_section_they_hold(tmp_path):
