@@ -68,6 +68,7 @@ MetergateError
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- DomainTaken                    billing.identity.directories
 +-- SealBroken                     billing.identity.encryption
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
@@ -137,8 +138,12 @@ MetergateError
 |   +-- KeyNotFound                billing.schemas.keys
 |   +-- KeyRefused                 billing.schemas.keys
 |   +-- ScopeWithheld              billing.schemas.keys
++-- ScimError                      billing.scim.attributes
++-- TooManyCalls                   billing.scim.service
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
++-- NotKept                        gateway.body_logs.redaction
++-- FileBroken                     gateway.body_logs.sealed_file
 +-- BadKeyFile                     gateway.commands.data_folder
 +-- WouldOverwrite                 gateway.commands.init
 +-- NothingToUndo                  gateway.commands.tools.changes
@@ -152,6 +157,8 @@ MetergateError
 |   +-- AlreadyRunning             gateway.embedded.folders
 |   +-- ServerFailed               gateway.embedded.folders
 +-- MetricsAddressTaken            gateway.endpoints.metrics_access
++-- StoreFailed                    gateway.object_stores
+|   +-- NoSuchBucket               gateway.object_stores
 +-- NotPriced                      gateway.proxy.estimate
 +-- UnknownAiohttp                 gateway.server.aiohttp_private
 +-- TooManyBytes                   gateway.server.bodies
@@ -164,6 +171,7 @@ MetergateError
 +-- ExportFailed                   gateway.tracing.exporter
 +-- UpstreamError                  gateway.upstream.base
 |   +-- ToolOverrun                gateway.proxy.overrun
+|   +-- WorksOn                    gateway.proxy.stored
 |   +-- UpstreamBusy               gateway.upstream.base
 |   |   +-- AccountBusy            gateway.upstream.base
 |   +-- UpstreamCut                gateway.upstream.base

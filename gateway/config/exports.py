@@ -69,7 +69,7 @@ class ExportConfig:
     format: Format = "csv"
 
 
-def off_reason(export: ExportConfig, payment_provider: str, lago_api_url: str | None) -> str | None:
+def off_reason(export: ExportConfig, payment_provider: str | None, lago_api_url: str | None) -> str | None:
     """Return which setting an export needs that isn't there; None for one that is on."""
     if export.kind == "stripe_meters" and payment_provider != "stripe":
         return "Stripe's meters need PAYMENT_PROVIDER=stripe"

@@ -28,6 +28,10 @@ OF_PEOPLE = (
     *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
     *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
     *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
+    *(
+        f"org scim {what}"
+        for what in ("show", "tokens", "create-token", "revoke-token", "rules", "rule", "remove-rule")
+    ),
     "usage",
     "requests",
     "billing status",

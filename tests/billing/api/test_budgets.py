@@ -184,7 +184,7 @@ async def by_commands(api: Api, owner: str) -> None:
     assert isinstance(table, Table)
     shown = dict(table.rows)
     assert (shown["of"], shown["period"], shown["amount USD"], shown["spent USD"]) == ("team=b", "week", "6.00", "0.00")
-    assert (shown["alerts at"], shown["mails to"]) == ("10 %, 20 %", "owners and admins")
+    assert (shown["alerts at"], shown["mails to"]) == ("10%, 20%", "owners and admins")
     newest = listed.parts[0]
     assert isinstance(newest, Table)
     assert newest.rows[0][0] == made_id

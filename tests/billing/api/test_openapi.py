@@ -79,6 +79,7 @@ def test_a_query_string_is_described_by_its_parameters():
         "estimated",
         "end_user",
         "min_latency_ms",
+        "order",
         "session",
         "tool",
     }

@@ -32,6 +32,7 @@ PEOPLES = [
     "auth totp",
     "keys",
     "org",
+    "org scim",
     "billing",
     "billing auto-recharge",
     "billing budget",
