@@ -112,14 +112,14 @@ class Recording:
             self._log, entry.pieces, entry.request = None, [], None
             log.drop(entry.account_id, 1, entry.taken_bytes)
 
-    def ended(self) -> None:
-        """Have it written soon."""
+    def ended(self, cut: str | None = None) -> None:
+        """Have it written soon. `cut` says why its provider's answer has no end, where it has none."""
         log, exchange, entry = self._log, self._exchange, self._entry
         del self._exchange
         if log is None:
             return
         if not exchange.whole:
-            entry.is_cut, entry.ended = True, exchange.ended_for
+            entry.is_cut, entry.ended = True, cut or exchange.ended_for
         entry.latency_ms = round((log.clock() - self._started_s) * 1000)
         log.put(entry)
 

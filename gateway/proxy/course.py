@@ -608,6 +608,8 @@ class Course:
             return
         if isinstance(failure, ClientGone):
             self.client_gone()
+            if not isinstance(self.answer, Response):
+                self.task = None  # the detour that passed it on ends by this: another one reads on
             self.stream_on()
             return
         if self.is_given_up(failure):
@@ -728,7 +730,9 @@ class Course:
 
     def leave(self) -> None:
         """Leave the client in whatever state this is. A detour is cancelled once it has made its first step, unless it
-        reads an answer: it sees to what it has begun."""
+        reads an answer: it sees to what it has begun. A detour's first step may have found the client gone itself."""
+        if self.alone is not None:
+            return
         try:
             exchange = self.exchange
             if exchange.ended_for == "shutting_down":  # which nobody can tell once the connection is closed
@@ -778,7 +782,7 @@ class Course:
         self.over()
         if exchange.listener is not None:
             exchange.listener.ended()
-        self.hold.on_closed = None
+        self.hold.on_closed = self.request = None
         self.exchange, self.outcomes, self.guard = NO_CLIENT, proxy.unseen, None
         if withheld is None:
             self.sink = NO_CLIENT
@@ -943,15 +947,15 @@ class Course:
         try:
             self.over()
         finally:
+            if self.alone is not None:
+                self.alone.set()
             if self.is_held:
                 self.proxy.holds.leave(self.hold)
             if self.trace is not None and self.proxy.tracer is not None:
                 self.traced(self.trace, self.proxy.tracer)
             if self.exchange.listener is not None:
-                self.exchange.listener.ended()
+                self.exchange.listener.ended(self.context.cut if self.is_held else None)
             self.item = self.answer = self.request = None
-            if self.alone is not None:
-                self.alone.set()
 
     def traced(self, trace: Trace, tracer: Tracer) -> None:
         """Have the trace sent, with what is known at the end."""

@@ -832,3 +832,38 @@ def test_a_stream_ends_after_its_debit():
     life.redis_replies("ok")
     assert life.client.whole
     life.teardown()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_an_answer_whose_reader_finds_the_client_gone_is_read_to_its_end(monkeypatch, is_told):
+    """A client may leave between the moment at which a detour is made and its first step, which finds it gone."""
+    life = begun(stream=True, idle=False)
+    course, real = life.course, Course.detour
+
+    def then_leaves(self: Course, work: Any, *, reads: bool = False) -> None:
+        real(self, work, reads=reads)
+        if reads and not life.client.gone:
+            life.client.gone = True
+            if is_told:
+                self.left()
+
+    monkeypatch.setattr(Course, "detour", then_leaves)
+    life.redis_replies("ok")
+    life.turns()
+    made = life.connected()
+    life.head(made, 200)
+    made.receive(life.pieces.pop(0))
+    life.do(lambda: life.provider.waiting.pop().set_result(Elsewhere(made)))
+    life.turns()
+    assert (course.state, course.alone is None) == ("stream", False)
+    while life.pieces:
+        life.more_comes(True)
+        life.turns()
+    assert course.state == "settle"
+    life.redis_replies("ok")
+    life.turns()
+    assert life.held[-1].state == "settled"
+    charged = course.context.charged
+    assert charged is not None
+    assert not charged.estimated
+    life.teardown()
