@@ -11,6 +11,7 @@ membership, their sessions and their keys in the organization end in the same tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from billing.identity.directories import Changes, Directories
 from billing.identity.organizations import locked
 from billing.mail import BadAddress, parse_email
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, address_of
-from billing.scim.filters import Filter, compared, holds, names_in
+from billing.scim.filters import Filter, compared, comparisons, holds, names_in
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 USER_PREFIX: Final = "scu_"
 GROUP_PREFIX: Final = "scg_"
-# Rows that a filter is evaluated on between two statements; of groups whose members it asks for.
+# Rows that a filter is evaluated on between two statements; where it asks for members of groups, or groups of people.
 BATCH: Final = 500
-BATCH_OF_GROUPS: Final = 10
+BATCH_WITH_REFERENCES: Final = 10
+# Comparisons after which other calls have their turn; a row that needs more of them is compared in a thread.
+COMPARED_AT_ONCE: Final = 2000
 # What a filter's look at a row costs beside a member that is read.
 LOOK_COSTS: Final = 10
 # Members of a group up to which the answer to a change of it shows them.
@@ -346,8 +349,8 @@ class Directory:
             elif (name := compared(asked.only, "externalId")) is not None:
                 batches = _batch(await self._database.rows(_query(external), org_id, name))
             else:
-                members = type_ is GROUPS and "members" in names_in(asked.only)
-                batches = self._batches(noun, org_id, BATCH_OF_GROUPS if members else BATCH)
+                has_references = ("members" if type_ is GROUPS else "groups") in names_in(asked.only)
+                batches = self._batches(noun, org_id, BATCH_WITH_REFERENCES if has_references else BATCH)
             total, rows = await self._filtered(type_, org_id, batches, asked)
         rows = await self._bounded(rows, noun) if asked.references else list(rows)
         return total, await self._records(rows, noun, references=asked.references)
@@ -363,14 +366,26 @@ class Directory:
     ) -> tuple[int, list[Row]]:
         """Return how many rows a filter holds for, and those of the page. What a filter may ask of groups and members
         is read for each batch."""
-        total, page = 0, list[Row]()
+        total, page, made = 0, list[Row](), 0
         only = cast("Filter", asked.only)
+        each_time = comparisons(only)
         references = not names_in(only).isdisjoint(("members", "groups"))
         async for rows in batches:
             records = await self._records(rows, type_.endpoint.lower(), references=references)
-            self._spend(org_id, LOOK_COSTS * len(rows) + sum(len(each.references) for each in records))
+            looked = LOOK_COSTS * len(rows) + sum(len(each.references) for each in records)
+            self._spend(org_id, looked * each_time)
             for row, record in zip(rows, records, strict=True):
-                if holds(only, type_, record.shown(type_, "")):
+                needed = each_time * (1 + len(record.references))
+                made += needed
+                if made >= COMPARED_AT_ONCE:
+                    made = 0
+                    await asyncio.sleep(0)
+                shown = record.shown(type_, "")
+                if needed >= COMPARED_AT_ONCE:
+                    found = await asyncio.to_thread(holds, only, type_, shown)
+                else:
+                    found = holds(only, type_, shown)
+                if found:
                     if asked.start <= total < asked.start + asked.count:
                         page.append(row)
                     total += 1

@@ -229,6 +229,17 @@ def names_in(found: Filter) -> frozenset[str]:
             return frozenset({path.rpartition(":")[2].partition(".")[0].lower()})
 
 
+def comparisons(found: Filter) -> int:
+    """Return how many comparisons a filter has."""
+    match found:
+        case Both(parts) | Either(parts):
+            return sum(map(comparisons, parts))
+        case Inverse(part) | Within(_, part):
+            return comparisons(part)
+        case Comparison():
+            return 1
+
+
 def holds(found: Filter, type_: ResourceType, resource: Resource) -> bool:
     """Return whether a filter holds for a resource."""
 

@@ -70,6 +70,20 @@ async def test_pages_and_filters(company):
         await company.call("GET", "/Users", params=wrong, status=400)
 
 
+@pytest.mark.parametrize("at_once", [1, 1000])
+async def test_what_a_filter_of_groups_costs(company, monkeypatch, at_once):
+    """Few people at a time, other calls in between, and each comparison counts."""
+    monkeypatch.setattr("billing.scim.directory.BATCH_WITH_REFERENCES", 2)
+    monkeypatch.setattr("billing.scim.directory.COMPARED_AT_ONCE", at_once)
+    spent, directory = [], company.services.scim.directory
+    monkeypatch.setattr(directory, "_spend", lambda _, rows: spent.append(rows))
+    ids = [await company.add(f"p{n}@example.com") for n in range(5)]
+    group = await company.group("Staff", *ids[:3])
+    spent.clear()
+    assert await company.found("/Users", f'groups eq "{group}" or groups eq "none" or groups eq "no"') == ids[:3]
+    assert spent == [3 * 22, 3 * 21, 3 * 10]
+
+
 async def test_what_is_offered(company):
     config = await company.call("GET", "/ServiceProviderConfig", status=200)
     assert (config["patch"], config["etag"]) == ({"supported": True}, {"supported": True})
