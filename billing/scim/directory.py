@@ -252,7 +252,9 @@ class Directory:
             row = await _locked(connection, GROUPS, "groups_lock", org_id, id_, expected)
             rows = await connection.fetch(_query("groups_member_ids"), id_)
             members = {each["member_id"]: None for each in rows}
-            before, after, wanted = row["resource"], change(dict(row["resource"])), change_members(dict(members))
+            before, after = row["resource"], change(dict(row["resource"]))
+            await asyncio.sleep(0)
+            wanted = change_members(dict(members))
             if after != before or wanted.keys() != members.keys():
                 await connection.execute(_query("groups_update"), id_, *_group_keys(after), after)
                 renamed = _group_keys(after) != _group_keys(before)

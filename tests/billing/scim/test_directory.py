@@ -456,6 +456,15 @@ async def test_a_large_group_is_not_sent_with_each_change(company, monkeypatch):
     assert len(put["members"]) == 3
 
 
+async def test_operations_count_as_calls(company, monkeypatch):
+    group = await company.group("Staff")
+    spent = []
+    monkeypatch.setattr(type(company.services.scim.limit), "spend", lambda self, org_id, rows: spent.append(rows))
+    name = {"op": "replace", "path": "displayName", "value": "A"}
+    await company.patch(f"/Groups/{group}", name, name, name)
+    assert spent[0] == 30
+
+
 async def test_a_page_ends_where_its_groups_have_many_members(company, monkeypatch):
     monkeypatch.setattr("billing.scim.directory.MOST_REFERENCES", 3)
     ids = [await company.add(f"p{n}@example.com") for n in range(2)]
