@@ -163,8 +163,9 @@ class Directory:
                 _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
             )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
-            is_member = await self._link(connection, changes, id_, actor)
-            if resource["active"] and not is_member:
+            if not resource["active"]:
+                await self._end(connection, changes, cast("Row", row), actor)
+            elif not await self._link(connection, changes, id_, actor):
                 await self._directories.check_room(connection, changes.organization)
         return _found(row)
 
@@ -178,7 +179,8 @@ class Directory:
             before: Resource = row["resource"]
             after = {"active": before.get("active", True), **change(dict(before))}
             if after != before:
-                await self._link(connection, changes, id_, actor)
+                if row["active"]:
+                    await self._link(connection, changes, id_, actor)
                 updated = await connection.fetchrow(
                     _query("users_update"), id_, *_user_keys(after), after["active"], after
                 )
@@ -191,15 +193,25 @@ class Directory:
     ) -> None:
         """Have membership follow whether a person is active."""
         user_id = after["user_id"]
-        if before["active"] and not after["active"] and user_id is not None:
-            await self._directories.leave(connection, changes, user_id, actor)
-        elif after["active"] and not before["active"] and user_id is not None:
+        if not after["active"]:
+            if before["active"] or before["email"] != after["email"]:
+                await self._end(connection, changes, after, actor, before["email"])
+        elif not before["active"] and user_id is not None:
             await self._directories.join(connection, changes, user_id, actor)
             await self._directories.check_room(connection, changes.organization, user_id)
-        else:
-            is_member = await self._link(connection, changes, after["id"], actor)
-            if after["active"] and not before["active"] and not is_member:
-                await self._directories.check_room(connection, changes.organization)
+        elif not await self._link(connection, changes, after["id"], actor) and not before["active"]:
+            await self._directories.check_room(connection, changes.organization)
+
+    async def _end(
+        self, connection: Connection, changes: Changes, place: Row, actor: audit.Actor, address: str | None = None
+    ) -> None:
+        """End the membership of somebody who is active no more, also of a member whose place this has not been yet, and
+        the invitations to their address, and to another one that they had."""
+        linked = await connection.fetchval(_query("users_link"), place["id"])
+        user_id = place["user_id"] or linked
+        await self._directories.uninvite(connection, changes, [place["email"], address], None, actor)
+        if user_id is not None:
+            await self._directories.leave(connection, changes, user_id, actor)
 
     async def delete_user(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None
@@ -207,10 +219,8 @@ class Directory:
         """Remove a person, who leaves the organization."""
         async with self._changing(org_id) as (connection, changes):
             row = await _locked(connection, USERS, "users_lock", org_id, id_, expected)
-            await self._link(connection, changes, id_, actor)
-            user_id = await connection.fetchval(_query("users_whose"), id_)
-            if user_id is not None and row["active"]:
-                await self._directories.leave(connection, changes, user_id, actor)
+            if row["active"]:
+                await self._end(connection, changes, row, actor)
             await connection.execute(_query("users_delete"), id_)
             await _record(connection, changes, actor, "scim_user.delete", id_, (row["resource"], None))
 

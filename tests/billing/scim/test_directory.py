@@ -232,6 +232,63 @@ async def test_who_was_invited_after_they_were_added(company):
     assert (await company.role(user_id), await company.works(key)) == (None, False)
 
 
+@pytest.mark.parametrize("how", ["POST", "PUT"])
+async def test_a_member_whom_the_directory_has_as_not_active(company, how):
+    """Also where it has said nothing of them before, or by another address."""
+    user_id = await company.invited(ADA)
+    key = await company.key(user_id)
+    if how == "POST":
+        scim_id = await company.add(ADA, active=False)
+    else:
+        scim_id = await company.add(EVE)
+        await company.call("PUT", f"/Users/{scim_id}", {"userName": ADA, "active": False}, status=200)
+    assert (await company.role(user_id), await company.works(key)) == (None, False)
+    await company.patch(f"/Users/{scim_id}", ON)
+    assert await company.role(user_id) == "member"
+
+
+async def test_the_last_owner_is_not_ended_by_a_new_place(company):
+    await company.call("POST", "/Users", {"userName": "boss@example.com", "active": False}, status=409)
+    assert await company.role(company.owner) == "owner"
+
+
+async def test_who_was_invited_after_they_were_ended_stays(company):
+    scim_id = await company.add(ADA, active=False)
+    user_id = await company.invited(ADA)
+    await company.patch(f"/Users/{scim_id}", {"op": "replace", "path": "displayName", "value": "A"})
+    assert await company.role(user_id) == "member"
+
+
+@pytest.mark.parametrize("how", ["POST", "PATCH", "PUT", "DELETE", "member"])
+async def test_invitations_of_a_leaver_end(company, how):
+    invitations, by = company.services.invitations, acting(company.owner)
+    scim_id = None if how == "POST" else await company.add(ADA)
+    if how == "member":  # whose address is another one by now
+        user_id = await company.person(ADA)
+        await company.sign_in(user_id)
+        database = company.billing.database
+        await database.execute("UPDATE users SET email = 'ada@home.example' WHERE id = $1", user_id)
+        await company.services.members.remove(company.organization.id, user_id, by)
+        await invitations.invite(company.organization.id, "ada@home.example", "member", by)
+    else:
+        await invitations.invite(company.organization.id, ADA, "member", by)
+    await invitations.invite(company.organization.id, EVE, "member", by)
+    match how:
+        case "POST":
+            await company.add(ADA, active=False)
+        case "PUT":
+            body = {"userName": "new@example.com", "active": False}
+            await company.call("PUT", f"/Users/{scim_id}", body, status=200)
+        case "DELETE":
+            await company.call("DELETE", f"/Users/{scim_id}", status=204)
+        case _:
+            await company.patch(f"/Users/{scim_id}", OFF)
+    page = await invitations.page(company.organization.id, 10)
+    assert [(each.email == EVE, each.status) for each in page.items] == [(True, "open"), (False, "revoked")]
+    [revoked] = await company.audited("invitation.revoke")
+    assert revoked["actor"].startswith("scim:sct_")
+
+
 async def test_the_last_owner_stays(company):
     scim_id = await company.add("boss@example.com")
     key = await company.key(company.owner)
