@@ -572,9 +572,12 @@ WHERE scim_users.id = $1 AND users.id = $2 AND scim_users.email = users.email AN
 RETURNING scim_users.id
 
 -- name: scim_users_waiting
--- Places that are kept for the address that the user $1 has proven.
+-- Places that are kept for the address that the user $1 has proven, where they may take them: those that any other
+-- organization keeps neither hide these nor are waited for.
 SELECT scim_users.id, scim_users.org_id FROM users JOIN scim_users ON scim_users.email = users.email
 WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND scim_users.active AND scim_users.user_id IS NULL
+    AND (EXISTS (SELECT FROM organization_domains WHERE org_id = scim_users.org_id AND domain = split_part(users.email, '@', 2))
+        OR EXISTS (SELECT FROM memberships WHERE org_id = scim_users.org_id AND user_id = users.id))
 ORDER BY scim_users.org_id LIMIT 100
 
 -- name: sealed_some

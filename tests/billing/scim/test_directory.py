@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from billing.identity.organizations import OrganizationConflict, OrganizationForbidden
+from billing.identity.organizations import OrganizationConflict, OrganizationForbidden, locked
 from billing.quotas import parse_quotas
 from billing.settings import ScimSettings
 from tests.billing.identity.support import acting, new_organization
@@ -405,6 +405,34 @@ async def test_another_organization_s_token(company):
     await other.call("POST", "/Groups", {"displayName": "H", "members": [{"value": mine}]}, status=400)
     await other.add(ADA)  # a place in each: the address is one's own
     await other.group("Staff")
+
+
+async def test_no_sign_in_waits_for_a_stranger_s_organization(company):
+    """Nor do places that strangers keep hide one's own."""
+    other = await company_of(company.api, company.registry, company.services, "Other", "other.example")
+    database = company.billing.database
+    await other.add(ADA)
+    await company.add(ADA)
+    account = other.organization.account_id
+    await database.execute(
+        "INSERT INTO accounts SELECT (jsonb_populate_record(accounts, jsonb_build_object('id', 'a' || n))).* "
+        "FROM accounts, generate_series(1, 100) n WHERE id = $1",
+        account,
+    )
+    await database.execute(
+        "INSERT INTO organizations (id, slug, name, personal, account_id) "
+        "SELECT '0' || n, 's' || n, 'n', false, 'a' || n FROM generate_series(1, 100) n"
+    )
+    await database.execute(
+        "INSERT INTO scim_users (id, org_id, user_name, email, active, resource) "
+        "SELECT 'u' || n, '0' || n, $1, $1, true, '{}' FROM generate_series(1, 100) n",
+        ADA,
+    )
+    user_id = await company.person(ADA)
+    async with database.transaction() as connection, asyncio.timeout(5):
+        await locked(connection, other.organization.id)
+        await company.sign_in(user_id)
+    assert (await company.role(user_id), await other.role(user_id)) == ("member", None)
 
 
 async def test_an_organization_gets_nobody_of_another_s_domain(company):
