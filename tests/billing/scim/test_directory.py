@@ -465,6 +465,18 @@ async def test_a_wrong_token(company, token):
             assert token not in await answer.text()
 
 
+async def test_a_token_that_is_no_text(company):
+    """A server reads bytes of a header that are no UTF-8 as surrogates."""
+    peer = company.api.client.server
+    reader, writer = await asyncio.open_connection(peer.host, peer.port)
+    token = b"mgs_" + b"\xff" * 43
+    writer.write(b"GET /scim/v2/Users HTTP/1.1\r\nHost: a\r\nConnection: close\r\n")
+    writer.write(b"Authorization: Bearer " + token + b"\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+    assert await company.services.scim.tokens.recognise(token.decode(errors="surrogateescape")) is None
+
+
 async def test_a_token_opens_nothing_else(company):
     for path in ("/api/auth/me", "/api/orgs", f"/api/orgs/{company.organization.id}", "/api/billing/keys"):
         answer = await company.api.call("GET", path, headers={"Authorization": f"Bearer {company.token}"})
