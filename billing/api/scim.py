@@ -62,8 +62,11 @@ class ScimCall:
 
     @property
     def id(self) -> str:
-        """Return the id in the path."""
-        return self.request.match_info["id"]
+        """Return the id in the path; nothing has one with a NUL character."""
+        found = self.request.match_info["id"]
+        if "\0" in found:
+            raise ScimError(f"There is no {found[:100]!r}.", status=404)
+        return found
 
     @property
     def url(self) -> str:

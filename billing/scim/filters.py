@@ -169,9 +169,12 @@ class _Reader:
         try:
             if token.lower() in _WORDS:
                 return _WORDS[token.lower()]
-            return msgspec.json.decode(token)
+            value = msgspec.json.decode(token)
         except msgspec.DecodeError as error:
             raise _wrong(f"the value {token[:50]!r}") from error
+        if isinstance(value, str) and "\0" in value:
+            raise ScimError("A value in a filter must not contain NUL characters.", "invalidFilter")
+        return value
 
     def _word(self) -> str:
         token = self._next()

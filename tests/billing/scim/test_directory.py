@@ -84,6 +84,19 @@ async def test_what_a_filter_of_groups_costs(company, monkeypatch, at_once):
     assert spent == [3 * 22, 3 * 21, 3 * 10]
 
 
+@pytest.mark.parametrize("path", ["/Users", "/Groups"])
+async def test_nul_characters(company, path):
+    """They are in no text that Postgres keeps."""
+    for name in ("userName", "displayName", "externalId", "id"):
+        params = {"filter": f'{name} eq "a\\u0000"'}
+        assert (await company.call("GET", path, params=params, status=400))["scimType"] == "invalidFilter"
+    for method, body in (("GET", None), ("DELETE", None), ("PATCH", {"Operations": [OFF]})):
+        await company.call(method, f"{path}/%00", body, status=404)
+    group = await company.group("Staff")
+    for operation in (member("a\0"), {"op": "remove", "path": 'members[value eq "a\\u0000"]'}):
+        await company.patch(f"/Groups/{group}", operation, status=400)
+
+
 async def test_what_is_offered(company):
     config = await company.call("GET", "/ServiceProviderConfig", status=200)
     assert (config["patch"], config["etag"]) == ({"supported": True}, {"supported": True})
