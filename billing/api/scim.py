@@ -39,6 +39,8 @@ _MESSAGE: Final = "urn:ietf:params:scim:api:messages:2.0:"
 _CORE: Final = "urn:ietf:params:scim:schemas:core:2.0:"
 # How paths end that the RFC knows, and that are not offered.
 _NOT_OFFERED: Final = ("/Bulk", "/Me", "/.search")
+# What an operation of a PATCH costs beside a member that is read.
+OPERATION_COSTS: Final = 10
 _MOST_NUMBER: Final = 9
 _MOST_NAMES: Final = 100
 _log = logging.getLogger(__name__)
@@ -60,8 +62,11 @@ class ScimCall:
 
     @property
     def id(self) -> str:
-        """Return the id in the path."""
-        return self.request.match_info["id"]
+        """Return the id in the path; nothing has one with a NUL character."""
+        found = self.request.match_info["id"]
+        if "\0" in found:
+            raise ScimError(f"There is no {found[:100]!r}.", status=404)
+        return found
 
     @property
     def url(self) -> str:
@@ -333,6 +338,8 @@ async def _replace(call: ScimCall, type_: ResourceType) -> web.Response:
 
 async def _patch(call: ScimCall, type_: ResourceType) -> web.Response:
     changes, expected = read_changes(type_, call.body), call.expected
+    call.services.scim.limit.spend(call.org_id, OPERATION_COSTS * len(changes))
+    await asyncio.sleep(0)  # others have their turn between what is read and what is changed
 
     def change(resource: Resource) -> Resource:
         return patched(type_, resource, changes)

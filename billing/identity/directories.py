@@ -220,14 +220,26 @@ class Directories:
         return True
 
     async def leave(self, connection: Connection, changes: Changes, user_id: str, actor: audit.Actor) -> None:
-        """End the membership of somebody who has left the company, with their keys and sessions in the organization.
-        Raises `OrganizationConflict` for the last owner."""
+        """End the membership of somebody who has left the company, with their keys and sessions in the organization and
+        the invitations to their address. Raises `OrganizationConflict` for the last owner."""
         organization = changes.organization
         row = await _membership(connection, organization.id, user_id)
         if row is not None:
             roles = row["role"], None
             changes.key_ids += await self._members.change(connection, organization, user_id, roles, actor)
+        await self.uninvite(connection, changes, (), user_id, actor)
         await connection.execute(_query("sessions_end_in"), user_id, organization.id, "left the organization")
+
+    async def uninvite(
+        self,
+        connection: Connection,
+        changes: Changes,
+        addresses: Sequence[str | None],
+        user_id: str | None,
+        actor: audit.Actor,
+    ) -> None:
+        """Revoke what the organization has invited to these addresses, and to that of a user."""
+        await self._members.uninvite(connection, changes.organization, addresses, user_id, actor)
 
     async def sync(
         self, connection: Connection, changes: Changes, user_ids: Sequence[str] | None, actor: audit.Actor

@@ -463,6 +463,19 @@ class Members:
             rows = await connection.fetch(_query("invitations_end"), org_id)
             await _note_revoked(connection, organization, rows, acting.actor)
 
+    async def uninvite(
+        self,
+        connection: Connection,
+        organization: Organization,
+        addresses: Sequence[str | None],
+        user_id: str | None,
+        actor: audit.Actor,
+    ) -> None:
+        """Revoke the open invitations to these addresses and to a user's, in the caller's transaction, which has locked
+        the organization."""
+        rows = await connection.fetch(_query("invitations_end_to"), organization.id, list(addresses), user_id)
+        await _note_revoked(connection, organization, rows, actor)
+
     async def change(
         self,
         connection: Connection,

@@ -268,6 +268,13 @@ UPDATE invitations SET revoked_at = now()
 WHERE org_id = $1 AND accepted_at IS NULL AND revoked_at IS NULL
 RETURNING id, email, role
 
+-- name: invitations_end_to
+-- Revoke the open invitations, also those that have expired, to some addresses and to that of the user $3.
+UPDATE invitations SET revoked_at = now()
+WHERE org_id = $1 AND (email = ANY ($2::text[]) OR email = (SELECT users.email FROM users WHERE users.id = $3))
+    AND accepted_at IS NULL AND revoked_at IS NULL
+RETURNING id, email, role
+
 -- name: invitations_get
 SELECT *, expires_at <= now() AS expired FROM invitations WHERE org_id = $1 AND id = $2
 
@@ -543,8 +550,12 @@ WHERE scim_users.org_id = $1 AND scim_users.active AND ($2::text[] IS NULL OR sc
 ORDER BY scim_users.user_id
 
 -- name: scim_users_known
--- Whether the directory of an organization has somebody, active or not.
+-- Whether the directory of an organization has somebody, active or not: by a place that they have taken, or by one that is
+-- kept for the address that they have proven.
 SELECT EXISTS (SELECT FROM scim_users WHERE org_id = $1 AND user_id = $2)
+    OR EXISTS (SELECT FROM scim_users JOIN users ON users.email = scim_users.email
+        WHERE scim_users.org_id = $1 AND scim_users.user_id IS NULL
+            AND users.id = $2 AND users.email_verified_at IS NOT NULL)
 
 -- name: scim_users_release
 UPDATE scim_users SET user_id = NULL WHERE id = $1
@@ -561,9 +572,12 @@ WHERE scim_users.id = $1 AND users.id = $2 AND scim_users.email = users.email AN
 RETURNING scim_users.id
 
 -- name: scim_users_waiting
--- Places that are kept for the address that the user $1 has proven.
+-- Places that are kept for the address that the user $1 has proven, where they may take them: those that any other
+-- organization keeps neither hide these nor are waited for.
 SELECT scim_users.id, scim_users.org_id FROM users JOIN scim_users ON scim_users.email = users.email
 WHERE users.id = $1 AND users.email_verified_at IS NOT NULL AND scim_users.active AND scim_users.user_id IS NULL
+    AND (EXISTS (SELECT FROM organization_domains WHERE org_id = scim_users.org_id AND domain = split_part(users.email, '@', 2))
+        OR EXISTS (SELECT FROM memberships WHERE org_id = scim_users.org_id AND user_id = users.id))
 ORDER BY scim_users.org_id LIMIT 100
 
 -- name: sealed_some

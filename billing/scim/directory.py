@@ -11,6 +11,7 @@ membership, their sessions and their keys in the organization end in the same tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from billing.identity.directories import Changes, Directories
 from billing.identity.organizations import locked
 from billing.mail import BadAddress, parse_email
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, address_of
-from billing.scim.filters import Filter, compared, holds, names_in
+from billing.scim.filters import Filter, compared, comparisons, holds, names_in
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 USER_PREFIX: Final = "scu_"
 GROUP_PREFIX: Final = "scg_"
-# Rows that a filter is evaluated on between two statements; of groups whose members it asks for.
+# Rows that a filter is evaluated on between two statements; where it asks for members of groups, or groups of people.
 BATCH: Final = 500
-BATCH_OF_GROUPS: Final = 10
+BATCH_WITH_REFERENCES: Final = 10
+# Comparisons after which other calls have their turn; a row that needs more of them is compared in a thread.
+COMPARED_AT_ONCE: Final = 2000
 # What a filter's look at a row costs beside a member that is read.
 LOOK_COSTS: Final = 10
 # Members of a group up to which the answer to a change of it shows them.
@@ -160,8 +163,9 @@ class Directory:
                 _query("users_insert"), id_, org_id, *_user_keys(resource), resource["active"], resource
             )
             await _record(connection, changes, actor, "scim_user.create", id_, (None, resource))
-            is_member = await self._link(connection, changes, id_, actor)
-            if resource["active"] and not is_member:
+            if not resource["active"]:
+                await self._end(connection, changes, cast("Row", row), actor)
+            elif not await self._link(connection, changes, id_, actor):
                 await self._directories.check_room(connection, changes.organization)
         return _found(row)
 
@@ -175,7 +179,8 @@ class Directory:
             before: Resource = row["resource"]
             after = {"active": before.get("active", True), **change(dict(before))}
             if after != before:
-                await self._link(connection, changes, id_, actor)
+                if row["active"]:
+                    await self._link(connection, changes, id_, actor)
                 updated = await connection.fetchrow(
                     _query("users_update"), id_, *_user_keys(after), after["active"], after
                 )
@@ -188,15 +193,25 @@ class Directory:
     ) -> None:
         """Have membership follow whether a person is active."""
         user_id = after["user_id"]
-        if before["active"] and not after["active"] and user_id is not None:
-            await self._directories.leave(connection, changes, user_id, actor)
-        elif after["active"] and not before["active"] and user_id is not None:
+        if not after["active"]:
+            if before["active"] or before["email"] != after["email"]:
+                await self._end(connection, changes, after, actor, before["email"])
+        elif not before["active"] and user_id is not None:
             await self._directories.join(connection, changes, user_id, actor)
             await self._directories.check_room(connection, changes.organization, user_id)
-        else:
-            is_member = await self._link(connection, changes, after["id"], actor)
-            if after["active"] and not before["active"] and not is_member:
-                await self._directories.check_room(connection, changes.organization)
+        elif not await self._link(connection, changes, after["id"], actor) and not before["active"]:
+            await self._directories.check_room(connection, changes.organization)
+
+    async def _end(
+        self, connection: Connection, changes: Changes, place: Row, actor: audit.Actor, address: str | None = None
+    ) -> None:
+        """End the membership of somebody who is active no more, also of a member whose place this has not been yet, and
+        the invitations to their address, and to another one that they had."""
+        linked = await connection.fetchval(_query("users_link"), place["id"])
+        user_id = place["user_id"] or linked
+        await self._directories.uninvite(connection, changes, [place["email"], address], None, actor)
+        if user_id is not None:
+            await self._directories.leave(connection, changes, user_id, actor)
 
     async def delete_user(
         self, org_id: str, id_: str, actor: audit.Actor, expected: Sequence[str] | None = None
@@ -204,10 +219,8 @@ class Directory:
         """Remove a person, who leaves the organization."""
         async with self._changing(org_id) as (connection, changes):
             row = await _locked(connection, USERS, "users_lock", org_id, id_, expected)
-            await self._link(connection, changes, id_, actor)
-            user_id = await connection.fetchval(_query("users_whose"), id_)
-            if user_id is not None and row["active"]:
-                await self._directories.leave(connection, changes, user_id, actor)
+            if row["active"]:
+                await self._end(connection, changes, row, actor)
             await connection.execute(_query("users_delete"), id_)
             await _record(connection, changes, actor, "scim_user.delete", id_, (row["resource"], None))
 
@@ -249,7 +262,9 @@ class Directory:
             row = await _locked(connection, GROUPS, "groups_lock", org_id, id_, expected)
             rows = await connection.fetch(_query("groups_member_ids"), id_)
             members = {each["member_id"]: None for each in rows}
-            before, after, wanted = row["resource"], change(dict(row["resource"])), change_members(dict(members))
+            before, after = row["resource"], change(dict(row["resource"]))
+            await asyncio.sleep(0)
+            wanted = change_members(dict(members))
             if after != before or wanted.keys() != members.keys():
                 await connection.execute(_query("groups_update"), id_, *_group_keys(after), after)
                 renamed = _group_keys(after) != _group_keys(before)
@@ -346,8 +361,8 @@ class Directory:
             elif (name := compared(asked.only, "externalId")) is not None:
                 batches = _batch(await self._database.rows(_query(external), org_id, name))
             else:
-                members = type_ is GROUPS and "members" in names_in(asked.only)
-                batches = self._batches(noun, org_id, BATCH_OF_GROUPS if members else BATCH)
+                has_references = ("members" if type_ is GROUPS else "groups") in names_in(asked.only)
+                batches = self._batches(noun, org_id, BATCH_WITH_REFERENCES if has_references else BATCH)
             total, rows = await self._filtered(type_, org_id, batches, asked)
         rows = await self._bounded(rows, noun) if asked.references else list(rows)
         return total, await self._records(rows, noun, references=asked.references)
@@ -363,14 +378,26 @@ class Directory:
     ) -> tuple[int, list[Row]]:
         """Return how many rows a filter holds for, and those of the page. What a filter may ask of groups and members
         is read for each batch."""
-        total, page = 0, list[Row]()
+        total, page, made = 0, list[Row](), 0
         only = cast("Filter", asked.only)
+        each_time = comparisons(only)
         references = not names_in(only).isdisjoint(("members", "groups"))
         async for rows in batches:
             records = await self._records(rows, type_.endpoint.lower(), references=references)
-            self._spend(org_id, LOOK_COSTS * len(rows) + sum(len(each.references) for each in records))
+            looked = LOOK_COSTS * len(rows) + sum(len(each.references) for each in records)
+            self._spend(org_id, looked * each_time)
             for row, record in zip(rows, records, strict=True):
-                if holds(only, type_, record.shown(type_, "")):
+                needed = each_time * (1 + len(record.references))
+                made += needed
+                if made >= COMPARED_AT_ONCE:
+                    made = 0
+                    await asyncio.sleep(0)
+                shown = record.shown(type_, "")
+                if needed >= COMPARED_AT_ONCE:
+                    found = await asyncio.to_thread(holds, only, type_, shown)
+                else:
+                    found = holds(only, type_, shown)
+                if found:
                     if asked.start <= total < asked.start + asked.count:
                         page.append(row)
                     total += 1

@@ -169,9 +169,12 @@ class _Reader:
         try:
             if token.lower() in _WORDS:
                 return _WORDS[token.lower()]
-            return msgspec.json.decode(token)
+            value = msgspec.json.decode(token)
         except msgspec.DecodeError as error:
             raise _wrong(f"the value {token[:50]!r}") from error
+        if isinstance(value, str) and "\0" in value:
+            raise ScimError("A value in a filter must not contain NUL characters.", "invalidFilter")
+        return value
 
     def _word(self) -> str:
         token = self._next()
@@ -227,6 +230,17 @@ def names_in(found: Filter) -> frozenset[str]:
             return names_in(part)
         case Within(path, _) | Comparison(path):
             return frozenset({path.rpartition(":")[2].partition(".")[0].lower()})
+
+
+def comparisons(found: Filter) -> int:
+    """Return how many comparisons a filter has."""
+    match found:
+        case Both(parts) | Either(parts):
+            return sum(map(comparisons, parts))
+        case Inverse(part) | Within(_, part):
+            return comparisons(part)
+        case Comparison():
+            return 1
 
 
 def holds(found: Filter, type_: ResourceType, resource: Resource) -> bool:

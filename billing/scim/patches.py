@@ -185,7 +185,8 @@ def _implied(attribute: Attribute, only: Filter) -> Resource:
 
 
 def patched_members(type_: ResourceType, members: dict[str, None], changes: list[Change]) -> dict[str, None]:
-    """Return the ids of a group's members as changes make them, in their order. Raises `ScimError`."""
+    """Return the ids of a group's members as changes make them, in their order; each change costs what it names, not
+    what the group has. Raises `ScimError`."""
     after = dict(members)
     for change in changes:
         path = change.path
@@ -199,11 +200,14 @@ def patched_members(type_: ResourceType, members: dict[str, None], changes: list
             for member_id in _named(path.only):
                 after.pop(member_id, None)
         elif change.op == "remove":
-            gone = None if change.value in (None, []) else member_ids(type_, change.value)
-            after = {} if gone is None else {each: None for each in after if each not in gone}
+            gone = list(after) if change.value in (None, []) else member_ids(type_, change.value)
+            for member_id in gone:
+                after.pop(member_id, None)
         else:
             given = member_ids(type_, change.value)
-            after = given if change.op == "replace" else after | given
+            if change.op == "replace":
+                after.clear()
+            after.update(given)
     return after
 
 

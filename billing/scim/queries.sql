@@ -105,10 +105,10 @@ INSERT INTO scim_users (id, org_id, user_name, email, external_id, active, resou
 VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *
 
 -- name: users_link
--- Give the place $1 to the member of its organization who has proven the address that it is kept for.
+-- Give the place $1, active or not, to the member of its organization who has proven the address that it is kept for.
 UPDATE scim_users SET user_id = users.id
 FROM users JOIN memberships ON memberships.user_id = users.id
-WHERE scim_users.id = $1 AND scim_users.active AND scim_users.user_id IS NULL
+WHERE scim_users.id = $1 AND scim_users.user_id IS NULL
     AND users.email = scim_users.email AND users.email_verified_at IS NOT NULL
     AND memberships.org_id = scim_users.org_id
     AND NOT EXISTS (SELECT FROM scim_users other WHERE other.org_id = scim_users.org_id AND other.user_id = users.id)
@@ -135,6 +135,3 @@ SELECT user_id FROM scim_users WHERE id = ANY ($1::text[]) AND user_id IS NOT NU
 UPDATE scim_users SET user_name = $2, email = $3, external_id = $4, active = $5, resource = $6, version = version + 1,
     updated_at = now()
 WHERE id = $1 RETURNING *
-
--- name: users_whose
-SELECT user_id FROM scim_users WHERE id = $1

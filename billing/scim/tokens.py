@@ -104,7 +104,7 @@ class ScimTokens:
     async def recognise(self, secret: str) -> ScimToken | None:
         """Return the token that has this secret and is valid now; None for any other text. Noted as used once a
         minute."""
-        if len(secret) != _LENGTH or not secret.startswith(SECRET_PREFIX):
+        if len(secret) != _LENGTH or not secret.startswith(SECRET_PREFIX) or not secret.isascii():
             return None
         digest = secret_digest(secret)
         row = await self._database.row(_query("tokens_recognise"), digest)

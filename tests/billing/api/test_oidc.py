@@ -591,6 +591,17 @@ async def test_whom_the_directory_has_no_sign_in_lets_in(company, people):
     assert await company.role(groups=["staff"]) is None
 
 
+async def test_a_place_of_somebody_unknown_decides_too(company):
+    """Who was never seen here, and is not active in the directory, joins by no group."""
+    await company.rules(STAFF)
+    directory, actor = scim_of(company.registry).directory, acting(company.owner).actor
+    given = {"userName": "ann@example.com", "active": False}
+    record = await directory.create_user(company.organization.id, given, actor)
+    assert await company.role(groups=["staff"]) is None
+    await directory.delete_user(company.organization.id, record.id, actor)
+    assert await company.role(groups=["staff"]) == "member"
+
+
 async def test_a_disabled_user_gets_no_place(company, people):
     await company.rules(STAFF)
     user_id = await people.user(status="disabled")

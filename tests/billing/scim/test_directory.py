@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from billing.identity.organizations import OrganizationConflict, OrganizationForbidden
+from billing.identity.organizations import OrganizationConflict, OrganizationForbidden, locked
 from billing.quotas import parse_quotas
 from billing.settings import ScimSettings
 from tests.billing.identity.support import acting, new_organization
@@ -68,6 +68,33 @@ async def test_pages_and_filters(company):
     assert [(each["value"], each["display"], each["type"]) for each in whole["groups"]] == [(group, "Staff", "direct")]
     for wrong in ({"filter": "userName"}, {"count": "x"}, {"startIndex": "9" * 30}, {"filter": "a\0"}):
         await company.call("GET", "/Users", params=wrong, status=400)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000])
+async def test_what_a_filter_of_groups_costs(company, monkeypatch, at_once):
+    """Few people at a time, other calls in between, and each comparison counts."""
+    monkeypatch.setattr("billing.scim.directory.BATCH_WITH_REFERENCES", 2)
+    monkeypatch.setattr("billing.scim.directory.COMPARED_AT_ONCE", at_once)
+    spent, directory = [], company.services.scim.directory
+    monkeypatch.setattr(directory, "_spend", lambda _, rows: spent.append(rows))
+    ids = [await company.add(f"p{n}@example.com") for n in range(5)]
+    group = await company.group("Staff", *ids[:3])
+    spent.clear()
+    assert await company.found("/Users", f'groups eq "{group}" or groups eq "none" or groups eq "no"') == ids[:3]
+    assert spent == [3 * 22, 3 * 21, 3 * 10]
+
+
+@pytest.mark.parametrize("path", ["/Users", "/Groups"])
+async def test_nul_characters(company, path):
+    """They are in no text that Postgres keeps."""
+    for name in ("userName", "displayName", "externalId", "id"):
+        params = {"filter": f'{name} eq "a\\u0000"'}
+        assert (await company.call("GET", path, params=params, status=400))["scimType"] == "invalidFilter"
+    for method, body in (("GET", None), ("DELETE", None), ("PATCH", {"Operations": [OFF]})):
+        await company.call(method, f"{path}/%00", body, status=404)
+    group = await company.group("Staff")
+    for operation in (member("a\0"), {"op": "remove", "path": 'members[value eq "a\\u0000"]'}):
+        await company.patch(f"/Groups/{group}", operation, status=400)
 
 
 async def test_what_is_offered(company):
@@ -218,6 +245,63 @@ async def test_who_was_invited_after_they_were_added(company):
     assert (await company.role(user_id), await company.works(key)) == (None, False)
 
 
+@pytest.mark.parametrize("how", ["POST", "PUT"])
+async def test_a_member_whom_the_directory_has_as_not_active(company, how):
+    """Also where it has said nothing of them before, or by another address."""
+    user_id = await company.invited(ADA)
+    key = await company.key(user_id)
+    if how == "POST":
+        scim_id = await company.add(ADA, active=False)
+    else:
+        scim_id = await company.add(EVE)
+        await company.call("PUT", f"/Users/{scim_id}", {"userName": ADA, "active": False}, status=200)
+    assert (await company.role(user_id), await company.works(key)) == (None, False)
+    await company.patch(f"/Users/{scim_id}", ON)
+    assert await company.role(user_id) == "member"
+
+
+async def test_the_last_owner_is_not_ended_by_a_new_place(company):
+    await company.call("POST", "/Users", {"userName": "boss@example.com", "active": False}, status=409)
+    assert await company.role(company.owner) == "owner"
+
+
+async def test_who_was_invited_after_they_were_ended_stays(company):
+    scim_id = await company.add(ADA, active=False)
+    user_id = await company.invited(ADA)
+    await company.patch(f"/Users/{scim_id}", {"op": "replace", "path": "displayName", "value": "A"})
+    assert await company.role(user_id) == "member"
+
+
+@pytest.mark.parametrize("how", ["POST", "PATCH", "PUT", "DELETE", "member"])
+async def test_invitations_of_a_leaver_end(company, how):
+    invitations, by = company.services.invitations, acting(company.owner)
+    scim_id = None if how == "POST" else await company.add(ADA)
+    if how == "member":  # whose address is another one by now
+        user_id = await company.person(ADA)
+        await company.sign_in(user_id)
+        database = company.billing.database
+        await database.execute("UPDATE users SET email = 'ada@home.example' WHERE id = $1", user_id)
+        await company.services.members.remove(company.organization.id, user_id, by)
+        await invitations.invite(company.organization.id, "ada@home.example", "member", by)
+    else:
+        await invitations.invite(company.organization.id, ADA, "member", by)
+    await invitations.invite(company.organization.id, EVE, "member", by)
+    match how:
+        case "POST":
+            await company.add(ADA, active=False)
+        case "PUT":
+            body = {"userName": "new@example.com", "active": False}
+            await company.call("PUT", f"/Users/{scim_id}", body, status=200)
+        case "DELETE":
+            await company.call("DELETE", f"/Users/{scim_id}", status=204)
+        case _:
+            await company.patch(f"/Users/{scim_id}", OFF)
+    page = await invitations.page(company.organization.id, 10)
+    assert [(each.email == EVE, each.status) for each in page.items] == [(True, "open"), (False, "revoked")]
+    [revoked] = await company.audited("invitation.revoke")
+    assert revoked["actor"].startswith("scim:sct_")
+
+
 async def test_the_last_owner_stays(company):
     scim_id = await company.add("boss@example.com")
     key = await company.key(company.owner)
@@ -336,6 +420,34 @@ async def test_another_organization_s_token(company):
     await other.group("Staff")
 
 
+async def test_no_sign_in_waits_for_a_stranger_s_organization(company):
+    """Nor do places that strangers keep hide one's own."""
+    other = await company_of(company.api, company.registry, company.services, "Other", "other.example")
+    database = company.billing.database
+    await other.add(ADA)
+    await company.add(ADA)
+    account = other.organization.account_id
+    await database.execute(
+        "INSERT INTO accounts SELECT (jsonb_populate_record(accounts, jsonb_build_object('id', 'a' || n))).* "
+        "FROM accounts, generate_series(1, 100) n WHERE id = $1",
+        account,
+    )
+    await database.execute(
+        "INSERT INTO organizations (id, slug, name, personal, account_id) "
+        "SELECT '0' || n, 's' || n, 'n', false, 'a' || n FROM generate_series(1, 100) n"
+    )
+    await database.execute(
+        "INSERT INTO scim_users (id, org_id, user_name, email, active, resource) "
+        "SELECT 'u' || n, '0' || n, $1, $1, true, '{}' FROM generate_series(1, 100) n",
+        ADA,
+    )
+    user_id = await company.person(ADA)
+    async with database.transaction() as connection, asyncio.timeout(5):
+        await locked(connection, other.organization.id)
+        await company.sign_in(user_id)
+    assert (await company.role(user_id), await other.role(user_id)) == ("member", None)
+
+
 async def test_an_organization_gets_nobody_of_another_s_domain(company):
     """Not by adding them, and not by a domain that it says is its own."""
     other = await company_of(company.api, company.registry, company.services, "Other", "other.example")
@@ -364,6 +476,18 @@ async def test_a_wrong_token(company, token):
         assert (await answer.json(content_type=None))["status"] == "401"
         if len(token) > 4:
             assert token not in await answer.text()
+
+
+async def test_a_token_that_is_no_text(company):
+    """A server reads bytes of a header that are no UTF-8 as surrogates."""
+    peer = company.api.client.server
+    reader, writer = await asyncio.open_connection(peer.host, peer.port)
+    token = b"mgs_" + b"\xff" * 43
+    writer.write(b"GET /scim/v2/Users HTTP/1.1\r\nHost: a\r\nConnection: close\r\n")
+    writer.write(b"Authorization: Bearer " + token + b"\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"401"
+    writer.close()
+    assert await company.services.scim.tokens.recognise(token.decode(errors="surrogateescape")) is None
 
 
 async def test_a_token_opens_nothing_else(company):
@@ -440,6 +564,15 @@ async def test_a_large_group_is_not_sent_with_each_change(company, monkeypatch):
     assert len((await company.call("GET", group))["members"]) == 3
     put = await company.call("PUT", group, {"displayName": "Staff", "members": [{"value": each} for each in ids]})
     assert len(put["members"]) == 3
+
+
+async def test_operations_count_as_calls(company, monkeypatch):
+    group = await company.group("Staff")
+    spent = []
+    monkeypatch.setattr(type(company.services.scim.limit), "spend", lambda self, org_id, rows: spent.append(rows))
+    name = {"op": "replace", "path": "displayName", "value": "A"}
+    await company.patch(f"/Groups/{group}", name, name, name)
+    assert spent[0] == 30
 
 
 async def test_a_page_ends_where_its_groups_have_many_members(company, monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.scim.attributes import GROUPS, USERS, ScimError
-from billing.scim.filters import MOST_CHARACTERS, compared, holds, names_in, parse_filter, parse_path
+from billing.scim.filters import MOST_CHARACTERS, compared, comparisons, holds, names_in, parse_filter, parse_path
 
 ADA = {
     "id": "scu_1",
@@ -160,3 +160,8 @@ def test_a_path(text, name, part):
 def test_what_is_no_path(text):
     with pytest.raises(ScimError):
         parse_path(text)
+
+
+def test_how_many_comparisons_there_are():
+    assert comparisons(parse_filter("active pr")) == 1
+    assert comparisons(parse_filter('not (id eq "a" or emails[type eq "b" and value pr]) and active eq true')) == 4
