@@ -162,10 +162,11 @@ class Redactor:
             told = [(name, holder[name]) for name in INDEXES if name in holder]
             key = (*key, *(pair for pair in told if isinstance(pair[1], str | int)))
         at: Any
+        alike = Counter[str]()
         for at, value in list(holder.items()) if isinstance(holder, dict) else enumerate(holder):
             below = path
             if isinstance(holder, dict):
-                below, at = (*path, at), self._named(holder, at, found, event)
+                below, at = (*path, at), self._named(holder, at, found, event, alike)
             elif key:  # else it is what holds the body
                 below = (*path, str(at))
             if self._fields and any(_leads(rule, below) for rule in self._fields):
@@ -182,8 +183,9 @@ class Redactor:
                     holder[at] = clean
                     found.changed.add(event)
 
-    def _named(self, holder: dict[str, Any], name: str, found: _Found, event: int) -> str:
-        """Return the name by which a field stands from now on, with what must not be written taken out."""
+    def _named(self, holder: dict[str, Any], name: str, found: _Found, event: int, alike: Counter[str]) -> str:
+        """Return the name by which a field stands from now on, with what must not be written taken out. `alike` counts
+        the holder's names that became the same: the second and further ones are numbered."""
         if name in self._names:
             return name
         clean = found.names.get(name)
@@ -193,8 +195,11 @@ class Redactor:
             if len(self._names) < MOST_NAMES and len(name) <= NAME_CHARACTERS:
                 self._names.add(name)
             return name
+        alone = clean
+        alike[alone] += 1
         while clean in holder:
-            clean += "_"
+            alike[alone] += 1
+            clean = f"{alone}_{alike[alone]}"
         holder[clean] = holder.pop(name)
         found.changed.add(event)
         return clean

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.body_logs.redaction import MOST_MATCHES, TAIL_CHARACTERS, Redactor
+from gateway.body_logs.redaction import MOST_MATCHES, TAIL_CHARACTERS, Redactor, _Found
 from gateway.body_logs.rules import passes_luhn, replaced, rules_of
 from gateway.config.body_logs import PRESETS, Redact
 from tests.support.answering import DONE, delta, event
@@ -173,6 +173,24 @@ def test_escapes_hide_nothing():
 def test_names_that_become_alike_keep_their_values():
     kept = clean({"a@b.de": 1, "c@d.de": {"x": "y"}, "e@f.de": "z"})
     assert sorted(map(str, kept.body.values())) == ["1", "z", "{'x': 'y'}"]
+
+
+def test_many_names_that_become_alike_take_few_steps():
+    class Counted(dict):
+        asked = 0
+
+        def __contains__(self, name):
+            self.asked += 1
+            return super().__contains__(name)
+
+    names = [f"a{number}@b.co" for number in range(20_000)]
+    taken = [f"[mail]_{number}" for number in range(100)]
+    holder = Counted.fromkeys([*names, *taken], 0)
+    ALL._walk([holder], _Found(), 0)
+    assert len(holder) == 20_100
+    assert holder.asked < 50_000
+    assert max(map(len, holder)) == len("[mail]_20000")
+    assert not [name for name in holder if "@" in name]
 
 
 def test_images_and_long_texts_are_cut_after_they_were_read():
