@@ -206,10 +206,17 @@ class BodyWriter:
         """Remove the files of days that are over for longer than they are kept. Raises `StoreFailed`."""
         now = datetime.fromtimestamp(self.log.wall_clock(), UTC)
         first = (now - timedelta(days=self.log.config.keep_days)).strftime(DAY)
+        failed: StoreFailed | None = None
         for day in await self._place.days():
-            if day < first:
-                await self._place.remove(day)
-                logger.info("bodies of %s are removed", day)
+            if day >= first:
+                continue
+            try:
+                if await self._place.remove(day):
+                    logger.info("bodies of %s are removed", day)
+            except StoreFailed as error:  # the other days are not kept for it
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def close(self) -> None:
         """Write what waits, once."""

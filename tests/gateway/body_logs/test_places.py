@@ -68,6 +68,40 @@ async def test_a_folder_is_its_owners_alone_and_keeps_what_is_not_ours(tmp_path)
     assert (await place.days(), await place.names(DAYS[0])) == ([DAYS[0]], [NAMES[0]])
 
 
+async def test_only_what_we_have_written_is_removed(tmp_path):
+    place, away = Folder(tmp_path / "bodies", 0), tmp_path / "away"
+    for name in NAMES[:2]:
+        await place.put(name, b"x")
+        await Folder(away, 0).put(name, b"x")
+    day, file = place.path / DAYS[0], place.path / NAMES[0]
+    file.with_name(f".{file.name}.new").write_text("undone")
+    kept = [day / "README", file.with_name("note"), file.with_name(f"{file.name}.bak"), day / "acc_3" / "deep" / "x"]
+    for each in kept:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text("theirs")
+    links = [day / "acc_4", file.with_name("01A-01C-01H.jsonl.gz.sealed"), place.path / DAYS[1]]
+    for link, to in zip(links, ("2026-11-24/acc_1", NAMES[0], DAYS[0]), strict=True):
+        link.symlink_to(away / to)
+    assert [await place.remove(each) for each in (*DAYS, "2026-11-23")] == [3, 0, 0]
+    assert [each.exists() for each in (*kept, *links)] == [True] * 7
+    assert (file.exists(), (place.path / NAMES[1]).parent.exists()) == (False, False)
+    assert sorted(each.name for each in file.parent.iterdir()) == sorted([links[1].name, kept[1].name, kept[2].name])
+    assert await Folder(away, 0).names(DAYS[0]) == NAMES[:2]
+
+
+@pytest.mark.slow
+async def test_only_objects_that_we_have_written_are_removed(bucket, monkeypatch):
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    place = open_place(f"{BUCKET}/shared", 0, os.environ)
+    theirs = [f"{DAYS[0]}/report.csv", f"{DAYS[0]}/acc_1/note", f"{DAYS[0]}/else/{NAMES[0]}"]
+    for name in (*theirs, *NAMES[:2]):
+        await place.put(name, b"x")
+    assert [await place.remove(DAYS[0]) for _ in range(2)] == [2, 0]
+    for name in theirs:
+        assert await place.get(name) == b"x"
+
+
 async def test_a_disk_that_is_full_is_told(tmp_path):
     with pytest.raises(StoreFailed, match="folder_free_bytes"):
         await Folder(tmp_path, 1 << 60).put(NAMES[0], b"x")

@@ -168,6 +168,25 @@ async def test_days_that_are_over_are_removed(world):
     assert (days[0], days[-1], len(days)) == ("2027-01-17", "2027-02-16", 31)
 
 
+async def test_a_day_that_cannot_be_removed_holds_up_no_other(world, monkeypatch):
+    for day in range(3):
+        world.now_s = 1_800_000_000.0 + day * DAY_S
+        assert world.request()
+        await world.writer.round()
+    removing = Folder.remove
+
+    async def failing(place, day):
+        if day == "2027-01-15":
+            raise StoreFailed("no permission")
+        return await removing(place, day)
+
+    monkeypatch.setattr(Folder, "remove", failing)
+    world.now_s += 60 * DAY_S
+    with pytest.raises(StoreFailed, match="no permission"):
+        await world.writer.remove_old()
+    assert await world.place.days() == ["2027-01-15"]
+
+
 async def test_bodies_that_are_too_large_are_left_out(tmp_path):
     world = World(tmp_path / "bodies", max_body_bytes=1024)
     assert world.request(body=b'"%b"' % (b"x " * 600), answer=b'"%b"' % (b"y " * 600))
