@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.body_logs.redaction import MOST_MATCHES, TAIL_CHARACTERS, Redactor, _Found
 from gateway.body_logs.rules import passes_luhn, replaced, rules_of
 from gateway.config.body_logs import PRESETS, Redact
-from tests.support.answering import DONE, delta, event
+from tests.support.answering import DONE, delta, event, usage_chunk
 
 ALL = Redactor(Redact(), 1 << 20)
 CARDS = ("4111 1111 1111 1111", "4111111111111111", "5555-5555-5555-4444", "3782 822463 10005", "378282246310005")
@@ -141,6 +141,43 @@ def test_a_stream_that_was_cut_loses_the_ends_of_its_texts():
     kept = ALL.stream(body, ended=False)
     said = [json.loads(each[6:])["choices"][0]["delta"]["content"] for each in kept.body.split("\n\n") if each]
     assert said == ["a" * (200 - TAIL_CHARACTERS + 14), ""]
+
+
+def block(text, index=0):
+    return event({"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}})
+
+
+@pytest.mark.parametrize(
+    ("piece", "after"),
+    [
+        (block, event({"type": "ping"})),
+        (block, event({"type": "content_block_stop", "index": 0})),
+        (delta, usage_chunk()),
+        (delta, delta(None)),
+    ],
+)
+def test_no_event_after_the_last_piece_saves_the_end_of_a_text_that_was_cut(piece, after):
+    one, two = piece("so: 4111 1111 1111"), piece("so: 4111") + piece(" 1111 1111")
+    for body in (one + after, one + after * 3, two + after, two + piece("other", index=1) + after * 2):
+        kept = ALL.stream(body, ended=False)
+        assert "1111" not in kept.body
+        assert kept.body.count("text_delta") == (body.count(b"text_delta"))
+        assert kept.body.count('"chatcmpl-1"') == body.count(b"chatcmpl-1")
+
+
+def test_items_with_an_index_are_one_text_wherever_they_stand():
+    both = [{"index": 1, "delta": {"content": "bob@"}}, {"index": 0, "delta": {"content": "ann@exa"}}]
+    later = [{"index": 0, "delta": {"content": "mple.com"}}, {"index": 1, "delta": {"content": "home.org"}}]
+    kept = ALL.stream(b"".join(event({"choices": each}) for each in (both, later[:1], later[1:])) + DONE, ended=True)
+    assert kept.redacted == {"mail": 2}
+    assert not re.search("ann@|mple|bob@|home", kept.body)
+    alike = [{"index": 0, "content": each} for each in ('{"a": "ann\\u0040example.com"}', "{}")]
+    assert "example" not in json.dumps(clean(alike).body)
+
+
+def test_of_a_name_that_is_there_twice_only_what_was_read_is_written():
+    body = b'data: {"a": "ann@example.com", "a": "x"}\n\n'
+    assert ALL.stream(body, ended=True).body == 'data: {"a":"x"}\n\n'
 
 
 def test_fields_are_taken_out_by_name_and_by_path():
