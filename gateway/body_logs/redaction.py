@@ -220,13 +220,20 @@ class Redactor:
 
     def _opened(self, pieces: list[str], found: _Found, nested: int) -> list[str] | None:
         """Return JSON in a text with what must not be written taken out, in its first piece; None where it is no JSON,
-        or nothing is taken out."""
-        if nested >= MOST_NESTED or "".join(pieces[:MOST_NESTED]).lstrip()[:1] not in ("{", "["):
+        or nothing is taken out. A text that begins as JSON but can't be read may have any field: where there are rules
+        on fields, none of it stays."""
+        text = "".join(pieces)
+        if text.lstrip()[:1] not in ("{", "["):
             return None
         try:
-            holder = [msgspec.json.decode("".join(pieces))]
+            if nested >= MOST_NESTED:
+                raise RecursionError
+            holder = [msgspec.json.decode(text)]
         except UNREADABLE:
-            return None
+            if not self._fields or text == f"[{FIELD}]":
+                return None
+            found.redacted[FIELD] += 1
+            return [f"[{FIELD}]", *("" for _ in pieces[1:])]
         inner = _Found(values=found.values)
         self._walk(holder, inner, 0)
         self._redact(inner, nested + 1)

@@ -203,6 +203,35 @@ def test_fields_are_taken_out_by_name_and_by_path():
     assert kept.redacted == {"field": 1}
 
 
+@pytest.mark.parametrize(
+    "text", ['{"password": "p', '\n [{"password": "p"}', "{'password': 'p'}", "[" * 2000 + "password"]
+)
+def test_what_begins_as_json_but_cannot_be_read_has_no_field(text):
+    redactor = Redactor(Redact((), (), (("password",),)), 1 << 20)
+    kept = clean({"arguments": text, "else": "so: {"}, redactor)
+    assert kept.body == {"arguments": "[field]", "else": "so: {"}
+    assert kept.redacted == {"field": 1}
+    assert clean(kept.body, redactor).body == kept.body
+    kept = redactor.stream(b"".join(map(delta, text)) + DONE, ended=True)
+    said = [json.loads(each[6:])["choices"][0]["delta"]["content"] for each in kept.body.split("\n\n")[:-2]]
+    assert said == ["[field]", *[""] * (len(text) - 1)]
+    assert clean({"arguments": text}).body == {"arguments": text}
+
+
+def test_json_deep_in_texts_has_no_field():
+    redactor, text = Redactor(Redact((), (), (("password",),)), 1 << 20), '{"password": "hidden"}'
+    for _ in range(8):
+        text = json.dumps({"deep": text})
+    assert "hidden" not in json.dumps(clean([text], redactor).body)
+
+
+def test_json_that_begins_late_is_looked_into():
+    pieces = ["", " ", "\n", "", "", " ", '{"to": "ann\\u0040exa', 'mple.com"}']
+    kept = ALL.stream(b"".join(map(delta, pieces)) + DONE, ended=True)
+    assert kept.redacted == {"mail": 1}
+    assert "mple.com" not in kept.body
+
+
 def test_escapes_hide_nothing():
     body = rb'{"a": "ann\u0040example.com", "b": "{\"c\": \"ann\\u0040example.com\"}",'
     body += rb' "ann\u0040example.com": 4111111111111111}'
