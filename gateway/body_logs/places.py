@@ -87,7 +87,9 @@ class Folder:
 
     def _put(self, file: Path, data: bytes) -> None:
         with _told(self.path):
-            file.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, file.parent.parent, file.parent):  # of `parents`, only the last has the mode
+                folder.mkdir(FOLDER_MODE, exist_ok=True)
             if shutil.disk_usage(self.path).free < self.free_bytes + len(data):
                 raise StoreFailed(f"{self.path}: less than `folder_free_bytes` would be left on its disk")
             made = file.with_name(f".{file.name}.new")

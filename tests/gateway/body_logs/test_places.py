@@ -58,10 +58,15 @@ def test_names_say_what_a_file_may_have():
 
 async def test_a_folder_is_its_owners_alone_and_keeps_what_is_not_ours(tmp_path):
     place = Folder(tmp_path / "new" / "bodies", 0)
-    await place.put(NAMES[0], b"x")
+    mask = os.umask(0)
+    try:
+        await place.put(NAMES[0], b"x")
+    finally:
+        os.umask(mask)
     file = tmp_path / "new" / "bodies" / NAMES[0]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    folders = (place.path, file.parent.parent, file.parent)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in folders] == [0o700] * 3
     assert [each.name for each in file.parent.iterdir()] == [file.name]
     (place.path / "README").write_text("ours")
     (file.parent / "note").write_text("ours")
