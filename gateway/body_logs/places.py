@@ -8,6 +8,7 @@ one account, so that nobody who may read one account's sees another's, and an ac
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ SUFFIX: Final = ".jsonl.gz.sealed"
 DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 ACCOUNT: Final = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 NAME: Final = re.compile(r"([0-9A-Za-z]{1,64})-([0-9A-Za-z]{1,64})-[0-9A-Za-z]{1,64}" + re.escape(SUFFIX), re.ASCII)
+# A file that is not whole yet.
+UNDONE: Final = re.compile(rf"\.{NAME.pattern}\.new", re.ASCII)
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 # Requests that fail at a bucket are made again by the library, for a moment; then the next round tries.
@@ -66,8 +69,8 @@ class Place(Protocol):
     async def names(self, day: str, account: str | None = None) -> list[str]:
         """Return the files of a day, of one account or of all."""
 
-    async def remove(self, day: str) -> None:
-        """Remove the files of a day."""
+    async def remove(self, day: str) -> int:
+        """Remove the files of a day, and nothing that is not ours; return how many there were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,9 @@ class Folder:
 
     def _put(self, file: Path, data: bytes) -> None:
         with _told(self.path):
-            file.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, file.parent.parent, file.parent):  # of `parents`, only the last has the mode
+                folder.mkdir(FOLDER_MODE, exist_ok=True)
             if shutil.disk_usage(self.path).free < self.free_bytes + len(data):
                 raise StoreFailed(f"{self.path}: less than `folder_free_bytes` would be left on its disk")
             made = file.with_name(f".{file.name}.new")
@@ -124,15 +129,63 @@ class Folder:
             found = [f"{day}/{each}/{name}" for each in accounts for name in _listed(self.path / day / each)]
             return [name for name in found if NAME.fullmatch(name.rpartition("/")[2])]
 
-    async def remove(self, day: str) -> None:
-        """Remove the files of a day."""
-        with _told(self.path):
-            await asyncio.to_thread(_removed, self.path / day)
+    async def remove(self, day: str) -> int:
+        """Remove the files of a day, and the folders that are empty then."""
+        return await asyncio.to_thread(self._remove, day)
+
+    def _remove(self, day: str) -> int:
+        removed = 0
+        with _told(self.path), _folder(self.path / day) as of_day:
+            for account in _entries(of_day):
+                if ACCOUNT.fullmatch(account.name) and account.is_dir(follow_symlinks=False):
+                    with _folder(account.name, of_day) as folder:
+                        removed += _removed(folder)
+                    with suppress(OSError):  # it has what is not ours
+                        os.rmdir(account.name, dir_fd=of_day)
+        with suppress(OSError):
+            (self.path / day).rmdir()
+        return removed
 
 
-def _removed(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another process is at it as well
-        shutil.rmtree(folder)
+@contextmanager
+def _folder(path: Path | str, within: int | None = None) -> Iterator[int | None]:
+    """Open a folder, by its name in another one; None where it is away, or is a link, which is never followed."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        yield None
+        return
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _entries(folder: int | None) -> list[os.DirEntry[str]]:
+    if folder is None:
+        return []
+    with os.scandir(folder) as found:
+        return list(found)
+
+
+def _removed(folder: int | None) -> int:
+    """Remove the files of an account that we have written; return how many there were."""
+    removed = 0
+    for each in _entries(folder):
+        if (NAME.fullmatch(each.name) or UNDONE.fullmatch(each.name)) and each.is_file(follow_symlinks=False):
+            with suppress(FileNotFoundError):  # another process is at it as well
+                os.unlink(each.name, dir_fd=folder)
+                removed += 1
+    return removed
+
+
+def _is_ours(name: str, day: str) -> bool:
+    """Return whether an object's name is DAY/ACCOUNT/NAME."""
+    of_day, _, rest = name.partition("/")
+    account, _, file = rest.partition("/")
+    return of_day == day and ACCOUNT.fullmatch(account) is not None and NAME.fullmatch(file) is not None
 
 
 def _listed(folder: Path) -> list[str]:
@@ -192,13 +245,18 @@ class Bucket:
                 found += [each["path"] for each in batch]
         return sorted(f"{day}/{path.partition(f'{day}/')[2]}" for path in found if NAME.fullmatch(path.rsplit("/")[-1]))
 
-    async def remove(self, day: str) -> None:
+    async def remove(self, day: str) -> int:
         """Remove the objects of a day."""
         import obstore
 
+        removed = 0
         with explained(self.place):
             async for batch in obstore.list(self.store, day):
-                await obstore.delete_async(self.store, [each["path"] for each in batch])
+                ours = [each["path"] for each in batch if _is_ours(each["path"], day)]
+                if ours:
+                    await obstore.delete_async(self.store, ours)
+                removed += len(ours)
+        return removed
 
 
 def open_place(to: str, free_bytes: int, environ: Mapping[str, str]) -> Place:

@@ -87,11 +87,13 @@ class _Text:
 @dataclass(slots=True)
 class _Found:
     """What one body has: its texts, those together that are pieces of one; and what became of it. `names` are those
-    of fields, as they are written; `changed` the events that are not as they were."""
+    of fields, as they are written; `changed` says that it is not as it was. Of a stream (`streamed`), items of lists
+    are told apart by their `index`."""
 
+    streamed: bool = False
     texts: dict[Key, list[_Text]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    changed: set[int] = field(default_factory=set)
+    changed: bool = False
     redacted: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     values: int = 0
@@ -130,14 +132,14 @@ class Redactor:
         return Kept(holder[0], cut=found.cut, redacted=dict(found.redacted))
 
     def _list(self, body: bytes) -> Kept:
-        found, holders = _Found(), [[event] for event in msgspec.json.decode(body)]
+        found, holders = _Found(streamed=True), [[event] for event in msgspec.json.decode(body)]
         for number, holder in enumerate(holders):
             self._walk(holder, found, number)
         self._redact(found)
         return Kept([holder[0] for holder in holders], cut=found.cut, redacted=dict(found.redacted))
 
     def _events(self, body: bytes, *, ended: bool) -> Kept:
-        found, events = _Found(), list(split_events(body))
+        found, events = _Found(streamed=True), list(split_events(body))
         if not ended and events and not events[-1].endswith(b"\n"):
             events.pop()
         written: list[tuple[bytes, list[Any] | None]] = []
@@ -150,7 +152,7 @@ class Redactor:
         if not ended:
             _cut_tails(found)
         self._redact(found)
-        text = "".join(_event(event, holder, number in found.changed) for number, (event, holder) in enumerate(written))
+        text = "".join(_event(event, holder) for event, holder in written)
         return Kept(text, cut=found.cut, redacted=dict(found.redacted))
 
     def _walk(self, holder: Holder, found: _Found, event: int, key: Key = (), path: tuple[str, ...] = ()) -> None:
@@ -162,28 +164,31 @@ class Redactor:
             told = [(name, holder[name]) for name in INDEXES if name in holder]
             key = (*key, *(pair for pair in told if isinstance(pair[1], str | int)))
         at: Any
+        alike = Counter[str]()
         for at, value in list(holder.items()) if isinstance(holder, dict) else enumerate(holder):
             below = path
             if isinstance(holder, dict):
-                below, at = (*path, at), self._named(holder, at, found, event)
+                below, at = (*path, at), self._named(holder, at, found, alike)
             elif key:  # else it is what holds the body
                 below = (*path, str(at))
             if self._fields and any(_leads(rule, below) for rule in self._fields):
                 holder[at] = f"[{FIELD}]"
                 found.redacted[FIELD] += 1
-                found.changed.add(event)
+                found.changed = True
             elif isinstance(value, dict | list):
-                self._walk(value, found, event, (*key, at), below)
+                placed = found.streamed and isinstance(holder, list) and isinstance(value, dict) and "index" in value
+                self._walk(value, found, event, key if placed else (*key, at), below)
             elif isinstance(value, str):
                 found.texts.setdefault((*key, at), []).append(_Text(holder, at, event))
             elif isinstance(value, int | float) and len(text := str(value)) >= LEAST_DIGITS:
                 clean = self._clean(text, found)
                 if clean != text:
                     holder[at] = clean
-                    found.changed.add(event)
+                    found.changed = True
 
-    def _named(self, holder: dict[str, Any], name: str, found: _Found, event: int) -> str:
-        """Return the name by which a field stands from now on, with what must not be written taken out."""
+    def _named(self, holder: dict[str, Any], name: str, found: _Found, alike: Counter[str]) -> str:
+        """Return the name by which a field stands from now on, with what must not be written taken out. `alike` counts
+        the holder's names that became the same: the second and further ones are numbered."""
         if name in self._names:
             return name
         clean = found.names.get(name)
@@ -193,10 +198,13 @@ class Redactor:
             if len(self._names) < MOST_NAMES and len(name) <= NAME_CHARACTERS:
                 self._names.add(name)
             return name
+        alone = clean
+        alike[alone] += 1
         while clean in holder:
-            clean += "_"
+            alike[alone] += 1
+            clean = f"{alone}_{alike[alone]}"
         holder[clean] = holder.pop(name)
-        found.changed.add(event)
+        found.changed = True
         return clean
 
     def _redact(self, found: _Found, nested: int = 0) -> None:
@@ -208,17 +216,24 @@ class Redactor:
             for each, piece, before in zip(texts, self._bounded(kept, found), pieces, strict=True):
                 if piece != before:
                     each.put(piece)
-                    found.changed.add(each.event)
+                    found.changed = True
 
     def _opened(self, pieces: list[str], found: _Found, nested: int) -> list[str] | None:
         """Return JSON in a text with what must not be written taken out, in its first piece; None where it is no JSON,
-        or nothing is taken out."""
-        if nested >= MOST_NESTED or "".join(pieces[:MOST_NESTED]).lstrip()[:1] not in ("{", "["):
+        or nothing is taken out. A text that begins as JSON but can't be read may have any field: where there are rules
+        on fields, none of it stays."""
+        text = "".join(pieces)
+        if text.lstrip()[:1] not in ("{", "["):
             return None
         try:
-            holder = [msgspec.json.decode("".join(pieces))]
+            if nested >= MOST_NESTED:
+                raise RecursionError
+            holder = [msgspec.json.decode(text)]
         except UNREADABLE:
-            return None
+            if not self._fields or text == f"[{FIELD}]":
+                return None
+            found.redacted[FIELD] += 1
+            return [f"[{FIELD}]", *("" for _ in pieces[1:])]
         inner = _Found(values=found.values)
         self._walk(holder, inner, 0)
         self._redact(inner, nested + 1)
@@ -274,12 +289,12 @@ def _kept(make: Callable[[], Kept]) -> Kept:
         return Kept(left_out="not_json")
 
 
-def _event(event: bytes, holder: list[Any] | None, changed: bool) -> str:
-    """Return an event with its name and its data, which are as they were where nothing has changed; no comment."""
-    data = event_data(event)
+def _event(event: bytes, holder: list[Any] | None) -> str:
+    """Return an event with its name and what of its data was read: of a name that is there twice, the last; no
+    comment."""
     if holder is None:
-        return f"data: {DONE.decode()}\n\n" if data else ""
-    shown = (msgspec.json.encode(holder[0]) if changed else data.replace(b"\n", b" ")).decode()
+        return f"data: {DONE.decode()}\n\n" if event_data(event) else ""
+    shown = msgspec.json.encode(holder[0]).decode()
     name = _EVENT.search(event)
     return f"data: {shown}\n\n" if name is None else f"event: {name[1].decode()}\ndata: {shown}\n\n"
 
@@ -298,19 +313,26 @@ def _packed(pieces: list[str], found: _Found) -> list[str] | None:
 
 
 def _cut_tails(found: _Found) -> None:
-    """Take out the ends of texts of which the last event has a piece."""
-    last = max((each.event for texts in found.texts.values() for each in texts), default=0)
-    for texts in found.texts.values():
-        if texts[-1].event != last or len(texts) > len({each.text for each in texts}) == 1:
-            continue  # the same in each event: no piece of a text
+    """Take out the ends of texts that may have gone on: such as have several pieces, and those of the last event that
+    has more than its type, such as a ping, and what each event says."""
+    open_texts = [texts for (*_, at), texts in found.texts.items() if at not in INDEXES and not _is_constant(texts)]
+    last = max((texts[-1].event for texts in open_texts), default=0)
+    for texts in open_texts:
+        if len(texts) == 1 and texts[0].event != last:
+            continue
         left = TAIL_CHARACTERS
         for each in reversed(texts):
             size = len(each.text)
             each.put(each.text[: max(0, size - left)])
-            found.changed.add(each.event)
+            found.changed = True
             left -= size
             if left <= 0:
                 break
+
+
+def _is_constant(texts: list[_Text]) -> bool:
+    """Return whether a text is the same in each of several events: no piece of a longer one."""
+    return len(texts) > len({each.text for each in texts}) == 1
 
 
 def _leads(rule: tuple[str, ...], path: tuple[str, ...]) -> bool:

@@ -70,7 +70,7 @@ _MAIL: Final = r"""[^\s@"'<>(),;:\\\[\]{}|]+(?:@|%40)(?:[^\s@"'<>(),;:\\\[\]{}|/
 _KEYS: Final = "|".join(
     (
         r"\bmg_[0-9A-Za-z]{38}",
-        r"\bmga_[A-Za-z0-9_-]{43}",
+        r"\bmg[ars]_[A-Za-z0-9_-]{43,}",
         r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}",
         r"\b(?:sk|pk|rk|whsec)_[A-Za-z0-9_]{16,}",
         r"\b(?:gsk|xai|pplx|hf|npm|r8|glpat|nvapi|tgp_v1)[_-][A-Za-z0-9_-]{20,}",

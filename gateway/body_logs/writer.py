@@ -77,6 +77,8 @@ class BodyWriter:
         self._decoded = decoded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="body-logs")
         self._making: asyncio.Future[Made] | None = None
+        self._batch: list[Entry] = []
+        """What `_making` makes a file of."""
         self._made: Made | None = None
         self._failed = False
 
@@ -103,6 +105,8 @@ class BodyWriter:
         """Write what waits. Raises `StoreFailed`; what was not written waits on."""
         for _ in range(len(self.log.waiting) + (self._made is not None or self._making is not None)):
             made = self._made = self._made or await self._next()
+            if made is None:
+                continue
             try:
                 await self._place.put(made.name, made.data)
             except StoreFailed as error:
@@ -113,13 +117,20 @@ class BodyWriter:
             self._failed, self._made = False, None
             self.log.free(made.account_id, made.requests, made.taken_bytes)
 
-    async def _next(self) -> Made:
-        """Return the next file; one whose making was interrupted goes on."""
+    async def _next(self) -> Made | None:
+        """Return the next file; one whose making was interrupted goes on. None where our own code fails on it: its
+        requests are dropped, so that the others are written."""
         if self._making is None:
-            batch = self.log.batch(BATCH_BYTES)
-            self._making = asyncio.get_running_loop().run_in_executor(self._thread, self._make, batch)
-        made = await asyncio.shield(self._making)
-        self._making = None
+            self._batch = self.log.batch(BATCH_BYTES)
+            self._making = asyncio.get_running_loop().run_in_executor(self._thread, self._make, self._batch)
+        try:
+            made = await asyncio.shield(self._making)
+        except Exception as error:  # its text may have some of a body
+            account_id, requests = self._batch[0].account_id, len(self._batch)
+            self.log.drop(account_id, requests, sum(entry.taken_bytes for entry in self._batch))
+            logger.error("bodies of %d requests of %s are lost: %s", requests, account_id, type(error).__name__)
+            made = None
+        self._making, self._batch = None, []
         return made
 
     def _make(self, batch: list[Entry]) -> Made:
@@ -206,10 +217,17 @@ class BodyWriter:
         """Remove the files of days that are over for longer than they are kept. Raises `StoreFailed`."""
         now = datetime.fromtimestamp(self.log.wall_clock(), UTC)
         first = (now - timedelta(days=self.log.config.keep_days)).strftime(DAY)
+        failed: StoreFailed | None = None
         for day in await self._place.days():
-            if day < first:
-                await self._place.remove(day)
-                logger.info("bodies of %s are removed", day)
+            if day >= first:
+                continue
+            try:
+                if await self._place.remove(day):
+                    logger.info("bodies of %s are removed", day)
+            except StoreFailed as error:  # the other days are not kept for it
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def close(self) -> None:
         """Write what waits, once."""

@@ -24,6 +24,8 @@ MOST_KEYS: Final = 10
 _ACCOUNT: Final = r"acc_[A-Za-z0-9_-]{1,96}"
 _ACCOUNT_OR_KEY: Final = r"(acc|key)_[A-Za-z0-9_-]{1,96}"
 _PATH: Final = re.compile(r"[^.\s]{1,100}(\.[^.\s]{1,100}){0,19}")
+# What is quoted in a pattern, a quote without an end, or another escaped character.
+_QUOTED: Final = re.compile(r"\\Q.*?\\E|\\Q|\\.", re.DOTALL)
 _NO_LIBRARY: Final = "bodies are redacted by the library google-re2: install metergate[body-logs]"
 
 
@@ -124,6 +126,9 @@ def _read_redact(value: Value) -> Redact:
 
 
 def _check(item: Value, pattern: str) -> None:
+    if any(found[0] == r"\Q" for found in _QUOTED.finditer(pattern)):
+        item.problem(r"the pattern has a \Q without its \E, which would quote the rules after it")
+        return
     try:
         if compile_pattern(pattern).search("") is not None:
             item.problem("the pattern is found in every text")

@@ -58,14 +58,53 @@ def test_names_say_what_a_file_may_have():
 
 async def test_a_folder_is_its_owners_alone_and_keeps_what_is_not_ours(tmp_path):
     place = Folder(tmp_path / "new" / "bodies", 0)
-    await place.put(NAMES[0], b"x")
+    mask = os.umask(0)
+    try:
+        await place.put(NAMES[0], b"x")
+    finally:
+        os.umask(mask)
     file = tmp_path / "new" / "bodies" / NAMES[0]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    folders = (place.path, file.parent.parent, file.parent)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in folders] == [0o700] * 3
     assert [each.name for each in file.parent.iterdir()] == [file.name]
     (place.path / "README").write_text("ours")
     (file.parent / "note").write_text("ours")
     assert (await place.days(), await place.names(DAYS[0])) == ([DAYS[0]], [NAMES[0]])
+
+
+async def test_only_what_we_have_written_is_removed(tmp_path):
+    place, away = Folder(tmp_path / "bodies", 0), tmp_path / "away"
+    for name in NAMES[:2]:
+        await place.put(name, b"x")
+        await Folder(away, 0).put(name, b"x")
+    day, file = place.path / DAYS[0], place.path / NAMES[0]
+    file.with_name(f".{file.name}.new").write_text("undone")
+    kept = [day / "README", file.with_name("note"), file.with_name(f"{file.name}.bak"), day / "acc_3" / "deep" / "x"]
+    for each in kept:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text("theirs")
+    links = [day / "acc_4", file.with_name("01A-01C-01H.jsonl.gz.sealed"), place.path / DAYS[1]]
+    for link, to in zip(links, ("2026-11-24/acc_1", NAMES[0], DAYS[0]), strict=True):
+        link.symlink_to(away / to)
+    assert [await place.remove(each) for each in (*DAYS, "2026-11-23")] == [3, 0, 0]
+    assert [each.exists() for each in (*kept, *links)] == [True] * 7
+    assert (file.exists(), (place.path / NAMES[1]).parent.exists()) == (False, False)
+    assert sorted(each.name for each in file.parent.iterdir()) == sorted([links[1].name, kept[1].name, kept[2].name])
+    assert await Folder(away, 0).names(DAYS[0]) == NAMES[:2]
+
+
+@pytest.mark.slow
+async def test_only_objects_that_we_have_written_are_removed(bucket, monkeypatch):
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    place = open_place(f"{BUCKET}/shared", 0, os.environ)
+    theirs = [f"{DAYS[0]}/report.csv", f"{DAYS[0]}/acc_1/note", f"{DAYS[0]}/else/{NAMES[0]}"]
+    for name in (*theirs, *NAMES[:2]):
+        await place.put(name, b"x")
+    assert [await place.remove(DAYS[0]) for _ in range(2)] == [2, 0]
+    for name in theirs:
+        assert await place.get(name) == b"x"
 
 
 async def test_a_disk_that_is_full_is_told(tmp_path):

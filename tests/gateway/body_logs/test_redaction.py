@@ -10,15 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.body_logs.redaction import MOST_MATCHES, TAIL_CHARACTERS, Redactor
+from gateway.body_logs.redaction import MOST_MATCHES, TAIL_CHARACTERS, Redactor, _Found
 from gateway.body_logs.rules import passes_luhn, replaced, rules_of
 from gateway.config.body_logs import PRESETS, Redact
-from tests.support.answering import DONE, delta, event
+from tests.support.answering import DONE, delta, event, usage_chunk
 
 ALL = Redactor(Redact(), 1 << 20)
 CARDS = ("4111 1111 1111 1111", "4111111111111111", "5555-5555-5555-4444", "3782 822463 10005", "378282246310005")
 KEYS = (
     "mg_" + "a" * 38,
+    "mga_" + "aB3_-" * 9,
+    "mgr_" + "aB3_-" * 9,
+    "mgs_" + "aB3_-" * 20,
     "sk-" + "proj-abcDEF0123456789",
     "sk_" + "live_0123456789abcdefgh",
     "AKIA" + "IOSFODNN7EXAMPLE",
@@ -32,7 +35,7 @@ MAILS = ("ann@example.com", "ann.o'x+tag@sub.example.co.uk".replace("'", "-"), "
 plain = st.text(st.characters(codec="utf-8", exclude_characters="@%"), max_size=20).filter(
     lambda text: not re.search(r"\d|[_-]|Bearer|bearer|basic", text)
 )
-secret = st.sampled_from((*CARDS, *MAILS, *KEYS[:6]))
+secret = st.sampled_from((*CARDS, *MAILS, *KEYS[:9]))
 
 
 def clean(value, redactor=ALL):
@@ -77,7 +80,7 @@ def test_no_secret_stays_and_the_shape_does(value):
     if kept.left_out is not None:
         return
     text = json.dumps(kept.body, ensure_ascii=False)
-    assert not [each for each in (*CARDS, *MAILS, *KEYS[:6]) if json.dumps(each, ensure_ascii=False)[1:-1] in text]
+    assert not [each for each in (*CARDS, *MAILS, *KEYS[:9]) if json.dumps(each, ensure_ascii=False)[1:-1] in text]
     again = clean(kept.body)
     assert again.body == kept.body
     assert type(kept.body) is type(msgspec.json.decode(json.dumps(value))) or isinstance(value, int)
@@ -140,6 +143,43 @@ def test_a_stream_that_was_cut_loses_the_ends_of_its_texts():
     assert said == ["a" * (200 - TAIL_CHARACTERS + 14), ""]
 
 
+def block(text, index=0):
+    return event({"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}})
+
+
+@pytest.mark.parametrize(
+    ("piece", "after"),
+    [
+        (block, event({"type": "ping"})),
+        (block, event({"type": "content_block_stop", "index": 0})),
+        (delta, usage_chunk()),
+        (delta, delta(None)),
+    ],
+)
+def test_no_event_after_the_last_piece_saves_the_end_of_a_text_that_was_cut(piece, after):
+    one, two = piece("so: 4111 1111 1111"), piece("so: 4111") + piece(" 1111 1111")
+    for body in (one + after, one + after * 3, two + after, two + piece("other", index=1) + after * 2):
+        kept = ALL.stream(body, ended=False)
+        assert "1111" not in kept.body
+        assert kept.body.count("text_delta") == (body.count(b"text_delta"))
+        assert kept.body.count('"chatcmpl-1"') == body.count(b"chatcmpl-1")
+
+
+def test_items_with_an_index_are_one_text_wherever_they_stand():
+    both = [{"index": 1, "delta": {"content": "bob@"}}, {"index": 0, "delta": {"content": "ann@exa"}}]
+    later = [{"index": 0, "delta": {"content": "mple.com"}}, {"index": 1, "delta": {"content": "home.org"}}]
+    kept = ALL.stream(b"".join(event({"choices": each}) for each in (both, later[:1], later[1:])) + DONE, ended=True)
+    assert kept.redacted == {"mail": 2}
+    assert not re.search("ann@|mple|bob@|home", kept.body)
+    alike = [{"index": 0, "content": each} for each in ('{"a": "ann\\u0040example.com"}', "{}")]
+    assert "example" not in json.dumps(clean(alike).body)
+
+
+def test_of_a_name_that_is_there_twice_only_what_was_read_is_written():
+    body = b'data: {"a": "ann@example.com", "a": "x"}\n\n'
+    assert ALL.stream(body, ended=True).body == 'data: {"a":"x"}\n\n'
+
+
 def test_fields_are_taken_out_by_name_and_by_path():
     redactor = Redactor(Redact(PRESETS, (), (("password",), ("metadata", "user"), ("messages", "*", "name"))), 1 << 20)
     body = {
@@ -163,6 +203,35 @@ def test_fields_are_taken_out_by_name_and_by_path():
     assert kept.redacted == {"field": 1}
 
 
+@pytest.mark.parametrize(
+    "text", ['{"password": "p', '\n [{"password": "p"}', "{'password': 'p'}", "[" * 2000 + "password"]
+)
+def test_what_begins_as_json_but_cannot_be_read_has_no_field(text):
+    redactor = Redactor(Redact((), (), (("password",),)), 1 << 20)
+    kept = clean({"arguments": text, "else": "so: {"}, redactor)
+    assert kept.body == {"arguments": "[field]", "else": "so: {"}
+    assert kept.redacted == {"field": 1}
+    assert clean(kept.body, redactor).body == kept.body
+    kept = redactor.stream(b"".join(map(delta, text)) + DONE, ended=True)
+    said = [json.loads(each[6:])["choices"][0]["delta"]["content"] for each in kept.body.split("\n\n")[:-2]]
+    assert said == ["[field]", *[""] * (len(text) - 1)]
+    assert clean({"arguments": text}).body == {"arguments": text}
+
+
+def test_json_deep_in_texts_has_no_field():
+    redactor, text = Redactor(Redact((), (), (("password",),)), 1 << 20), '{"password": "hidden"}'
+    for _ in range(8):
+        text = json.dumps({"deep": text})
+    assert "hidden" not in json.dumps(clean([text], redactor).body)
+
+
+def test_json_that_begins_late_is_looked_into():
+    pieces = ["", " ", "\n", "", "", " ", '{"to": "ann\\u0040exa', 'mple.com"}']
+    kept = ALL.stream(b"".join(map(delta, pieces)) + DONE, ended=True)
+    assert kept.redacted == {"mail": 1}
+    assert "mple.com" not in kept.body
+
+
 def test_escapes_hide_nothing():
     body = rb'{"a": "ann\u0040example.com", "b": "{\"c\": \"ann\\u0040example.com\"}",'
     body += rb' "ann\u0040example.com": 4111111111111111}'
@@ -173,6 +242,24 @@ def test_escapes_hide_nothing():
 def test_names_that_become_alike_keep_their_values():
     kept = clean({"a@b.de": 1, "c@d.de": {"x": "y"}, "e@f.de": "z"})
     assert sorted(map(str, kept.body.values())) == ["1", "z", "{'x': 'y'}"]
+
+
+def test_many_names_that_become_alike_take_few_steps():
+    class Counted(dict):
+        asked = 0
+
+        def __contains__(self, name):
+            self.asked += 1
+            return super().__contains__(name)
+
+    names = [f"a{number}@b.co" for number in range(20_000)]
+    taken = [f"[mail]_{number}" for number in range(100)]
+    holder = Counted.fromkeys([*names, *taken], 0)
+    ALL._walk([holder], _Found(), 0)
+    assert len(holder) == 20_100
+    assert holder.asked < 50_000
+    assert max(map(len, holder)) == len("[mail]_20000")
+    assert not [name for name in holder if "@" in name]
 
 
 def test_images_and_long_texts_are_cut_after_they_were_read():

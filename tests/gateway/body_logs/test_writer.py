@@ -158,6 +158,28 @@ async def test_a_body_on_which_our_own_code_fails_does_not_hold_up_the_others(wo
     assert "of a secret" not in caplog.text
 
 
+async def test_a_file_that_cannot_be_made_is_dropped_and_counted(world, monkeypatch, caplog):
+    sealing = world.writer._keys.seal
+
+    def failing(account, lines):
+        if account == "acc_1":
+            raise RuntimeError("of a secret")
+        return sealing(account, lines)
+
+    monkeypatch.setattr(world.writer._keys, "seal", failing)
+    for account in ("acc_1", "acc_1", "acc_2"):
+        assert world.request(account)
+    await world.writer.round()
+    assert [line["account_id"] for line in await written(world.folder)] == ["acc_2"]
+    assert (world.log.dropped, world.log.requests, world.log.size_bytes, world.log.waiting) == (2, 0, 0, {})
+    assert "2 requests of acc_1 are lost: RuntimeError" in caplog.text
+    assert "of a secret" not in caplog.text
+    monkeypatch.undo()
+    assert world.request("acc_1")
+    await world.writer.round()
+    assert len(await written(world.folder)) == 2
+
+
 async def test_days_that_are_over_are_removed(world):
     for day in range(33):
         world.now_s = 1_800_000_000.0 + day * DAY_S
@@ -166,6 +188,25 @@ async def test_days_that_are_over_are_removed(world):
     await world.writer.remove_old()
     days = await world.place.days()
     assert (days[0], days[-1], len(days)) == ("2027-01-17", "2027-02-16", 31)
+
+
+async def test_a_day_that_cannot_be_removed_holds_up_no_other(world, monkeypatch):
+    for day in range(3):
+        world.now_s = 1_800_000_000.0 + day * DAY_S
+        assert world.request()
+        await world.writer.round()
+    removing = Folder.remove
+
+    async def failing(place, day):
+        if day == "2027-01-15":
+            raise StoreFailed("no permission")
+        return await removing(place, day)
+
+    monkeypatch.setattr(Folder, "remove", failing)
+    world.now_s += 60 * DAY_S
+    with pytest.raises(StoreFailed, match="no permission"):
+        await world.writer.remove_old()
+    assert await world.place.days() == ["2027-01-15"]
 
 
 async def test_bodies_that_are_too_large_are_left_out(tmp_path):

@@ -70,6 +70,9 @@ def test_the_least_and_all(read):
         (LEAST[:-1] + ", redact: [{pattern: '('}]}", "not a pattern of RE2: missing )"),
         (LEAST[:-1] + ", redact: [{pattern: '(a)\\1'}]}", "not a pattern of RE2"),
         (LEAST[:-1] + ", redact: [{pattern: 'a*'}]}", "found in every text"),
+        (LEAST[:-1] + ", redact: [{pattern: '\\Qa.b'}]}", "without its \\E"),
+        (LEAST[:-1] + ", redact: [{pattern: '\\Qa\\Eb\\Qc'}]}", "without its \\E"),
+        (LEAST[:-1] + ", redact: [{pattern: '\\\\\\Qa\\\\E|\\Q'}]}", "without its \\E"),
         (LEAST[:-1] + ", redact: [{pattern: a, field: b}]}", "with `pattern` or with `field`"),
         (LEAST[:-1] + ", redact: [{field: a..b}]}", "expected a field"),
         (LEAST[:-1] + ", folder: x}", "unknown key"),
@@ -80,6 +83,11 @@ def test_what_is_wrong_is_told(read, section, told):
         read(section)
     assert told in str(error.value)
     assert "tooshortakey" not in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", [r"\Qa.b\E", r"\\Qa", r"\Q\Q\Ea\d", r"\\\Qa.b\\E"])
+def test_patterns_that_quote_and_end_it(read, pattern):
+    assert read(f"{LEAST[:-1]}, redact: [{{pattern: '{pattern}'}}]}}").redact.patterns == (pattern,)
 
 
 def test_the_library_is_asked_for(read, monkeypatch):
