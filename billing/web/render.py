@@ -23,7 +23,7 @@ from msgspec import json
 from billing.amounts import digits, nano_of, usd_text
 from billing.money import format_usd, parse_usd
 from billing.permissions import RANK
-from billing.times import parse_rfc3339, rfc3339
+from billing.times import TimeError, parse_rfc3339, rfc3339
 from billing.traffic.counts import BOUNDS_MS
 from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit, Who
 
@@ -47,7 +47,8 @@ _BREAKS: Final = re.compile(r"[\s/-]+")
 _TAG: Final = re.compile(r"<[^>]*>")
 # What messages of the API have beside words: an address, a piece of code, a time.
 _MARKED: Final = re.compile(
-    r"(?P<url>https?://[^\s<>\"]*[^\s<>\".,:;)])|`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)"
+    r"(?P<url>https?://[^\s<>\"]*[^\s<>\".,:;)])|`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)",
+    re.ASCII,
 )
 # Last characters of an id that tell it from others on a page.
 SHORT_ID: Final = 6
@@ -240,8 +241,16 @@ def marked(text: str, zone: ZoneInfo) -> Markup:
             case "code":
                 parts.append(Markup('<code class="said">{}</code>').format(found["code"]))
             case _:
-                parts.append(when(found["time"], zone))
+                parts.append(_time(found["time"], zone))
     return Markup("").join((*parts, escape(text[at:])))
+
+
+def _time(text: str, zone: ZoneInfo) -> Markup:
+    """Return what looks like a time as one, or as it is where there is no such time: a message may quote anything."""
+    try:
+        return when(text, zone)
+    except (TimeError, OverflowError):
+        return escape(text)
 
 
 def day(at: str | datetime, zone: ZoneInfo) -> str:

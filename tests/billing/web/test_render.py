@@ -62,6 +62,19 @@ def test_a_message_of_the_api_has_links_and_times_as_pages_have_them():
 
 
 @pytest.mark.parametrize(
+    "text", ["2026-99-99T99:99:99Z", "2026-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "٢٠٢٦-01-01T00:00:00Z"]
+)
+def test_a_message_that_quotes_no_time_is_shown_as_it_is(text):
+    assert marked(f"<x`{text}", ZoneInfo("Europe/Berlin")) == f"&lt;x`{text}"
+
+
+def test_a_message_that_quotes_the_ends_of_the_calendar_is_shown():
+    for text in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
+        for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+            assert "<time" in marked(text, ZoneInfo(zone))
+
+
+@pytest.mark.parametrize(
     ("used", "limit", "percent"), [(0, 60, 0), (59, 60, 98), (90, 60, 100), (1, 0, None), ("2.50", "10.00", 25)]
 )
 def test_how_much_of_a_quota_is_used(used, limit, percent):
