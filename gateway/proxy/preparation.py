@@ -252,7 +252,11 @@ class Preparation:
                 message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
                 raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:
-            raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
+            raise Refuse(
+                refusals.model_not_priced(
+                    f"The model {refusals.quoted(model)}, which the request names, has no price here"
+                )
+            )
         return route
 
     def need(self, context: RequestContext, counted: int | None = None) -> Need:
