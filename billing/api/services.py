@@ -66,7 +66,9 @@ async def _no_providers() -> list[ProviderShape]:
     return []
 
 
-async def _no_test(provider: str, model: str | None, target: int) -> ProviderTestShape | None:
+async def _no_test(
+    provider: str, model: str | None, target: int, sending: Callable[[str], Awaitable[None]]
+) -> ProviderTestShape | None:
     return None
 
 
@@ -171,7 +173,9 @@ class Services:
     collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
-    test_provider: Callable[[str, str | None, int], Awaitable[ProviderTestShape | None]] = _no_test
+    test_provider: Callable[
+        [str, str | None, int, Callable[[str], Awaitable[None]]], Awaitable[ProviderTestShape | None]
+    ] = _no_test
     models: Callable[[Plan | None], list[ModelShape]] = _no_models
     troubles: Callable[[], list[TroubleShape]] = list
     job: Callable[[], Awaitable[JobShape | None]] = _no_job

@@ -147,12 +147,18 @@ async def test_provider(call: Call, body: NewProviderTest) -> ProviderTestShape:
     the operator's own: no account is charged, and the audit log has it. A circuit that is open closes where the
     provider answers; a test that fails changes none. One test of a provider runs at a time."""
     name, services = call.id("provider"), call.services
-    found = await services.test_provider(name, body.model, body.target)
+
+    async def recorded(said: Mapping[str, object]) -> None:
+        async with services.audit.database.transaction() as connection:
+            await audit.record(connection, call.actor, "provider.test", name, None, said)
+
+    async def sending(model: str) -> None:  # whoever asks may leave before it has ended, and it costs the same
+        await recorded({"model": model, "target": body.target})
+
+    found = await services.test_provider(name, body.model, body.target, sending)
     if found is None:
         raise _no_provider(name)
-    said = {"model": found.model, "target": found.target, "status": found.status, "cost_usd": found.cost_usd}
-    async with services.audit.database.transaction() as connection:
-        await audit.record(connection, call.actor, "provider.test", name, None, said)
+    await recorded({"model": found.model, "target": found.target, "status": found.status, "cost_usd": found.cost_usd})
     return found
 
 

@@ -23,12 +23,12 @@ from msgspec import json
 from billing.amounts import digits, nano_of, usd_text
 from billing.money import format_usd, parse_usd
 from billing.permissions import RANK
-from billing.times import parse_rfc3339, rfc3339
+from billing.times import TimeError, parse_rfc3339, rfc3339
 from billing.traffic.counts import BOUNDS_MS
 from billing.web.pages import ALONE, NOTICE, NOTICES, SECTIONS, Page, View, Visit, Who
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -47,7 +47,8 @@ _BREAKS: Final = re.compile(r"[\s/-]+")
 _TAG: Final = re.compile(r"<[^>]*>")
 # What messages of the API have beside words: an address, a piece of code, a time.
 _MARKED: Final = re.compile(
-    r"(?P<url>https?://[^\s<>\"]*[^\s<>\".,:;)])|`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)"
+    r"(?P<url>https?://[^\s<>\"]*[^\s<>\".,:;)])|`(?P<code>[^`]+)`|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)",
+    re.ASCII,
 )
 # Last characters of an id that tell it from others on a page.
 SHORT_ID: Final = 6
@@ -141,7 +142,7 @@ def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
                 "sections": _sections(visit, pages),
                 "static": lambda name: f"{visit.root}{STATIC}/{assets()[name].name}",
                 "when": partial(when, zone=visit.zone),
-                "marked": partial(marked, zone=visit.zone),
+                "marked": partial(marked, zone=visit.zone, own=_own_urls(visit)),
                 "plan_called": lambda plan_id: _plan_called(visit, plan_id),
                 **view.values,
             }
@@ -228,20 +229,43 @@ def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
     return Markup(text)  # noqa: S704 - digits alone
 
 
-def marked(text: str, zone: ZoneInfo) -> Markup:
-    """Return a message of the API with its addresses as links, its code as code, and its times in a zone."""
+def _own_urls(visit: Visit) -> list[str]:
+    """Return the addresses that messages of this gateway lead to: its own pages, and those of whoever runs it."""
+    services = visit.services
+    known = (services.browsers.rules.url, services.setup_url, services.operator_url, services.keys_url)
+    return [url.rstrip("/") for url in known if url]
+
+
+def _is_own(url: str, own: Iterable[str]) -> bool:
+    """Return whether an address is one of some, or below one: what only begins alike may be on another host."""
+    return any(url == each or url.startswith((f"{each}/", f"{each}?", f"{each}#")) for each in own)
+
+
+def marked(text: str, zone: ZoneInfo, own: Iterable[str]) -> Markup:
+    """Return a message of the API with its code as code, its times in a zone, and as links those addresses that are
+    the gateway's `own`: messages quote what clients send, which may lead anywhere."""
     parts, at = [], 0
     for found in _MARKED.finditer(text):
         parts.append(escape(text[at : found.start()]))
         at = found.end()
         match found.lastgroup:
+            case "url" if not _is_own(found["url"], own):
+                parts.append(escape(found["url"]))
             case "url":
                 parts.append(Markup('<a href="{0}">{0}</a>').format(found["url"]))
             case "code":
                 parts.append(Markup('<code class="said">{}</code>').format(found["code"]))
             case _:
-                parts.append(when(found["time"], zone))
+                parts.append(_time(found["time"], zone))
     return Markup("").join((*parts, escape(text[at:])))
+
+
+def _time(text: str, zone: ZoneInfo) -> Markup:
+    """Return what looks like a time as one, or as it is where there is no such time: a message may quote anything."""
+    try:
+        return when(text, zone)
+    except (TimeError, OverflowError):
+        return escape(text)
 
 
 def day(at: str | datetime, zone: ZoneInfo) -> str:

@@ -23,6 +23,7 @@ from billing.usage import MAX_COUNT, ModelUsage, TextUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
+from gateway.server.refusals import quoted
 
 if TYPE_CHECKING:
     from billing.pricing import PriceRow
@@ -128,7 +129,7 @@ def worst_case(
     Raises `NotPriced`, `billing.holds.model.NeedTooLarge`.
     """
     if route.rates is None:
-        raise NotPriced(f"The model `{route.entry}` has no price here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price here")
     needs = [] if route.is_router else [_worst_case(parsed, route, route.rates, plan_markup_scaled, rules, counted)]
     for name, rates in route.others.items():
         other = replace(route, entry=name, rates=rates, own_max_output=None, others={}, answered_by=())
@@ -186,13 +187,13 @@ def _worst_case(
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
     # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
     if rates.input_unpriced and not parsed.work.search_units:
-        raise NotPriced(f"The model `{route.entry}` has no price for input here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for input here")
     if parsed.has_output and rates.output_unpriced:
-        raise NotPriced(f"The model `{route.entry}` has no price for output here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for output here")
     if parsed.service_tier in DEARER_TIERS and not row.knows_tier("priority"):
-        raise NotPriced(f"The model `{route.entry}` has no price for the service tier `priority` here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for the service tier `priority` here")
     if parsed.work.fast and not any("speed" in variant.when for variant in row.variants):
-        raise NotPriced(f"The model `{route.entry}` has no price for another speed here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for another speed here")
     if (parsed.service_tier in DEARER_TIERS or parsed.work.fast) and row.variants:
         rates = Rates.of(row, rates.minute, asked=True)
     search_price = _prices_searches(parsed, route, rates)
@@ -230,14 +231,14 @@ def _prices_searches(parsed: ParsedRequest, route: Candidate, rates: Rates) -> b
     """Return whether searches are charged by themselves. Raises `NotPriced` where those that there may be, or the sound
     that is asked for, have no price."""
     if parsed.work.audio and not rates.prices_audio:
-        raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for audio output here")
     if "search" in rates.row.per_unit:
         return True
     units = parsed.work.search_units
     if _searches(parsed, route, 1) > units:
-        raise NotPriced(f"The model `{route.entry}` has no price for searches here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for searches here")
     if units and "input" not in rates.row.per_million and "request" not in rates.row.per_unit:
-        raise NotPriced(f"The model `{route.entry}` has no price for a search or for input here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price for a search or for input here")
     return False
 
 
@@ -261,7 +262,9 @@ def _input_bound(
         bound = min(bound, counted)
     whole_windows = work.calls > 0 or (uses > 0 and rules.strict_tools)
     if window is None and (bound is None or whole_windows):
-        raise NotPriced(f"The model `{route.entry}` has no known context window here to bound input outside the body")
+        raise NotPriced(
+            f"The model {quoted(route.entry)} has no known context window here to bound input outside the body"
+        )
     if not parsed.has_output:
         total = max(window or 0, parsed.input_bound_tokens) if bound is None or uses else bound
     elif window is not None and whole_windows:
@@ -278,7 +281,9 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateSetti
         return 0, 0
     asked, own = parsed.max_output_tokens, route.max_output_tokens
     if asked is None and own is None:
-        raise NotPriced(f"The model `{route.entry}` has no known longest answer here: set a maximum in the request")
+        raise NotPriced(
+            f"The model {quoted(route.entry)} has no known longest answer here: set a maximum in the request"
+        )
     if not rules.strict:
         estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
         return estimate, estimate
@@ -287,7 +292,7 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateSetti
         if parsed.work.calls:
             if own is None:
                 raise NotPriced(
-                    f"The model `{route.entry}` has no known longest answer here, which bounds its further calls"
+                    f"The model {quoted(route.entry)} has no known longest answer here, which bounds its further calls"
                 )
             most = max(most, own)
         return most, most
@@ -322,7 +327,7 @@ def charge(
     the model that `served`. What other models used that are `reported` is added by their rows, and a router's fee for
     the input by its own; all are rounded up together. Raises `NotPriced`."""
     if route.rates is None:
-        raise NotPriced(f"The model `{route.entry}` has no price here")
+        raise NotPriced(f"The model {quoted(route.entry)} has no price here")
     text, others = route.rates.text, route.others or route.answered_by or (reported is not None and reported.others)
     if text is not None and not others and isinstance(usage, TextUsage):
         scaled = text.cost_scaled(usage)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -21,7 +21,7 @@ from gateway.dialects.facts import NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.candidates import OF_THE_ROUTE
 from gateway.proxy.context import FEATURE, Facts, RequestContext, Terms, keep_facts, shown_id
-from gateway.proxy.estimate import NotPriced, dearest
+from gateway.proxy.estimate import NotPriced, dearest, markup_of
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
 from gateway.proxy.senders import Sender, Senders
 from gateway.server import limit_refusals, refusals
@@ -143,6 +143,7 @@ class Preparation:
             terms = facts.terms[first.kept_as] = Terms(principal, facts.route, candidate, self._rules)
         if parsed.work.models:
             candidate = self._with_others(principal, candidate, parsed.work.models)
+            terms = Terms(principal, facts.route, candidate, self._rules)
         tags, sender = terms.tags, head.sender
         if head.tags or parsed.metadata:
             tags = request_tags(principal.tags, head.tags, parsed.metadata)
@@ -241,9 +242,14 @@ class Preparation:
         return usable
 
     def _with_others(self, principal: Principal, route: Candidate, models: tuple[str, ...]) -> Candidate:
-        """Return the route with the other models that a request names; the key must be allowed them, and each has a
+        """Return the route with the other models that a request names, at the greatest markup of them all: whichever
+        may answer, naming it beside a cheaper one makes it no cheaper. The key must be allowed them, and each has a
         price."""
-        route, entries, unpriced = self._router.with_others(route, models, self.clock())
+        now_s, plan = self.clock(), principal.plan
+        route, entries, unpriced = self._router.with_others(route, models, now_s)
+        found = (self._router.find(entry, now_s) for entry in entries)
+        ways = [route, *(each.first for each in found if each is not None)]
+        route = replace(route, markup_scaled=max(markup_of(way, plan.markup_of(way.entry)) for way in ways))
         counted = principal.limits_for(route.entry, FEATURE).all
         for entry in entries:
             if not principal.allows_model(entry):
@@ -252,7 +258,11 @@ class Preparation:
                 message = f"The model '{entry}' has quotas of its own here: ask for it by itself."
                 raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:
-            raise Refuse(refusals.model_not_priced(f"The model `{model}`, which the request names, has no price here"))
+            raise Refuse(
+                refusals.model_not_priced(
+                    f"The model {refusals.quoted(model)}, which the request names, has no price here"
+                )
+            )
         return route
 
     def need(self, context: RequestContext, counted: int | None = None) -> Need:

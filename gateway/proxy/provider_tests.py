@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -28,7 +29,7 @@ from gateway.proxy.routing import writes
 from gateway.upstream.base import UpstreamBusy, UpstreamError, UpstreamRequest, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from gateway.config.providers import ProviderConfig, TargetConfig
     from gateway.dialects.base import Dialect, Match, Trial
@@ -42,6 +43,8 @@ OK: Final = 200
 MOST_ANSWER_BYTES: Final = 256 * 1024
 # Of what the provider says, in characters.
 MOST_ERROR: Final = 500
+# Of the end of a stream that fails, in bytes: what is hidden in it is hidden whole, and it is cut afterwards.
+MOST_KEPT: Final = 32 * 1024
 # A key that is longer is also hidden where a provider shows how it begins, with stars behind.
 LONG_KEY: Final = 12
 SHOWN_OF_KEY: Final = 6
@@ -120,9 +123,11 @@ class ProviderTests:
     timeout_s: float
     _running: set[str] = field(default_factory=set)
 
-    async def run(self, name: str, model: str | None, number: int) -> ProviderTestShape | None:
+    async def run(
+        self, name: str, model: str | None, number: int, sending: Callable[[str], Awaitable[None]]
+    ) -> ProviderTestShape | None:
         """Return how a provider answers at one of its targets, by its number; None where there is no such provider.
-        Raises `BadRequest` and `Conflict`."""
+        `sending` is told the model, before anything is sent. Raises `BadRequest` and `Conflict`."""
         provider = self.providers.get(name)
         if provider is None:
             return None
@@ -135,6 +140,7 @@ class ProviderTests:
         asked = self._asked(provider, model, number)
         self._running.add(name)
         try:
+            await sending(asked.candidate.entry)
             return await self._tested(provider, provider.all_targets[number], number, asked)
         finally:
             self._running.discard(name)
@@ -265,7 +271,7 @@ async def _watch(response: UpstreamResponse, dialect: Dialect, kind: bytes, answ
     tap, last = dialect.tap(kind, usage_added=True, include_cost=False), b""
     async for chunk in response.chunks():
         tap.feed(chunk)
-        last = (last + chunk)[-MOST_ERROR:]
+        last = (last + chunk)[-MOST_KEPT:]
         if answer.first_token_s is None and tap.began_output:
             answer.first_token_s = time.monotonic() - began_s
     tap.end()
@@ -289,13 +295,18 @@ def said(body: bytes) -> str:
             found = found[name]
     if isinstance(found, str) and found:
         return found
-    return body[: 4 * MOST_ERROR].decode(errors="replace").strip() or "The answer is empty."
+    return body.decode(errors="replace").strip() or "The answer is empty."
 
 
 def without_secrets(text: str, target: TargetConfig) -> str:
-    """Return a text without the key, header values and query string of a target, and without how the key begins."""
+    """Return a text without the key, query string and header values of a target, whole or in part: the values of the
+    query and the words of a header's value; and without how the key begins."""
     key = "" if target.api_key is None else target.api_key.reveal()
-    for secret in (key, target.base_query, *target.headers.values()):
+    secrets = {key, target.base_query, *target.headers.values()}
+    secrets.update(value for _, value in parse_qsl(target.base_query))
+    secrets.update(field.partition("=")[2] for field in target.base_query.split("&"))  # as they are written
+    secrets.update(word for value in target.headers.values() for word in value.split())
+    for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHOWN_OF_KEY:
             text = text.replace(secret, "[hidden]")
     if len(key) >= LONG_KEY:

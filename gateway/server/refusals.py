@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.server.exchange import Exchange
 
 UNAVAILABLE_RETRY_S: Final = 2
+# Of a name that a client sent, in characters.
+MOST_QUOTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ class Refuse(MetergateError):
         self.refusal = refusal
 
 
+def quoted(sent: str) -> str:
+    """Return what a client sent as a message quotes it: in backticks, with none inside, so that it can't end there."""
+    name = sent[:MOST_QUOTED].replace("`", "'")
+    return f"`{name}`"
+
+
 def invalid_key(keys_url: str | None) -> Refusal:
     """Return 401 for a key that is missing or not valid; its text begins as OpenAI's does, by which clients know it."""
     return Refusal(
@@ -165,26 +173,26 @@ def method_not_allowed(method: str, path: str, allowed: Iterable[str], hint: str
 
 def object_not_found(object_id: str) -> Refusal:
     """Return 404 for an object that the account has not created here: it may be another account's."""
-    message = f"There is no stored object `{object_id[:200]}` of your account here: check the id."
+    message = f"There is no stored object {quoted(object_id)} of your account here: check the id."
     return Refusal(404, "not_found", message)
 
 
 def stored_elsewhere(model: str, provider: str) -> Refusal:
     """Return 400: the objects that a request names are at a provider that does not serve its model."""
-    message = f"This request continues from an object at `{provider}`, which does not serve `{model[:200]}` here."
+    message = f"This request continues from an object at `{provider}`, which does not serve {quoted(model)} here."
     return Refusal(400, "invalid_request_error", message, param="model")
 
 
 def model_not_found(model: str) -> Refusal:
     """Return the refusal of a model that nobody serves."""
-    message = f"The model `{model[:200]}` does not exist here. GET /v1/models lists those that this key may use."
+    message = f"The model {quoted(model)} does not exist here. GET /v1/models lists those that this key may use."
     return Refusal(404, "model_not_found", message, param="model")
 
 
 def model_not_served(model: str, asked: str, served: Iterable[str]) -> Refusal:
     """Return 404: the model's provider does not serve the API that was asked; `served` are those that it does."""
     others = ", ".join(sorted(served)) or "none"
-    message = f"The model `{model[:200]}` is not served in the API `{asked}`; those that it is served in: {others}."
+    message = f"The model {quoted(model)} is not served in the API `{asked}`; those that it is served in: {others}."
     return Refusal(404, "model_not_found", message, param="model")
 
 
@@ -210,7 +218,7 @@ def lacking(scope: str, message: str) -> Refusal:
 
 def model_not_allowed(model: str) -> Refusal:
     """Return the refusal of a model that the key may not use."""
-    message = f"This key may not use the model `{model}`. GET /v1/models lists those that it may."
+    message = f"This key may not use the model {quoted(model)}. GET /v1/models lists those that it may."
     return Refusal(403, "model_not_allowed", message, type="permission_error", param="model")
 
 

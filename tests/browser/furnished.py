@@ -213,7 +213,7 @@ def _of(job: JobShape) -> Callable[[], Awaitable[JobShape | None]]:
     return found
 
 
-async def try_provider(name: str, model: str | None, target: int) -> ProviderTestShape:
+async def try_provider(name: str, model: str | None, target: int, sending: object) -> ProviderTestShape:
     """A key that is refused at one target, and none at the other."""
     if target > 1:
         raise BadRequest(f"{name} has no target {target}.", "target")

@@ -140,7 +140,7 @@ async def test_a_provider_is_tested_and_its_page_says_what_came_of_it(console):
     async def listed():
         return [provider("openai")]
 
-    async def tested(name, model, target):
+    async def tested(name, model, target, sending):
         asked.append((name, model, target))
         if target:
             raise BadRequest(f"{name} has no target {target}.", "target")

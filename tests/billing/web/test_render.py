@@ -51,14 +51,47 @@ def test_a_large_number_is_short_where_there_is_little_room(number, text):
 
 def test_a_message_of_the_api_has_links_and_times_as_pages_have_them():
     said = "<b> resets at 2026-11-25T23:30:00Z. Buy at https://a.example/pay?a=1&b=2. (`metergate setup` opens it)"
-    shown = marked(said, ZoneInfo("Europe/Berlin"))
+    shown = marked(said, ZoneInfo("Europe/Berlin"), ["https://a.example"])
     link = "https://a.example/pay?a=1&amp;b=2"
     assert f'<a href="{link}">{link}</a>. (<code class="said">metergate setup</code> opens it)' in shown
     assert shown.striptags() == (
         "<b> resets at 2026-11-26 00:30:00. Buy at https://a.example/pay?a=1&b=2. (metergate setup opens it)"
     )
-    harmless = marked("javascript:alert(1) `<i>`", ZoneInfo("UTC"))
+    harmless = marked("javascript:alert(1) `<i>`", ZoneInfo("UTC"), ["https://a.example"])
     assert harmless == 'javascript:alert(1) <code class="said">&lt;i&gt;</code>'
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-99-99T99:99:99Z", "2026-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "٢٠٢٦-01-01T00:00:00Z"]
+)
+def test_a_message_that_quotes_no_time_is_shown_as_it_is(text):
+    assert marked(f"<x`{text}", ZoneInfo("Europe/Berlin"), []) == f"&lt;x`{text}"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_linked"),
+    [
+        ("https://a.example", True),
+        ("https://a.example/console/keys", True),
+        ("https://a.example?a=1", True),
+        ("https://b.example/pay/plans/pro", True),
+        ("https://b.example/payment", False),
+        ("https://a.example.evil/console", False),
+        ("https://a.example@evil.example/", False),
+        ("https://a.example:8443/", False),
+        ("http://a.example/", False),
+        ("https://evil.example/https://a.example/", False),
+    ],
+)
+def test_only_the_gateways_own_addresses_are_links(url, is_linked):
+    shown = marked(f"see {url}: now", ZoneInfo("UTC"), ["https://a.example", "https://b.example/pay"])
+    assert shown == (f'see <a href="{url}">{url}</a>: now' if is_linked else f"see {url}: now")
+
+
+def test_a_message_that_quotes_the_ends_of_the_calendar_is_shown():
+    for text in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
+        for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+            assert "<time" in marked(text, ZoneInfo(zone), [])
 
 
 @pytest.mark.parametrize(

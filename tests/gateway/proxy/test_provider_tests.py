@@ -81,6 +81,7 @@ async def test_what_is_sent_and_learnt(tested):
     assert 0 <= found["head_ms"] <= found["first_token_ms"] <= found["total_ms"]
     (entry, *_) = await ends_of(gateway)
     assert (entry["subject"], entry["after"]["cost_usd"]) == ("openai", "0.00000285")
+    assert (await ends_of(gateway))[1]["after"] == {"model": "gpt-4o-mini", "target": 1}
     assert not (await gateway.runtime.database.rows("SELECT 1 FROM usage_events"))
 
 
@@ -161,6 +162,7 @@ async def test_one_at_a_time_and_not_for_long(tested):
     gateway = await tested(serve)
     first = asyncio.create_task(gateway.admin("POST", OPENAI))
     await came.wait()
+    assert (await ends_of(gateway))[0]["after"].keys() == {"model", "target"}
     await gateway.admin("POST", OPENAI, status=409)
     found = await first
     assert (found["ok"], found["status"], found["head_ms"]) == (False, None, None)
@@ -170,10 +172,12 @@ async def test_one_at_a_time_and_not_for_long(tested):
 
 async def test_what_can_not_be_tested(tested):
     gateway = await tested()
+    before = await ends_of(gateway)
     await gateway.admin("POST", "/providers/nobody/test", status=404)
     await gateway.admin("POST", "/providers/groq/test", status=409)
     await gateway.admin("POST", OPENAI, {"model": "claude-haiku-4-5"}, status=400)
     await gateway.admin("POST", OPENAI, {"target": 2}, status=400)
+    assert await ends_of(gateway) == before
 
 
 def test_what_providers_say_is_found_and_secrets_are_hidden():
@@ -184,3 +188,29 @@ def test_what_providers_say_is_found_and_secrets_are_hidden():
     assert without_secrets(f"{KEY} sk-swo****ours sig=abcdef other-secret 1", target) == (
         "[hidden] [hidden] [hidden] [hidden] 1"
     )
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["sig=abc%2Fdef&v=1", "abc%2Fdef", "abc/def", "Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"],
+)
+def test_parts_of_a_query_and_of_header_values_are_hidden_too(shown):
+    target = TargetConfig("http://x", base_query="sig=abc%2Fdef&v=1", headers={"x": "Basic dXNlcjpwYXNz"})
+    assert without_secrets(f"no {shown}, v 1", target) == "no [hidden], v 1"
+
+
+async def test_a_key_is_hidden_whole_before_an_error_is_cut(tested):
+    async def serve(request):
+        said = "x" * 490 + KEY + "y" * 5_000
+        if request.headers["Authorization"].endswith(KEY):
+            return web.json_response({"error": {"message": said}}, status=401)
+        return await events(request, b'{"error":{"message":"' + b"sk-other-key-of-ours" + b"y" * 470 + b'"}}')
+
+    gateway = await tested(serve)
+    for target in (0, 1):
+        found = await gateway.admin("POST", OPENAI, {"target": target})
+        assert not found["ok"]
+        assert len(found["error"]) <= 500
+        assert "[hidden]"[: 500 - 490] in found["error"]
+        assert "sk-" not in found["error"]
+        assert "ours" not in found["error"]

@@ -8,8 +8,9 @@ import pytest
 
 from billing.ledger.explanations import explain, format_explanation
 from billing.money import format_usd, parse_usd
-from billing.pricing import PriceRow, PriceTable
-from gateway.config.settings import Settings
+from billing.plans import Plan
+from billing.pricing import FACTOR_SCALE, PriceRow, PriceTable
+from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
@@ -114,3 +115,44 @@ async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_i
     provider.reply = cheap.reply
     assert (await ask(customer, body)).status == 200
     assert await spent_nano(customer) == 11 * (10 * INPUT + 5 * OUTPUT)
+
+
+@pytest.mark.parametrize("served", ["gpt-4o-mini", "gpt-4o"])
+@pytest.mark.parametrize(
+    ("of_plan", "markups", "own", "percent"),
+    [
+        (0, {"gpt-4o": 50}, {}, 50),
+        (0, {"gpt-4o-mini": 50}, {}, 50),
+        (20, {"gpt-4o-mini": 0}, {}, 20),
+        (20, {"gpt-4o": 0}, {}, 20),
+        (0, {"gpt-4o-mini": 10, "gpt-*": 30}, {}, 30),
+        (0, {}, {"gpt-4o": 40}, 40),
+        (90, {}, {"gpt-4o": 40, "gpt-4o-mini": 5}, 40),
+        (0, {}, {}, 0),
+    ],
+)
+async def test_no_model_is_cheaper_beside_one_with_a_lower_markup(gateway_of, of_plan, markups, own, percent, served):
+    def change(settings: Settings) -> Settings:
+        scaled = tuple((name, each * FACTOR_SCALE) for name, each in markups.items())
+        plan = Plan("marked", "Marked", 0, markup_scaled=of_plan * FACTOR_SCALE, markups=scaled)
+        models = {
+            name: ModelConfig(name, "openai", name, markup_scaled=own.get(name, 0) * FACTOR_SCALE)
+            for name in ("gpt-4o-mini", "gpt-4o")
+        }
+        plans, models = {**settings.plans, "marked": plan}, {**settings.models, **models}
+        return replace(with_searches(settings), plans=plans, models=models)
+
+    gateway = await gateway_of(saying(answer(model=served)), change=change)
+    body = chat(model="gpt-4o-mini", max_tokens=1000, models=["gpt-4o"])
+    input_bytes, times = len(json.dumps(body).encode()), 10 if served == "gpt-4o" else 1
+    poor = await gateway.customer("0.000001", account={"plan": "marked"})
+    required = parse_usd(refusal(await ask(poor, body), 402, "billing_required")["billing"]["required_usd"])
+    output_nano = 1000 * 10 * OUTPUT * (100 + percent) // 100
+    assert output_nano < required <= output_nano + input_bytes * 10 * INPUT * (100 + percent) // 100
+    customer = await gateway.customer(account={"plan": "marked"})
+    assert (await ask(customer, body)).status == 200
+    event = await the_event(customer, times * (10 * INPUT + 5 * OUTPUT) * (100 + percent) // 100)
+    found = await gateway.runtime.reports.priced_event(event["id"])
+    assert found is not None
+    assert found.event.markup_scaled == percent * FACTOR_SCALE
+    assert explain(*found).adds_up

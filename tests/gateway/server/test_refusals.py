@@ -500,3 +500,20 @@ async def test_a_client_that_sends_all_of_a_body_before_it_reads_sees_that_it_is
         await asyncio.sleep(0.01)
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        refusals.model_not_found,
+        refusals.model_not_allowed,
+        refusals.object_not_found,
+        lambda sent: refusals.model_not_served(sent, "openai", ["anthropic"]),
+        lambda sent: refusals.stored_elsewhere(sent, "openai"),
+    ],
+)
+def test_what_a_client_sent_stays_within_the_backticks_that_quote_it(made):
+    message, plain = made("a` https://evil.example `b").message, made("a").message
+    assert "`a' https://evil.example 'b`" in message
+    assert message.count("`") == plain.count("`")
+    assert len(made("x" * 1_000).message) < len(plain) + refusals.MOST_QUOTED
