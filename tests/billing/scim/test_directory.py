@@ -594,6 +594,27 @@ async def test_bounds_of_a_directory(company):
     assert (await company.call("POST", "/Groups", {"displayName": "More"}, status=400))["scimType"] == "tooMany"
 
 
+async def test_how_many_members_groups_may_have_together(company):
+    company.services.scim.directory.settings = ScimSettings(scim_memberships=3)
+    ids = [await company.add(f"p{n}@example.com") for n in range(3)]
+    first, second = await company.group("First", *ids[:2]), await company.group("Second", ids[0])
+    body = {"displayName": "Third", "members": [{"value": ids[0]}]}
+    assert (await company.call("POST", "/Groups", body, status=400))["scimType"] == "tooMany"
+    assert (await company.patch(f"/Groups/{second}", member(ids[2]), status=400))["scimType"] == "tooMany"
+    await company.patch(f"/Groups/{first}", {"op": "replace", "path": "members", "value": [{"value": ids[2]}]})
+    await company.patch(f"/Groups/{second}", member(ids[2]))
+    assert await company.found("/Groups", f'members eq "{ids[2]}"') == [first, second]
+
+
+async def test_members_that_are_added_count_as_calls(company, monkeypatch):
+    spent = []
+    monkeypatch.setattr(company.services.scim.directory, "_spend", lambda _, rows: spent.append(rows))
+    ids = [await company.add(f"p{n}@example.com") for n in range(3)]
+    group = await company.group("Staff", *ids[:2])
+    await company.patch(f"/Groups/{group}", member(ids[2]))
+    assert spent == [2, 3]
+
+
 async def test_how_many_tokens_there_may_be(company):
     tokens = company.services.scim.tokens
     for n in range(4):
