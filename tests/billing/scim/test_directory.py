@@ -371,6 +371,19 @@ async def test_no_group_touches_an_owner(company):
     assert await company.role(company.owner) == "owner"
 
 
+async def test_a_new_owner_is_no_group_s_any_more(company):
+    await company.rules({"group": "*", "role": "member", "max_keys": 1})
+    scim_id, user_id = await company.member(ADA)
+    members, org_id = company.services.members, company.organization.id
+    assert (await members.get(org_id, user_id)).max_keys == 1
+    owner = await members.set_role(org_id, user_id, "owner", acting(company.owner))
+    assert (owner.role, owner.managed, owner.max_keys) == ("owner", False, None)
+    await company.group("Staff", scim_id)
+    await company.rules(("*", "viewer"))
+    owner = await members.get(org_id, user_id)
+    assert (owner.role, owner.managed, owner.max_keys) == ("owner", False, None)
+
+
 async def test_a_full_plan(company):
     company.registry.directories._most_users = lambda _: 3
     for n in range(2):
