@@ -59,6 +59,9 @@ class ScimSettings(Struct, frozen=True):
 
     scim_users: Annotated[int, within(1, 1_000_000, "people that one organization's directory may have here")] = 10_000
     scim_groups: Annotated[int, within(1, 100_000, "and groups")] = 1000
+    scim_memberships: Annotated[
+        int, within(1, 10_000_000, "and members that its groups have together, each counted in every group")
+    ] = 200_000
     scim_tokens: Annotated[int, within(1, 100, "tokens of SCIM that one organization may have")] = 5
     scim_page: Annotated[int, within(1, 1000, "people or groups of one answer")] = 100
     scim_body_bytes: Annotated[int, within(1024, 64 * MIB, "largest body of a call of SCIM")] = MIB

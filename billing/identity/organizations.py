@@ -497,6 +497,8 @@ class Members:
             await connection.execute(_query("memberships_delete"), org_id, user_id)
         else:
             await connection.execute(_query("memberships_set_role"), org_id, user_id, after)
+            if after == "owner":  # which no group makes, nor bounds
+                await connection.execute(_query("memberships_manage"), org_id, user_id, False, None)
         change = {"role": before}, None if after is None else {"role": after}
         action = "member.remove" if after is None else "member.update"
         subject = f"{org_id}/{user_id}"

@@ -539,14 +539,15 @@ DELETE FROM refresh_tokens WHERE digest IN (
 SELECT session_id, user_id FROM refresh_tokens JOIN sessions ON sessions.id = session_id WHERE digest = $1
 
 -- name: scim_members
--- Members whom the directory of the organization $1 has as active, all or those of $2, with the names and the directory's
--- own ids of their groups there.
+-- Members, but for owners, whom the directory of the organization $1 has as active, all or those of $2, with the names and
+-- the directory's own ids of their groups there.
 SELECT scim_users.user_id, memberships.role, memberships.managed, memberships.max_keys, array(
     SELECT name FROM scim_groups JOIN scim_group_members ON group_id = scim_groups.id WHERE member_id = scim_users.id
     UNION SELECT external_id FROM scim_groups JOIN scim_group_members ON group_id = scim_groups.id
     WHERE member_id = scim_users.id AND external_id IS NOT NULL) AS groups
 FROM scim_users JOIN memberships ON memberships.org_id = scim_users.org_id AND memberships.user_id = scim_users.user_id
-WHERE scim_users.org_id = $1 AND scim_users.active AND ($2::text[] IS NULL OR scim_users.user_id = ANY ($2))
+WHERE scim_users.org_id = $1 AND scim_users.active AND memberships.role <> 'owner'
+    AND ($2::text[] IS NULL OR scim_users.user_id = ANY ($2))
 ORDER BY scim_users.user_id
 
 -- name: scim_users_known

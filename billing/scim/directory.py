@@ -243,6 +243,7 @@ class Directory:
             after = {**given, "members": len(members)}
             await _record(connection, changes, actor, "scim_group.create", id_, (None, after))
             found = await _references(connection, "groups_members", [id_])
+        self._spend(org_id, len(members))
         return _found(row, found.get(id_, ()))
 
     async def change_group(
@@ -271,7 +272,7 @@ class Directory:
                 await self._set_members(connection, changes, id_, (members, wanted), actor, everybody=renamed)
                 numbers = {"added": len(wanted.keys() - members.keys()), "removed": len(members.keys() - wanted.keys())}
                 await _record(connection, changes, actor, "scim_group.update", id_, (before, {**after, **numbers}))
-        self._spend(org_id, len(members))
+        self._spend(org_id, len(members) + len(wanted.keys() - members.keys()))
         return await self.group(org_id, id_, references=whole or len(wanted) <= MOST_SHOWN), len(wanted)
 
     async def delete_group(
@@ -332,7 +333,11 @@ class Directory:
                 "A member of the group is nobody whom this directory has: add the person first.", "invalidValue"
             )
         await connection.execute(_query("groups_remove"), id_, removed)
-        await connection.execute(_query("groups_add"), id_, added)
+        if added:
+            most = self.settings.scim_memberships
+            if await connection.fetchval(_query("groups_memberships"), changes.organization.id) + len(added) > most:
+                raise ScimError(f"The groups of a directory have at most {most} members together here.", "tooMany")
+            await connection.execute(_query("groups_add"), id_, added)
         touched = list(after) + removed if everybody else added + removed
         rows = await connection.fetch(_query("users_taken"), touched)
         if rows:

@@ -20,9 +20,11 @@ from billing.scim.attributes import (
     ScimError,
     read_value,
 )
-from billing.scim.filters import Both, Comparison, Either, Filter, Path, holds_within, parse_path
+from billing.scim.filters import Both, Comparison, Either, Filter, Path, comparisons, holds_within, parse_path
 
 MOST_OPERATIONS: Final = 1000
+# Comparisons of all paths together that choose values, each of which is made with every value.
+MOST_COMPARED: Final = 500
 PATCH: Final = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 _OPS: Final = ("add", "replace", "remove")
 MEMBERS: Final = "members"
@@ -79,6 +81,9 @@ def _field(given: Mapping[str, Any], name: str) -> Any:
 
 def patched(type_: ResourceType, resource: Resource, changes: list[Change]) -> Resource:
     """Return a resource as changes make it; those of a group's members are left out. Raises `ScimError`."""
+    chosen_by = (change.path.only for change in changes if change.path and change.path.name.lower() != MEMBERS)
+    if sum(comparisons(only) for only in chosen_by if only is not None) > MOST_COMPARED:
+        raise ScimError(f"The paths of a PATCH have at most {MOST_COMPARED} comparisons together.", "tooMany")
     after = copy.deepcopy(resource)
     for change in changes:
         path = change.path

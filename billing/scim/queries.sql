@@ -38,6 +38,10 @@ SELECT member_id FROM scim_group_members WHERE group_id = $1 ORDER BY member_id
 SELECT group_id AS of, member_id AS id, NULL AS display FROM scim_group_members
 WHERE group_id = ANY ($1::text[]) ORDER BY group_id, member_id
 
+-- name: groups_memberships
+-- How many members the groups of an organization have together.
+SELECT count(*) FROM scim_group_members JOIN scim_groups ON scim_groups.id = group_id WHERE org_id = $1
+
 -- name: groups_named
 SELECT * FROM scim_groups WHERE org_id = $1 AND name = $2
 

@@ -371,6 +371,19 @@ async def test_no_group_touches_an_owner(company):
     assert await company.role(company.owner) == "owner"
 
 
+async def test_a_new_owner_is_no_group_s_any_more(company):
+    await company.rules({"group": "*", "role": "member", "max_keys": 1})
+    scim_id, user_id = await company.member(ADA)
+    members, org_id = company.services.members, company.organization.id
+    assert (await members.get(org_id, user_id)).max_keys == 1
+    owner = await members.set_role(org_id, user_id, "owner", acting(company.owner))
+    assert (owner.role, owner.managed, owner.max_keys) == ("owner", False, None)
+    await company.group("Staff", scim_id)
+    await company.rules(("*", "viewer"))
+    owner = await members.get(org_id, user_id)
+    assert (owner.role, owner.managed, owner.max_keys) == ("owner", False, None)
+
+
 async def test_a_full_plan(company):
     company.registry.directories._most_users = lambda _: 3
     for n in range(2):
@@ -592,6 +605,27 @@ async def test_bounds_of_a_directory(company):
     assert (await company.call("POST", "/Users", {"userName": EVE}, status=400))["scimType"] == "tooMany"
     await company.group("Staff")
     assert (await company.call("POST", "/Groups", {"displayName": "More"}, status=400))["scimType"] == "tooMany"
+
+
+async def test_how_many_members_groups_may_have_together(company):
+    company.services.scim.directory.settings = ScimSettings(scim_memberships=3)
+    ids = [await company.add(f"p{n}@example.com") for n in range(3)]
+    first, second = await company.group("First", *ids[:2]), await company.group("Second", ids[0])
+    body = {"displayName": "Third", "members": [{"value": ids[0]}]}
+    assert (await company.call("POST", "/Groups", body, status=400))["scimType"] == "tooMany"
+    assert (await company.patch(f"/Groups/{second}", member(ids[2]), status=400))["scimType"] == "tooMany"
+    await company.patch(f"/Groups/{first}", {"op": "replace", "path": "members", "value": [{"value": ids[2]}]})
+    await company.patch(f"/Groups/{second}", member(ids[2]))
+    assert await company.found("/Groups", f'members eq "{ids[2]}"') == [first, second]
+
+
+async def test_members_that_are_added_count_as_calls(company, monkeypatch):
+    spent = []
+    monkeypatch.setattr(company.services.scim.directory, "_spend", lambda _, rows: spent.append(rows))
+    ids = [await company.add(f"p{n}@example.com") for n in range(3)]
+    group = await company.group("Staff", *ids[:2])
+    await company.patch(f"/Groups/{group}", member(ids[2]))
+    assert spent == [2, 3]
 
 
 async def test_how_many_tokens_there_may_be(company):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from billing.scim.attributes import GROUPS, USERS, ScimError, address_of, projected, read_resource
-from billing.scim.patches import MOST_OPERATIONS, patched, patched_members, read_changes
+from billing.scim.patches import MOST_COMPARED, MOST_OPERATIONS, patched, patched_members, read_changes
 
 WORK = {"value": "ada@example.com", "type": "work", "primary": True}
 HOME = {"value": "ada@home.example", "type": "home"}
@@ -217,6 +217,15 @@ def test_attributes_that_are_wanted():
         "name": {},
         "emails": [{"value": "ada@example.com", "type": "work"}, HOME],
     }
+
+
+def test_how_many_comparisons_paths_have_together():
+    path = 'emails[type eq "work" and value pr].display'
+    operation = {"op": "replace", "path": path, "value": "A"}
+    assert change(*[operation] * (MOST_COMPARED // 2))["emails"][0]["display"] == "A"
+    with pytest.raises(ScimError, match="comparisons together") as refused:
+        change(*[operation] * (MOST_COMPARED // 2 + 1))
+    assert refused.value.type == "tooMany"
 
 
 def test_many_changes_of_a_large_group_copy_it_once():
