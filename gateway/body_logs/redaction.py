@@ -8,6 +8,7 @@ read is not kept: no rule on a field would find anything in it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -238,7 +239,7 @@ class Redactor:
         self._walk(holder, inner, 0)
         self._redact(inner, nested + 1)
         found.values = inner.values
-        if not inner.changed:
+        if not inner.changed and not ((self._fields or "\\" in text) and _has_name_twice(text)):
             return None
         found.redacted += inner.redacted
         found.cut += inner.cut
@@ -310,6 +311,21 @@ def _packed(pieces: list[str], found: _Found) -> list[str] | None:
     start = "" if url is None else url[0]
     found.cut += 1
     return [f"{start}[{len(text) - len(start)} characters]"]
+
+
+def _has_name_twice(text: str) -> bool:
+    """Return whether an object in this JSON has a name twice, of which only the last was read; or may have."""
+    twice = False
+
+    def made(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice = twice or len({name for name, _ in pairs}) < len(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=made)
+    except (ValueError, RecursionError):
+        return True
+    return twice
 
 
 def _cut_tails(found: _Found) -> None:

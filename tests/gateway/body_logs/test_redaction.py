@@ -178,6 +178,12 @@ def test_items_with_an_index_are_one_text_wherever_they_stand():
 def test_of_a_name_that_is_there_twice_only_what_was_read_is_written():
     body = b'data: {"a": "ann@example.com", "a": "x"}\n\n'
     assert ALL.stream(body, ended=True).body == 'data: {"a":"x"}\n\n'
+    redactor = Redactor(Redact((), (), (("password",),)), 1 << 20)
+    assert clean(['{"a": {"password": "p"}, "a": 1}', '{"a":  1}'], redactor).body == ['{"a":1}', '{"a":  1}']
+    assert clean(['{"a": "ann\\u0040example.com", "a": 1}', '{"a":  "\\u0040"}']).body == [
+        '{"a":1}',
+        '{"a":  "\\u0040"}',
+    ]
 
 
 def test_fields_are_taken_out_by_name_and_by_path():
