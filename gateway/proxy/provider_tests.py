@@ -45,6 +45,7 @@ MOST_ANSWER_BYTES: Final = 256 * 1024
 MOST_ERROR: Final = 500
 # Of the end of a stream that fails, in bytes: what is hidden in it is hidden whole, and it is cut afterwards.
 MOST_KEPT: Final = 32 * 1024
+_SHOWN: Final = {False: slice(MOST_ERROR), True: slice(-MOST_ERROR, None)}
 # A key that is longer is also hidden where a provider shows how it begins, with stars behind.
 LONG_KEY: Final = 12
 SHOWN_OF_KEY: Final = 6
@@ -104,6 +105,8 @@ class _Answer:
     first_token_s: float | None = None
     reported: Reported | None = None
     error: str = ""
+    ends_with_error: bool = False
+    """Whether `error` is the end of a stream, of which the last characters say what is wrong, and else the first."""
     advice: str = ""
 
     @property
@@ -224,7 +227,7 @@ class ProviderTests:
             input_tokens=None if usage is None else usage.input_tokens,
             output_tokens=None if usage is None else usage.output_tokens,
             cost_usd=_cost(asked.candidate, answer.reported),
-            error=without_secrets(answer.error, configured)[:MOST_ERROR],
+            error=without_secrets(answer.error, configured)[_SHOWN[answer.ends_with_error]],
             advice=answer.advice or _advice(answer, circuit),
         )
 
@@ -277,7 +280,7 @@ async def _watch(response: UpstreamResponse, dialect: Dialect, kind: bytes, answ
     tap.end()
     answer.reported = tap.reported
     if tap.error_seen:
-        answer.error = last.decode(errors="replace")
+        answer.error, answer.ends_with_error = last.decode(errors="replace").strip(), True
     elif not tap.done:
         answer.error = "The stream broke off before its end."
 

@@ -214,3 +214,16 @@ async def test_a_key_is_hidden_whole_before_an_error_is_cut(tested):
         assert "[hidden]"[: 500 - 490] in found["error"]
         assert "sk-" not in found["error"]
         assert "ours" not in found["error"]
+
+
+async def test_of_a_long_stream_that_fails_the_end_is_said(tested):
+    async def serve(request):
+        chunk = (
+            b'{"id":"x","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"OK"}}]}'
+        )
+        return await events(request, *[chunk] * 50, b'{"error":{"message":"' + KEY.encode() + b' is out of credit"}}')
+
+    found = await (await tested(serve)).admin("POST", OPENAI)
+    assert not found["ok"]
+    assert len(found["error"]) == 500
+    assert found["error"].endswith('{"error":{"message":"[hidden] is out of credit"}}')
