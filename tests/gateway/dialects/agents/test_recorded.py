@@ -68,6 +68,8 @@ def test_its_input_holds_cents(agent, request_, prices):
     candidate = Candidate(parsed.model, provider, parsed.model, 0, "o200k_base", None, Rates.of(row))
     need = worst_case(parsed, candidate, 0, EstimateSettings())
     assert need.input_cost_nano < NANO_PER_USD  # at a token a byte, and the dearest price of a cache's write
+    named = request_.headers.get("anthropic-beta", "")
     for beta in ("context-1m-2025-08-07", "unheard-of-2030-01-01"):
-        request_.headers["anthropic-beta"] = f"{request_.headers.get('anthropic-beta', '')},{beta}"
-        assert worst_case(read(request_), candidate, 0, EstimateSettings()) == need
+        named = f"{named},{beta}"
+        headers = CIMultiDict({**request_.headers, "anthropic-beta": named})
+        assert worst_case(read(request_._replace(headers=headers)), candidate, 0, EstimateSettings()) == need
