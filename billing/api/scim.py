@@ -25,9 +25,8 @@ from billing.api.services import SERVICES, Services
 from billing.keys.secrets import bearer_of
 from billing.logs import log_about
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, projected, read_resource
-from billing.scim.directory import MOST_SHOWN, Asked
-from billing.scim.filters import parse_filter
-from billing.scim.patches import MEMBERS, member_ids, patched, patched_members, read_changes
+from billing.scim.filters import Asked, parse_filter
+from billing.scim.patches import MEMBERS, MOST_SHOWN, member_ids, patched, patched_members, read_changes
 from billing.scim.service import PREFIX
 
 if TYPE_CHECKING:

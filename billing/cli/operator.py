@@ -10,10 +10,9 @@ import typer
 from billing.api.operations import BrowserOperations, ExportOperations, OversightOperations
 from billing.cli.calls import add_calls, argument, command_of, option, switch
 from billing.cli.commands import Connect, group, lazy_group
-from billing.cli.options import FIRST_PAGE, Paging, parse_moment
+from billing.cli.options import ANY_REQUEST, FIRST_PAGE, Paging, RequestFilter, parse_moment
 from billing.cli.output import Column, Shown, cell, columns, details, listed, page_parts, says
 from billing.cli.tables import Table
-from billing.cli.usage import ANY, Which
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -100,14 +99,14 @@ async def requests(
     refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of this key.")] = None,
     account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Of this account's keys.")] = None,
-    which: Which = ANY,
+    which: RequestFilter = ANY_REQUEST,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List the last requests of all accounts, newest first. `metergate explain` says more of one."""
     if not refused:
         found = await client.all_usage_events(account_id=account, key_id=key, **asdict(which), **page.asked)
         return listed(found, *_LOGGED, folded=("tokens", "ms", "key", "provider", "cost USD"))
-    if which != ANY or page.cursor is not None:
+    if which != ANY_REQUEST or page.cursor is not None:
         raise typer.BadParameter("goes with --key or --account, and --limit, alone", param_hint="--refused")
     if key is not None and account is not None:
         raise typer.BadParameter("give --key or --account, not both", param_hint="--key")

@@ -172,6 +172,20 @@ FIRST_PAGE: Final = Paging()
 
 
 @dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which requests are listed."""
+
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None
+    status: Annotated[int | None, typer.Option(metavar="STATUS", help="Answered with this HTTP status.")] = None
+    since: Annotated[str | None, moment("From then on: a time, a day, or 7d, 24h, today, yesterday.")] = None
+    until: Annotated[str | None, moment("Before then.")] = None
+
+
+# Every request.
+ANY_REQUEST: Final = RequestFilter()
+
+
+@dataclass(frozen=True, slots=True)
 class Common:
     """What was given of the options of every command."""
 

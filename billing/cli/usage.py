@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from billing.cli.calls import add_person_calls, explained_to_people
 from billing.cli.commands import add_command
-from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given, moment
+from billing.cli.options import ANY_REQUEST, FIRST_PAGE, REMOTE, Paging, RequestFilter, given, moment
 from billing.cli.output import Column, CommandFailed, Output, Shown, details, listed, page_parts, title, whole_file
 from billing.cli.session import FindSession
 from billing.cli.tables import Table
@@ -190,19 +190,6 @@ async def _table(client: "BillingCalls", path: str, query: Query, csv: str, outp
     return Shown({"file": csv, "bytes": received}, (f"{csv} has {received} bytes.",))
 
 
-@dataclass(frozen=True, slots=True)
-class Which:
-    """Which requests are listed."""
-
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None
-    status: Annotated[int | None, typer.Option(metavar="STATUS", help="Answered with this HTTP status.")] = None
-    since: Annotated[str | None, moment("From then on: a time, a day, or 7d, 24h, today, yesterday.")] = None
-    until: Annotated[str | None, moment("Before then.")] = None
-
-
-ANY: Final = Which()
-
-
 def add_requests(app: typer.Typer, find: FindSession) -> None:
     """Add `requests`."""
     add_person_calls(app, find, requests=requests)
@@ -212,12 +199,12 @@ async def requests(
     client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Show refused requests, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Of one key.")] = None,
-    which: Which = ANY,
+    which: RequestFilter = ANY_REQUEST,
     page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List your account's last requests, newest first. `metergate explain` says more of one."""
     if refused:
-        if which != ANY or page.cursor is not None:
+        if which != ANY_REQUEST or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
         return listed(await client.own_refusals(key_id=key, limit=page.limit), *_REQUEST, "code", folded=("key",))
     found = await client.usage_events(key_id=key, **asdict(which), **page.asked)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +41,7 @@ from billing.identity.tokens import (
 from billing.permissions import SCOPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from billing.identity.users import Subjects
 
@@ -109,8 +110,7 @@ class SignedIn:
 
 
 class OidcSignIn:
-    """Signs people in elsewhere. `public_url` is this gateway's, `frontend_url` where browsers are sent afterwards;
-    `now` is Unix seconds."""
+    """Signs people in elsewhere. `public_url` is this gateway's, `frontend_url` where browsers are sent afterwards."""
 
     def __init__(
         self,
@@ -122,11 +122,10 @@ class OidcSignIn:
         sessions: Sessions,
         subjects: Subjects,
         directories: Directories,
-        now: Callable[[], float],
     ) -> None:
         self.providers, self.public_url, self.frontend_url = providers, public_url, frontend_url
         self._discovery, self._ask = discovery, discovery.ask
-        self._sessions, self._keys, self._subjects, self._now = sessions, sessions.keys, subjects, now
+        self._sessions, self._keys, self._subjects, self._now = sessions, sessions.keys, subjects, time.time
         self._directories = directories
 
     async def begin(

@@ -24,7 +24,8 @@ from billing.identity.directories import Changes, Directories
 from billing.identity.organizations import locked
 from billing.mail import BadAddress, parse_email
 from billing.scim.attributes import GROUPS, USERS, Resource, ResourceType, ScimError, address_of
-from billing.scim.filters import Filter, compared, comparisons, holds, names_in
+from billing.scim.filters import Asked, Filter, compared, comparisons, holds, names_in
+from billing.scim.patches import MOST_SHOWN
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ BATCH_WITH_REFERENCES: Final = 10
 COMPARED_AT_ONCE: Final = 2000
 # What a filter's look at a row costs beside a member that is read.
 LOOK_COSTS: Final = 10
-# Members of a group up to which the answer to a change of it shows them.
-MOST_SHOWN: Final = 200
 # Members, or groups, that the resources of one page have together: a page ends early where there are more.
 MOST_REFERENCES: Final = 20_000
 _query = queries("billing.scim")
@@ -107,17 +106,6 @@ class Record:
                 "version": self.etag,
             },
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Which resources: those for which a filter holds, from the `start`th on (the first is 0), `count` at most; without
-    `references` nothing is read of members or groups."""
-
-    only: Filter | None
-    start: int
-    count: int
-    references: bool = True
 
 
 # What a resource becomes, of what it is.

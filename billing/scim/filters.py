@@ -73,6 +73,17 @@ Filter = Comparison | Both | Either | Inverse | Within
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Which resources: those for which a filter holds, from the `start`th on (the first is 0), `count` at most; without
+    `references` nothing is read of members or groups."""
+
+    only: Filter | None
+    start: int
+    count: int
+    references: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """Where a PATCH changes something: an attribute, with `only` those of its values for which a filter holds, and
     `part` of it."""

@@ -22,6 +22,8 @@ from billing.scim.attributes import (
 )
 from billing.scim.filters import Both, Comparison, Either, Filter, Path, comparisons, holds_within, parse_path
 
+# Members of a group up to which the answer to a change of it shows them.
+MOST_SHOWN: Final = 200
 MOST_OPERATIONS: Final = 1000
 # Comparisons of all paths together that choose values, each of which is made with every value.
 MOST_COMPARED: Final = 500

@@ -59,6 +59,8 @@ class GarbageAnswer(MetergateError):
 
 
 T = TypeVar("T")
+# Of a name that a client sent, in characters.
+MOST_QUOTED: Final = 200
 NULL: Final = Raw(b"null")
 # The fields of an object, themselves not decoded.
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -591,3 +593,9 @@ def metadata_of(raw: Raw) -> Mapping[str, str]:
         return NO_METADATA
     pairs = islice(FIELDS.decode(raw).items(), MAX_METADATA)
     return {name: label(TEXT.decode(value)) for name, value in pairs if first_byte(value) == ord('"')}
+
+
+def quoted(sent: str) -> str:
+    """Return what a client sent as a message quotes it: in backticks, with none inside, so that it can't end there."""
+    name = sent[:MOST_QUOTED].replace("`", "'")
+    return f"`{name}`"

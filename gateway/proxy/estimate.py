@@ -20,10 +20,10 @@ from billing.ledger.debits import encode_shares, share_of
 from billing.money import MAX_NANO
 from billing.pricing import COST_SCALE, round_up
 from billing.usage import MAX_COUNT, ModelUsage, TextUsage, Usage
+from gateway.dialects.body import quoted
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
-from gateway.server.refusals import quoted
 
 if TYPE_CHECKING:
     from billing.pricing import PriceRow

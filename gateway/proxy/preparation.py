@@ -15,6 +15,7 @@ import msgspec
 from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
+from gateway.dialects.body import quoted
 from gateway.dialects.declarations import NO_METADATA
 from gateway.dialects.declared import NO_BETAS, Betas
 from gateway.dialects.facts import NO_PARTS
@@ -259,9 +260,7 @@ class Preparation:
                 raise Refuse(refusals.bad_request(message, "models"))
         for model in unpriced:
             raise Refuse(
-                refusals.model_not_priced(
-                    f"The model {refusals.quoted(model)}, which the request names, has no price here"
-                )
+                refusals.model_not_priced(f"The model {quoted(model)}, which the request names, has no price here")
             )
         return route
 

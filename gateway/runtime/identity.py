@@ -158,7 +158,6 @@ def _oidc_sign_in(
         sessions=sessions,
         subjects=subjects,
         directories=directories,
-        now=time.time,
     )
 
 

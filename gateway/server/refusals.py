@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
+from gateway.dialects.body import quoted
 from gateway.dialects.openai import dialect as openai_errors
 from gateway.server.caching import NO_STORE
 from gateway.server.ids import REQUEST_ID
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from gateway.server.exchange import Exchange
 
 UNAVAILABLE_RETRY_S: Final = 2
-# Of a name that a client sent, in characters.
-MOST_QUOTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,6 @@ class Refuse(MetergateError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
-
-
-def quoted(sent: str) -> str:
-    """Return what a client sent as a message quotes it: in backticks, with none inside, so that it can't end there."""
-    name = sent[:MOST_QUOTED].replace("`", "'")
-    return f"`{name}`"
 
 
 def invalid_key(keys_url: str | None) -> Refusal:

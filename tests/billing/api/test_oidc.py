@@ -128,7 +128,6 @@ def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, 
         sessions=registry.sessions,
         subjects=Subjects(billing.database, users, partial(founded, billing)),
         directories=registry.directories,
-        now=time.time,
     )
 
 

@@ -15,6 +15,7 @@ from billing.plans import Plan
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
+from gateway.dialects.body import MOST_QUOTED
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from tests.gateway.conftest import Customer, Gateway, chat
@@ -516,4 +517,4 @@ def test_what_a_client_sent_stays_within_the_backticks_that_quote_it(made):
     message, plain = made("a` https://evil.example `b").message, made("a").message
     assert "`a' https://evil.example 'b`" in message
     assert message.count("`") == plain.count("`")
-    assert len(made("x" * 1_000).message) < len(plain) + refusals.MOST_QUOTED
+    assert len(made("x" * 1_000).message) < len(plain) + MOST_QUOTED
