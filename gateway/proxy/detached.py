@@ -1,11 +1,12 @@
 """How long requests go on, with their clients and without: `Running` ends those that take too long, `Detached` those
 whose client has left or was cut off.
 
-A course whose client is gone goes on as before, and what it writes goes to `NO_CLIENT`: the provider is read on,
-because its usage may still come, then settled. It was sent, so it costs at least its input, unless the provider refuses
-it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's head as well as within it; a
-request that ends at `max_request_s` is not read on. Where the model may still bill what its answer does not show, an
-answer that was given up without its usage is marked as `unread`, and costs its hold.
+A course whose client is gone goes on as before, and what it writes goes to `NO_CLIENT`. Its answer is read on, because
+the provider's usage may still come, and the request is settled by it. The request was sent, so it costs at least its
+input, unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an
+answer's head as well as within it; a request that ends at `max_request_s` is not read on. Where the model may still
+bill what its answer does not show, an answer that was given up without its usage is marked as `unread`, and costs its
+hold.
 """
 
 from __future__ import annotations
